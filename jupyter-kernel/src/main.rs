@@ -1,0 +1,2 @@
+//! The klab program.
+fn main() { evcxr::runtime_hook(); }

@@ -1,0 +1,12 @@
+//! Typed, live access to the memory of a Linux kernel that runs in QEMU.
+//!
+//! The layers, each knowing only those above it in this list: [`memory`], [`kernel`], [`object`],
+//! [`structures`], one module a subsystem, [`view`].
+//!
+//! The guest is hostile input: every read is checked, every walk is bounded.
+
+pub mod error;
+pub mod kernel;
+pub mod memory;
+
+pub use error::{Error, Result};
