@@ -71,7 +71,9 @@ pub enum Error {
         hint: String,
     },
     /// A walk that met its bound.
-    #[error("{what} at {at} has more than {bound} entries: a loop, or memory that changes under the walk")]
+    #[error(
+        "{what} at {at} has more than {bound} entries: a loop, or memory that changes under the walk"
+    )]
     TooLong {
         /// The walk: `list`, `maple tree`, ..
         what: &'static str,
@@ -91,7 +93,9 @@ pub enum Error {
         why: String,
     },
     /// The memory changed while it was read, each time it was tried.
-    #[error("{what} changed while it was read ({tries} tries): use guest.paused(|guest| ..) for a still guest")]
+    #[error(
+        "{what} changed while it was read ({tries} tries): use guest.paused(|guest| ..) for a still guest"
+    )]
     Torn {
         /// What was read.
         what: String,

@@ -1,9 +1,13 @@
 //! What makes bytes a kernel, all read from guest RAM.
 
+pub mod btf;
+mod cache;
+
 use std::sync::Arc;
 
-use crate::Result;
 use crate::memory::{AddressSpace, GuestVirt};
+use crate::{Error, Result};
+use btf::Btf;
 
 /// A kernel found in guest memory.
 #[derive(Debug, Clone)]
@@ -15,13 +19,32 @@ pub struct Kernel {
 struct Inner {
     release: String,
     space: AddressSpace,
+    btf: Option<Arc<Btf>>,
+    cache: cache::Cache,
 }
 
 impl Kernel {
     /// A kernel of known parts: for tests.
     #[must_use]
     pub fn from_parts(release: &str, space: AddressSpace) -> Self {
-        Self { inner: Arc::new(Inner { release: release.to_owned(), space }) }
+        Self::of(release, space, None)
+    }
+
+    /// A kernel of known parts with types: for tests.
+    #[must_use]
+    pub fn with_btf(release: &str, space: AddressSpace, btf: Btf) -> Self {
+        Self::of(release, space, Some(Arc::new(btf)))
+    }
+
+    fn of(release: &str, space: AddressSpace, btf: Option<Arc<Btf>>) -> Self {
+        Self {
+            inner: Arc::new(Inner {
+                release: release.to_owned(),
+                space,
+                btf,
+                cache: cache::Cache::default(),
+            }),
+        }
     }
 
     /// The kernel's release, as `uname -r` prints it.
@@ -39,5 +62,16 @@ impl Kernel {
     /// Fills `buf` from the kernel address `at`.
     pub fn read(&self, at: GuestVirt, buf: &mut [u8]) -> Result<()> {
         self.inner.space.read(at, buf)
+    }
+
+    /// The types of the kernel.
+    pub fn btf(&self) -> Result<&Arc<Btf>> {
+        let why = || {
+            Error::Other(format!(
+                "{} has no BTF: boot a kernel built with CONFIG_DEBUG_INFO_BTF",
+                self.release()
+            ))
+        };
+        self.inner.btf.as_ref().ok_or_else(why)
     }
 }

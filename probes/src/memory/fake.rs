@@ -23,7 +23,13 @@ impl FakeMemory {
     pub fn new(pieces: impl IntoIterator<Item = (GuestPhys, Vec<u8>)>) -> Self {
         let mut pieces: Vec<_> = pieces.into_iter().collect();
         pieces.sort_by_key(|(at, _)| *at);
-        let ranges = pieces.iter().map(|(start, b)| PhysRange { start: *start, len: b.len() as u64 }).collect();
+        let ranges = pieces
+            .iter()
+            .map(|(start, b)| PhysRange {
+                start: *start,
+                len: b.len() as u64,
+            })
+            .collect();
         Self { pieces, ranges }
     }
 }
@@ -32,9 +38,15 @@ impl PhysMemory for FakeMemory {
     fn read(&self, at: GuestPhys, buf: &mut [u8]) -> Result<()> {
         let fault = Error::NotRam { at, len: buf.len() };
         let index = self.pieces.partition_point(|(start, _)| *start <= at);
-        let (start, bytes) = index.checked_sub(1).and_then(|i| self.pieces.get(i)).ok_or_else(|| fault.clone())?;
+        let (start, bytes) = index
+            .checked_sub(1)
+            .and_then(|i| self.pieces.get(i))
+            .ok_or_else(|| fault.clone())?;
         let from = usize::try_from(at.0 - start.0).map_err(|_| fault.clone())?;
-        let piece = from.checked_add(buf.len()).and_then(|to| bytes.get(from..to)).ok_or(fault)?;
+        let piece = from
+            .checked_add(buf.len())
+            .and_then(|to| bytes.get(from..to))
+            .ok_or(fault)?;
         buf.copy_from_slice(piece);
         Ok(())
     }

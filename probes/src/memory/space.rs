@@ -36,7 +36,8 @@ impl AddressSpace {
             let here = at.offset(done as u64);
             let room = (PAGE_SIZE - here.page_offset()) as usize;
             let end = buf.len().min(done + room);
-            self.memory.read(self.translate(here)?, &mut buf[done..end])?;
+            self.memory
+                .read(self.translate(here)?, &mut buf[done..end])?;
             done = end;
         }
         Ok(())
