@@ -1,1 +1,3 @@
 //! Frames between the host and the agent.
+pub mod agent;
+pub mod initramfs;

@@ -1,0 +1,66 @@
+use std::{io, path::PathBuf, time::Duration};
+
+use klab_wire::frame::FrameError;
+
+/// A result of the agent's client.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// Why the agent did not do what was asked: one sentence and the cure.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// No guest listens.
+    #[error("no guest answers at {}: {source}; start one with `klab up`", socket.display())]
+    NoGuest {
+        /// Its socket.
+        socket: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// Every port has its client.
+    #[error(
+        "all {} agent ports of this guest are in use; end another klab command or notebook",
+        klab_wire::PORTS
+    )]
+    Busy,
+    /// Nothing came for too long.
+    #[error("the agent said nothing for {} s: the guest is paused, hung or still booting; see `klab status`, or `klab reset`", .0.as_secs())]
+    Silent(Duration),
+    /// The machine closed the connection.
+    #[error(
+        "the guest has ended: its agent's connection was closed; start it again with `klab up`"
+    )]
+    Gone,
+    /// The agent's own words.
+    #[error("{0}")]
+    Agent(String),
+    /// Something other than a message, or another version.
+    #[error(
+        "the agent's answer cannot be read: {0}; `klab down` and `klab up` bring a guest with this version's agent"
+    )]
+    Frame(#[from] FrameError),
+    /// An answer that does not fit the question.
+    #[error("the agent gave an answer that does not fit ({0}); `klab reset` brings a fresh guest")]
+    Protocol(String),
+    /// More than this call takes.
+    #[error("the guest sent more than {0} bytes, more than is kept in memory; pull it into a file")]
+    TooMuch(usize),
+    /// More standard input than fits.
+    #[error("standard input of {0} bytes is too long (at most {max}); push it as a file", max = klab_wire::MAX_STDIN)]
+    Stdin(usize),
+    /// A file or socket of the host.
+    #[error("{what}: {source}")]
+    Io {
+        /// What was done.
+        what: String,
+        /// What the system said.
+        source: io::Error,
+    },
+}
+
+impl Error {
+    pub(super) fn io(what: impl Into<String>) -> impl FnOnce(io::Error) -> Self {
+        let what = what.into();
+        move |source| Self::Io { what, source }
+    }
+}

@@ -1,0 +1,1 @@
+//! The guest kernel's first file system: the agent, its tools and modules.

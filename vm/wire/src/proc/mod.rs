@@ -1,0 +1,73 @@
+//! The values of `/proc`: a second reading of what the memory readers read, by way of the kernel itself.
+
+mod kallsyms;
+mod kmsg;
+mod task;
+
+use serde::{Deserialize, Serialize};
+
+pub use kallsyms::{Symbol, parse_kallsyms};
+pub use kmsg::{KmsgRecord, parse_kmsg};
+pub use task::{Mm, PF_KTHREAD, Task};
+
+/// A line of `/proc/PID/maps`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Vma {
+    /// First byte.
+    pub start: u64,
+    /// First byte after it.
+    pub end: u64,
+    /// `r-xp`: read, write, execute, private or shared.
+    pub perms: String,
+    /// Offset into the file, in bytes.
+    pub offset: u64,
+    /// The file's device, major and minor.
+    pub dev: (u32, u32),
+    /// The file's inode, 0 for none.
+    pub inode: u64,
+    /// The file, `[heap]`, `[stack]`, .., or empty.
+    pub path: String,
+}
+
+/// What `/proc/PID/pagemap` says of one page.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PageEntry {
+    /// The page's first byte.
+    pub address: u64,
+    /// Whether it is in RAM.
+    pub present: bool,
+    /// Its frame number, when it is in RAM.
+    pub pfn: u64,
+    /// Whether it is swapped out.
+    pub swapped: bool,
+    /// Whether it is of a file, or shared anonymous memory.
+    pub file: bool,
+    /// Whether it is mapped exactly once.
+    pub exclusive: bool,
+}
+
+/// A line of `/proc/meminfo`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Mem {
+    /// `MemTotal`, ..
+    pub name: String,
+    /// Bytes; a plain number for the lines that have no unit (`HugePages_Total`).
+    pub value: u64,
+}
+
+/// A line of `/proc/modules`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Module {
+    /// Its name.
+    pub name: String,
+    /// Bytes of memory.
+    pub size: u64,
+    /// Its reference count, -1 when the kernel cannot unload modules.
+    pub refcount: i64,
+    /// Modules that use it.
+    pub used_by: Vec<String>,
+    /// `Live`, `Loading` or `Unloading`.
+    pub state: String,
+    /// Address of its core section.
+    pub address: u64,
+}

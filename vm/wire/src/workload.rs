@@ -1,0 +1,119 @@
+//! Workloads: processes of a known shape, for lessons and tests to look at.
+
+use serde::{Deserialize, Serialize};
+
+use crate::proc::Task;
+
+/// A shape of processes. Each is a process group of its own; `comm` is at most 15 bytes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum WorkloadKind {
+    /// One process of this name that sleeps.
+    Sleep {
+        /// Its name.
+        comm: String,
+    },
+    /// A tree: every process down to `depth` has `width` children.
+    Tree {
+        /// Levels below the first process.
+        depth: u8,
+        /// Children of each.
+        width: u8,
+        /// The name of all of them.
+        comm: String,
+    },
+    /// One process with threads that sleep, named `comm-0`, `comm-1`, ..
+    Threads {
+        /// Threads beside the main one.
+        count: u16,
+        /// What their names begin with.
+        comm: String,
+    },
+    /// One process with mappings of every kind, and `count` small ones more.
+    Maps {
+        /// Separate areas of one page.
+        count: u32,
+    },
+    /// One process whose program break moves on `WorkloadStep`.
+    Brk,
+    /// A parent with dead children that it does not wait for.
+    Zombies {
+        /// How many.
+        count: u16,
+    },
+    /// Processes in pid, network, mount, UTS and IPC namespaces of their own; the first is their pid 1.
+    Namespaces {
+        /// Processes inside.
+        count: u8,
+    },
+    /// Processes that fork, exit, allocate and free without end.
+    Busy {
+        /// How many do.
+        count: u8,
+    },
+}
+
+impl WorkloadKind {
+    /// The word a user types.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Sleep { .. } => "sleep",
+            Self::Tree { .. } => "tree",
+            Self::Threads { .. } => "threads",
+            Self::Maps { .. } => "maps",
+            Self::Brk => "brk",
+            Self::Zombies { .. } => "zombies",
+            Self::Namespaces { .. } => "namespaces",
+            Self::Busy { .. } => "busy",
+        }
+    }
+}
+
+/// A workload that runs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WorkloadInfo {
+    /// Its id, for `WorkloadStep` and `WorkloadStop`.
+    pub id: u32,
+    /// What it is.
+    pub kind: WorkloadKind,
+    /// Its first process and process group, in the first pid namespace.
+    pub pid: i32,
+    /// Every thread of it, read from `/proc` when it was complete; those of `Busy` come and go.
+    pub tasks: Vec<Task>,
+    /// What else it made.
+    pub made: Vec<Made>,
+}
+
+/// Something that a workload made, said by the workload itself.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Made {
+    /// An area of the address space.
+    Mapping {
+        /// First byte.
+        start: u64,
+        /// First byte after it.
+        end: u64,
+        /// `rw-p`, as in `/proc/PID/maps`.
+        perms: String,
+        /// The mapped file, or nothing.
+        path: String,
+        /// What it is there for: `anonymous`, `file`, `PROT_NONE`, ..
+        what: String,
+    },
+    /// The program break: where it is now.
+    Break {
+        /// Its address.
+        at: u64,
+    },
+    /// A dead child that nobody waits for.
+    Zombie {
+        /// Its pid.
+        pid: i32,
+    },
+    /// A process in namespaces of its own.
+    Namespace {
+        /// Its pid in the first pid namespace.
+        pid: i32,
+        /// Its pid in its own.
+        inner: i32,
+    },
+}
