@@ -5,8 +5,11 @@
 //!
 //! The guest is hostile input: every read is checked, every walk is bounded.
 
+pub mod cell;
 pub mod error;
 pub mod kernel;
 pub mod memory;
+pub mod prelude;
+pub mod view;
 
 pub use error::{Error, Result};

@@ -1,0 +1,172 @@
+//! The way from a cell's process to its front end, and back.
+//!
+//! klab's kernel gives the process two Unix sockets: one becomes its stdout, one its stderr. Events
+//! travel inside the output stream, so they keep their place among what the cell prints. The stdout
+//! socket is also the way back: the kernel says through it what evcxr, at the process's first
+//! stdout, is to read.
+
+use std::fs::File;
+use std::io::{self, BufRead, BufReader, Write};
+use std::os::fd::AsFd;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread::{self, ThreadId};
+
+use serde::Serialize;
+
+use super::{Bundle, Interrupted, interrupt};
+
+/// Begins an event in the output stream. No text that people print holds this control character.
+const MARK: &str = "\u{1e}klab:";
+
+/// Names the folder of the two sockets `out` and `err`, in the environment of the cell's process.
+const CELL: &str = "KLAB_CELL";
+
+/// The thread that runs the cells, once [`start`] reached klab's kernel.
+static CELL_THREAD: OnceLock<ThreadId> = OnceLock::new();
+
+/// What a cell tells its front end.
+#[derive(Serialize)]
+#[serde(tag = "event", rename_all = "snake_case")]
+pub(super) enum Event<'a> {
+    /// The value of the cell.
+    Result { data: &'a Bundle },
+    /// Something shown while the cell runs.
+    Display {
+        id: &'a str,
+        update: bool,
+        data: &'a Bundle,
+    },
+    /// The value of the cell is an error.
+    Error { evalue: &'a str },
+    /// The thread of the cells panics; whether the cell dies of it, evcxr says.
+    Panic {
+        message: &'a str,
+        line: u32,
+        file: &'a str,
+        interrupted: bool,
+    },
+    /// All output up to here belongs to cell `cell`.
+    End { cell: u64 },
+}
+
+/// Joins the front end of klab's kernel, if that is what started this process. Called once, by the
+/// prelude; without klab's kernel it does nothing.
+///
+/// # Errors
+///
+/// If the kernel's sockets cannot be reached.
+pub fn start() -> io::Result<()> {
+    let Some(folder) = std::env::var_os(CELL).map(PathBuf::from) else {
+        return Ok(());
+    };
+    if CELL_THREAD.set(thread::current().id()).is_err() {
+        return Ok(());
+    }
+    let evcxr = File::from(io::stdout().as_fd().try_clone_to_owned()?);
+    let out = connect(&folder, "out")?;
+    let err = connect(&folder, "err")?;
+    nix::unistd::dup2_stdout(&out)?;
+    nix::unistd::dup2_stderr(&err)?;
+    interrupt::install()?;
+    std::panic::set_hook(Box::new(report_panic));
+    thread::Builder::new()
+        .name("klab front end".to_owned())
+        .spawn(move || {
+            // The kernel is gone, or broken: nobody would end a cell that runs for ever.
+            let _ = obey(out, evcxr, err);
+            let _ = nix::sys::signal::raise(nix::sys::signal::Signal::SIGKILL);
+        })?;
+    Ok(())
+}
+
+fn connect(folder: &Path, name: &str) -> io::Result<UnixStream> {
+    UnixStream::connect(folder.join(name))
+}
+
+/// Does what the kernel says, line by line, until it hangs up.
+fn obey(out: UnixStream, mut evcxr: File, mut err: UnixStream) -> io::Result<()> {
+    for line in BufReader::new(out).lines() {
+        let line = line?;
+        match line.split_once(' ').unwrap_or((&line, "")) {
+            ("begin", _) => interrupt::clear(),
+            ("pass", text) => writeln!(evcxr, "{text}")?,
+            ("end", cell) => {
+                let cell = cell.parse().map_err(|_| io::ErrorKind::InvalidData)?;
+                send(&Event::End { cell });
+                writeln!(
+                    err,
+                    "{MARK}{}",
+                    serde_json::to_string(&Event::End { cell })?
+                )?;
+            }
+            _ => return Err(io::ErrorKind::InvalidData.into()),
+        }
+    }
+    Ok(())
+}
+
+fn report_panic(info: &std::panic::PanicHookInfo<'_>) {
+    let interrupted = info.payload().is::<Interrupted>();
+    let message = info.payload_as_str().unwrap_or("(a value that is no text)");
+    let (file, line) = info.location().map_or(("", 0), |at| (at.file(), at.line()));
+    if CELL_THREAD.get() == Some(&thread::current().id()) {
+        send(&Event::Panic {
+            message,
+            line,
+            file,
+            interrupted,
+        });
+    } else {
+        let thread = thread::current();
+        eprintln!(
+            "thread '{}' panicked at {file}:{line}: {message}",
+            thread.name().unwrap_or("?")
+        );
+    }
+}
+
+/// A number that no other display of this session has: the kernel outlives this process.
+pub(super) fn next_id() -> String {
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    format!(
+        "klab-{}-{}",
+        std::process::id(),
+        NEXT.fetch_add(1, Ordering::Relaxed)
+    )
+}
+
+/// Sends an event. There is nobody to tell if the front end is gone.
+pub(super) fn send(event: &Event<'_>) {
+    let _ = try_send(event);
+}
+
+fn try_send(event: &Event<'_>) -> io::Result<()> {
+    let mut stdout = io::stdout().lock();
+    if CELL_THREAD.get().is_some() {
+        writeln!(stdout, "{MARK}{}", serde_json::to_string(event)?)?;
+        return stdout.flush();
+    }
+    let error;
+    let data = match event {
+        Event::Result { data } | Event::Display { data, .. } => *data,
+        Event::Error { evalue } => {
+            error = Bundle::text(format!("error: {evalue}"));
+            &error
+        }
+        Event::Panic { .. } | Event::End { .. } => return Ok(()),
+    };
+    if std::env::var_os("EVCXR_IS_RUNTIME").is_some() {
+        for (mime, data) in data.iter() {
+            writeln!(
+                stdout,
+                "EVCXR_BEGIN_CONTENT {mime}\n{data}\nEVCXR_END_CONTENT"
+            )?;
+        }
+    } else {
+        writeln!(stdout, "{}", data.plain())?;
+    }
+    stdout.flush()
+}

@@ -1,0 +1,59 @@
+//! Stopping a cell that runs, with its variables kept.
+//!
+//! An interrupt is a signal to the cell's process. Its handler only sets a flag; the library's loops
+//! look at the flag and leave by a panic, which evcxr catches at the end of the cell. A loop that
+//! never looks is ended by the front end, which kills the process.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, LazyLock};
+
+static REQUESTED: LazyLock<Arc<AtomicBool>> = LazyLock::new(Arc::default);
+
+/// What an interrupted cell panics with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Interrupted;
+
+/// Leaves the cell if the user asked to interrupt it; costs one load otherwise.
+///
+/// Every loop of this library whose length the guest decides calls this, and so may a cell's own.
+///
+/// # Panics
+///
+/// With [`Interrupted`] as payload, if an interrupt was asked for since the cell began.
+#[inline]
+pub fn check_interrupt() {
+    if REQUESTED.load(Ordering::Relaxed) {
+        leave();
+    }
+}
+
+#[cold]
+fn leave() {
+    clear();
+    std::panic::panic_any(Interrupted);
+}
+
+/// Forgets an interrupt that came too late for the last cell.
+pub(super) fn clear() {
+    REQUESTED.store(false, Ordering::Relaxed);
+}
+
+/// Makes SIGINT set the flag instead of ending the process.
+pub(super) fn install() -> std::io::Result<()> {
+    signal_hook::flag::register(signal_hook::consts::SIGINT, Arc::clone(&REQUESTED)).map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_signal_makes_the_next_check_leave_once() {
+        install().unwrap();
+        check_interrupt();
+        signal_hook::low_level::raise(signal_hook::consts::SIGINT).unwrap();
+        let payload = std::panic::catch_unwind(check_interrupt).unwrap_err();
+        assert!(payload.is::<Interrupted>());
+        check_interrupt();
+    }
+}

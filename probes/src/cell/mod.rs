@@ -1,0 +1,27 @@
+//! What the process of a cell says to its front end: values, displays, progress, panics, interrupts.
+//!
+//! Three front ends, told apart at run time:
+//!
+//! | front end | told by | what it gets |
+//! |---|---|---|
+//! | klab's own kernel | [`start`] found `KLAB_CELL` | events in the output stream, at once and in order |
+//! | evcxr's REPL, stock evcxr_jupyter | `EVCXR_IS_RUNTIME` | evcxr's `EVCXR_BEGIN_CONTENT` blocks |
+//! | any other program | neither | plain text on stdout |
+//!
+//! A cell needs nothing but `use probes::prelude::*;`: the traits of this module then display every
+//! value that has [`Debug`], without the second compilation that evcxr's own fallback costs.
+
+mod bundle;
+mod front;
+mod interrupt;
+mod progress;
+mod show;
+
+pub use bundle::Bundle;
+pub use front::start;
+pub use interrupt::{Interrupted, check_interrupt};
+pub use progress::Progress;
+pub use show::{DebugDisplay, Display, ResultDisplay, display, show_view};
+
+#[cfg(doc)]
+use std::fmt::Debug;

@@ -1,0 +1,119 @@
+//! How a cell's last expression is shown.
+//!
+//! evcxr turns the last expression `E` of a cell into `(E).evcxr_display()` and, if that does not
+//! compile, compiles the cell again with `{:?}`. Three candidates of that name make the first try
+//! compile. Rust's method lookup chooses among them in this order:
+//!
+//! 1. [`ResultDisplay`], by value: a `Result` of a [`View`];
+//! 2. the inherent method that [`displays!`](crate::displays) gives to a type that is a [`View`];
+//! 3. [`DebugDisplay`], by reference: whatever has [`Debug`].
+//!
+//! An `Err` as the value of a cell is an error of the cell, as `?` would have made it: a notebook
+//! that runs without a reader must not pass over it.
+
+use std::fmt::{self, Debug};
+
+use super::Bundle;
+use super::front::{self, Event};
+use crate::view::View;
+
+/// Shows whatever has [`Debug`].
+pub trait DebugDisplay {
+    /// Shows `self` as the value of the cell.
+    fn evcxr_display(&self);
+}
+
+impl<T: Debug + ?Sized> DebugDisplay for T {
+    fn evcxr_display(&self) {
+        let type_name = std::any::type_name::<T>();
+        if type_name == "()" {
+            return;
+        }
+        let text = format!("{self:?}");
+        // `T` is known only as `Debug`, so its name is all there is to tell an `Err` by.
+        if let Some(inner) = text
+            .strip_prefix("Err(")
+            .and_then(|rest| rest.strip_suffix(')'))
+            && type_name.starts_with("core::result::Result<")
+        {
+            front::send(&Event::Error { evalue: inner });
+        } else {
+            front::send(&Event::Result {
+                data: &Bundle::text(text),
+            });
+        }
+    }
+}
+
+/// Shows a [`View`] that a fallible call returned, or reports the error.
+pub trait ResultDisplay {
+    /// Shows the view as the value of the cell, or fails the cell.
+    fn evcxr_display(self);
+}
+
+impl<V: View, E: fmt::Display> ResultDisplay for Result<V, E> {
+    fn evcxr_display(self) {
+        match self {
+            Ok(view) => show_view(&view),
+            Err(error) => front::send(&Event::Error {
+                evalue: &error.to_string(),
+            }),
+        }
+    }
+}
+
+/// Shows a view as the value of the cell.
+pub fn show_view<V: View + ?Sized>(view: &V) {
+    front::send(&Event::Result {
+        data: &Bundle::from(view),
+    });
+}
+
+/// Shows a view now, while the cell runs. The handle replaces it in place.
+///
+/// ```no_run
+/// # use probes::cell::{display, Bundle};
+/// let shown = display(Bundle::text("0 of 10"));
+/// shown.update(Bundle::text("1 of 10"));
+/// ```
+pub fn display(what: impl Into<Bundle>) -> Display {
+    let shown = Display {
+        id: front::next_id(),
+    };
+    front::send(&Event::Display {
+        id: &shown.id,
+        update: false,
+        data: &what.into(),
+    });
+    shown
+}
+
+/// Something shown by [`display`] that can be replaced where it stands.
+#[derive(Debug)]
+pub struct Display {
+    id: String,
+}
+
+impl Display {
+    /// Replaces what is shown.
+    pub fn update(&self, what: impl Into<Bundle>) {
+        front::send(&Event::Display {
+            id: &self.id,
+            update: true,
+            data: &what.into(),
+        });
+    }
+}
+
+/// Lets values of these types, which must be [`View`]s, show themselves as the value of a cell.
+#[macro_export]
+macro_rules! displays {
+    ($($view:ty),+ $(,)?) => {$(
+        impl $view {
+            #[doc(hidden)]
+            pub fn evcxr_display(&self) {
+                $crate::cell::show_view(self);
+            }
+        }
+    )+};
+}
