@@ -10,6 +10,7 @@ pub mod error;
 pub mod kernel;
 pub mod memory;
 pub mod prelude;
+pub mod structures;
 pub mod view;
 
 pub use error::{Error, Result};

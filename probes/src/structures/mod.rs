@@ -1,0 +1,69 @@
+//! The kernel's containers, walked in guest memory.
+//!
+//! A walker takes the kernel, the address of the container and the offsets it needs, in bytes, and yields
+//! `Result<GuestVirt>`. Every walk is bounded (each module's `*_BOUND` is the default, `.bound(n)` changes it) and
+//! detects cycles; a walk that meets its bound is an error, never a silent end. After an error an iterator is over.
+//!
+//! A walk only needs the links that lead onwards. The `validate_*` twins check every invariant of the structure and
+//! name the first node that breaks one.
+
+mod bitmap;
+mod guard;
+mod hlist;
+mod idr;
+mod list;
+mod llist;
+mod maple;
+mod plist;
+mod rbtree;
+#[cfg(test)]
+mod testing;
+mod xarray;
+
+pub use bitmap::{BITMAP_BOUND, bitmap, cpumask};
+pub use hlist::{
+    HLIST_BOUND, Hlist, HlistNulls, hlist_for_each, hlist_for_each_entry, hlist_nulls_for_each,
+    hlist_nulls_for_each_entry, validate_hlist, validate_hlist_nulls,
+};
+pub use idr::{Idr, IdrLayout, idr_for_each, idr_load, validate_idr};
+pub use list::{LIST_BOUND, List, container_of, list_for_each, list_for_each_entry, validate_list};
+pub use llist::{LLIST_BOUND, Llist, llist_for_each, llist_for_each_entry, validate_llist};
+pub use maple::{
+    MAPLE_BOUND, MAPLE_DEPTH, Maple, MapleEntry, MapleLayout, MapleNodeLayout, mt_for_each,
+    mtree_load, validate_maple,
+};
+pub use plist::{Plist, PlistLayout, plist_for_each, validate_plist};
+pub use rbtree::{
+    RBTREE_BOUND, RBTREE_DEPTH, Rbtree, rb_parent, rbtree_for_each, rbtree_for_each_entry,
+    validate_rbtree,
+};
+pub use xarray::{
+    XARRAY_BOUND, Xarray, XarrayEntry, XarrayLayout, validate_xarray, xa_for_each, xa_load,
+};
+
+use crate::Result;
+use crate::kernel::Kernel;
+use crate::memory::GuestVirt;
+
+/// `LIST_POISON1`: what a deleted node's `next` points to (`include/linux/poison.h`, x86-64's `POISON_POINTER_DELTA`).
+pub const LIST_POISON1: u64 = 0xdead_0000_0000_0100;
+/// `LIST_POISON2`: what a deleted node's `prev` or `pprev` points to.
+pub const LIST_POISON2: u64 = 0xdead_0000_0000_0122;
+
+/// Reads one pointer-sized word.
+pub(crate) fn word(kernel: &Kernel, at: GuestVirt) -> Result<u64> {
+    let mut bytes = [0; 8];
+    kernel.read(at, &mut bytes)?;
+    Ok(u64::from_le_bytes(bytes))
+}
+
+/// Why `value` cannot be a pointer to a node, or `None` if it may be one.
+pub(crate) fn bad_pointer(value: u64) -> Option<String> {
+    match value {
+        0 => Some("NULL: never initialised, or zeroed".to_owned()),
+        LIST_POISON1 => Some("LIST_POISON1: the node was deleted".to_owned()),
+        LIST_POISON2 => Some("LIST_POISON2: the node was deleted".to_owned()),
+        value if value % 8 != 0 => Some(format!("{value:#x}: not aligned, no pointer to a node")),
+        _ => None,
+    }
+}
