@@ -1,0 +1,220 @@
+//! What can go wrong with a machine: one sentence each, with the cure.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// Result of everything in this crate.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// One sentence for the user, with the cure.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A file operation failed.
+    #[error("cannot {what} {}: {source}", path.display())]
+    Io {
+        /// The operation, as a verb.
+        what: &'static str,
+        /// What it was done to.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// A file system has no room left.
+    #[error("the disk that holds {} is full ({need} needed): free some space there, or set {variable} to a folder with room", path.display())]
+    DiskFull {
+        /// A path on that file system.
+        path: PathBuf,
+        /// How much room the step needs, in words.
+        need: String,
+        /// The environment variable that moves it.
+        variable: &'static str,
+    },
+    /// A folder of ours belongs to someone else.
+    #[error("{} belongs to another user (uid {uid}): remove it, or set {variable} to a folder of your own", path.display())]
+    NotOurs {
+        /// The folder.
+        path: PathBuf,
+        /// Its owner.
+        uid: u32,
+        /// The environment variable that moves it.
+        variable: &'static str,
+    },
+    /// The run folder's path leaves no room for a Unix socket's name (108 bytes).
+    #[error("the run folder {} is too long a path for Unix sockets: set KLAB_RUN to a shorter one", .0.display())]
+    PathTooLong(PathBuf),
+    /// A guest's name that cannot be a folder's name.
+    #[error(
+        "`{0}` is no name for a guest: use at most 32 letters, digits, `-`, `_` and `.`, a letter or digit first"
+    )]
+    BadName(String),
+    /// No such guest.
+    #[error("there is no guest `{name}` ({}): `klab up {name}` starts it", names(.known))]
+    UnknownGuest {
+        /// The name asked for.
+        name: String,
+        /// The guests there are.
+        known: Vec<String>,
+    },
+    /// The guest exists already.
+    #[error(
+        "the guest `{name}` is already up (QEMU is process {pid}): use it, or `klab down {name}` first"
+    )]
+    AlreadyUp {
+        /// Its name.
+        name: String,
+        /// QEMU's process.
+        pid: u32,
+    },
+    /// Another command holds the guest's lock.
+    #[error(
+        "another command is starting, resetting or stopping the guest `{0}`: wait for it to end, then try again"
+    )]
+    Locked(String),
+    /// The guest's QEMU is gone.
+    #[error("the guest `{name}` is dead ({why}): `klab down {name}`, then `klab up {name}`")]
+    Dead {
+        /// Its name.
+        name: String,
+        /// What is known of its end.
+        why: String,
+    },
+    /// The guest has no ready state to go back to.
+    #[error(
+        "the guest `{0}` has no ready state to go back to: `klab down {0}`, then `klab up {0}`"
+    )]
+    NotReady(String),
+    /// QEMU is not installed.
+    #[error("QEMU is not installed: `sudo apt install qemu-system-x86`")]
+    NoQemu,
+    /// QEMU is too old.
+    #[error(
+        "QEMU {found} is too old, 7.2 or later is needed: `sudo apt install qemu-system-x86` on Debian 12 or later"
+    )]
+    OldQemu {
+        /// The version found.
+        found: String,
+    },
+    /// QEMU ended while it was being started.
+    #[error("QEMU ended before the guest was ready: {0}")]
+    QemuEnded(String),
+    /// The guest did not get ready.
+    #[error("the guest did not get ready within {seconds} s; its console ends with: {console}")]
+    NotAnswering {
+        /// How long was waited.
+        seconds: u64,
+        /// The console's last line.
+        console: String,
+    },
+    /// The guest stopped by itself while it was being started.
+    #[error("the guest stopped while it was starting ({state}); its console ends with: {console}")]
+    Stopped {
+        /// QEMU's run state.
+        state: String,
+        /// The console's last line.
+        console: String,
+    },
+    /// QMP failed.
+    #[error("QEMU did not do `{command}`: {why}")]
+    Qmp {
+        /// The QMP command.
+        command: String,
+        /// What QEMU said.
+        why: String,
+    },
+    /// The QMP socket is held by another client.
+    #[error("QEMU's socket {} is busy with another client: end that one and try again", .0.display())]
+    Busy(PathBuf),
+    /// A tool that is part of every Debian is missing.
+    #[error("`{tool}` is missing: `sudo apt install {package}`")]
+    NoTool {
+        /// The program.
+        tool: &'static str,
+        /// Its package.
+        package: &'static str,
+    },
+    /// The machine's apt knows no Debian mirror.
+    #[error(
+        "this machine's apt settings name no Debian mirror: add one to /etc/apt/sources.list.d, or give a kernel by path (`--kernel PATH`)"
+    )]
+    NoMirror,
+    /// No network.
+    #[error(
+        "packages cannot be fetched ({0}): check the network and run the command again, it carries on where it stopped"
+    )]
+    NoNetwork(String),
+    /// apt said no.
+    #[error("{what} failed: {why}")]
+    Apt {
+        /// The step.
+        what: String,
+        /// apt's words.
+        why: String,
+    },
+    /// No such kernel.
+    #[error("there is no kernel `{asked}` ({known}): name one of these or a path to a vmlinuz")]
+    UnknownKernel {
+        /// What was asked for.
+        asked: String,
+        /// What there is.
+        known: String,
+    },
+    /// A kernel given by path is not whole.
+    #[error("{} {why}", path.display())]
+    BadKernel {
+        /// The path.
+        path: PathBuf,
+        /// What is wrong with it, and the cure.
+        why: String,
+    },
+    /// An option is out of range.
+    #[error("{0}")]
+    BadOption(String),
+    /// A file of ours cannot be read.
+    #[error("{} is damaged ({why}): {cure}", path.display())]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        why: String,
+        /// What to do.
+        cure: String,
+    },
+}
+
+fn names(names: &[String]) -> String {
+    if names.is_empty() {
+        "none is up".to_owned()
+    } else {
+        format!("up: {}", names.join(", "))
+    }
+}
+
+/// Gives an [`io::Error`] its operation and path.
+pub(crate) trait At<T> {
+    /// `what` is a verb, as in "cannot `what` `path`".
+    fn at(self, what: &'static str, path: &Path) -> Result<T>;
+}
+
+impl<T> At<T> for io::Result<T> {
+    fn at(self, what: &'static str, path: &Path) -> Result<T> {
+        self.map_err(|source| match source.kind() {
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Error::DiskFull {
+                path: path.to_owned(),
+                need: "more".to_owned(),
+                variable: "KLAB_CACHE or KLAB_RUN",
+            },
+            _ => Error::Io {
+                what,
+                path: path.to_owned(),
+                source,
+            },
+        })
+    }
+}
+
+impl<T> At<T> for nix::Result<T> {
+    fn at(self, what: &'static str, path: &Path) -> Result<T> {
+        self.map_err(io::Error::from).at(what, path)
+    }
+}

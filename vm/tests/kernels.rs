@@ -1,0 +1,65 @@
+//! Kernels come from Debian's own packages, and the second time from the cache.
+
+use std::time::Instant;
+
+use vm::{Kernel, KernelChoice, Silent};
+
+fn resolve(choice: &str) -> Kernel {
+    Kernel::resolve(&choice.parse::<KernelChoice>().unwrap(), &mut Silent).unwrap()
+}
+
+#[test]
+fn debian_kernels_are_fetched_once() {
+    for (choice, series) in [("default", "7."), ("6.1", "6.1."), ("6.12", "6.12.")] {
+        let kernel = resolve(choice);
+        assert!(kernel.release.starts_with(series), "{kernel:?}");
+        assert!(kernel.release.ends_with("-cloud-amd64"), "{kernel:?}");
+        assert!(kernel.modules.join("kernel/net").is_dir(), "{kernel:?}");
+        let again = Instant::now();
+        assert_eq!(resolve(choice), kernel);
+        assert!(again.elapsed().as_millis() < 100, "the cache was not used");
+        // The image says the same release as the package's name.
+        let path = KernelChoice::Path {
+            vmlinuz: kernel.vmlinuz.clone(),
+            modules: Some(kernel.modules.clone()),
+        };
+        assert_eq!(
+            Kernel::resolve(&path, &mut Silent).unwrap().release,
+            kernel.release
+        );
+    }
+}
+
+#[test]
+fn what_is_no_kernel_is_said_in_one_sentence() {
+    let choice = KernelChoice::Path {
+        vmlinuz: "/etc/passwd".into(),
+        modules: None,
+    };
+    let error = Kernel::resolve(&choice, &mut Silent)
+        .unwrap_err()
+        .to_string();
+    assert!(
+        error.contains("bzImage") && !error.contains('\n'),
+        "{error}"
+    );
+    let error = Kernel::resolve(&"9.99".parse().unwrap(), &mut Silent)
+        .unwrap_err()
+        .to_string();
+    assert!(error.starts_with("there is no kernel `9.99`"), "{error}");
+}
+
+#[test]
+fn packages_come_with_their_libraries() {
+    let root = vm::kernels::debs(
+        &["busybox-static", "nftables"],
+        vm::kernels::Suite::Trixie,
+        &mut Silent,
+    )
+    .unwrap();
+    assert!(root.join("usr/sbin/nft").is_file());
+    assert!(
+        root.join("usr/lib/x86_64-linux-gnu/libnftables.so.1")
+            .exists()
+    );
+}
