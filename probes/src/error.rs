@@ -27,6 +27,14 @@ pub enum Error {
         /// The entry found there.
         entry: u64,
     },
+    /// An address whose upper bits are not copies of its highest translated bit.
+    #[error("{at} is not an address: its upper bits must repeat bit {}", .bits - 1)]
+    NotCanonical {
+        /// The address asked for.
+        at: GuestVirt,
+        /// Bits that the page tables translate: 48 or 57.
+        bits: u32,
+    },
     /// The memory is no kernel that this library can read.
     #[error("no kernel found: {0}")]
     NoKernel(String),

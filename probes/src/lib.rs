@@ -7,6 +7,7 @@
 
 pub mod cell;
 pub mod error;
+pub mod guest;
 pub mod kernel;
 pub mod memory;
 pub mod prelude;
@@ -14,3 +15,4 @@ pub mod structures;
 pub mod view;
 
 pub use error::{Error, Result};
+pub use guest::Guest;

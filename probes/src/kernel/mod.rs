@@ -2,14 +2,26 @@
 
 pub mod btf;
 mod cache;
+mod kallsyms;
+mod layout;
+mod vmcoreinfo;
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
-use crate::memory::{AddressSpace, GuestVirt};
-use crate::{Error, Result};
 use btf::Btf;
+pub use kallsyms::{Kallsyms, Symbol, SymbolAt};
+use layout::Layout;
+pub use vmcoreinfo::VmcoreInfo;
 
-/// A kernel found in guest memory.
+use crate::memory::{AddressSpace, GuestPhys, GuestVirt, PhysMemory};
+use crate::{Error, Result};
+
+/// More CPUs than any x86-64 kernel supports (`CONFIG_NR_CPUS` is at most 8192).
+const MAX_CPUS: u32 = 8192;
+/// More bytes than any kernel's BTF has: that of a distribution kernel has 4 to 8 MiB.
+const MAX_BTF: u64 = 128 << 20;
+
+/// A kernel found in guest memory. Clones share what was decoded.
 #[derive(Debug, Clone)]
 pub struct Kernel {
     inner: Arc<Inner>,
@@ -19,30 +31,52 @@ pub struct Kernel {
 struct Inner {
     release: String,
     space: AddressSpace,
-    btf: Option<Arc<Btf>>,
+    layout: Option<Layout>,
+    symbols: OnceLock<Result<Kallsyms>>,
+    btf: OnceLock<Result<Arc<Btf>>>,
     cache: cache::Cache,
 }
 
 impl Kernel {
+    /// Finds the kernel in `memory`: VMCOREINFO by a scan, then its page tables. Symbols are decoded when first used.
+    pub fn discover(memory: Arc<dyn PhysMemory>) -> Result<Self> {
+        let layout = Layout::find(&memory)?;
+        let (release, space) = (layout.info.release().to_owned(), layout.space.clone());
+        Ok(Self::of(release, space, Some(layout), OnceLock::new()))
+    }
+
     /// A kernel of known parts: for tests.
     #[must_use]
     pub fn from_parts(release: &str, space: AddressSpace) -> Self {
-        Self::of(release, space, None)
+        Self::of(release.to_owned(), space, None, OnceLock::new())
     }
 
     /// A kernel of known parts with types: for tests.
     #[must_use]
     pub fn with_btf(release: &str, space: AddressSpace, btf: Btf) -> Self {
-        Self::of(release, space, Some(Arc::new(btf)))
+        Self::of(
+            release.to_owned(),
+            space,
+            None,
+            OnceLock::from(Ok(Arc::new(btf))),
+        )
     }
 
-    fn of(release: &str, space: AddressSpace, btf: Option<Arc<Btf>>) -> Self {
+    fn of(
+        release: String,
+        space: AddressSpace,
+        layout: Option<Layout>,
+        btf: OnceLock<Result<Arc<Btf>>>,
+    ) -> Self {
+        let (symbols, cache) = (OnceLock::new(), cache::Cache::default());
         Self {
             inner: Arc::new(Inner {
-                release: release.to_owned(),
+                release,
                 space,
+                layout,
+                symbols,
                 btf,
-                cache: cache::Cache::default(),
+                cache,
             }),
         }
     }
@@ -59,19 +93,178 @@ impl Kernel {
         &self.inner.space
     }
 
+    fn layout(&self) -> Result<&Layout> {
+        let absent = || {
+            Error::Other(format!(
+                "{} is made of parts: it has no VMCOREINFO",
+                self.release()
+            ))
+        };
+        self.inner.layout.as_ref().ok_or_else(absent)
+    }
+
+    /// What the kernel says of itself to crash tools.
+    pub fn vmcoreinfo(&self) -> Result<&VmcoreInfo> {
+        Ok(&self.layout()?.info)
+    }
+
+    /// The kernel's symbols; decoded at the first call.
+    pub fn symbols(&self) -> Result<&Kallsyms> {
+        let read = || Kallsyms::read(&self.inner.space, &self.layout()?.info);
+        self.inner
+            .symbols
+            .get_or_init(read)
+            .as_ref()
+            .map_err(Clone::clone)
+    }
+
+    /// The address of a symbol; the first of those that share the name.
+    pub fn symbol(&self, name: &str) -> Result<GuestVirt> {
+        let symbols = self.symbols()?;
+        symbols.lookup(name).ok_or_else(|| Error::NoSymbol {
+            name: name.to_owned(),
+            release: self.release().to_owned(),
+            hint: symbols
+                .nearest(name)
+                .map_or_else(String::new, |near| format!("; did you mean `{near}`?")),
+        })
+    }
+
+    /// The kernel's types; copied from its memory at the first call.
+    pub fn btf(&self) -> Result<&Arc<Btf>> {
+        self.inner
+            .btf
+            .get_or_init(|| self.read_btf().map(Arc::new))
+            .as_ref()
+            .map_err(Clone::clone)
+    }
+
+    fn read_btf(&self) -> Result<Btf> {
+        let none = || {
+            let release = self.release();
+            Error::Other(format!(
+                "{release} has no BTF: boot a kernel built with CONFIG_DEBUG_INFO_BTF"
+            ))
+        };
+        if self.inner.layout.is_none() {
+            return Err(none());
+        }
+        let bound = |name| self.symbols().map(|symbols| symbols.lookup(name));
+        let (start, stop) = bound("__start_BTF")?
+            .zip(bound("__stop_BTF")?)
+            .ok_or_else(none)?;
+        let len = stop
+            .0
+            .checked_sub(start.0)
+            .filter(|len| *len <= MAX_BTF)
+            .and_then(|len| usize::try_from(len).ok());
+        let len = len.ok_or_else(|| Error::Malformed {
+            what: "BTF",
+            why: format!("it lies from {start} to {stop}"),
+        })?;
+        let mut bytes = vec![0; len];
+        self.read(start, &mut bytes)?;
+        Btf::parse(bytes)
+    }
+
     /// Fills `buf` from the kernel address `at`.
+    #[inline]
     pub fn read(&self, at: GuestVirt, buf: &mut [u8]) -> Result<()> {
         self.inner.space.read(at, buf)
     }
 
-    /// The types of the kernel.
-    pub fn btf(&self) -> Result<&Arc<Btf>> {
-        let why = || {
-            Error::Other(format!(
-                "{} has no BTF: boot a kernel built with CONFIG_DEBUG_INFO_BTF",
-                self.release()
-            ))
-        };
-        self.inner.btf.as_ref().ok_or_else(why)
+    /// Reads a byte at the kernel address `at`.
+    #[inline]
+    pub fn read_u8(&self, at: GuestVirt) -> Result<u8> {
+        self.inner.space.read_u8(at)
+    }
+
+    /// Reads a 16-bit word at the kernel address `at`.
+    #[inline]
+    pub fn read_u16(&self, at: GuestVirt) -> Result<u16> {
+        self.inner.space.read_u16(at)
+    }
+
+    /// Reads a 32-bit word at the kernel address `at`.
+    #[inline]
+    pub fn read_u32(&self, at: GuestVirt) -> Result<u32> {
+        self.inner.space.read_u32(at)
+    }
+
+    /// Reads a 64-bit word at the kernel address `at`.
+    #[inline]
+    pub fn read_u64(&self, at: GuestVirt) -> Result<u64> {
+        self.inner.space.read_u64(at)
+    }
+
+    /// Reads a C string at the kernel address `at`, at most `max` bytes; bytes that are not UTF-8 become U+FFFD.
+    pub fn read_cstr(&self, at: GuestVirt, max: usize) -> Result<String> {
+        Ok(String::from_utf8_lossy(&self.inner.space.read_cstr(at, max)?).into_owned())
+    }
+
+    /// How far KASLR moved the kernel image, in bytes.
+    pub fn kaslr_offset(&self) -> Result<u64> {
+        Ok(self.layout()?.info.kaslr_offset())
+    }
+
+    /// `phys_base`: what the physical load address adds to the linked one; may wrap below zero.
+    pub fn phys_base(&self) -> Result<u64> {
+        Ok(self.layout()?.phys_base)
+    }
+
+    /// Where the direct map of physical memory begins (`page_offset_base`).
+    pub fn page_offset_base(&self) -> Result<GuestVirt> {
+        Ok(self.layout()?.direct_map.virt)
+    }
+
+    /// Where the array of `struct page` begins (`vmemmap_base`).
+    pub fn vmemmap_base(&self) -> Result<GuestVirt> {
+        match self.layout()?.info.symbol("vmemmap") {
+            Some(base) => Ok(base),
+            None => self.read_u64(self.symbol("vmemmap_base")?).map(GuestVirt),
+        }
+    }
+
+    /// The physical address behind a kernel address.
+    pub fn virt_to_phys(&self, at: GuestVirt) -> Result<GuestPhys> {
+        self.inner.space.translate(at)
+    }
+
+    /// The address of physical memory in the direct map (`__va`).
+    pub fn phys_to_virt(&self, at: GuestPhys) -> Result<GuestVirt> {
+        let direct = self.layout()?.direct_map;
+        if at.0 >= direct.len {
+            return Err(Error::NotRam { at, len: 1 });
+        }
+        Ok(direct.virt.offset(at.0))
+    }
+
+    /// How many CPU numbers there are (`nr_cpu_ids`); CPUs are 0 up to it.
+    pub fn nr_cpus(&self) -> Result<u32> {
+        let count = self.read_u32(self.symbol("nr_cpu_ids")?)?;
+        if count == 0 || count > MAX_CPUS {
+            return Err(Error::Malformed {
+                what: "nr_cpu_ids",
+                why: format!("it is {count}"),
+            });
+        }
+        Ok(count)
+    }
+
+    /// What `cpu`'s copy of a per-CPU variable has over the variable's own address (`__per_cpu_offset[cpu]`).
+    pub fn per_cpu_offset(&self, cpu: u32) -> Result<u64> {
+        let count = self.nr_cpus()?;
+        if cpu >= count {
+            return Err(Error::Other(format!(
+                "there is no CPU {cpu}: they are 0 to {}",
+                count - 1
+            )));
+        }
+        self.read_u64(self.symbol("__per_cpu_offset")?.offset(u64::from(cpu) * 8))
+    }
+
+    /// The address of `cpu`'s copy of the per-CPU variable at `at` (`per_cpu_ptr`).
+    pub fn per_cpu(&self, at: GuestVirt, cpu: u32) -> Result<GuestVirt> {
+        Ok(at.offset(self.per_cpu_offset(cpu)?))
     }
 }

@@ -2,11 +2,15 @@
 
 mod addr;
 mod fake;
+mod pagetable;
+mod ram;
 mod space;
 
 pub use addr::{GuestPhys, GuestVirt, PAGE_SIZE};
 pub use fake::FakeMemory;
-pub use space::AddressSpace;
+pub use pagetable::{Entry, EntryKind, Level, PageWalk, Paging, PresentPage, PresentPages, Step};
+pub use ram::{RamFile, RamRange};
+pub use space::{AddressSpace, Linear};
 
 use crate::Result;
 
@@ -34,4 +38,33 @@ pub trait PhysMemory: Send + Sync + std::fmt::Debug {
 
     /// The RAM there is, ascending, without overlaps.
     fn ranges(&self) -> &[PhysRange];
+
+    /// The first page at or after `from` whose bytes begin with `prefix`.
+    fn find_page(&self, prefix: &[u8], from: GuestPhys) -> Result<Option<GuestPhys>> {
+        let mut page = vec![0; prefix.len().min(PAGE_SIZE as usize)];
+        for range in self.ranges() {
+            let end = range.start.0.saturating_add(range.len);
+            let Some(mut at) = range
+                .start
+                .0
+                .max(from.0)
+                .checked_next_multiple_of(PAGE_SIZE)
+            else {
+                break;
+            };
+            while at < end && end - at >= page.len() as u64 {
+                self.read(GuestPhys(at), &mut page)?;
+                if page == prefix {
+                    return Ok(Some(GuestPhys(at)));
+                }
+                at = at.saturating_add(PAGE_SIZE);
+            }
+        }
+        Ok(None)
+    }
+
+    /// The mapped RAM file, when this is one: translation then reads it without a call through this trait.
+    fn as_ram(&self) -> Option<&RamFile> {
+        None
+    }
 }

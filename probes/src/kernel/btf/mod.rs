@@ -19,6 +19,7 @@ use std::fmt;
 use std::sync::{Arc, OnceLock};
 
 pub use decl::Declaration;
+pub(crate) use index::nearest;
 pub use layout::{Field, Shape};
 pub use types::{ArrayOf, Enumerator, IntOf, Kind, Member, Param, Type, TypeId, VarIn};
 

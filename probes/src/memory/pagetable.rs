@@ -1,0 +1,491 @@
+//! The page tables of x86-64, four or five levels, read as the processor reads them.
+//!
+//! Rests on the processor manual's paging chapter and, for entries that are not present, on the kernel's
+//! `arch/x86/include/asm/pgtable_64.h` (`__swp_type`, `__swp_offset`) and `pgtable-invert.h`.
+
+use serde::Serialize;
+
+use super::{GuestPhys, GuestVirt, PAGE_SIZE, PhysMemory};
+use crate::{Error, Result};
+
+/// Bits 12..51: the physical address in an entry.
+const ADDRESS: u64 = 0x000f_ffff_ffff_f000;
+/// Bits of a table index.
+const INDEX: u64 = 0x1ff;
+
+/// A level of the tables, as the kernel names it. With four levels the `p4d` is folded into the `pgd`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Level {
+    /// Page global directory, the root.
+    Pgd,
+    /// Fourth-level directory: only with five levels.
+    P4d,
+    /// Page upper directory; may map 1 GiB.
+    Pud,
+    /// Page middle directory; may map 2 MiB.
+    Pmd,
+    /// The last level: 4 KiB pages.
+    Pte,
+}
+
+impl Level {
+    /// The kernel's name: `pgd`, `p4d`, `pud`, `pmd`, `pte`.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Pgd => "pgd",
+            Self::P4d => "p4d",
+            Self::Pud => "pud",
+            Self::Pmd => "pmd",
+            Self::Pte => "pte",
+        }
+    }
+}
+
+/// How the tables are arranged: four levels (48-bit addresses) or five (57-bit).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub enum Paging {
+    /// 48-bit virtual addresses.
+    FourLevel,
+    /// 57-bit virtual addresses (LA57).
+    FiveLevel,
+}
+
+impl Paging {
+    /// The levels from the root down, each with the lowest bit of its index in a virtual address.
+    pub(crate) const fn levels(self) -> &'static [(Level, u32)] {
+        const FIVE: &[(Level, u32)] = &[
+            (Level::Pgd, 48),
+            (Level::P4d, 39),
+            (Level::Pud, 30),
+            (Level::Pmd, 21),
+            (Level::Pte, 12),
+        ];
+        const FOUR: &[(Level, u32)] = &[
+            (Level::Pgd, 39),
+            (Level::Pud, 30),
+            (Level::Pmd, 21),
+            (Level::Pte, 12),
+        ];
+        match self {
+            Self::FourLevel => FOUR,
+            Self::FiveLevel => FIVE,
+        }
+    }
+
+    /// Bits of a virtual address: 48 or 57.
+    #[must_use]
+    pub const fn virt_bits(self) -> u32 {
+        match self {
+            Self::FourLevel => 48,
+            Self::FiveLevel => 57,
+        }
+    }
+
+    /// `at` with its upper bits made copies of the highest translated bit.
+    pub(crate) const fn canonical(self, at: u64) -> u64 {
+        let unused = 64 - self.virt_bits();
+        (((at << unused) as i64) >> unused) as u64
+    }
+}
+
+/// One raw entry of a page table.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[serde(transparent)]
+pub struct Entry(pub u64);
+
+macro_rules! bits {
+    ($($(#[$doc:meta])* $name:ident = $bit:literal, $label:literal;)*) => {
+        impl Entry {
+            $(
+                $(#[$doc])*
+                #[must_use]
+                pub const fn $name(self) -> bool {
+                    self.0 & (1 << $bit) != 0
+                }
+            )*
+
+            /// The names of the flags that are set, as the kernel's `_PAGE_*` macros have them, from bit 0 up.
+            /// For a present entry; the bits of others mean something else.
+            #[must_use]
+            pub fn flags(self) -> Vec<&'static str> {
+                let mut names = Vec::new();
+                $(if self.$name() { names.push($label); })*
+                names
+            }
+        }
+    };
+}
+
+bits! {
+    /// The entry translates.
+    present = 0, "PRESENT";
+    /// Writes are allowed.
+    writable = 1, "RW";
+    /// User mode may access.
+    user = 2, "USER";
+    /// Write-through caching.
+    write_through = 3, "PWT";
+    /// Caching is off.
+    cache_disabled = 4, "PCD";
+    /// The processor has used it.
+    accessed = 5, "ACCESSED";
+    /// The processor has written through it; of leaves only.
+    dirty = 6, "DIRTY";
+    /// At `pud` and `pmd`: maps a large page. At `pte` the bit is PAT.
+    large = 7, "PSE";
+    /// Survives a change of address space; of leaves only.
+    global = 8, "GLOBAL";
+    /// Instruction fetches fault.
+    no_execute = 63, "NX";
+}
+
+impl std::fmt::Debug for Entry {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{:#x}", self.0)
+    }
+}
+
+/// What an entry says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub enum EntryKind {
+    /// Points at the next table.
+    Table(GuestPhys),
+    /// Maps a page of `size` bytes at this physical address.
+    Page {
+        /// First byte of the page.
+        phys: GuestPhys,
+        /// 4 KiB, 2 MiB or 1 GiB.
+        size: u64,
+    },
+    /// Zero: nothing was ever here.
+    Empty,
+    /// Not present to the processor yet backed by a page (`PROT_NONE`, NUMA hinting); the kernel stores its frame
+    /// number inverted.
+    ProtNone(GuestPhys),
+    /// A swap entry: its type and offset. The kernel's highest types are migration, poison and marker entries.
+    Swap {
+        /// Swap area, or one of the kernel's special types.
+        ty: u8,
+        /// Page slot in the area.
+        offset: u64,
+    },
+}
+
+impl Entry {
+    /// Decodes the entry as one of `level`, whose indices start at address bit `shift`.
+    #[must_use]
+    pub(crate) const fn decode(self, level: Level, shift: u32) -> EntryKind {
+        if self.present() {
+            let leaf = matches!(level, Level::Pte)
+                || (self.large() && matches!(level, Level::Pmd | Level::Pud));
+            if !leaf {
+                return EntryKind::Table(GuestPhys(self.0 & ADDRESS));
+            }
+            let size = 1 << shift;
+            return EntryKind::Page {
+                phys: GuestPhys(self.0 & ADDRESS & !(size - 1)),
+                size,
+            };
+        }
+        if self.0 == 0 {
+            return EntryKind::Empty;
+        }
+        // _PAGE_PROTNONE is the bit that is GLOBAL in a present entry.
+        if self.global() {
+            return EntryKind::ProtNone(GuestPhys(!self.0 & ADDRESS));
+        }
+        EntryKind::Swap {
+            ty: (self.0 >> 59) as u8,
+            offset: (!self.0 << 5) >> 14,
+        }
+    }
+}
+
+/// One step of a walk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Step {
+    /// The level.
+    pub level: Level,
+    /// Physical address of the table.
+    pub table: GuestPhys,
+    /// Index of the entry in the table, 0..512.
+    pub index: u16,
+    /// The entry as it stands in memory.
+    pub entry: Entry,
+    /// What it says.
+    pub kind: EntryKind,
+}
+
+impl Step {
+    /// Physical address of the entry itself.
+    #[must_use]
+    pub const fn entry_at(&self) -> GuestPhys {
+        self.table.offset(self.index as u64 * 8)
+    }
+}
+
+/// A walk from the root to where it ends, level by level.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct PageWalk {
+    /// The address that was translated.
+    pub at: GuestVirt,
+    /// One step a level that was read, the root first; the last is the one that maps the page, or that ends the walk.
+    pub steps: Vec<Step>,
+    /// The physical address, or `None` when the address is not mapped.
+    pub phys: Option<GuestPhys>,
+}
+
+impl PageWalk {
+    /// Size in bytes of the page that maps the address: 4 KiB, 2 MiB or 1 GiB.
+    #[must_use]
+    pub fn page_size(&self) -> Option<u64> {
+        match self.steps.last()?.kind {
+            EntryKind::Page { size, .. } => Some(size),
+            _ => None,
+        }
+    }
+}
+
+/// Walks the tables for `at`, showing each step to `visit`; `word` reads one entry.
+///
+/// Ends with the physical address, or with the step that does not translate.
+#[inline]
+pub(crate) fn walk(
+    root: GuestPhys,
+    paging: Paging,
+    at: GuestVirt,
+    word: impl Fn(GuestPhys) -> Result<u64>,
+    mut visit: impl FnMut(Step),
+) -> Result<std::result::Result<GuestPhys, Step>> {
+    if paging.canonical(at.0) != at.0 {
+        return Err(Error::NotCanonical {
+            at,
+            bits: paging.virt_bits(),
+        });
+    }
+    let mut tables = [GuestPhys(u64::MAX); 5];
+    let mut table = GuestPhys(root.0 & ADDRESS);
+    let mut last = None;
+    for (depth, &(level, shift)) in paging.levels().iter().enumerate() {
+        if tables.contains(&table) {
+            let why = format!(
+                "the table of the {} level at physical {table} is its own ancestor",
+                level.name()
+            );
+            return Err(Error::Broken {
+                what: "page table",
+                at,
+                why,
+            });
+        }
+        tables[depth] = table;
+        let index = ((at.0 >> shift) & INDEX) as u16;
+        let entry = Entry(word(table.offset(u64::from(index) * 8)).map_err(|_| {
+            let why = format!(
+                "the table of the {} level at physical {table} is not in RAM",
+                level.name()
+            );
+            Error::Broken {
+                what: "page table",
+                at,
+                why,
+            }
+        })?);
+        let kind = entry.decode(level, shift);
+        let step = Step {
+            level,
+            table,
+            index,
+            entry,
+            kind,
+        };
+        visit(step);
+        match kind {
+            EntryKind::Table(next) => table = next,
+            EntryKind::Page { phys, size } => return Ok(Ok(phys.offset(at.0 & (size - 1)))),
+            EntryKind::Empty | EntryKind::ProtNone(_) | EntryKind::Swap { .. } => {
+                return Ok(Err(step));
+            }
+        }
+        last = Some(step);
+    }
+    // Not reached: an entry of the last level is never a table.
+    let why = "the walk did not end".to_owned();
+    last.map_or(
+        Err(Error::Broken {
+            what: "page table",
+            at,
+            why,
+        }),
+        |step| Ok(Err(step)),
+    )
+}
+
+/// A page that is present.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct PresentPage {
+    /// First virtual address.
+    pub at: GuestVirt,
+    /// First physical address.
+    pub phys: GuestPhys,
+    /// Size in bytes: 4 KiB, 2 MiB or 1 GiB.
+    pub size: u64,
+    /// The entry that maps it.
+    pub entry: Entry,
+}
+
+/// The present pages of a range, ascending; made by `AddressSpace::present_pages`.
+///
+/// Absent upper levels are skipped whole. The number of tables read is bounded by the pages of RAM: tables that
+/// refer to each other in a circle end it with an error.
+pub struct PresentPages<'a> {
+    memory: &'a dyn PhysMemory,
+    levels: &'static [(Level, u32)],
+    stack: Vec<Frame>,
+    next: u64,
+    last: u64,
+    tables_left: u64,
+}
+
+struct Frame {
+    entries: Box<[u8; PAGE_SIZE as usize]>,
+    index: u64,
+    base: u64,
+}
+
+impl std::fmt::Debug for PresentPages<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("PresentPages")
+            .field("next", &GuestVirt(self.next))
+            .finish_non_exhaustive()
+    }
+}
+
+impl<'a> PresentPages<'a> {
+    /// Of the addresses `first..=last`, through the tables at `root` of `memory`, reading at most `tables` tables.
+    pub(crate) fn new(
+        memory: &'a dyn PhysMemory,
+        root: GuestPhys,
+        paging: Paging,
+        first: GuestVirt,
+        last: GuestVirt,
+        tables: u64,
+    ) -> Result<Self> {
+        for at in [first, last] {
+            if paging.canonical(at.0) != at.0 {
+                return Err(Error::NotCanonical {
+                    at,
+                    bits: paging.virt_bits(),
+                });
+            }
+        }
+        let mut pages = Self {
+            memory,
+            levels: paging.levels(),
+            stack: Vec::with_capacity(5),
+            next: first.0,
+            last: last.0,
+            tables_left: tables,
+        };
+        if first <= last {
+            // A table of the root spans the whole space; its base is only used in arithmetic modulo 2^64.
+            pages.enter(GuestPhys(root.0 & ADDRESS), 0)?;
+        }
+        Ok(pages)
+    }
+
+    fn enter(&mut self, table: GuestPhys, base: u64) -> Result<()> {
+        let at = GuestVirt(self.next);
+        self.tables_left = self.tables_left.checked_sub(1).ok_or_else(|| {
+            let why = "more tables than the RAM has pages: they refer to each other".to_owned();
+            Error::Broken {
+                what: "page table",
+                at,
+                why,
+            }
+        })?;
+        let mut entries = Box::new([0; PAGE_SIZE as usize]);
+        self.memory
+            .read(table, entries.as_mut_slice())
+            .map_err(|_| {
+                let why = format!("the table at physical {table} is not in RAM");
+                Error::Broken {
+                    what: "page table",
+                    at,
+                    why,
+                }
+            })?;
+        let shift = self
+            .levels
+            .get(self.stack.len())
+            .map_or(12, |(_, shift)| *shift);
+        self.stack.push(Frame {
+            entries,
+            index: (self.next >> shift) & INDEX,
+            base,
+        });
+        Ok(())
+    }
+
+    fn step(&mut self) -> Result<Option<PresentPage>> {
+        while let Some(depth) = self.stack.len().checked_sub(1) {
+            let (Some(&(level, shift)), Some(frame)) =
+                (self.levels.get(depth), self.stack.last_mut())
+            else {
+                break;
+            };
+            if frame.index > INDEX {
+                self.stack.pop();
+                continue;
+            }
+            let index = frame.index;
+            frame.index += 1;
+            let mut at = frame.base.wrapping_add(index << shift);
+            if depth == 0 {
+                let top = self.levels.first().map_or(48, |(_, shift)| shift + 9);
+                at = (((at << (64 - top)) as i64) >> (64 - top)) as u64;
+            }
+            if at > self.last {
+                break;
+            }
+            let from = index as usize * 8;
+            let word = frame
+                .entries
+                .get(from..from + 8)
+                .and_then(|b| b.try_into().ok())
+                .map_or(0, u64::from_le_bytes);
+            let entry = Entry(word);
+            match entry.decode(level, shift) {
+                EntryKind::Table(table) => {
+                    self.next = self.next.max(at);
+                    self.enter(table, at)?;
+                }
+                EntryKind::Page { phys, size } => {
+                    return Ok(Some(PresentPage {
+                        at: GuestVirt(at),
+                        phys,
+                        size,
+                        entry,
+                    }));
+                }
+                EntryKind::Empty | EntryKind::ProtNone(_) | EntryKind::Swap { .. } => {}
+            }
+        }
+        self.stack.clear();
+        Ok(None)
+    }
+}
+
+impl Iterator for PresentPages<'_> {
+    type Item = Result<PresentPage>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let item = self.step().transpose();
+        if matches!(item, Some(Err(_))) {
+            self.stack.clear();
+        }
+        item
+    }
+}

@@ -1,0 +1,314 @@
+//! The guest's RAM as QEMU shares it: one file, mapped read-only, no copy in between.
+//!
+//! The guest writes while we read. Aligned words are loaded atomically, so they are never torn; longer reads are
+//! plain copies and may be. The mapping follows the file, so it stays valid when a snapshot is written back into
+//! the same file; the file must never shrink below the ranges it was opened with.
+
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::sync::Arc;
+
+use vm_memory::mmap::MmapRegion;
+use vm_memory::{AtomicInteger, FileOffset, VolatileMemory};
+
+use super::{GuestPhys, PAGE_SIZE, PhysMemory, PhysRange};
+use crate::{Error, Result};
+
+/// Where a stretch of RAM lies in the file. RAM above the PCI hole has a `gpa` that differs from its `offset`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RamRange {
+    /// Guest-physical address of the first byte.
+    pub gpa: u64,
+    /// Offset of that byte in the file.
+    pub offset: u64,
+    /// Length in bytes.
+    pub len: u64,
+}
+
+/// A guest's RAM file, mapped read-only. Clones share the mapping.
+#[derive(Debug, Clone)]
+pub struct RamFile {
+    regions: Arc<[Region]>,
+    ranges: Arc<[PhysRange]>,
+    file: Arc<File>,
+}
+
+#[derive(Debug)]
+struct Region {
+    start: u64,
+    offset: u64,
+    map: MmapRegion<()>,
+}
+
+impl RamFile {
+    /// Maps `ranges` of the file at `path`.
+    ///
+    /// Fails when a range lies beyond the end of the file, is not a whole number of pages, or overlaps another.
+    pub fn open(path: &Path, ranges: &[RamRange]) -> Result<Self> {
+        let fault = |why: String| {
+            Error::Machine(format!(
+                "cannot map the guest's RAM file {}: {why}",
+                path.display()
+            ))
+        };
+        let file = File::open(path).map_err(|e| fault(e.to_string()))?;
+        let size = file.metadata().map_err(|e| fault(e.to_string()))?.len();
+        let mut sorted = ranges.to_vec();
+        sorted.sort_by_key(|r| r.gpa);
+        let mut regions = Vec::with_capacity(sorted.len());
+        let mut end = 0;
+        for RamRange { gpa, offset, len } in sorted {
+            if len == 0 || (gpa | offset | len) % PAGE_SIZE != 0 || gpa < end {
+                return Err(fault(format!(
+                    "the range of {len:#x} bytes at {gpa:#x} is not page-aligned or overlaps"
+                )));
+            }
+            if offset.checked_add(len).is_none_or(|end| end > size) {
+                return Err(fault(format!(
+                    "{len:#x} bytes at offset {offset:#x} are more than its {size:#x} bytes"
+                )));
+            }
+            end = gpa
+                .checked_add(len)
+                .ok_or_else(|| fault(format!("{gpa:#x} + {len:#x} overflows")))?;
+            let backing =
+                FileOffset::new(file.try_clone().map_err(|e| fault(e.to_string()))?, offset);
+            let bytes = usize::try_from(len).map_err(|e| fault(e.to_string()))?;
+            let flags = nix::libc::MAP_SHARED | nix::libc::MAP_NORESERVE;
+            let map = MmapRegion::build(Some(backing), bytes, nix::libc::PROT_READ, flags)
+                .map_err(|e| fault(e.to_string()))?;
+            regions.push(Region {
+                start: gpa,
+                offset,
+                map,
+            });
+        }
+        let ranges = regions
+            .iter()
+            .map(|r| PhysRange {
+                start: GuestPhys(r.start),
+                len: r.map.size() as u64,
+            })
+            .collect();
+        Ok(Self {
+            regions: regions.into(),
+            ranges,
+            file: Arc::new(file),
+        })
+    }
+
+    /// Maps the whole file as RAM from physical address 0: a guest whose RAM ends below the PCI hole.
+    pub fn open_whole(path: &Path) -> Result<Self> {
+        let len = std::fs::metadata(path)
+            .map_err(|e| {
+                Error::Machine(format!(
+                    "cannot open the guest's RAM file {}: {e}",
+                    path.display()
+                ))
+            })?
+            .len();
+        Self::open(
+            path,
+            &[RamRange {
+                gpa: 0,
+                offset: 0,
+                len: len & !(PAGE_SIZE - 1),
+            }],
+        )
+    }
+
+    /// The region that holds `at`, and the offset into it.
+    #[inline]
+    fn locate(&self, at: GuestPhys) -> Option<(&Region, usize)> {
+        for region in self.regions.iter() {
+            let offset = at.0.wrapping_sub(region.start);
+            if offset < region.map.size() as u64 {
+                return Some((region, offset as usize));
+            }
+        }
+        None
+    }
+
+    /// One naturally aligned word, loaded in one piece; `None` when unaligned or not RAM.
+    #[inline]
+    pub(crate) fn load<T: AtomicInteger>(&self, at: GuestPhys) -> Option<T::V> {
+        let (region, offset) = self.locate(at)?;
+        let word = region.map.get_atomic_ref::<T>(offset).ok()?;
+        Some(word.load(std::sync::atomic::Ordering::Relaxed))
+    }
+}
+
+impl PhysMemory for RamFile {
+    fn read(&self, at: GuestPhys, buf: &mut [u8]) -> Result<()> {
+        let slice = self
+            .locate(at)
+            .and_then(|(r, offset)| r.map.get_slice(offset, buf.len()).ok());
+        match slice {
+            Some(slice) => {
+                slice.copy_to(buf);
+                Ok(())
+            }
+            None if buf.is_empty() => Ok(()),
+            None => Err(Error::NotRam { at, len: buf.len() }),
+        }
+    }
+
+    fn read_u64(&self, at: GuestPhys) -> Result<u64> {
+        if let Some(word) = self.load::<std::sync::atomic::AtomicU64>(at) {
+            return Ok(u64::from_le(word));
+        }
+        let mut word = [0; 8];
+        self.read(at, &mut word)?;
+        Ok(u64::from_le_bytes(word))
+    }
+
+    fn ranges(&self) -> &[PhysRange] {
+        &self.ranges
+    }
+
+    /// Reads the file rather than the mapping: pages looked at once must not stay in this process, and the file's
+    /// holes are skipped.
+    fn find_page(&self, prefix: &[u8], from: GuestPhys) -> Result<Option<GuestPhys>> {
+        let mut chunk = vec![0; 64 * PAGE_SIZE as usize];
+        for region in self.regions.iter() {
+            let end = region.map.size() as u64;
+            let Some(mut at) = from
+                .0
+                .saturating_sub(region.start)
+                .checked_next_multiple_of(PAGE_SIZE)
+            else {
+                break;
+            };
+            while at < end {
+                let Some(data) =
+                    next_data(&self.file, region.offset + at).map(|data| data - region.offset)
+                else {
+                    break;
+                };
+                at = data & !(PAGE_SIZE - 1);
+                let want = end.saturating_sub(at).min(chunk.len() as u64) as usize;
+                self.file
+                    .read_exact_at(&mut chunk[..want], region.offset + at)
+                    .map_err(|e| {
+                        Error::Machine(format!("cannot read the guest's RAM file: {e}"))
+                    })?;
+                let pages = chunk[..want].chunks_exact(PAGE_SIZE as usize);
+                if let Some(hit) = pages.into_iter().position(|page| page.starts_with(prefix)) {
+                    return Ok(Some(GuestPhys(region.start + at + hit as u64 * PAGE_SIZE)));
+                }
+                at += want as u64;
+            }
+        }
+        Ok(None)
+    }
+
+    fn as_ram(&self) -> Option<&RamFile> {
+        Some(self)
+    }
+}
+
+/// The first offset at or after `from` that the file holds bytes for, `from` itself where the filesystem cannot say.
+fn next_data(file: &File, from: u64) -> Option<u64> {
+    let offset = i64::try_from(from).ok()?;
+    match nix::unistd::lseek(file, offset, nix::unistd::Whence::SeekData) {
+        Ok(data) => u64::try_from(data).ok(),
+        Err(nix::Error::ENXIO) => None,
+        Err(_) => Some(from),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Seek, SeekFrom, Write};
+
+    use super::*;
+
+    fn file(len: u64, writes: &[(u64, &[u8])]) -> tempfile::NamedTempFile {
+        let mut file = tempfile::NamedTempFile::new().unwrap();
+        file.as_file().set_len(len).unwrap();
+        for (at, bytes) in writes {
+            file.seek(SeekFrom::Start(*at)).unwrap();
+            file.write_all(bytes).unwrap();
+        }
+        file
+    }
+
+    #[test]
+    fn two_ranges_with_a_hole_between() {
+        let file = file(
+            0x4000,
+            &[(0x1ff8, &1u64.to_le_bytes()), (0x2000, &2u64.to_le_bytes())],
+        );
+        let low = RamRange {
+            gpa: 0,
+            offset: 0,
+            len: 0x2000,
+        };
+        let high = RamRange {
+            gpa: 0x1_0000_0000,
+            offset: 0x2000,
+            len: 0x2000,
+        };
+        let ram = RamFile::open(file.path(), &[high, low]).unwrap();
+        assert_eq!(ram.read_u64(GuestPhys(0x1ff8)).unwrap(), 1);
+        assert_eq!(ram.read_u64(GuestPhys(0x1_0000_0000)).unwrap(), 2);
+        let fault = ram.read_u64(GuestPhys(0x1ffc)).unwrap_err();
+        assert_eq!(
+            fault,
+            Error::NotRam {
+                at: GuestPhys(0x1ffc),
+                len: 8
+            }
+        );
+        assert!(ram.read_u64(GuestPhys(u64::MAX)).is_err());
+    }
+
+    #[test]
+    fn a_range_beyond_the_file_is_refused() {
+        let file = file(0x1000, &[]);
+        let fault = RamFile::open(
+            file.path(),
+            &[RamRange {
+                gpa: 0,
+                offset: 0x1000,
+                len: 0x1000,
+            }],
+        )
+        .unwrap_err();
+        assert!(
+            fault.to_string().contains("more than its 0x1000 bytes"),
+            "{fault}"
+        );
+    }
+
+    #[test]
+    fn pages_are_found_across_holes() {
+        let file = file(
+            0x100_0000,
+            &[
+                (0x5001, b"MARK"),
+                (0x80_3000, b"MARK"),
+                (0xff_f000, b"MARK"),
+            ],
+        );
+        let ram = RamFile::open_whole(file.path()).unwrap();
+        let first = ram.find_page(b"MARK", GuestPhys(0)).unwrap();
+        assert_eq!(first, Some(GuestPhys(0x80_3000)));
+        assert_eq!(
+            ram.find_page(b"MARK", GuestPhys(0x80_4000)).unwrap(),
+            Some(GuestPhys(0xff_f000))
+        );
+        assert_eq!(ram.find_page(b"NONE", GuestPhys(0)).unwrap(), None);
+    }
+
+    #[test]
+    fn the_mapping_follows_the_file() {
+        let mut file = file(0x1000, &[]);
+        let ram = RamFile::open_whole(file.path()).unwrap();
+        assert_eq!(ram.read_u64(GuestPhys(8)).unwrap(), 0);
+        file.seek(SeekFrom::Start(8)).unwrap();
+        file.write_all(&7u64.to_le_bytes()).unwrap();
+        assert_eq!(ram.read_u64(GuestPhys(8)).unwrap(), 7);
+    }
+}
