@@ -1,2 +1,60 @@
-//! cargo xtask.
-fn main() {}
+//! `cargo xtask`: from nothing to a lesson in the browser, every test, and the way back to nothing.
+//!
+//! This program is the first thing a newcomer's machine compiles, so it uses the standard library and `anyhow` only.
+
+mod board;
+mod clean;
+mod lab;
+mod packages;
+mod paths;
+mod process;
+mod python;
+mod stages;
+mod stamp;
+mod tally;
+
+use std::process::ExitCode;
+
+use anyhow::{Result, bail};
+
+const USAGE: &str = "\
+cargo xtask lab [--headless] [--no-browser]   set everything up, boot the guest, open the lessons
+                --headless    execute the first lessons here and print what they show
+                --no-browser  print the address, open nothing
+cargo xtask test [STAGE..]                    run every test, or only these stages:
+                fmt clippy unit live stock kernel notebooks
+cargo xtask clean                             remove everything that was made";
+
+fn main() -> ExitCode {
+    let words: Vec<String> = std::env::args().skip(1).collect();
+    match run(&words.iter().map(String::as_str).collect::<Vec<_>>()) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("xtask: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(words: &[&str]) -> Result<ExitCode> {
+    match words {
+        ["lab", flags @ ..] => {
+            let mut lab = lab::Lab::default();
+            for flag in flags {
+                match *flag {
+                    "--headless" => lab.headless = true,
+                    "--no-browser" => lab.no_browser = true,
+                    other => bail!("lab has no flag {other}\n{USAGE}"),
+                }
+            }
+            lab.run()
+        }
+        ["test", names @ ..] => stages::run(names),
+        ["clean"] => clean::run(),
+        [] | ["help" | "-h" | "--help"] => {
+            println!("{USAGE}");
+            Ok(ExitCode::SUCCESS)
+        }
+        [other, ..] => bail!("there is no `cargo xtask {other}`\n{USAGE}"),
+    }
+}

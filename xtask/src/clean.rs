@@ -1,0 +1,43 @@
+//! `cargo xtask clean`: the way back to nothing.
+
+use std::fs;
+use std::path::Path;
+use std::process::{Command, ExitCode};
+
+use anyhow::{Result, bail};
+
+use crate::paths::Paths;
+
+/// Stop the guests, remove the cache folder (with the Python environment) and the target folder.
+pub(crate) fn run() -> Result<ExitCode> {
+    let paths = Paths::new()?;
+    let klab = paths.program("klab");
+    if klab.exists() {
+        println!("stopping all guests");
+        let status = Command::new(&klab).args(["down", "--all"]).status()?;
+        if !status.success() {
+            bail!("the guests did not stop: see `{} status`", klab.display());
+        }
+    }
+    for (path, what) in [
+        (
+            &paths.cache,
+            "kernels, packages, ready guests, the Python environment",
+        ),
+        (&paths.target, "what was built"),
+    ] {
+        remove(path, what)?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn remove(path: &Path, what: &str) -> Result<()> {
+    if !path.exists() {
+        return Ok(());
+    }
+    println!("removing {} ({what})", path.display());
+    if let Err(error) = fs::remove_dir_all(path) {
+        bail!("cannot remove {}: {error}", path.display());
+    }
+    Ok(())
+}

@@ -1,0 +1,301 @@
+//! `cargo xtask lab`: each step on its own is small, says how far it is, and is skipped when done.
+
+use std::fs::{self, File, TryLockError};
+use std::io::Read;
+use std::net::TcpListener;
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::{Command, ExitCode};
+use std::thread;
+use std::time::{Instant, UNIX_EPOCH};
+
+use anyhow::{Context, Result, anyhow, bail};
+
+use crate::board::{Board, time};
+use crate::packages::{self, Package};
+use crate::paths::Paths;
+use crate::process::{Job, tied};
+use crate::python;
+use crate::stamp::{Key, Stamp};
+
+/// How many lessons `--headless` executes.
+const FIRST: &str = "2";
+
+/// `cargo xtask lab`
+#[derive(Debug, Default)]
+pub(crate) struct Lab {
+    /// Execute lessons instead of opening them.
+    pub(crate) headless: bool,
+    /// Open no browser.
+    pub(crate) no_browser: bool,
+}
+
+impl Lab {
+    /// Do it.
+    pub(crate) fn run(self) -> Result<ExitCode> {
+        let began = Instant::now();
+        let paths = Paths::new()?;
+        let board = Board::new();
+        set_up(&board, &paths, packages::LAB.iter())?;
+        guest(&board, &paths)?;
+        eprintln!("ready after {}", time(began.elapsed()));
+        if self.headless {
+            let status = tied(&paths.venv_program("python"))
+                .arg(paths.notebooks().join("run.py"))
+                .args(["--show", "--first", FIRST, "--save"])
+                .arg(paths.target.join("notebooks"))
+                .status()?;
+            return Ok(if status.success() {
+                ExitCode::SUCCESS
+            } else {
+                ExitCode::FAILURE
+            });
+        }
+        Err(self.jupyter(&paths)?)
+    }
+
+    /// Become JupyterLab on the lessons: a free port of this machine alone, a token that no process list shows,
+    /// and no file outside the cache folder. Returns only why it could not.
+    fn jupyter(&self, paths: &Paths) -> Result<anyhow::Error> {
+        let port = TcpListener::bind("127.0.0.1:0")
+            .and_then(|listener| listener.local_addr())
+            .context("no free port")?
+            .port();
+        let mut bytes = [0; 24];
+        File::open("/dev/urandom")?.read_exact(&mut bytes)?;
+        let token: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+        let first = first_lesson(&paths.notebooks())?;
+        let screen = ["DISPLAY", "WAYLAND_DISPLAY"]
+            .iter()
+            .any(|name| std::env::var_os(name).is_some());
+        let browser = screen && !self.no_browser;
+        println!("open http://127.0.0.1:{port}/lab/tree/{first}?token={token}");
+        println!(
+            "Ctrl-C stops JupyterLab; `{} down` stops the guest",
+            paths.program("klab").display()
+        );
+        let jupyter = paths.cache.join("jupyter");
+        let mut command = Command::new(paths.venv_program("jupyter-lab"));
+        command
+            .env("JUPYTER_TOKEN", &token)
+            .env("JUPYTER_CONFIG_DIR", jupyter.join("config"))
+            .env("JUPYTER_DATA_DIR", jupyter.join("data"))
+            .env("JUPYTER_RUNTIME_DIR", jupyter.join("runtime"))
+            .env("JUPYTERLAB_SETTINGS_DIR", jupyter.join("settings"))
+            .env("JUPYTERLAB_WORKSPACES_DIR", jupyter.join("workspaces"))
+            .args([
+                "--allow-root",
+                "--ServerApp.ip=127.0.0.1",
+                "--Application.log_level=WARN",
+            ])
+            .arg(format!("--ServerApp.port={port}"))
+            .arg(format!(
+                "--ServerApp.open_browser={}",
+                if browser { "True" } else { "False" }
+            ))
+            .arg(format!("--LabApp.default_url=/lab/tree/{first}"))
+            .arg("--ServerApp.root_dir")
+            .arg(paths.notebooks());
+        Ok(anyhow!(command.exec()).context("cannot start JupyterLab"))
+    }
+}
+
+/// Everything short of a running guest.
+pub(crate) fn set_up(
+    board: &Board,
+    paths: &Paths,
+    packages: impl Iterator<Item = &'static Package>,
+) -> Result<()> {
+    fs::create_dir_all(paths.logs())
+        .with_context(|| format!("cannot make {}", paths.logs().display()))?;
+    let lock = File::create(paths.logs().join("lock"))?;
+    match lock.try_lock() {
+        Err(TryLockError::WouldBlock) => {
+            bail!("another `cargo xtask` sets things up here: wait for it to end");
+        }
+        other => other.context("cannot lock the target folder")?,
+    }
+    packages::ensure(board, paths, packages)?;
+    // The build takes both cores for minutes, the downloads take the network: side by side.
+    thread::scope(|scope| {
+        let python = scope.spawn(|| python::ensure(board, paths));
+        let built = build(board, paths);
+        let python = python
+            .join()
+            .unwrap_or_else(|_| bail!("the Python step panicked"));
+        built.and(python)
+    })?;
+    let klab = paths.program("klab");
+    let cure = "see what it said above, then run this again: it carries on";
+    for (name, words) in [
+        ("prepare", vec!["prepare".as_ref()]),
+        (
+            "kernelspec",
+            vec![
+                "kernelspec".as_ref(),
+                "--prefix".as_ref(),
+                paths.venv().as_os_str(),
+            ],
+        ),
+    ] {
+        board.begin(name);
+        let job = Job {
+            board,
+            name,
+            log: paths.logs().join(format!("{name}.log")),
+            cure,
+        };
+        job.run(tied(&klab).args(words), |line| {
+            Some(line.chars().take(70).collect())
+        })?;
+        board.end(name, "done");
+    }
+    Ok(())
+}
+
+/// The guest that lessons look into.
+fn guest(board: &Board, paths: &Paths) -> Result<()> {
+    const NAME: &str = "guest";
+    board.begin(NAME);
+    let klab = paths.program("klab");
+    let status = Command::new(&klab)
+        .args(["status", "default", "--json"])
+        .output()?;
+    if status.status.success() {
+        board.end(NAME, "already up");
+        return Ok(());
+    }
+    let job = Job {
+        board,
+        name: NAME,
+        log: paths.logs().join("guest.log"),
+        cure: "`klab doctor` says what is missing",
+    };
+    job.run(Command::new(&klab).arg("up"), |line| {
+        Some(line.chars().take(70).collect())
+    })?;
+    board.end(NAME, "up");
+    Ok(())
+}
+
+/// Build the klab program, unless no source changed since it was built.
+fn build(board: &Board, paths: &Paths) -> Result<()> {
+    const NAME: &str = "klab";
+    board.begin(NAME);
+    let stamp = Stamp::new(paths.logs().join("klab.stamp"), sources(&paths.root)?);
+    if stamp.is_set() && paths.program("klab").exists() {
+        board.end(NAME, "built");
+        return Ok(());
+    }
+    stamp.clear()?;
+    let job = Job {
+        board,
+        name: NAME,
+        log: paths.logs().join("klab.log"),
+        cure: "see the compiler's words above; Rust 1.95, a C compiler and about 3 GB of disk are needed",
+    };
+    job.run(
+        cargo(paths).args(["build", "--locked", "--release", "--package", "klab"]),
+        units,
+    )?;
+    stamp.set()?;
+    board.end(NAME, "built");
+    Ok(())
+}
+
+/// A cargo that dies with this program, builds where this program was built, and tells how far it is.
+pub(crate) fn cargo(paths: &Paths) -> Command {
+    let mut command = tied(Path::new(option_env!("CARGO").unwrap_or("cargo")));
+    command
+        .current_dir(&paths.root)
+        .env("CARGO_TARGET_DIR", &paths.target)
+        .env("CARGO_TERM_PROGRESS_WHEN", "always")
+        .env("CARGO_TERM_PROGRESS_WIDTH", "80");
+    command
+}
+
+/// `214/361 crates` from cargo's `Building [====> ] 214/361: a, b`.
+fn units(line: &str) -> Option<String> {
+    let line = line.trim_start();
+    if let Some((_, rest)) = line.strip_prefix("Building [")?.split_once(']') {
+        let (count, crates) = rest.trim().split_once(':')?;
+        let crates: String = crates.trim().chars().take(30).collect();
+        return Some(format!("{count} crates ({crates})"));
+    }
+    None
+}
+
+/// All that a build depends on, by path, size and time.
+fn sources(root: &Path) -> Result<Key> {
+    let mut files = Vec::new();
+    for name in [
+        "Cargo.toml",
+        "Cargo.lock",
+        ".cargo",
+        "jupyter-kernel",
+        "probes",
+        "vm",
+        "xtask",
+    ] {
+        list(&root.join(name), &mut files)?;
+    }
+    files.sort();
+    Ok(Key::default().value(files))
+}
+
+fn list(path: &Path, files: &mut Vec<(std::path::PathBuf, u64, u128)>) -> Result<()> {
+    let meta = path
+        .symlink_metadata()
+        .with_context(|| format!("cannot see {}", path.display()))?;
+    if meta.is_dir() {
+        for entry in fs::read_dir(path)? {
+            list(&entry?.path(), files)?;
+        }
+    } else {
+        let time = meta
+            .modified()?
+            .duration_since(UNIX_EPOCH)
+            .unwrap_or_default();
+        files.push((path.to_owned(), meta.len(), time.as_nanos()));
+    }
+    Ok(())
+}
+
+fn first_lesson(notebooks: &Path) -> Result<String> {
+    let mut names: Vec<String> = fs::read_dir(notebooks)
+        .with_context(|| format!("cannot read {}", notebooks.display()))?
+        .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
+        .filter(|name| name.ends_with(".md") && name.starts_with(|c: char| c.is_ascii_digit()))
+        .collect();
+    names.sort();
+    names.into_iter().next().context("no lesson in notebooks/")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cargo_tells_how_far_it_is() {
+        let note = units("    Building [=====>        ] 214/361: ra_ap_hir, klab(bin)");
+        assert_eq!(
+            note.as_deref(),
+            Some("214/361 crates (ra_ap_hir, klab(bin))")
+        );
+        assert_eq!(units("   Compiling libc v0.2.189"), None);
+    }
+
+    #[test]
+    fn a_touched_source_changes_the_key() {
+        let paths = Paths::new().unwrap();
+        let before = sources(&paths.root).unwrap().finish();
+        assert_eq!(before, sources(&paths.root).unwrap().finish());
+        let mut files = Vec::new();
+        list(&paths.root.join("xtask"), &mut files).unwrap();
+        assert!(
+            files
+                .iter()
+                .any(|(path, size, _)| path.ends_with("src/lab.rs") && *size > 0)
+        );
+    }
+}

@@ -1,0 +1,190 @@
+//! The system packages: which are needed, which are there, and how the others come.
+
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use anyhow::{Result, bail};
+
+use crate::board::Board;
+use crate::paths::Paths;
+use crate::process::Job;
+
+/// A system package, and how to see that what it brings is there (from it or from elsewhere).
+#[derive(Debug)]
+pub(crate) struct Package {
+    name: &'static str,
+    why: &'static str,
+    sign: Sign,
+}
+
+#[derive(Debug)]
+enum Sign {
+    /// A program on the PATH.
+    Program(&'static str),
+    /// Modules that `python3` can import.
+    Modules(&'static str),
+}
+
+/// What the lab needs. The guest's own packages are not here: klab fetches and unpacks them itself.
+pub(crate) const LAB: &[Package] = &[
+    Package {
+        name: "qemu-system-x86",
+        why: "runs the guest",
+        sign: Sign::Program("qemu-system-x86_64"),
+    },
+    Package {
+        name: "python3",
+        why: "runs JupyterLab",
+        sign: Sign::Program("python3"),
+    },
+    Package {
+        name: "python3-venv",
+        why: "keeps JupyterLab in a folder of its own",
+        sign: Sign::Modules("venv, ensurepip"),
+    },
+];
+
+/// What the tests need besides.
+pub(crate) const TESTS: &[Package] = &[Package {
+    name: "pahole",
+    why: "reads BTF a second way",
+    sign: Sign::Program("pahole"),
+}];
+
+impl Package {
+    fn is_there(&self) -> bool {
+        match self.sign {
+            Sign::Program(name) => on_path(name),
+            Sign::Modules(names) => {
+                on_path("python3") && quiet("python3", &["-c", &format!("import {names}")])
+            }
+        }
+    }
+}
+
+/// Have these packages: install what is missing where that needs no password, else say the line to run.
+pub(crate) fn ensure(
+    board: &Board,
+    paths: &Paths,
+    packages: impl Iterator<Item = &'static Package>,
+) -> Result<()> {
+    const NAME: &str = "packages";
+    board.begin(NAME);
+    let missing: Vec<&Package> = packages.filter(|package| !package.is_there()).collect();
+    if missing.is_empty() {
+        board.end(NAME, "all there");
+        return Ok(());
+    }
+    for package in &missing {
+        eprintln!("  {:<16} {}", package.name, package.why);
+    }
+    let names: Vec<&str> = missing.iter().map(|package| package.name).collect();
+    let line = format!(
+        "apt-get install --no-install-recommends {}",
+        names.join(" ")
+    );
+    let prefix: &[&str] = if quiet("sh", &["-c", "test $(id -u) = 0"]) {
+        &[]
+    } else if quiet("sudo", &["-n", "true"]) {
+        &["sudo", "-n"]
+    } else {
+        board.end(NAME, "missing");
+        bail!(
+            "these packages need root: run `sudo apt-get update && sudo {line}`, then this again"
+        );
+    };
+    if !on_path("apt-get") {
+        board.end(NAME, "missing");
+        bail!(
+            "this is no Debian: install what your system calls {}, then run this again",
+            names.join(", ")
+        );
+    }
+    let job = Job {
+        board,
+        name: NAME,
+        log: paths.logs().join("packages.log"),
+        cure: &format!(
+            "see whether the network is there and `{line}` works by hand, then run this again"
+        ),
+    };
+    for step in ["update", "install"] {
+        let words = [
+            "env",
+            "DEBIAN_FRONTEND=noninteractive",
+            "apt-get",
+            "-q",
+            "-y",
+        ];
+        let mut words: Vec<&str> = prefix.iter().copied().chain(words).collect();
+        words.extend(["-o", "DPkg::Lock::Timeout=300", step]);
+        if step == "install" {
+            words.push("--no-install-recommends");
+            words.extend(&names);
+        }
+        // Not tied to this program: dpkg killed half-way leaves the machine to be mended by hand.
+        job.run(Command::new(words[0]).args(&words[1..]), |line| {
+            let said = line.starts_with("Get:")
+                || line.starts_with("Setting up")
+                || line.starts_with("Unpacking");
+            said.then(|| line.chars().take(60).collect())
+        })?;
+    }
+    if let Some(package) = missing.iter().find(|package| !package.is_there()) {
+        board.end(NAME, "missing");
+        bail!(
+            "apt-get installed {} but what it brings is not there: see PATH",
+            package.name
+        );
+    }
+    board.end(NAME, &format!("installed {}", names.join(" ")));
+    Ok(())
+}
+
+/// Whether a program is on the PATH.
+pub(crate) fn on_path(name: &str) -> bool {
+    std::env::var_os("PATH").is_some_and(|path| {
+        std::env::split_paths(&path).any(|folder| is_program(&folder.join(name)))
+    })
+}
+
+fn is_program(path: &Path) -> bool {
+    use std::os::unix::fs::PermissionsExt;
+    path.metadata()
+        .is_ok_and(|meta| meta.is_file() && meta.permissions().mode() & 0o111 != 0)
+}
+
+fn quiet(program: &str, words: &[&str]) -> bool {
+    Command::new(program)
+        .args(words)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .status()
+        .is_ok_and(|status| status.success())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_package_is_there_when_what_it_brings_is() {
+        let there = |sign| {
+            Package {
+                name: "p",
+                why: "w",
+                sign,
+            }
+            .is_there()
+        };
+        assert!(there(Sign::Program("sh")));
+        assert!(!there(Sign::Program("no-such-program-anywhere")));
+        assert!(
+            !there(Sign::Program("../../etc/passwd")),
+            "a file is no program"
+        );
+        assert_eq!(there(Sign::Modules("sys, os")), on_path("python3"));
+        assert!(!there(Sign::Modules("no_such_module")));
+    }
+}

@@ -1,0 +1,103 @@
+//! Where things lie.
+
+use std::env;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+
+/// The folders that the steps work in.
+#[derive(Debug, Clone)]
+pub(crate) struct Paths {
+    /// The work tree.
+    pub(crate) root: PathBuf,
+    /// Cargo's target folder.
+    pub(crate) target: PathBuf,
+    /// klab's cache folder, by the same rule as `vm::paths::cache`.
+    pub(crate) cache: PathBuf,
+}
+
+impl Paths {
+    /// The folders of this work tree and this user.
+    pub(crate) fn new() -> Result<Self> {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR"))
+            .parent()
+            .context("xtask lies in no work tree")?;
+        // TARGET/release/xtask
+        let program = env::current_exe().context("this program's own path")?;
+        let target = program
+            .ancestors()
+            .nth(2)
+            .context("run this as `cargo xtask`")?;
+        Ok(Self {
+            root: root.to_owned(),
+            target: target.to_owned(),
+            cache: cache(|name| {
+                env::var_os(name)
+                    .filter(|value| !value.is_empty())
+                    .map(PathBuf::from)
+            })?,
+        })
+    }
+
+    /// The release build of a program.
+    pub(crate) fn program(&self, name: &str) -> PathBuf {
+        self.target.join("release").join(name)
+    }
+
+    /// The Python environment.
+    pub(crate) fn venv(&self) -> PathBuf {
+        self.cache.join("venv")
+    }
+
+    /// A program of the Python environment.
+    pub(crate) fn venv_program(&self, name: &str) -> PathBuf {
+        self.venv().join("bin").join(name)
+    }
+
+    /// The lessons.
+    pub(crate) fn notebooks(&self) -> PathBuf {
+        self.root.join("notebooks")
+    }
+
+    /// What the steps print in full.
+    pub(crate) fn logs(&self) -> PathBuf {
+        self.target.join("xtask")
+    }
+}
+
+fn cache(env: impl Fn(&str) -> Option<PathBuf>) -> Result<PathBuf> {
+    env("KLAB_CACHE")
+        .or_else(|| env("XDG_CACHE_HOME").map(|base| base.join("klab")))
+        .or_else(|| env("HOME").map(|home| home.join(".cache/klab")))
+        .context("no folder to keep things in: set HOME or KLAB_CACHE")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_cache_is_where_the_user_says() {
+        let env = |pairs: &'static [(&str, &str)]| {
+            move |name: &str| {
+                pairs
+                    .iter()
+                    .find(|(key, _)| *key == name)
+                    .map(|(_, value)| PathBuf::from(value))
+            }
+        };
+        assert_eq!(
+            cache(env(&[("KLAB_CACHE", "/k"), ("HOME", "/h")])).unwrap(),
+            Path::new("/k")
+        );
+        assert_eq!(
+            cache(env(&[("XDG_CACHE_HOME", "/x"), ("HOME", "/h")])).unwrap(),
+            Path::new("/x/klab")
+        );
+        assert_eq!(
+            cache(env(&[("HOME", "/h")])).unwrap(),
+            Path::new("/h/.cache/klab")
+        );
+        assert!(cache(env(&[])).is_err());
+    }
+}

@@ -1,0 +1,141 @@
+//! Running other programs: watched, logged, and ended with this one.
+
+use std::fs::{self, File};
+use std::io::{self, BufReader, Read, Write};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+
+use crate::board::Board;
+
+/// How many of its last lines a failed program's reader sees.
+const TAIL: usize = 15;
+
+/// A program that dies with this one, so that nothing is left running when xtask is killed (`setpriv` is part of
+/// util-linux, which every Debian has).
+pub(crate) fn tied(program: &Path) -> Command {
+    let mut command = Command::new("setpriv");
+    command.args(["--pdeathsig", "TERM", "--"]).arg(program);
+    command
+}
+
+/// One step's program.
+#[derive(Debug)]
+pub(crate) struct Job<'a> {
+    /// Where it shows how far it is.
+    pub(crate) board: &'a Board,
+    /// The step's name on the board.
+    pub(crate) name: &'static str,
+    /// Where all that it prints goes.
+    pub(crate) log: PathBuf,
+    /// What to do when it fails.
+    pub(crate) cure: &'a str,
+}
+
+impl Job<'_> {
+    /// Run it; `read` turns a line that it prints into a note for the board.
+    pub(crate) fn run(
+        &self,
+        command: &mut Command,
+        mut read: impl FnMut(&str) -> Option<String> + Send,
+    ) -> Result<()> {
+        if let Some(folder) = self.log.parent() {
+            fs::create_dir_all(folder)
+                .with_context(|| format!("cannot make {}", folder.display()))?;
+        }
+        let log = File::create(&self.log)
+            .with_context(|| format!("cannot write {}", self.log.display()))?;
+        let program = command.get_program().to_owned();
+        let (output, input) = io::pipe()?;
+        let mut child = command
+            .stdin(std::process::Stdio::null())
+            .stdout(input.try_clone()?)
+            .stderr(input)
+            .spawn()
+            .with_context(|| format!("cannot start {}", program.display()))?;
+        // The command still holds the pipe's writing ends: without this the reader never sees the end.
+        command
+            .stdout(std::process::Stdio::null())
+            .stderr(std::process::Stdio::null());
+        let (status, tail) = thread::scope(|scope| {
+            let reader = scope.spawn(|| {
+                follow(output, log, |line| {
+                    if let Some(note) = read(line) {
+                        self.board.note(self.name, note);
+                    }
+                })
+            });
+            let status = loop {
+                match child.try_wait() {
+                    Ok(None) => thread::sleep(Duration::from_millis(50)),
+                    Ok(Some(status)) => break Ok(status),
+                    Err(error) => break Err(error),
+                }
+                self.board.tick();
+            };
+            (status, reader.join().unwrap_or_default())
+        });
+        if status?.success() {
+            return Ok(());
+        }
+        self.board.end(self.name, "failed");
+        for line in &tail {
+            eprintln!("    {line}");
+        }
+        bail!(
+            "{} failed: {} (all that it printed: {})",
+            self.name,
+            self.cure,
+            self.log.display()
+        )
+    }
+}
+
+/// Copy the output to the log, hand on each line (a progress bar's `\r` ends one too), return the last lines.
+fn follow(output: impl Read, mut log: File, mut line: impl FnMut(&str)) -> Vec<String> {
+    let mut reader = BufReader::new(output);
+    let mut tail: Vec<String> = Vec::new();
+    let mut rest = Vec::new();
+    let mut chunk = [0; 8192];
+    // A log on a full disk must not stop the step that may tell so itself.
+    while let Ok(count @ 1..) = reader.read(&mut chunk) {
+        let _ = log.write_all(&chunk[..count]);
+        rest.extend_from_slice(&chunk[..count]);
+        while let Some(end) = rest.iter().position(|byte| matches!(byte, b'\n' | b'\r')) {
+            let text: Vec<u8> = rest.drain(..=end).collect();
+            let text = String::from_utf8_lossy(&text);
+            let text = text.trim_end();
+            if !text.is_empty() {
+                line(text);
+                tail.push(text.to_owned());
+                if tail.len() > TAIL {
+                    tail.remove(0);
+                }
+            }
+        }
+    }
+    tail
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn progress_bars_are_lines_and_the_tail_is_kept() {
+        let path = std::env::temp_dir().join(format!("xtask-follow-{}", std::process::id()));
+        let mut seen = Vec::new();
+        let text = (0..40).map(|n| format!("{n}\r")).collect::<String>() + "end\n";
+        let tail = follow(text.as_bytes(), File::create(&path).unwrap(), |line| {
+            seen.push(line.to_owned());
+        });
+        assert_eq!(seen.len(), 41);
+        assert_eq!(tail.len(), TAIL);
+        assert_eq!(tail.last().map(String::as_str), Some("end"));
+        assert_eq!(fs::read_to_string(&path).unwrap(), text);
+        fs::remove_file(path).unwrap();
+    }
+}

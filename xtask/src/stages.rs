@@ -1,0 +1,342 @@
+//! `cargo xtask test`: every test, a line a stage, and a closing line with the real totals.
+
+use std::ffi::OsString;
+use std::io::{self, BufRead, BufReader, IsTerminal, Write};
+use std::path::Path;
+use std::process::{ExitCode, Stdio};
+use std::time::Instant;
+use std::{env, fs};
+
+use anyhow::{Context, Result, bail};
+
+use crate::board::{Board, time};
+use crate::lab;
+use crate::packages;
+use crate::paths::Paths;
+use crate::process::tied;
+use crate::tally::Tally;
+
+/// After how many seconds a program of a stage is ended, and counts as failed.
+const LIMIT: &str = "1500";
+
+/// The crates that build in seconds, by exclusion so that a new one is not forgotten. `klab` pulls in rust-analyzer:
+/// it is built once, for release, and never together with these (their features would build it again).
+const LIGHT: &[&str] = &["--workspace", "--exclude", "klab", "--exclude", "stock"];
+const KLAB: &[&str] = &["--release", "--package", "klab"];
+
+/// The stock REPL and the stock Jupyter kernel, on klab's build of rust-analyzer: with klab among the packages the
+/// features that its dependencies are built with stay the same.
+const STOCK: &[&str] = &[
+    "build",
+    "--locked",
+    "--release",
+    "--package",
+    "klab",
+    "--package",
+    "stock",
+    "--package",
+    "evcxr_repl",
+    "--package",
+    "evcxr_jupyter",
+    "--bin",
+    "evcxr",
+    "--bin",
+    "evcxr_jupyter",
+];
+
+struct Stage {
+    name: &'static str,
+    /// Whether it uses what `cargo xtask lab` sets up.
+    needs_lab: bool,
+    programs: fn(&Paths) -> Result<Vec<Program>>,
+}
+
+struct Program {
+    words: Vec<OsString>,
+    /// Whether its closing line says how many tests it ran; else it is one test itself.
+    counts: bool,
+}
+
+/// All stages, the quick ones first.
+const STAGES: &[Stage] = &[
+    Stage {
+        name: "fmt",
+        needs_lab: false,
+        programs: |_| Ok(vec![check(&["fmt", "--all", "--check"])]),
+    },
+    Stage {
+        name: "unit",
+        needs_lab: false,
+        programs: |_| {
+            Ok(vec![
+                tests(&[&["test", "--no-fail-fast", "--lib", "--bins"], LIGHT].concat()),
+                tests(&[&["test", "--no-fail-fast", "--doc"], LIGHT].concat()),
+                tests(&[&["test", "--no-fail-fast", "--bins"], KLAB].concat()),
+            ])
+        },
+    },
+    Stage {
+        name: "clippy",
+        needs_lab: false,
+        programs: |_| {
+            let strict = &["--all-targets", "--", "-D", "warnings"];
+            Ok(vec![
+                check(&[&["clippy"], LIGHT, strict].concat()),
+                check(&[&["clippy"], KLAB, strict].concat()),
+            ])
+        },
+    },
+    Stage {
+        name: "live",
+        needs_lab: true,
+        programs: |_| {
+            Ok(vec![tests(
+                &[&["test", "--no-fail-fast", "--test", "*"], LIGHT].concat(),
+            )])
+        },
+    },
+    Stage {
+        name: "kernel",
+        needs_lab: true,
+        programs: |paths| Ok(vec![pytest(paths, |name| !name.starts_with("test_stock"))?]),
+    },
+    Stage {
+        name: "stock",
+        needs_lab: true,
+        programs: |paths| {
+            Ok(vec![
+                check(STOCK),
+                pytest(paths, |name| name.starts_with("test_stock"))?,
+            ])
+        },
+    },
+    Stage {
+        name: "notebooks",
+        needs_lab: true,
+        programs: |paths| {
+            Ok(vec![Program {
+                words: vec![
+                    paths.venv_program("python").into(),
+                    paths.notebooks().join("run.py").into(),
+                    "--save".into(),
+                    paths.target.join("notebooks").into(),
+                ],
+                counts: true,
+            }])
+        },
+    },
+];
+
+/// Run the stages of these names, or all.
+pub(crate) fn run(names: &[&str]) -> Result<ExitCode> {
+    if let Some(name) = names
+        .iter()
+        .find(|name| !STAGES.iter().any(|stage| stage.name == **name))
+    {
+        let known: Vec<&str> = STAGES.iter().map(|stage| stage.name).collect();
+        bail!("there is no stage {name}: there are {}", known.join(", "));
+    }
+    let paths = Paths::new()?;
+    let stages = STAGES
+        .iter()
+        .filter(|stage| names.is_empty() || names.contains(&stage.name));
+    let mut lines = Vec::new();
+    let mut total = Tally::default();
+    let mut lab = None;
+    let mut note = |name: &str, began: Instant, tally: Tally| {
+        let line = format!(
+            "{name:<10} {:<40} {}",
+            tally.to_string(),
+            time(began.elapsed())
+        );
+        println!("==> {line}");
+        lines.push(line);
+        total += tally;
+    };
+    for stage in stages {
+        if stage.needs_lab && lab.is_none() {
+            let began = Instant::now();
+            println!("==> set-up");
+            let done = set_up(&paths);
+            if let Err(error) = &done {
+                println!("set-up failed: {error:#}");
+            }
+            note("set-up", began, Tally::one(done.is_ok()));
+            lab = Some(done.is_ok());
+        }
+        println!("==> {}", stage.name);
+        let began = Instant::now();
+        let tally = if stage.needs_lab && lab == Some(false) {
+            println!("{} CANNOT RUN: the set-up failed", stage.name);
+            Tally::one(false)
+        } else {
+            stage.run(&paths).unwrap_or_else(|error| {
+                println!("{} CANNOT RUN: {error:#}", stage.name);
+                Tally::one(false)
+            })
+        };
+        note(stage.name, began, tally);
+    }
+    println!();
+    for line in lines {
+        println!("{line}");
+    }
+    println!("\n{total}");
+    Ok(if total.failed == 0 {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
+}
+
+fn set_up(paths: &Paths) -> Result<()> {
+    let board = Board::new();
+    lab::set_up(&board, paths, packages::LAB.iter().chain(packages::TESTS))
+}
+
+impl Stage {
+    fn run(&self, paths: &Paths) -> Result<Tally> {
+        let mut tally = Tally::default();
+        for program in (self.programs)(paths)? {
+            tally += program.run(paths)?;
+        }
+        Ok(tally)
+    }
+}
+
+impl Program {
+    /// Run it, show what it prints, and count.
+    fn run(&self, paths: &Paths) -> Result<Tally> {
+        let words: Vec<_> = self
+            .words
+            .iter()
+            .map(|word| word.to_string_lossy())
+            .collect();
+        println!("$ {}", words.join(" "));
+        let (output, input) = io::pipe()?;
+        let colours = if io::stdout().is_terminal() {
+            "always"
+        } else {
+            "never"
+        };
+        let mut command = tied(Path::new("timeout"));
+        command
+            .args(["--kill-after=10", LIMIT])
+            .args(&self.words)
+            .current_dir(&paths.root)
+            .env("CARGO_TARGET_DIR", &paths.target)
+            .env("CARGO_TERM_COLOR", colours)
+            .env("KLAB", paths.program("klab"))
+            .env("EVCXR", paths.program("evcxr"))
+            .env("EVCXR_JUPYTER", paths.program("evcxr_jupyter"))
+            .stdin(Stdio::null())
+            .stdout(input.try_clone()?)
+            .stderr(input);
+        let mut child = command
+            .spawn()
+            .context("cannot start `setpriv` and `timeout`")?;
+        drop(command);
+        let mut counted = Tally::default();
+        for line in BufReader::new(output).split(b'\n') {
+            let line = line?;
+            io::stdout().write_all(&line)?;
+            println!();
+            if self.counts
+                && let Some(tally) = Tally::parse(&String::from_utf8_lossy(&line))
+            {
+                counted += tally;
+            }
+        }
+        let status = child.wait()?;
+        if status.code() == Some(124) {
+            println!("ended after {LIMIT} s");
+        }
+        Ok(verdict(self.counts, counted, status.success()))
+    }
+}
+
+/// What a program's end means: one that fails without a failed test, or runs no test, failed.
+fn verdict(counts: bool, counted: Tally, success: bool) -> Tally {
+    let mut tally = if counts { counted } else { Tally::one(success) };
+    if tally.failed == 0 && (!success || tally.passed == 0) {
+        tally.failed = 1;
+    }
+    tally
+}
+
+fn check(words: &[&str]) -> Program {
+    cargo(words, false)
+}
+
+fn tests(words: &[&str]) -> Program {
+    cargo(words, true)
+}
+
+fn cargo(words: &[&str], counts: bool) -> Program {
+    let program = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let words = std::iter::once(program)
+        .chain(words.iter().map(OsString::from))
+        .collect();
+    Program { words, counts }
+}
+
+/// The Python tests whose file names are `wanted`.
+fn pytest(paths: &Paths, wanted: impl Fn(&str) -> bool) -> Result<Program> {
+    let folder = paths.root.join("jupyter-kernel/tests");
+    let mut files: Vec<OsString> = fs::read_dir(&folder)
+        .with_context(|| format!("no tests in {}", folder.display()))?
+        .filter_map(|entry| Some(entry.ok()?.path()))
+        .filter(|path| {
+            let name = path
+                .file_name()
+                .and_then(|name| name.to_str())
+                .unwrap_or_default();
+            name.starts_with("test_") && name.ends_with(".py") && wanted(name)
+        })
+        .map(OsString::from)
+        .collect();
+    if files.is_empty() {
+        bail!("no such tests in {}", folder.display());
+    }
+    files.sort();
+    let mut words: Vec<OsString> = vec![paths.venv_program("python").into()];
+    words.extend(["-m", "pytest", "-q", "-rs", "-p", "no:cacheprovider"].map(OsString::from));
+    words.append(&mut files);
+    Ok(Program {
+        words,
+        counts: true,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_did_not_run_failed() {
+        let counted = |passed, failed| Tally {
+            passed,
+            failed,
+            skipped: 0,
+        };
+        assert_eq!(verdict(true, counted(3, 0), true), counted(3, 0));
+        assert_eq!(verdict(true, counted(3, 1), false), counted(3, 1));
+        assert_eq!(
+            verdict(true, counted(3, 0), false),
+            counted(3, 1),
+            "a crash after its tests"
+        );
+        assert_eq!(
+            verdict(true, counted(0, 0), true),
+            counted(0, 1),
+            "no test ran"
+        );
+        assert_eq!(verdict(false, counted(0, 0), true), counted(1, 0));
+        assert_eq!(verdict(false, counted(0, 0), false), counted(0, 1));
+    }
+
+    #[test]
+    fn stages_are_known_by_name() {
+        assert!(run(&["no-such-stage"]).is_err());
+    }
+}
