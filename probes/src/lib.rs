@@ -5,11 +5,15 @@
 //!
 //! The guest is hostile input: every read is checked, every walk is bounded.
 
+// `#[derive(Mirror)]` names this crate, here too.
+extern crate self as probes;
+
 pub mod cell;
 pub mod error;
 pub mod guest;
 pub mod kernel;
 pub mod memory;
+pub mod object;
 pub mod prelude;
 pub mod structures;
 pub mod view;

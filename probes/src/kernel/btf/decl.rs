@@ -52,7 +52,8 @@ impl Btf {
 
     /// A declaration of `name` with a type: `char comm[16]`.
     pub fn declarator(&self, id: TypeId, name: &str) -> Result<String> {
-        self.declare_within(id, name.to_owned(), 0, &mut MAX_STEPS.clone())
+        let mut steps = MAX_STEPS;
+        self.declare_within(id, name.to_owned(), 0, &mut steps)
     }
 
     fn declare_within(

@@ -27,17 +27,14 @@ impl Index {
         let mut next = vec![0; count];
         let mask = heads.len() - 1;
         // From the last to the first, so that a chain yields the first type of a name first.
-        for (i, id) in btf.ids().enumerate().collect::<Vec<_>>().into_iter().rev() {
-            let Some(name) = btf
-                .get(id)
-                .map(|t| t.name_bytes())
-                .filter(|n| !n.is_empty())
-            else {
-                continue;
-            };
-            let head = &mut heads[hash(name) & mask];
-            next[i] = *head;
-            *head = i as u32 + 1;
+        for (i, record) in btf.records.iter().enumerate().rev() {
+            let name = super::read_u32(&btf.bytes, *record as usize)
+                .map_or(&[][..], |at| btf.string_bytes(at));
+            if !name.is_empty() {
+                let head = &mut heads[hash(name) & mask];
+                next[i] = *head;
+                *head = i as u32 + 1;
+            }
         }
         Self { heads, next }
     }

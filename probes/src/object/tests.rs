@@ -1,0 +1,172 @@
+use std::sync::Arc;
+
+use super::*;
+use crate::kernel::Kernel;
+use crate::kernel::btf::Kind;
+use crate::kernel::btf::build::Builder;
+use crate::memory::{AddressSpace, FakeMemory, GuestPhys, GuestVirt};
+
+type Test = std::result::Result<(), Box<dyn std::error::Error>>;
+
+const TASK: u64 = 0x2000;
+
+/// A `task_struct` of 1024 bytes at [`TASK`], and an `init_task` type to go with it.
+pub(super) fn kernel() -> crate::Result<Kernel> {
+    let mut b = Builder::new();
+    let int = b.int("int", 4, true);
+    let short = b.int("short int", 2, true);
+    let long = b.int("long unsigned int", 8, false);
+    let char = b.int("char", 1, true);
+    let bool = b.int("_Bool", 1, false);
+    let comm = b.array(char, 16);
+    let ints = b.array(int, 3);
+    let se = b.structure(
+        "sched_entity",
+        16,
+        &[("vruntime", long, 0), ("on_rq", bool, 64)],
+    );
+    let task = b.next_id();
+    let pointer = b.alias(Kind::Ptr, "", crate::kernel::btf::TypeId(task.0 + 1));
+    let members = [
+        ("pid", int, 0),
+        ("prio", short, 32),
+        ("flag", int, 48 | 1 << 24),
+        ("level", int, 49 | 3 << 24),
+        ("parent", pointer, 64),
+        ("comm", comm, 128),
+        ("se", se, 256),
+        ("times", ints, 384),
+        ("mm", pointer, 8 * 900),
+    ];
+    b.composite(Kind::Struct, "task_struct", 1024, &members);
+    b.structure("liar", 8, &[("far", long, 64)]);
+    b.enumeration("pid_type", &[("PIDTYPE_PID", 0), ("PIDTYPE_TGID", 1)]);
+    let mut bytes = vec![0; 1024];
+    bytes[0..4].copy_from_slice(&(-7_i32).to_le_bytes());
+    bytes[4..6].copy_from_slice(&(-120_i16).to_le_bytes());
+    bytes[6] = 0b0000_1101;
+    bytes[8..16].copy_from_slice(&TASK.to_le_bytes());
+    bytes[16..23].copy_from_slice(b"kthread");
+    bytes[32..40].copy_from_slice(&u64::MAX.to_le_bytes());
+    bytes[40] = 1;
+    for (i, at) in [48, 52, 56].into_iter().enumerate() {
+        bytes[at] = i as u8 + 1;
+    }
+    bytes[900..908].copy_from_slice(&0x1234_u64.to_le_bytes());
+    let memory = FakeMemory::new([(GuestPhys(TASK), bytes)]);
+    Ok(Kernel::with_btf(
+        "7.3.4-test",
+        AddressSpace::identity(Arc::new(memory)),
+        b.finish()?,
+    ))
+}
+
+#[derive(Mirror, Debug)]
+#[mirror(c = "struct sched_entity")]
+struct Entity {
+    vruntime: u64,
+    on_rq: bool,
+}
+
+#[derive(Mirror, Debug)]
+#[mirror(c = "struct task_struct")]
+struct Task {
+    mm: GuestVirt,
+    pid: i64,
+    prio: i16,
+    flag: bool,
+    #[mirror(member = "level")]
+    grade: i32,
+    parent: Ptr<Self>,
+    comm: FixedStr<16>,
+    se: Entity,
+    #[mirror(member = "se.vruntime")]
+    vruntime: i64,
+    times: [u32; 3],
+    #[mirror(member = "times[1]")]
+    second: u32,
+    #[mirror(member = "renamed", or = "pid")]
+    named: i32,
+    absent: Option<[Entity; 4]>,
+    #[mirror(member = "se")]
+    there: Option<Entity>,
+}
+
+#[test]
+fn a_mirror_loads_what_it_names() -> Test {
+    let task: Task = kernel()?.load(GuestVirt(TASK))?;
+    assert_eq!(
+        (task.pid, task.prio, task.named),
+        (-7, -120, -7),
+        "C's sign is kept when a member is widened"
+    );
+    assert_eq!(
+        (task.flag, task.grade),
+        (true, -2),
+        "0b110 in three signed bits"
+    );
+    assert_eq!(
+        (task.parent.at, task.mm),
+        (GuestVirt(TASK), GuestVirt(0x1234))
+    );
+    assert_eq!(task.comm, "kthread");
+    assert_eq!(
+        (task.se.vruntime, task.se.on_rq, task.vruntime),
+        (u64::MAX, true, -1)
+    );
+    assert_eq!((task.times, task.second), ([1, 2, 3], 2));
+    assert!(task.absent.is_none());
+    assert!(task.there.is_some_and(|se| se.on_rq));
+    Ok(())
+}
+
+macro_rules! refused {
+    ($c:literal, $member:ident: $ty:ty, $says:literal) => {{
+        #[derive(Mirror)]
+        #[mirror(c = $c)]
+        struct Wrong {
+            #[allow(dead_code)]
+            $member: $ty,
+        }
+        let said = Plan::<Wrong>::new(&kernel()?)
+            .map(|_| ())
+            .map_err(|e| e.to_string());
+        assert_eq!(said, Err($says.to_owned()));
+    }};
+}
+
+#[test]
+fn a_mirror_that_does_not_fit_is_refused() -> Test {
+    refused!("struct task_struct", com: u64, "struct task_struct has no member `com` in 7.3.4-test; did you mean `comm`?");
+    refused!("struct tsak_struct", pid: i32, "7.3.4-test has no type `struct tsak_struct`; did you mean `task_struct`?");
+    refused!(
+        "struct task_struct",
+        parent: u32,
+        "`parent` of struct task_struct is `struct task_struct *` in 7.3.4-test, which u32 cannot hold: \
+         change the type of the mirror's field"
+    );
+    refused!(
+        "struct task_struct",
+        parent: Ptr<Entity>,
+        "`parent` of struct task_struct is `struct task_struct *` in 7.3.4-test, which a pointer to struct sched_entity \
+         cannot hold: change the type of the mirror's field"
+    );
+    refused!(
+        "struct task_struct",
+        times: [u32; 2],
+        "`times` of struct task_struct is `int [3]` in 7.3.4-test, which an array of 2 cannot hold: \
+         change the type of the mirror's field"
+    );
+    refused!("struct liar", far: u64, "BTF is malformed: `far` of struct liar ends past the structure's 8 bytes");
+    Ok(())
+}
+
+#[test]
+fn a_fault_names_the_address() -> Test {
+    let fault = kernel()?.load::<Task>(GuestVirt(0x9000)).map(|_| ());
+    assert!(
+        matches!(fault, Err(crate::Error::NotRam { .. })),
+        "{fault:?}"
+    );
+    Ok(())
+}
