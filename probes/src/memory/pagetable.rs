@@ -175,6 +175,7 @@ pub enum EntryKind {
 
 impl Entry {
     /// Decodes the entry as one of `level`, whose indices start at address bit `shift`.
+    #[inline]
     #[must_use]
     pub(crate) const fn decode(self, level: Level, shift: u32) -> EntryKind {
         if self.present() {
@@ -321,6 +322,35 @@ pub(crate) fn walk(
         }),
         |step| Ok(Err(step)),
     )
+}
+
+/// The physical address behind `at`, or `None` where [`walk`] has something to say: the same walk without its story,
+/// for the path that every translated read takes.
+#[inline]
+pub(crate) fn translate(
+    root: GuestPhys,
+    paging: Paging,
+    at: GuestVirt,
+    word: impl Fn(GuestPhys) -> Option<u64>,
+) -> Option<GuestPhys> {
+    if paging.canonical(at.0) != at.0 {
+        return None;
+    }
+    let mut seen = [u64::MAX; 5];
+    let mut table = root.0 & ADDRESS;
+    for (depth, &(level, shift)) in paging.levels().iter().enumerate() {
+        if seen.contains(&table) {
+            return None;
+        }
+        seen[depth] = table;
+        let entry = Entry(word(GuestPhys(table + ((at.0 >> shift) & INDEX) * 8))?);
+        match entry.decode(level, shift) {
+            EntryKind::Table(next) => table = next.0,
+            EntryKind::Page { phys, size } => return Some(phys.offset(at.0 & (size - 1))),
+            EntryKind::Empty | EntryKind::ProtNone(_) | EntryKind::Swap { .. } => return None,
+        }
+    }
+    None
 }
 
 /// A page that is present.

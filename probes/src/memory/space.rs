@@ -130,10 +130,23 @@ impl AddressSpace {
     pub fn translate(&self, at: GuestVirt) -> Result<GuestPhys> {
         match self.linear(at, 1) {
             Some(phys) => Ok(phys),
-            None => self.translate_by_tables(at),
+            None => self
+                .translate_mapped(at)
+                .map_or_else(|| self.translate_by_tables(at), Ok),
         }
     }
 
+    /// By the tables in the mapped file; `None` when there is no such file, or something to report.
+    #[inline]
+    fn translate_mapped(&self, at: GuestVirt) -> Option<GuestPhys> {
+        let (ram, tables) = (self.ram.as_ref()?, self.tables?);
+        pagetable::translate(tables.root, tables.paging, at, |entry| {
+            ram.load::<AtomicU64>(entry)
+        })
+    }
+
+    #[cold]
+    #[inline(never)]
     fn translate_by_tables(&self, at: GuestVirt) -> Result<GuestPhys> {
         let Tables { root, paging } = self.tables()?;
         pagetable::walk(root, paging, at, |entry| self.phys_u64(entry), |_| ())?.map_err(|step| {
@@ -216,10 +229,8 @@ impl AddressSpace {
     #[inline]
     fn load<T: AtomicInteger>(&self, at: GuestVirt) -> Option<T::V> {
         let ram = self.ram.as_ref()?;
-        match self.linear(at, 1) {
-            Some(phys) => ram.load::<T>(phys),
-            None => ram.load::<T>(self.translate_by_tables(at).ok()?),
-        }
+        let phys = self.linear(at, 1).or_else(|| self.translate_mapped(at))?;
+        ram.load::<T>(phys)
     }
 
     /// Reads a byte.

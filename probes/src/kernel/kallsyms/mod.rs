@@ -5,16 +5,17 @@
 //! bytes, has changed over time and is written nowhere; the reading is chosen under which `_stext` has the address
 //! that VMCOREINFO gives for it.
 
+mod read;
+mod tokens;
+
 use super::vmcoreinfo::VmcoreInfo;
+use crate::Result;
 use crate::memory::{AddressSpace, GuestVirt};
-use crate::{Error, Result};
+use read::{malformed, read_addresses, read_names, table};
+use tokens::{Tokens, bucket, hash};
 
 /// More symbols than any kernel has; a table that claims more is refused before memory is taken for it.
 const MAX_SYMBOLS: u32 = 2_000_000;
-/// More bytes than all names of any kernel take.
-const MAX_NAMES: usize = 32 << 20;
-/// The longest name the kernel allows is 512 bytes (`KSYM_NAME_LEN`); what is longer is garbage.
-const MAX_NAME: usize = 1024;
 
 /// The kernel's symbol table. Names stay compressed as they are in the kernel; addresses ascend.
 #[derive(Debug)]
@@ -60,72 +61,6 @@ struct Buckets {
 
 const NONE: u32 = u32::MAX;
 
-#[derive(Debug)]
-struct Tokens {
-    table: Vec<u8>,
-    spans: [(u16, u16); 256],
-}
-
-impl Tokens {
-    fn read(space: &AddressSpace, info: &VmcoreInfo) -> Result<Self> {
-        let mut index = [0; 512];
-        space.read(table(info, "kallsyms_token_index")?, &mut index)?;
-        let at = table(info, "kallsyms_token_table")?;
-        let mut starts = [0_u16; 256];
-        for (start, bytes) in starts.iter_mut().zip(index.chunks_exact(2)) {
-            *start = u16::from_le_bytes([bytes[0], bytes[1]]);
-        }
-        let last = starts.iter().copied().max().unwrap_or(0);
-        let mut bytes = vec![0; usize::from(last)];
-        space.read(at, &mut bytes)?;
-        bytes.extend(space.read_cstr(at.offset(u64::from(last)), MAX_NAME)?);
-        bytes.push(0);
-        let spans = starts.map(|start| {
-            let rest = bytes.get(usize::from(start)..).unwrap_or_default();
-            (
-                start,
-                memchr::memchr(0, rest).unwrap_or(0).min(MAX_NAME) as u16,
-            )
-        });
-        Ok(Self {
-            table: bytes,
-            spans,
-        })
-    }
-
-    fn expand(&self, token: u8) -> &[u8] {
-        let (start, len) = self.spans[usize::from(token)];
-        self.table
-            .get(usize::from(start)..usize::from(start) + usize::from(len))
-            .unwrap_or_default()
-    }
-
-    /// The bytes of a name, its type letter first.
-    fn decode<'a>(&'a self, tokens: &'a [u8]) -> impl Iterator<Item = u8> + 'a {
-        tokens
-            .iter()
-            .flat_map(|token| self.expand(*token))
-            .copied()
-            .take(MAX_NAME)
-    }
-}
-
-fn table(info: &VmcoreInfo, name: &str) -> Result<GuestVirt> {
-    info.symbol(name).ok_or_else(|| {
-        Error::NoKernel(format!(
-            "VMCOREINFO of {} does not say where {name} is: kernels from 6.0 on with CONFIG_KALLSYMS do",
-            info.release()
-        ))
-    })
-}
-
-fn malformed(why: String) -> Error {
-    Error::Malformed {
-        what: "kallsyms",
-        why,
-    }
-}
-
 impl Kallsyms {
     /// Decodes the table of the kernel that `info` describes.
     pub fn read(space: &AddressSpace, info: &VmcoreInfo) -> Result<Self> {
@@ -149,7 +84,7 @@ impl Kallsyms {
                 };
             let found = starts
                 .iter()
-                .position(|&start| tokens.decode(span(&names, start)).skip(1).eq(*b"_stext"));
+                .position(|&start| tokens.spell(span(&names, start), b"_stext"));
             for addresses in read_addresses(space, info, count as usize)? {
                 if anchor.is_some()
                     && found.and_then(|i| addresses.get(i)).copied() != anchor.map(|at| at.0)
@@ -169,7 +104,7 @@ impl Kallsyms {
             next: vec![NONE; starts.len()],
         };
         for (index, start) in starts.iter().enumerate().rev() {
-            let slot = hash(tokens.decode(span(&names, *start)).skip(1)) as usize & mask;
+            let slot = bucket(tokens.hash(span(&names, *start)), mask);
             by_name.next[index] = std::mem::replace(&mut by_name.heads[slot], index as u32);
         }
         let by_address = (!addresses.is_sorted()).then(|| {
@@ -207,18 +142,13 @@ impl Kallsyms {
 
     /// The addresses of all symbols of this name: static ones may share it.
     pub fn lookup_all<'a>(&'a self, name: &'a str) -> impl Iterator<Item = GuestVirt> + 'a {
-        let slot = hash(name.bytes()) as usize & (self.by_name.heads.len() - 1);
+        let slot = bucket(hash(name.as_bytes()), self.by_name.heads.len() - 1);
         let link = |entry: u32| (entry != NONE).then_some(entry as usize);
         let first = self.by_name.heads.get(slot).copied().and_then(link);
         let indices = std::iter::successors(first, move |i| {
             self.by_name.next.get(*i).copied().and_then(link)
         });
-        let same = indices.filter(move |i| {
-            self.tokens
-                .decode(self.tokens_of(*i))
-                .skip(1)
-                .eq(name.bytes())
-        });
+        let same = indices.filter(move |i| self.tokens.spell(self.tokens_of(*i), name.as_bytes()));
         same.filter_map(|i| self.addresses.get(i))
             .map(|at| GuestVirt(*at))
     }
@@ -266,11 +196,10 @@ impl Kallsyms {
     }
 
     fn symbol(&self, index: usize) -> Symbol {
-        let mut text = self.tokens.decode(self.tokens_of(index));
-        let kind = text.next().map_or('?', char::from);
-        let bytes: Vec<u8> = text.collect();
+        let (kind, name) = self.tokens.decode(self.tokens_of(index));
+        let name = String::from_utf8_lossy(&name).into_owned();
         Symbol {
-            name: String::from_utf8_lossy(&bytes).into_owned(),
+            name,
             at: GuestVirt(self.addresses[index]),
             kind,
         }
@@ -287,115 +216,4 @@ fn span(names: &[u8], (start, len): (u32, u16)) -> &[u8] {
     names
         .get(start as usize..start as usize + usize::from(len))
         .unwrap_or_default()
-}
-
-/// FNV-1a: names are short; one that collides on purpose only makes its own chain longer.
-fn hash(bytes: impl Iterator<Item = u8>) -> u64 {
-    let mixed = bytes.fold(0xcbf2_9ce4_8422_2325_u64, |h, b| {
-        (h ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3)
-    });
-    mixed ^ (mixed >> 32)
-}
-
-/// The names' bytes, and where in them each one's tokens start and how many there are.
-type Names = (Vec<u8>, Vec<(u32, u16)>);
-
-/// Copies the names and finds where each starts. Their total length is written nowhere: it is where the last one ends.
-fn read_names(space: &AddressSpace, at: GuestVirt, count: u32, long: bool) -> Result<Names> {
-    let mut names = Vec::new();
-    let mut starts = Vec::with_capacity(count as usize);
-    let mut next = 0_usize;
-    while starts.len() < count as usize {
-        // One name is at most 2 + 0x7fff bytes long.
-        if names.len() < next + 0x8001 {
-            if next > MAX_NAMES {
-                return Err(malformed(format!(
-                    "its names take more than {MAX_NAMES} bytes"
-                )));
-            }
-            grow(space, at, &mut names, 256 << 10)?;
-        }
-        let mut len = usize::from(
-            *names
-                .get(next)
-                .ok_or_else(|| malformed("its names do not end".to_owned()))?,
-        );
-        next += 1;
-        // Since "kallsyms: support "big" kernel symbols" a set top bit means that a second byte follows.
-        if long && len & 0x80 != 0 {
-            len = len & 0x7f | usize::from(names.get(next).copied().unwrap_or(0)) << 7;
-            next += 1;
-        }
-        if len == 0 || next + len > names.len() {
-            return Err(malformed(format!(
-                "symbol {} has a name of {len} tokens",
-                starts.len()
-            )));
-        }
-        starts.push((next as u32, len as u16));
-        next += len;
-    }
-    names.truncate(next);
-    names.shrink_to_fit();
-    Ok((names, starts))
-}
-
-/// Appends up to `more` bytes, fewer where the mapping ends.
-fn grow(space: &AddressSpace, at: GuestVirt, bytes: &mut Vec<u8>, more: usize) -> Result<()> {
-    let old = bytes.len();
-    bytes.resize(old + more, 0);
-    if space.read(at.offset(old as u64), &mut bytes[old..]).is_ok() {
-        return Ok(());
-    }
-    bytes.truncate(old);
-    let mut page = [0; 4096];
-    for _ in 0..more / page.len() {
-        let here = at.offset(bytes.len() as u64);
-        let room = page.len() - here.page_offset() as usize;
-        match space.read(here, &mut page[..room]) {
-            Ok(()) => bytes.extend_from_slice(&page[..room]),
-            Err(e) if bytes.len() == old => return Err(e),
-            Err(_) => break,
-        }
-    }
-    Ok(())
-}
-
-/// The addresses under each reading that the tables at hand allow.
-fn read_addresses(space: &AddressSpace, info: &VmcoreInfo, count: usize) -> Result<Vec<Vec<u64>>> {
-    if let Some(at) = info.symbol("kallsyms_addresses") {
-        let mut bytes = vec![0; count * 8];
-        space.read(at, &mut bytes)?;
-        let word = |b: &[u8]| b.try_into().map_or(0, u64::from_le_bytes);
-        return Ok(vec![bytes.chunks_exact(8).map(word).collect()]);
-    }
-    let at = table(info, "kallsyms_offsets")?;
-    let mut bytes = vec![0; count * 4];
-    space.read(at, &mut bytes)?;
-    let offsets = bytes
-        .chunks_exact(4)
-        .map(|b| b.try_into().map_or(0, i32::from_le_bytes));
-    let Some(base) = info.symbol("kallsyms_relative_base") else {
-        // Each offset is relative to its own place.
-        let here = |i: usize| at.0.wrapping_add(i as u64 * 4);
-        return Ok(vec![
-            offsets
-                .enumerate()
-                .map(|(i, o)| here(i).wrapping_add_signed(i64::from(o)))
-                .collect(),
-        ]);
-    };
-    let base = space.read_u64(base)?;
-    // With absolute per-CPU symbols a negative offset counts from the base, another is the address itself;
-    // without, all count from the base, unsigned.
-    let signed = offsets.clone().map(|o| match u64::try_from(o) {
-        Ok(absolute) => absolute,
-        Err(_) => base
-            .wrapping_sub(1)
-            .wrapping_add(i64::from(o).unsigned_abs()),
-    });
-    let unsigned = offsets
-        .clone()
-        .map(|o| base.wrapping_add(u64::from(o.cast_unsigned())));
-    Ok(vec![signed.collect(), unsigned.collect()])
 }
