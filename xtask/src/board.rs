@@ -47,7 +47,7 @@ impl Board {
             since: Instant::now(),
         };
         self.state().steps.push(step);
-        self.draw(true);
+        self.draw(self.terminal);
     }
 
     /// How far the step is, in its own words.

@@ -59,6 +59,11 @@ impl Paths {
         self.root.join("notebooks")
     }
 
+    /// A file of `xtask/python`.
+    pub(crate) fn python(&self, name: &str) -> PathBuf {
+        self.root.join("xtask/python").join(name)
+    }
+
     /// What the steps print in full.
     pub(crate) fn logs(&self) -> PathBuf {
         self.target.join("xtask")

@@ -1,4 +1,4 @@
-//! The Python environment: JupyterLab and what the tests use, at the versions of `notebooks/requirements.txt`.
+//! The Python environment: JupyterLab and what the tests use, at the versions of `xtask/python/requirements.txt`.
 
 use std::fs;
 use std::path::Path;
@@ -37,7 +37,7 @@ pub(crate) fn ensure(board: &Board, paths: &Paths) -> Result<()> {
     const NAME: &str = "Python";
     board.begin(NAME);
     let venv = paths.venv();
-    let lock = paths.notebooks().join("requirements.txt");
+    let lock = paths.python("requirements.txt");
     let python = Command::new("python3")
         .arg("--version")
         .output()
@@ -52,7 +52,7 @@ pub(crate) fn ensure(board: &Board, paths: &Paths) -> Result<()> {
         board.end(NAME, "present");
         return Ok(());
     }
-    // A half-filled environment is not mended but made anew: the downloads are kept, so it costs seconds.
+    // A half-filled environment is not mended but made anew: pip has kept what it downloaded.
     if venv.exists() {
         fs::remove_dir_all(&venv).with_context(|| format!("cannot remove {}", venv.display()))?;
     }

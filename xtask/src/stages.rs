@@ -117,7 +117,7 @@ const STAGES: &[Stage] = &[
             Ok(vec![Program {
                 words: vec![
                     paths.venv_program("python").into(),
-                    paths.notebooks().join("run.py").into(),
+                    paths.python("run.py").into(),
                     "--save".into(),
                     paths.target.join("notebooks").into(),
                 ],

@@ -1,7 +1,7 @@
-"""Execute lessons without a browser: `python notebooks/run.py [--show] [--first N] [--save FOLDER] [LESSON.md ..]`.
+"""Execute lessons without a browser: `python xtask/python/run.py [--show] [--first N] [--save FOLDER] [LESSON.md ..]`.
 
 Every lesson is a text file (MyST Markdown, read by jupytext) and is executed from top to bottom in a fresh kernel. A lesson
-passes when no cell ends in an error; the cells that failed are shown, with the last lines of the guest's console.
+passes when no cell ends in an error; the cells that failed are shown, with the last lines of the guest's kernel log.
 """
 
 import argparse
@@ -17,17 +17,17 @@ import nbformat
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 
-HERE = pathlib.Path(__file__).parent
+LESSONS = pathlib.Path(__file__).resolve().parents[2] / "notebooks"
 # The first start of a kernel waits for a compiler and for the guest.
 START_UP = 180
 A_CELL = 180
 
 
-def console_tail(lines=15):
-    """The last lines of the guest's console: the other half of most failures."""
+def log_tail(lines=15):
+    """The last lines of the guest's kernel log: the other half of most failures."""
     klab = os.environ.get("KLAB")
     if not klab:
-        return "(no guest's console: KLAB does not name the klab program)"
+        return "(KLAB does not name the klab program)"
     shown = subprocess.run([klab, "log"], capture_output=True, text=True, timeout=30, check=False)
     text = shown.stdout or shown.stderr
     return "\n".join(text.splitlines()[-lines:])
@@ -59,7 +59,7 @@ def run(path, save, showing):
         notebook,
         startup_timeout=START_UP,
         timeout=A_CELL,
-        resources={"metadata": {"path": str(HERE)}},
+        resources={"metadata": {"path": str(LESSONS)}},
         on_cell_executed=lambda cell, **_: show(cell) if showing else None,
     )
     problem = None
@@ -85,7 +85,7 @@ def main():
     parser.add_argument("--save", type=pathlib.Path, help="write the executed notebooks here")
     parser.add_argument("lessons", nargs="*", type=pathlib.Path)
     arguments = parser.parse_args()
-    lessons = arguments.lessons or sorted(HERE.glob("[0-9]*.md"))[: arguments.first]
+    lessons = arguments.lessons or sorted(LESSONS.glob("[0-9]*.md"))[: arguments.first]
     passed = 0
     for path in lessons:
         began = time.monotonic()
@@ -96,7 +96,7 @@ def main():
         if not good:
             for cell in failed:
                 show(cell)
-            print(problem or "", "the guest's console ends with:", console_tail(), "", sep="\n", flush=True)
+            print(problem or "", "The guest's kernel log ends with:", log_tail(), "", sep="\n", flush=True)
     print(f"{passed} passed, {len(lessons) - passed} failed")
     return 0 if lessons and passed == len(lessons) else 1
 
