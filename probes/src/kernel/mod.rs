@@ -2,13 +2,17 @@
 
 pub mod btf;
 mod cache;
+mod fake;
 mod kallsyms;
 mod layout;
+#[cfg(test)]
+mod tests;
 mod vmcoreinfo;
 
 use std::sync::{Arc, OnceLock};
 
 use btf::Btf;
+pub use fake::{FakeKernel, KallsymsStyle};
 pub use kallsyms::{Kallsyms, Symbol, SymbolAt};
 use layout::Layout;
 pub use vmcoreinfo::VmcoreInfo;

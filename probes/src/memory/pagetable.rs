@@ -380,6 +380,7 @@ pub struct PresentPages<'a> {
 }
 
 struct Frame {
+    table: GuestPhys,
     entries: Box<[u8; PAGE_SIZE as usize]>,
     index: u64,
     base: u64,
@@ -436,6 +437,14 @@ impl<'a> PresentPages<'a> {
                 why,
             }
         })?;
+        if self.stack.iter().any(|frame| frame.table == table) {
+            let why = format!("the table at physical {table} is its own ancestor");
+            return Err(Error::Broken {
+                what: "page table",
+                at,
+                why,
+            });
+        }
         let mut entries = Box::new([0; PAGE_SIZE as usize]);
         self.memory
             .read(table, entries.as_mut_slice())
@@ -452,6 +461,7 @@ impl<'a> PresentPages<'a> {
             .get(self.stack.len())
             .map_or(12, |(_, shift)| *shift);
         self.stack.push(Frame {
+            table,
             entries,
             index: (self.next >> shift) & INDEX,
             base,

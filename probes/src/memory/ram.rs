@@ -29,6 +29,7 @@ pub struct RamRange {
 /// A guest's RAM file, mapped read-only. Clones share the mapping.
 #[derive(Debug, Clone)]
 pub struct RamFile {
+    /// The longest first: most reads are in it.
     regions: Arc<[Region]>,
     ranges: Arc<[PhysRange]>,
     file: Arc<File>,
@@ -84,13 +85,12 @@ impl RamFile {
                 map,
             });
         }
-        let ranges = regions
-            .iter()
-            .map(|r| PhysRange {
-                start: GuestPhys(r.start),
-                len: r.map.size() as u64,
-            })
-            .collect();
+        let range = |r: &Region| PhysRange {
+            start: GuestPhys(r.start),
+            len: r.map.size() as u64,
+        };
+        let ranges = regions.iter().map(range).collect();
+        regions.sort_by_key(|r: &Region| std::cmp::Reverse(r.map.size()));
         Ok(Self {
             regions: regions.into(),
             ranges,
@@ -171,7 +171,9 @@ impl PhysMemory for RamFile {
     /// holes are skipped.
     fn find_page(&self, prefix: &[u8], from: GuestPhys) -> Result<Option<GuestPhys>> {
         let mut chunk = vec![0; 64 * PAGE_SIZE as usize];
-        for region in self.regions.iter() {
+        let mut regions: Vec<&Region> = self.regions.iter().collect();
+        regions.sort_by_key(|region| region.start);
+        for region in regions {
             let end = region.map.size() as u64;
             let Some(mut at) = from
                 .0
