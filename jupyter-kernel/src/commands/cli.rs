@@ -1,0 +1,263 @@
+//! The commands, defined once for both faces: `klab ps` in a shell and `%ps` in a cell.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+/// A Jupyter kernel and a command line that look into a live Linux kernel.
+#[derive(Debug, Parser)]
+#[command(name = "klab", version, after_help = SHELL_NOTE, subcommand_required = true, arg_required_else_help = true)]
+pub(crate) struct Shell {
+    #[command(flatten)]
+    pub(crate) common: Common,
+    #[command(subcommand)]
+    pub(crate) command: ShellCommand,
+}
+
+const SHELL_NOTE: &str = "\
+The guest that is meant where none is named is $KLAB_GUEST, else `default`.
+`klab COMMAND --help` is the command's manual, with an example. In a notebook the same commands
+are `%ps`, `%tree`, ...; `%help` lists them.";
+
+/// What a `%` line of a cell holds.
+#[derive(Debug, Parser)]
+#[command(
+    name = "%",
+    no_binary_name = true,
+    disable_help_subcommand = true,
+    disable_version_flag = true
+)]
+pub(crate) struct Line {
+    #[command(flatten)]
+    pub(crate) common: Common,
+    #[command(subcommand)]
+    pub(crate) command: LineCommand,
+}
+
+/// Options of every command.
+#[derive(Debug, Args)]
+pub(crate) struct Common {
+    /// Print JSON
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+}
+
+/// The commands of the shell.
+#[derive(Debug, Subcommand)]
+pub(crate) enum ShellCommand {
+    #[command(flatten)]
+    Look(Look),
+    #[command(flatten)]
+    Machine(Machine),
+    #[command(after_long_help = include_str!("manual/run.txt"))]
+    Run(Run),
+}
+
+/// The commands of a cell.
+#[derive(Debug, Subcommand)]
+pub(crate) enum LineCommand {
+    #[command(flatten)]
+    Look(Look),
+    /// Start, stop, reset or pause a guest
+    Guest {
+        #[command(subcommand)]
+        command: Machine,
+    },
+    #[command(after_long_help = include_str!("manual/sh.txt"))]
+    Sh(Sh),
+    /// List the commands of a cell
+    Help,
+}
+
+/// Where a reading command looks.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct Source {
+    /// The guest to look into [default: $KLAB_GUEST, else `default`]
+    #[arg(long, value_name = "NAME")]
+    pub(crate) guest: Option<String>,
+    /// Print the Rust cell that does the same
+    #[arg(long)]
+    pub(crate) code: bool,
+}
+
+/// The commands that read a guest's memory.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Look {
+    /// List the tasks: the kernel's task list, walked in the guest's memory
+    #[command(after_long_help = include_str!("manual/ps.txt"))]
+    Ps {
+        /// List threads too, not only thread group leaders
+        #[arg(long, short = 't')]
+        threads: bool,
+        #[command(flatten)]
+        source: Source,
+    },
+    /// Draw the tree of processes
+    #[command(after_long_help = include_str!("manual/tree.txt"))]
+    Tree {
+        #[command(flatten)]
+        source: Source,
+    },
+    /// Show the address space of a process: its `mm_struct`, as a table and as a map
+    #[command(after_long_help = include_str!("manual/mm.txt"))]
+    Mm {
+        /// The process
+        pid: i32,
+        #[command(flatten)]
+        source: Source,
+    },
+    /// List the mappings of a process: its `vm_area_struct`s
+    #[command(after_long_help = include_str!("manual/vma.txt"))]
+    Vma {
+        /// The process
+        pid: i32,
+        #[command(flatten)]
+        source: Source,
+    },
+    /// Translate a virtual address, page table by page table
+    #[command(after_long_help = include_str!("manual/vtop.txt"))]
+    Vtop {
+        /// The address, in hexadecimal, or the name of a symbol
+        address: String,
+        /// Walk the page tables of this process instead of the kernel's
+        #[arg(long)]
+        pid: Option<i32>,
+        #[command(flatten)]
+        source: Source,
+    },
+    /// Print the kernel's log, read from its ring buffer
+    #[command(after_long_help = include_str!("manual/log.txt"))]
+    Log {
+        #[command(flatten)]
+        source: Source,
+    },
+    /// Look a symbol up by name, or find the one that holds an address
+    #[command(after_long_help = include_str!("manual/sym.txt"))]
+    Sym {
+        /// The name, or the address with 0x
+        what: String,
+        #[command(flatten)]
+        source: Source,
+    },
+    /// Print a type as the kernel's BTF has it: members, offsets, sizes, holes
+    #[command(after_long_help = include_str!("manual/struct.txt"))]
+    Struct {
+        /// The type in C: `task_struct`, `struct list_head`, `pid_t`
+        #[arg(required = true, num_args = 1..)]
+        ty: Vec<String>,
+        #[command(flatten)]
+        source: Source,
+    },
+    /// Evaluate a C expression on the kernel's memory and print the value
+    #[command(after_long_help = include_str!("manual/p.txt"))]
+    P {
+        /// The expression: `init_task.mm`, `((struct task_struct *)0xffff...)->comm`
+        #[arg(required = true, num_args = 1..)]
+        expression: Vec<String>,
+        #[command(flatten)]
+        source: Source,
+    },
+    /// Walk the list that starts at a `struct list_head`
+    #[command(after_long_help = include_str!("manual/list.txt"))]
+    List {
+        /// An expression that gives the list's head: `init_task.tasks`, `modules`
+        #[arg(required = true, num_args = 1..)]
+        expression: Vec<String>,
+        /// Show each node as the structure that holds it: `task_struct.tasks`
+        #[arg(long, value_name = "TYPE.MEMBER")]
+        of: Option<String>,
+        #[command(flatten)]
+        source: Source,
+    },
+}
+
+/// The commands that start, stop and hold a guest.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Machine {
+    /// Start a guest; from its ready state where there is one
+    #[command(after_long_help = include_str!("manual/up.txt"))]
+    Up(Up),
+    /// Say which guests there are, and how they are
+    #[command(after_long_help = include_str!("manual/status.txt"))]
+    Status {
+        /// Only this guest
+        name: Option<String>,
+    },
+    /// Stop a guest and remove its files
+    Down {
+        /// The guest [default: $KLAB_GUEST, else `default`]
+        name: Option<String>,
+        /// Stop all guests
+        #[arg(long, conflicts_with = "name")]
+        all: bool,
+    },
+    /// Put a guest back into its ready state, as just after boot
+    Reset {
+        /// The guest [default: $KLAB_GUEST, else `default`]
+        name: Option<String>,
+    },
+    /// Hold a guest's processors; its memory stays readable
+    Pause {
+        /// The guest [default: $KLAB_GUEST, else `default`]
+        name: Option<String>,
+    },
+    /// Let a paused guest run
+    Resume {
+        /// The guest [default: $KLAB_GUEST, else `default`]
+        name: Option<String>,
+    },
+}
+
+/// The shape of a new guest.
+#[derive(Debug, Args)]
+pub(crate) struct Up {
+    /// The guest's name [default: $KLAB_GUEST, else `default`]
+    pub(crate) name: Option<String>,
+    /// A version (`6.1`, `6.12`, `7.3.4+deb13-cloud-amd64`) or a path to a vmlinuz [default: the newest of Debian 13
+    /// backports]
+    #[arg(long, value_name = "VERSION|PATH")]
+    pub(crate) kernel: Option<String>,
+    /// The folder of that vmlinuz's modules [default: the one beside it]
+    #[arg(long, value_name = "FOLDER", requires = "kernel")]
+    pub(crate) modules: Option<PathBuf>,
+    /// RAM: `512M`, `1G`
+    #[arg(long, default_value = "512M", value_parser = memory)]
+    pub(crate) memory: u64,
+    /// Virtual processors
+    #[arg(long, default_value_t = 2)]
+    pub(crate) cpus: u32,
+}
+
+/// Run a command in a guest, streaming what it writes; exit code is the command's
+#[derive(Debug, Args)]
+pub(crate) struct Run {
+    /// The guest
+    pub(crate) name: String,
+    /// The command and its arguments, after `--`
+    #[arg(last = true, required = true)]
+    pub(crate) command: Vec<String>,
+}
+
+/// Run the cell's body in the guest by its shell, streaming what it writes
+#[derive(Debug, Args)]
+pub(crate) struct Sh {
+    /// The guest [default: $KLAB_GUEST, else `default`]
+    #[arg(long, value_name = "NAME")]
+    pub(crate) guest: Option<String>,
+    /// One command, instead of a body
+    #[arg(allow_hyphen_values = true, trailing_var_arg = true)]
+    pub(crate) command: Vec<String>,
+}
+
+/// `512M`, `2G` -> bytes.
+fn memory(text: &str) -> Result<u64, String> {
+    let (digits, unit) = match text.strip_suffix(['G', 'g']) {
+        Some(digits) => (digits, 1 << 30),
+        None => (text.trim_end_matches(['M', 'm']), 1_u64 << 20),
+    };
+    let bytes = digits
+        .parse::<u64>()
+        .ok()
+        .and_then(|number| number.checked_mul(unit));
+    bytes.ok_or_else(|| "write a size as 512M or 2G".to_owned())
+}

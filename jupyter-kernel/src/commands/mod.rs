@@ -1,0 +1,58 @@
+//! The commands that need no compiler: one definition for `klab ps` in a shell and for `%ps` in a cell.
+//!
+//! [`main`] is the shell's face, [`run_line`] the cell's. Both parse with clap ([`cli`]) and give the same
+//! [`Output`]: text, HTML, SVG and JSON of one value.
+//!
+//! ```text
+//! $ klab up
+//! $ klab ps
+//! $ klab run default -- uname -r
+//! $ klab p 'init_task.comm'
+//! ```
+
+mod cli;
+mod line;
+mod look;
+mod machine;
+mod output;
+
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use anyhow::Result;
+use clap::Parser;
+
+use cli::{Shell, ShellCommand};
+pub(crate) use line::run_line;
+pub(crate) use output::{Context, Output, Stream};
+
+/// Runs the command of this process's arguments.
+pub(crate) fn main() -> ExitCode {
+    let shell = Shell::parse();
+    let json = shell.common.json;
+    match run(shell) {
+        Ok(output) => {
+            let output = if json { output.into_json() } else { output };
+            output::to_terminal(Stream::Stdout, output.text.as_bytes());
+            ExitCode::from(output.code)
+        }
+        Err(error) => {
+            output::to_terminal(Stream::Stderr, format!("klab: {error:#}\n").as_bytes());
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(shell: Shell) -> Result<Output> {
+    let mut cx = Context {
+        guest: output::default_guest(),
+        sink: &mut output::to_terminal,
+        rewrites: std::io::IsTerminal::is_terminal(&std::io::stderr()),
+        interrupt: Arc::default(),
+    };
+    match shell.command {
+        ShellCommand::Look(command) => look::run(&command, &mut cx),
+        ShellCommand::Machine(command) => machine::run(&command, &mut cx),
+        ShellCommand::Run(run) => machine::run_in(&run, shell.common.json, &mut cx),
+    }
+}

@@ -1,0 +1,113 @@
+//! What a command gives back, and what it says while it runs.
+
+use std::io::{ErrorKind, Write};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use serde::Serialize;
+use serde_json::Value;
+
+/// The result of a command: one value, as text for a terminal, as HTML or SVG for a notebook, as JSON for programs.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Output {
+    /// Plain text, lines ended by `\n`. Empty where all has been streamed already.
+    pub(crate) text: String,
+    /// The same as a self-contained HTML fragment.
+    pub(crate) html: Option<String>,
+    /// The same as a picture.
+    pub(crate) svg: Option<String>,
+    /// The same for programs; `Null` where there is nothing to say.
+    pub(crate) json: Value,
+    /// The exit code of the process; a notebook's cell fails where it is not 0.
+    pub(crate) code: u8,
+}
+
+impl Output {
+    /// Text, and the value that it was made from.
+    pub(crate) fn new(text: impl Into<String>, value: &impl Serialize) -> anyhow::Result<Self> {
+        Ok(Self {
+            text: text.into(),
+            json: serde_json::to_value(value)?,
+            ..Self::default()
+        })
+    }
+
+    /// Text alone; as JSON it is a string.
+    pub(crate) fn text(text: impl Into<String>) -> Self {
+        let text = text.into();
+        Self {
+            json: Value::String(text.clone()),
+            text,
+            ..Self::default()
+        }
+    }
+
+    /// The JSON as the text, one line; for `--json`.
+    pub(crate) fn into_json(self) -> Self {
+        let text = if self.json.is_null() {
+            String::new()
+        } else {
+            format!("{}\n", self.json)
+        };
+        Self {
+            text,
+            html: None,
+            svg: None,
+            ..self
+        }
+    }
+}
+
+/// One of the two streams that a command may write to while it runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Stream {
+    /// What was asked for.
+    Stdout,
+    /// Progress and warnings.
+    Stderr,
+}
+
+/// Takes what a command writes while it runs.
+pub(crate) type Sink<'a> = dyn FnMut(Stream, &[u8]) + Send + 'a;
+
+/// Where a command runs: at which guest it looks, where its stream goes, how it is interrupted.
+pub(crate) struct Context<'a> {
+    /// The guest that is meant where none is named.
+    pub(crate) guest: String,
+    /// Takes what is written while the command runs.
+    pub(crate) sink: &'a mut Sink<'a>,
+    /// Whether the sink's end can rewrite its last line after a `\r`.
+    pub(crate) rewrites: bool,
+    /// Set to end a running command early.
+    pub(crate) interrupt: Arc<AtomicBool>,
+}
+
+impl std::fmt::Debug for Context<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Context")
+            .field("guest", &self.guest)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The guest that is meant where none is named: `$KLAB_GUEST`, else `default`.
+pub(crate) fn default_guest() -> String {
+    std::env::var("KLAB_GUEST")
+        .ok()
+        .filter(|name| !name.is_empty())
+        .unwrap_or_else(|| "default".to_owned())
+}
+
+/// Writes to this process's own streams. A reader that has gone (`klab log | head`) ends the process quietly.
+pub(crate) fn to_terminal(stream: Stream, bytes: &[u8]) {
+    let written = match stream {
+        Stream::Stdout => {
+            let mut out = std::io::stdout().lock();
+            out.write_all(bytes).and_then(|()| out.flush())
+        }
+        Stream::Stderr => std::io::stderr().lock().write_all(bytes),
+    };
+    if written.is_err_and(|error| error.kind() == ErrorKind::BrokenPipe) {
+        std::process::exit(141);
+    }
+}
