@@ -1,10 +1,18 @@
 //! Typed objects in guest memory: cursors, C expressions, mirrors.
 
+mod ctype;
+mod cursor;
+mod expr;
+mod globals;
 mod mirror;
 mod plan;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
+mod value;
 
+pub use ctype::CType;
+pub use cursor::{MAX_STRING, Object};
 pub use mirror::{Decoder, FixedStr, Mirror, MirrorField, Ptr, Resolver};
 pub use plan::Plan;
 pub use probes_derive::Mirror;
+pub use value::{Limits, Value};

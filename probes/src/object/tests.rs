@@ -8,10 +8,10 @@ use crate::memory::{AddressSpace, FakeMemory, GuestPhys, GuestVirt};
 
 type Test = std::result::Result<(), Box<dyn std::error::Error>>;
 
-const TASK: u64 = 0x2000;
+pub(crate) const TASK: u64 = 0x2000;
 
 /// A `task_struct` of 1024 bytes at [`TASK`], and an `init_task` type to go with it.
-pub(super) fn kernel() -> crate::Result<Kernel> {
+pub(crate) fn kernel() -> crate::Result<Kernel> {
     let mut b = Builder::new();
     let int = b.int("int", 4, true);
     let short = b.int("short int", 2, true);
@@ -39,6 +39,10 @@ pub(super) fn kernel() -> crate::Result<Kernel> {
         ("mm", pointer, 8 * 900),
     ];
     b.composite(Kind::Struct, "task_struct", 1024, &members);
+    let function = b.record(Kind::FuncProto, false, 0, "", 0, &[]);
+    b.alias(Kind::Func, "schedule", function);
+    b.alias(Kind::Typedef, "pid_t", int);
+    b.alias(Kind::Typedef, "u64", long);
     b.structure("liar", 8, &[("far", long, 64)]);
     b.enumeration("pid_type", &[("PIDTYPE_PID", 0), ("PIDTYPE_TGID", 1)]);
     let mut bytes = vec![0; 1024];
@@ -167,6 +171,79 @@ fn a_fault_names_the_address() -> Test {
     assert!(
         matches!(fault, Err(crate::Error::NotRam { .. })),
         "{fault:?}"
+    );
+    Ok(())
+}
+
+#[test]
+fn a_cursor_moves_through_objects() -> Test {
+    let kernel = kernel()?;
+    let task = Object::at(&kernel, "struct task_struct", GuestVirt(TASK))?;
+    assert_eq!(task.member("pid")?.i64()?, -7);
+    assert_eq!(
+        task.member("parent")?
+            .member("parent")?
+            .member("comm")?
+            .string()?,
+        "kthread"
+    );
+    assert_eq!(task.member("times")?.index(2)?.u64()?, 3);
+    assert_eq!(
+        (task.member("flag")?.u64()?, task.member("level")?.i64()?),
+        (u64::MAX, -2)
+    );
+    assert!(task.member("se.on_rq")?.bool()?);
+    let se = task.member("se")?;
+    assert_eq!(
+        se.container_of("struct task_struct", "se")?.pointer()?,
+        GuestVirt(TASK)
+    );
+    assert_eq!(
+        se.address_of()?
+            .container_of("struct task_struct", "se")?
+            .member("pid")?
+            .i64()?,
+        -7
+    );
+    assert!(
+        task.member("flag")?.address_of().is_err(),
+        "a bit field has no address"
+    );
+    assert_eq!(task.member("parent")?.load::<Task>()?.pid, -7);
+    assert!(se.load::<Task>().is_err());
+    let kind = Object::at(&kernel, "enum pid_type", GuestVirt(TASK + 48))?;
+    assert_eq!(kind.enumerator()?.as_deref(), Some("PIDTYPE_TGID"));
+    Ok(())
+}
+
+#[test]
+fn an_object_prints_as_c_and_json() -> Test {
+    let kernel = kernel()?;
+    let task = Object::at(&kernel, "struct task_struct", GuestVirt(TASK))?;
+    assert_eq!(task.member("pid")?.to_string(), "(int)-7");
+    assert_eq!(
+        task.member("parent")?.to_string(),
+        "(struct task_struct *)0x2000"
+    );
+    assert_eq!(
+        task.member("se")?.to_string(),
+        "*(struct sched_entity *)0x2020 = {\n    .vruntime = 18446744073709551615,\n    .on_rq = true,\n}"
+    );
+    assert_eq!(
+        serde_json::to_string(&task.to_value()?)?,
+        r#"{"pid":-7,"prio":-120,"flag":-1,"level":-2,"parent":"0x2000","comm":"kthread","se":{"vruntime":18446744073709551615,"on_rq":true},"times":[1,2,3],"mm":"0x1234"}"#
+    );
+    let shallow = task.to_value_within(Limits {
+        depth: 1,
+        elements: 1,
+        ..Limits::default()
+    })?;
+    assert!(shallow.to_string().contains(".se = ..,"), "{shallow}");
+    let gone = Object::at(&kernel, "struct sched_entity", GuestVirt(0x9000))?.to_value()?;
+    assert!(
+        gone.to_string()
+            .contains(".vruntime = <8 bytes at physical"),
+        "{gone}"
     );
     Ok(())
 }

@@ -158,20 +158,26 @@ impl Btf {
         Ok(found)
     }
 
-    /// The names of all members, those of anonymous members included.
-    pub fn member_names(&self, composite: TypeId) -> Result<Vec<&str>> {
-        let mut names = Vec::new();
-        self.visit_members(composite, &mut |name, _| {
-            names.push(name);
+    /// All named members in order, those of anonymous members included.
+    pub fn fields(&self, composite: TypeId) -> Result<Vec<(&str, Field)>> {
+        let mut fields = Vec::new();
+        self.visit_members(composite, &mut |name, field| {
+            fields.push((name, field));
             true
         })?;
-        Ok(names)
+        Ok(fields)
     }
 
     /// The member name that is nearest to a mistyped one, if any is near.
     #[must_use]
     pub fn nearest_member(&self, composite: TypeId, name: &str) -> Option<&str> {
-        super::index::nearest(name, self.member_names(composite).ok()?.into_iter())
+        super::index::nearest(
+            name,
+            self.fields(composite)
+                .ok()?
+                .into_iter()
+                .map(|(name, _)| name),
+        )
     }
 
     /// Calls `each` with every named member in order, anonymous ones opened, until it returns false.

@@ -1,0 +1,393 @@
+//! [`Object`]: a typed cursor into guest memory.
+
+use std::sync::Arc;
+
+use super::ctype::{CHAR, CType, Form, Int};
+use super::mirror::Mirror;
+use crate::kernel::Kernel;
+use crate::kernel::btf::{Field, TypeId};
+use crate::memory::GuestVirt;
+use crate::{Error, Result};
+
+/// Bytes that [`Object::string`] reads at most.
+pub const MAX_STRING: usize = 4096;
+
+/// A value of a C type: one that lies in guest memory, or one that was computed.
+///
+/// An object in memory is not read before it is asked for its value, and is read anew each time.
+#[derive(Clone)]
+pub struct Object {
+    kernel: Kernel,
+    ty: CType,
+    place: Place,
+}
+
+#[derive(Debug, Clone)]
+enum Place {
+    /// In memory; a bit field has its first bit in the byte at `at` and its width.
+    Memory {
+        at: GuestVirt,
+        bits: Option<(u8, u8)>,
+    },
+    /// An integer or a pointer, extended to 64 bits as its type asks for.
+    Value(u64),
+    /// A string literal.
+    Text(Arc<str>),
+}
+
+impl Object {
+    pub(super) fn in_memory(kernel: &Kernel, ty: CType, at: GuestVirt) -> Self {
+        Self {
+            kernel: kernel.clone(),
+            ty,
+            place: Place::Memory { at, bits: None },
+        }
+    }
+
+    pub(super) fn value(kernel: &Kernel, ty: CType, value: u64) -> Self {
+        Self {
+            kernel: kernel.clone(),
+            ty,
+            place: Place::Value(value),
+        }
+    }
+
+    pub(super) fn text(kernel: &Kernel, text: &str) -> Result<Self> {
+        let count = u32::try_from(text.len() + 1).unwrap_or(u32::MAX);
+        let ty = CType::built_in(kernel.btf()?, &CHAR).array(count);
+        Ok(Self {
+            kernel: kernel.clone(),
+            ty,
+            place: Place::Text(text.into()),
+        })
+    }
+
+    /// The object of a C type (`struct task_struct`, `unsigned long [4]`) at an address.
+    pub fn at(kernel: &Kernel, c_type: &str, at: GuestVirt) -> Result<Self> {
+        Ok(Self::in_memory(kernel, kernel.c_type(c_type)?, at))
+    }
+
+    /// The kernel whose memory it lies in.
+    #[must_use]
+    pub fn kernel(&self) -> &Kernel {
+        &self.kernel
+    }
+
+    /// Its type.
+    #[must_use]
+    pub fn c_type(&self) -> &CType {
+        &self.ty
+    }
+
+    /// Its type's name in C.
+    #[must_use]
+    pub fn type_name(&self) -> String {
+        self.ty.name()
+    }
+
+    /// Its size in bytes.
+    pub fn size(&self) -> Result<u64> {
+        self.ty.size()
+    }
+
+    /// Where it lies; `None` for a computed value.
+    #[must_use]
+    pub fn address(&self) -> Option<GuestVirt> {
+        match self.place {
+            Place::Memory { at, .. } => Some(at),
+            _ => None,
+        }
+    }
+
+    fn wrong(&self, what: &str) -> Error {
+        Error::Other(format!("`{}` is no {what}", self.type_name()))
+    }
+
+    /// A member, by its name or by a path through embedded structures (`se.vruntime`, `pids[0].next`); of a
+    /// pointer, the member of what it points to.
+    pub fn member(&self, path: &str) -> Result<Self> {
+        let target = match self.ty.form()? {
+            Form::Pointer(_) => &self.deref()?,
+            _ => self,
+        };
+        let Form::Composite(id) = target.ty.form()? else {
+            return Err(self.wrong("structure or union"));
+        };
+        let field = member_of(&self.kernel, &target.ty, id, path)?;
+        target.at_field(field)
+    }
+
+    /// A member that was looked up before.
+    pub(super) fn at_field(&self, field: Field) -> Result<Self> {
+        let at = self
+            .address()
+            .ok_or_else(|| self.wrong("structure in memory"))?
+            .offset(field.offset());
+        let bits = (field.bits > 0).then_some(((field.bit_offset % 8) as u8, field.bits));
+        let place = Place::Memory { at, bits };
+        Ok(Self {
+            kernel: self.kernel.clone(),
+            ty: CType::of(self.ty.btf(), field.ty),
+            place,
+        })
+    }
+
+    /// The names of its members, or of those of what it points to.
+    pub fn member_names(&self) -> Result<Vec<String>> {
+        let form = match self.ty.form()? {
+            Form::Pointer(to) => to.form()?,
+            form => form,
+        };
+        let Form::Composite(id) = form else {
+            return Err(self.wrong("structure or union"));
+        };
+        Ok(self
+            .ty
+            .btf()
+            .fields(id)?
+            .into_iter()
+            .map(|(name, _)| name.to_owned())
+            .collect())
+    }
+
+    /// What a pointer points to, or an array's first element (`*p`).
+    pub fn deref(&self) -> Result<Self> {
+        match self.ty.form()? {
+            Form::Pointer(to) => Ok(Self::in_memory(&self.kernel, to, GuestVirt(self.u64()?))),
+            Form::Array(..) => self.index(0),
+            _ => Err(self.wrong("pointer")),
+        }
+    }
+
+    /// An element of an array, or of the array that a pointer points into (`p[i]`). As in C, the bound is not checked.
+    pub fn index(&self, index: i64) -> Result<Self> {
+        let (Form::Pointer(element) | Form::Array(element, _)) = self.ty.form()? else {
+            return Err(self.wrong("pointer or array"));
+        };
+        let at = self
+            .pointer()?
+            .offset(element.size()?.wrapping_mul(index as u64));
+        Ok(Self::in_memory(&self.kernel, element, at))
+    }
+
+    /// A pointer to it (`&x`).
+    pub fn address_of(&self) -> Result<Self> {
+        match self.place {
+            Place::Memory { at, bits: None } => {
+                Ok(Self::value(&self.kernel, self.ty.pointer(), at.0))
+            }
+            Place::Memory { .. } => Err(Error::Other(format!(
+                "a bit field of `{}` has no address",
+                self.type_name()
+            ))),
+            _ => Err(Error::Other(format!(
+                "a computed `{}` has no address",
+                self.type_name()
+            ))),
+        }
+    }
+
+    /// It as another type (`(struct foo *)x`): integers and pointers change into each other.
+    pub fn cast(&self, c_type: &str) -> Result<Self> {
+        self.cast_to(self.kernel.c_type(c_type)?)
+    }
+
+    pub(super) fn cast_to(&self, ty: CType) -> Result<Self> {
+        let value = match ty.form()? {
+            Form::Int(int) => int.wrap(self.u64()?),
+            Form::Pointer(_) => self.u64()?,
+            Form::Composite(_) | Form::Array(..) if ty.name() == self.ty.name() => {
+                return Ok(self.clone());
+            }
+            _ => {
+                return Err(Error::Other(format!(
+                    "`{0}` is nothing to cast to: cast a pointer, *({0} *)&x",
+                    ty.name()
+                )));
+            }
+        };
+        Ok(Self::value(&self.kernel, ty, value))
+    }
+
+    /// A pointer to the structure that holds this as its member: `container_of(p, struct task_struct, tasks)`.
+    ///
+    /// This may be the pointer to the member, or the member itself.
+    pub fn container_of(&self, c_type: &str, member: &str) -> Result<Self> {
+        self.container_of_type(self.kernel.c_type(c_type)?, member)
+    }
+
+    pub(super) fn container_of_type(&self, ty: CType, member: &str) -> Result<Self> {
+        let at = match self.ty.form()? {
+            Form::Composite(_) => self.address().ok_or_else(|| self.wrong("pointer"))?,
+            _ => self.pointer()?,
+        };
+        let offset = offset_of(&self.kernel, &ty, member)?;
+        Ok(Self::value(&self.kernel, ty.pointer(), at.back(offset).0))
+    }
+
+    /// Its value: of an integer, `bool` or enumeration, extended as its sign asks for; of a pointer, where it points;
+    /// of an array or function, where it lies.
+    pub fn u64(&self) -> Result<u64> {
+        match (self.ty.form()?, &self.place) {
+            (_, Place::Value(value)) => Ok(*value),
+            (
+                Form::Int(int),
+                Place::Memory {
+                    at,
+                    bits: Some((shift, width)),
+                },
+            ) => self.read_bits(*at, u32::from(*shift), u32::from(*width), int),
+            (Form::Int(int), Place::Memory { at, bits: None }) => {
+                Ok(int.wrap(self.read_word(*at, int.size.into())?))
+            }
+            (Form::Pointer(_), Place::Memory { at, .. }) => self.read_word(*at, 8),
+            (Form::Array(..) | Form::Function, Place::Memory { at, .. }) => Ok(at.0),
+            (Form::Void, _) => Err(Error::Other(
+                "its type is not in BTF: cast its address, *(type *)&x".to_owned(),
+            )),
+            _ => Err(self.wrong("integer or pointer")),
+        }
+    }
+
+    fn read_word(&self, at: GuestVirt, size: usize) -> Result<u64> {
+        let mut word = [0; 8];
+        match word.get_mut(..size) {
+            Some(bytes) => self.kernel.read(at, bytes)?,
+            None => {
+                return Err(Error::Other(format!(
+                    "`{}` has more than 64 bits: take its address",
+                    self.type_name()
+                )));
+            }
+        }
+        Ok(u64::from_le_bytes(word))
+    }
+
+    fn read_bits(&self, at: GuestVirt, shift: u32, width: u32, int: Int) -> Result<u64> {
+        let bytes = (shift + width).div_ceil(8) as usize;
+        let word = self.read_word(at, bytes)?;
+        // At least 1 bit, and at most 8 bytes.
+        let unused = 64_u32.saturating_sub(width).min(63);
+        let high = (word >> shift) << unused;
+        Ok(if int.signed {
+            ((high as i64) >> unused) as u64
+        } else {
+            high >> unused
+        })
+    }
+
+    /// Its value as a signed number.
+    pub fn i64(&self) -> Result<i64> {
+        self.u64().map(|value| value as i64)
+    }
+
+    /// Whether its value is not 0.
+    pub fn bool(&self) -> Result<bool> {
+        self.u64().map(|value| value != 0)
+    }
+
+    /// Where a pointer points, or an array lies.
+    pub fn pointer(&self) -> Result<GuestVirt> {
+        self.u64().map(GuestVirt)
+    }
+
+    /// The name of an enumeration's value; `None` for a value without one, and for all other types.
+    pub fn enumerator(&self) -> Result<Option<String>> {
+        let Some(id) = self.ty.enumeration()? else {
+            return Ok(None);
+        };
+        let value = self.i64()?;
+        let name = self
+            .ty
+            .btf()
+            .type_of(id)?
+            .enumerators()
+            .find(|e| e.value == value)
+            .map(|e| e.name.to_owned());
+        Ok(name)
+    }
+
+    /// The text of a `char` array, or of what a `char` pointer points to: up to its NUL, at most [`MAX_STRING`] bytes.
+    /// Bytes that are no UTF-8 become U+FFFD.
+    pub fn string(&self) -> Result<String> {
+        if let Place::Text(text) = &self.place {
+            return Ok(text.to_string());
+        }
+        let bound = match self.ty.form()? {
+            Form::Array(element, count) if element.size()? == 1 && count > 0 => {
+                (count as usize).min(MAX_STRING)
+            }
+            Form::Array(element, _) | Form::Pointer(element)
+                if matches!(element.form()?, Form::Int(Int { size: 1, .. }) | Form::Void) =>
+            {
+                MAX_STRING
+            }
+            _ => return Err(self.wrong("string")),
+        };
+        self.kernel.read_cstr(self.pointer()?, bound)
+    }
+
+    /// The structure, or what a pointer to it points to, as its mirror.
+    pub fn load<T: Mirror + 'static>(&self) -> Result<T> {
+        let (wanted, target) = match self.ty.form()? {
+            Form::Pointer(_) => (T::C, self.deref()?),
+            _ => (T::C, self.clone()),
+        };
+        let (_, id) = self.kernel.find_composite(wanted)?;
+        match (target.ty.form()?, target.address()) {
+            (Form::Composite(own), Some(at)) if own == id => self.kernel.load(at),
+            _ => Err(self.wrong(&format!("`{wanted}`"))),
+        }
+    }
+
+    /// Whether it is a string literal.
+    pub(super) const fn is_text(&self) -> bool {
+        matches!(self.place, Place::Text(_))
+    }
+}
+
+impl std::fmt::Debug for Object {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match &self.place {
+            Place::Memory { at, .. } => write!(f, "*({}){at:?}", self.ty.pointer().name()),
+            Place::Value(value) => write!(f, "({}){value:#x}", self.type_name()),
+            Place::Text(text) => write!(f, "{text:?}"),
+        }
+    }
+}
+
+/// The member at a path of a structure, or an error that names both.
+pub(super) fn member_of(
+    kernel: &Kernel,
+    ty: &CType,
+    composite: TypeId,
+    path: &str,
+) -> Result<Field> {
+    ty.btf().path(composite, path)?.map_err(|step| {
+        let near = ty.btf().nearest_member(composite, &step);
+        Error::NoMember {
+            ty: ty.name(),
+            member: path.to_owned(),
+            release: kernel.release().to_owned(),
+            hint: near.map_or_else(String::new, |near| format!("; did you mean `{near}`?")),
+        }
+    })
+}
+
+/// The offset in bytes of a member at a path (`offsetof`).
+pub(super) fn offset_of(kernel: &Kernel, ty: &CType, path: &str) -> Result<u64> {
+    let Form::Composite(id) = ty.form()? else {
+        return Err(Error::Other(format!(
+            "`{}` is no structure or union",
+            ty.name()
+        )));
+    };
+    let field = member_of(kernel, ty, id, path)?;
+    match field.bits {
+        0 => Ok(field.offset()),
+        _ => Err(Error::Other(format!(
+            "`{path}` of {} is a bit field: it has no offset",
+            ty.name()
+        ))),
+    }
+}
