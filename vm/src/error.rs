@@ -167,6 +167,9 @@ pub enum Error {
         /// What is wrong with it, and the cure.
         why: String,
     },
+    /// The agent's client failed.
+    #[error(transparent)]
+    Agent(#[from] crate::agent::Error),
     /// An option is out of range.
     #[error("{0}")]
     BadOption(String),

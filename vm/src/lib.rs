@@ -2,13 +2,29 @@
 //!
 //! Nothing here knows a kernel structure: it moves bytes and processes.
 
+mod accel;
 pub mod agent;
 mod error;
+mod folder;
 pub mod initramfs;
 pub mod kernels;
+mod launch;
+mod machine;
 pub mod paths;
+mod process;
 mod progress;
+mod qemu;
+mod qmp;
+mod ram;
+mod snapshot;
+mod sparse;
+mod status;
 
 pub use error::{Error, Result};
 pub use kernels::{Kernel, KernelChoice};
+pub use launch::Owner;
+pub use machine::{Machine, Options};
 pub use progress::{Progress, Silent};
+pub use qemu::Accel;
+pub use ram::{RamFile, RamRange};
+pub use status::{State, Status};

@@ -193,3 +193,22 @@ pub(crate) fn write_whole(path: &Path, text: &[u8]) -> Result<()> {
         .at("write", path)?;
     Ok(())
 }
+
+/// Removes what interrupted commands left in a cache folder: temporary folders of an hour ago.
+pub(crate) fn tidy(folder: &Path) {
+    let Ok(entries) = fs::read_dir(folder) else {
+        return;
+    };
+    for entry in entries.filter_map(io::Result::ok) {
+        let old = entry
+            .metadata()
+            .and_then(|meta| meta.modified())
+            .ok()
+            .and_then(|then| then.elapsed().ok());
+        let ours = entry.file_name().to_string_lossy().starts_with(".new-");
+        if ours && old.is_some_and(|age| age > Duration::from_secs(3600)) {
+            // Someone else may be at the same; what stays is removed next time.
+            let _ = fs::remove_dir_all(entry.path());
+        }
+    }
+}

@@ -1,0 +1,397 @@
+//! A guest by its name: up, down, reset, its RAM and its sockets.
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use crate::accel;
+use crate::agent;
+use crate::error::{Error, Result};
+use crate::folder::{self, FORMAT, Meta};
+use crate::kernels::{Kernel, KernelChoice};
+use crate::launch::{Launch, Owner};
+use crate::process::{self, Identity};
+use crate::progress::Progress;
+use crate::qemu::{Accel, Qemu, Spec};
+use crate::qmp::Qmp;
+use crate::ram::RamFile;
+use crate::snapshot::Ready;
+use crate::status::{self, Status};
+
+/// How long another command may hold a guest before we say so.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// What guest to make.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Options {
+    /// Its kernel.
+    pub kernel: KernelChoice,
+    /// RAM in bytes; rounded up to whole MiB.
+    pub memory: u64,
+    /// CPUs.
+    pub cpus: u32,
+    /// How long it lives.
+    pub owner: Owner,
+}
+
+impl Default for Options {
+    /// The default kernel, 512 MiB, two CPUs, until `down`.
+    fn default() -> Self {
+        Self {
+            kernel: KernelChoice::Default,
+            memory: 512 << 20,
+            cpus: 2,
+            owner: Owner::Detached,
+        }
+    }
+}
+
+/// A guest that was started and not taken down; it may have stopped since. Dropping this does nothing to it.
+#[derive(Debug, Clone)]
+pub struct Machine {
+    folder: PathBuf,
+    meta: Meta,
+}
+
+impl Machine {
+    /// Starts the guest `name` from the ready state of its kernel, RAM size and CPUs, made first if there is
+    /// none. Returns when its agent answers. What dead processes left under this name is removed.
+    ///
+    /// # Errors
+    /// [`Error::AlreadyUp`], [`Error::Locked`]; whatever keeps the kernel, the ready state or QEMU from being
+    /// had. Nothing is left behind then.
+    pub fn up(name: &str, options: &Options, progress: &mut dyn Progress) -> Result<Self> {
+        let folder = folder::of(name)?;
+        let memory = check(options)?;
+        folder::sweep()?;
+        let lock =
+            folder::lock(&folder, true, PATIENCE)?.ok_or_else(|| Error::Locked(name.to_owned()))?;
+        if let Some(pid) = process::recorded(&folder).filter(|_| !folder::stale(&folder)) {
+            return Err(Error::AlreadyUp {
+                name: name.to_owned(),
+                pid,
+            });
+        }
+        let lock = if folder.join("meta.json").exists() {
+            // Its QEMU is gone.
+            folder::remove(&folder)?;
+            drop(lock);
+            folder::lock(&folder, true, PATIENCE)?.ok_or_else(|| Error::Locked(name.to_owned()))?
+        } else {
+            lock
+        };
+        let made = make(name, &folder, options, memory, progress);
+        if made.is_err() {
+            // The first error is the one to tell.
+            let _ = folder::remove(&folder);
+        }
+        drop(lock);
+        made.map(|meta| Self { folder, meta })
+    }
+
+    /// The guest `name`, in whatever state: a dead one's RAM can still be read.
+    ///
+    /// # Errors
+    /// [`Error::UnknownGuest`] with the names of those there are.
+    pub fn attach(name: &str) -> Result<Self> {
+        let folder = folder::of(name)?;
+        match Meta::read(&folder)? {
+            Some(meta) if meta.owner.is_none_or(Identity::lives) => Ok(Self { folder, meta }),
+            _ => Err(Error::UnknownGuest {
+                name: name.to_owned(),
+                known: folder::names(),
+            }),
+        }
+    }
+
+    /// Every guest and its state, by name.
+    ///
+    /// # Errors
+    /// When the run folder cannot be read.
+    pub fn list() -> Result<Vec<Status>> {
+        let folders = folder::sweep()?;
+        Ok(folders
+            .iter()
+            .filter_map(|folder| Some(status::of(folder, &Meta::read(folder).ok()??)))
+            .collect())
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &str {
+        &self.meta.name
+    }
+
+    /// Its kernel.
+    pub fn kernel(&self) -> &Kernel {
+        &self.meta.kernel
+    }
+
+    /// What it does now. Greets the agent, for which a hung guest takes some seconds.
+    pub fn status(&self) -> Status {
+        status::of(&self.folder, &self.meta)
+    }
+
+    /// Ends the guest and removes all that it has.
+    ///
+    /// # Errors
+    /// [`Error::Locked`] while another command is at work on it.
+    pub fn down(self) -> Result<()> {
+        let _lock = self.lock()?;
+        folder::remove(&self.folder)
+    }
+
+    /// Puts the guest back into its ready state, whatever became of it. The RAM file stays the same file and is
+    /// refilled, so that whoever has it mapped reads the fresh guest; [`Self::generation`] tells them.
+    ///
+    /// # Errors
+    /// [`Error::NotReady`] when its ready state is gone from the cache, [`Error::Locked`].
+    pub fn reset(&mut self) -> Result<()> {
+        let _lock = self.lock()?;
+        let ready = Ready::find(&self.meta.ready)?
+            .ok_or_else(|| Error::NotReady(self.meta.name.clone()))?;
+        let qemu = Qemu::find()?;
+        let generation = folder::generation(&self.folder) | 1;
+        folder::set_generation(&self.folder, generation)?;
+        process::end(&self.folder)?;
+        // An owner's own reset binds the new QEMU to it again; after another's, the next command ends a guest
+        // whose owner is gone.
+        let owner = if self.meta.owner == Some(Identity::ours()) {
+            Owner::ThisProcess
+        } else {
+            Owner::Detached
+        };
+        let launch = Launch {
+            name: &self.meta.name,
+            folder: &self.folder,
+            spec: &self.meta.spec,
+            qemu: &qemu,
+            owner,
+        };
+        launch.restore(&ready)?;
+        self.meta.since = now();
+        self.meta.write(&self.folder)?;
+        folder::set_generation(&self.folder, generation.wrapping_add(1))
+    }
+
+    /// Stops its CPUs.
+    ///
+    /// # Errors
+    /// When QEMU does not answer.
+    pub fn pause(&self) -> Result<()> {
+        self.qmp()?.stop()
+    }
+
+    /// Lets its CPUs go on. One that panicked or powered off stays as it is: reset it.
+    ///
+    /// # Errors
+    /// When QEMU does not answer or refuses.
+    pub fn resume(&self) -> Result<()> {
+        self.qmp()?.cont()
+    }
+
+    /// Its RAM.
+    pub fn ram(&self) -> &RamFile {
+        &self.meta.ram
+    }
+
+    /// Even; another number after each reset, odd while one is under way. What was read under one number does
+    /// not hold under another.
+    pub fn generation(&self) -> u64 {
+        folder::generation(&self.folder)
+    }
+
+    /// The folder of its sockets.
+    pub fn run_dir(&self) -> &Path {
+        &self.folder
+    }
+
+    /// All that its console printed, from its kernel's first line.
+    pub fn serial_log(&self) -> PathBuf {
+        self.folder.join("serial.log")
+    }
+
+    /// Its console, a Unix socket for one client.
+    pub fn serial_socket(&self) -> PathBuf {
+        self.folder.join("serial")
+    }
+
+    /// A QMP socket that klab leaves to other tools; for one client.
+    pub fn qmp_socket(&self) -> PathBuf {
+        self.folder.join("qmp2")
+    }
+
+    /// Its gdbstub, a Unix socket for one client (`target remote PATH`).
+    pub fn gdb_socket(&self) -> PathBuf {
+        self.folder.join("gdb")
+    }
+
+    /// A connection to its agent; several at once are fine.
+    ///
+    /// # Errors
+    /// [`Error::Dead`], [`agent::Error`] when it does not answer.
+    pub fn agent(&self) -> Result<agent::Client> {
+        self.alive()?;
+        Ok(agent::Client::connect(
+            &self.folder,
+            Duration::from_secs(10),
+        )?)
+    }
+
+    fn qmp(&self) -> Result<Qmp> {
+        self.alive()?;
+        Qmp::connect(&self.folder)
+    }
+
+    fn alive(&self) -> Result<()> {
+        if process::recorded(&self.folder).is_some() {
+            return Ok(());
+        }
+        if !self.folder.exists() {
+            return Err(Error::UnknownGuest {
+                name: self.meta.name.clone(),
+                known: folder::names(),
+            });
+        }
+        Err(Error::Dead {
+            name: self.meta.name.clone(),
+            why: crate::launch::last_words(&self.folder),
+        })
+    }
+
+    fn lock(&self) -> Result<nix::fcntl::Flock<std::fs::File>> {
+        match folder::lock(&self.folder, false, PATIENCE) {
+            Ok(Some(lock)) => Ok(lock),
+            Ok(None) => Err(Error::Locked(self.meta.name.clone())),
+            Err(_) => Err(Error::UnknownGuest {
+                name: self.meta.name.clone(),
+                known: folder::names(),
+            }),
+        }
+    }
+}
+
+/// The memory to give, in bytes.
+fn check(options: &Options) -> Result<u64> {
+    const MIB: u64 = 1 << 20;
+    if options.memory < 128 * MIB || options.memory > 1 << 40 {
+        return Err(Error::BadOption(
+            "a guest needs 128 MiB to 1 TiB of memory: 512M is a good start".to_owned(),
+        ));
+    }
+    if !(1..=64).contains(&options.cpus) {
+        return Err(Error::BadOption(
+            "a guest has 1 to 64 CPUs: 2 is a good start".to_owned(),
+        ));
+    }
+    Ok(options.memory.div_ceil(MIB) * MIB)
+}
+
+fn make(
+    name: &str,
+    folder: &Path,
+    options: &Options,
+    memory: u64,
+    progress: &mut dyn Progress,
+) -> Result<Meta> {
+    let qemu = Qemu::find()?;
+    let kernel = Kernel::resolve(&options.kernel, progress)?;
+    let initramfs = initramfs(&kernel)?;
+    let mut spec = Spec {
+        vmlinuz: kernel.vmlinuz.clone(),
+        initramfs,
+        memory,
+        cpus: options.cpus,
+        accel: Accel::Tcg,
+    };
+    let mut ready = accel::ready(&mut spec, &qemu, &kernel.release, progress)?;
+    progress.step(&format!("starting the guest `{name}`"));
+    let restore = |spec: &Spec, ready: &Ready| {
+        Launch {
+            name,
+            folder,
+            spec,
+            qemu: &qemu,
+            owner: options.owner,
+        }
+        .restore(ready)
+    };
+    let ram = match restore(&spec, &ready) {
+        Err(error) if spec.accel == Accel::Kvm => {
+            // It booted with KVM and does not run with it: as good as no KVM.
+            progress.step(&format!(
+                "KVM does not work here ({error}), going on without it"
+            ));
+            accel::remember(&qemu, &kernel.release, Accel::Tcg)?;
+            process::end(folder)?;
+            ready = accel::ready(&mut spec, &qemu, &kernel.release, progress)?;
+            restore(&spec, &ready)?
+        }
+        other => other?,
+    };
+    let owner = (options.owner == Owner::ThisProcess).then(Identity::ours);
+    let ram = RamFile {
+        path: ram,
+        ranges: ready.ranges,
+    };
+    folder::set_generation(folder, 0)?;
+    let meta = Meta {
+        format: FORMAT,
+        name: name.to_owned(),
+        kernel,
+        spec,
+        qemu: qemu.version,
+        since: now(),
+        owner,
+        ram,
+        ready: ready.key,
+    };
+    meta.write(folder)?;
+    Ok(meta)
+}
+
+/// The initramfs for `kernel`.
+fn initramfs(kernel: &Kernel) -> Result<PathBuf> {
+    Err(Error::BadOption(format!(
+        "there is no initramfs for {} yet",
+        kernel.release
+    )))
+}
+
+fn now() -> u64 {
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |since| since.as_secs())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_and_options_are_checked() {
+        for name in ["", ".x", "a/b", "..", "a b", &"x".repeat(33)] {
+            assert!(matches!(folder::of(name), Err(Error::BadName(_))), "{name}");
+        }
+        assert!(
+            check(&Options {
+                memory: 1 << 20,
+                ..Options::default()
+            })
+            .is_err()
+        );
+        assert!(
+            check(&Options {
+                cpus: 0,
+                ..Options::default()
+            })
+            .is_err()
+        );
+        assert_eq!(
+            check(&Options {
+                memory: (256 << 20) + 1,
+                ..Options::default()
+            })
+            .unwrap(),
+            257 << 20
+        );
+    }
+}

@@ -1,0 +1,216 @@
+//! QEMU's processes: started so that none outlives its owner, found again with no record of them.
+
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::sync::mpsc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde::{Deserialize, Serialize};
+
+use crate::error::{At, Error, Result};
+
+/// A process that cannot be mistaken for a later one with the same id.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Identity {
+    pid: u32,
+    /// Clock ticks from boot to its start (field 22 of `/proc/PID/stat`, proc(5)).
+    start: u64,
+}
+
+impl Identity {
+    /// This process.
+    pub(crate) fn ours() -> Self {
+        let pid = std::process::id();
+        Self {
+            pid,
+            start: start_of(pid).unwrap_or(0),
+        }
+    }
+
+    pub(crate) fn lives(self) -> bool {
+        start_of(self.pid) == Some(self.start)
+    }
+}
+
+/// When a process started; `None` for one that is gone or a zombie.
+fn start_of(pid: u32) -> Option<u64> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The name is in brackets and may hold anything, brackets and blanks too.
+    let mut fields = stat.rsplit_once(')')?.1.split_ascii_whitespace();
+    let state = fields.next()?;
+    if matches!(state, "Z" | "X") {
+        return None;
+    }
+    fields.nth(18)?.parse().ok()
+}
+
+/// Whether `pid` is the QEMU of the guest in `folder`: its command line names that folder's pid file, which no
+/// other process does. A reused id does not pass, nor a zombie (its command line is empty).
+pub(crate) fn is_guest(pid: u32, folder: &Path) -> bool {
+    let marker = folder.join("pid");
+    let Ok(line) = fs::read(format!("/proc/{pid}/cmdline")) else {
+        return false;
+    };
+    line.split(|&byte| byte == 0)
+        .any(|arg| arg == marker.as_os_str().as_encoded_bytes())
+}
+
+/// The QEMU that wrote the pid file in `folder`, if it lives.
+pub(crate) fn recorded(folder: &Path) -> Option<u32> {
+    let pid = fs::read_to_string(folder.join("pid"))
+        .ok()?
+        .trim()
+        .parse()
+        .ok()?;
+    is_guest(pid, folder).then_some(pid)
+}
+
+/// Every process of the guest in `folder`, also one that has not written its pid file yet.
+fn all(folder: &Path) -> Vec<u32> {
+    let Ok(entries) = fs::read_dir("/proc") else {
+        return Vec::new();
+    };
+    let pids = entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<u32>().ok());
+    pids.filter(|&pid| is_guest(pid, folder)).collect()
+}
+
+/// Whether any process of the guest in `folder` lives.
+pub(crate) fn any(folder: &Path) -> bool {
+    !all(folder).is_empty()
+}
+
+/// Ends every process of the guest in `folder` and waits until they are gone.
+pub(crate) fn end(folder: &Path) -> Result<()> {
+    let until = Instant::now() + Duration::from_secs(10);
+    loop {
+        let pids = all(folder);
+        if pids.is_empty() {
+            return Ok(());
+        }
+        for pid in &pids {
+            if let Ok(raw) = i32::try_from(*pid) {
+                // It may have ended meanwhile; the loop looks again.
+                let _ = kill(Pid::from_raw(raw), Signal::SIGKILL);
+            }
+        }
+        if Instant::now() > until {
+            let pid = pids.first().copied().unwrap_or(0);
+            return Err(Error::Qmp {
+                command: format!("kill {pid}"),
+                why: "the process does not end".to_owned(),
+            });
+        }
+        thread::sleep(Duration::from_millis(2));
+    }
+}
+
+/// Starts `program` so that it dies with this process, however this process dies.
+///
+/// PDEATHSIG is sent when the *thread* that started the child ends (prctl(2)), so a thread of its own waits for
+/// the child to end, which also leaves no zombie.
+pub(crate) fn start_owned(
+    program: &Path,
+    args: Vec<std::ffi::OsString>,
+    folder: &Path,
+) -> Result<()> {
+    let mut command = Command::new("setpriv");
+    command
+        .args(["--pdeathsig", "KILL", "--"])
+        .arg(program)
+        .args(args);
+    prepare(&mut command, folder)?;
+    let (report, started) = mpsc::sync_channel(1);
+    let guard = move || match command.spawn() {
+        Ok(mut child) => {
+            let _ = report.send(Ok(()));
+            let _ = child.wait();
+        }
+        Err(error) => {
+            let _ = report.send(Err(error));
+        }
+    };
+    thread::Builder::new()
+        .name("klab-guest".to_owned())
+        .spawn(guard)
+        .at("start a thread for", folder)?;
+    match started.recv() {
+        Ok(Err(_)) | Err(_) => Err(Error::NoTool {
+            tool: "setpriv",
+            package: "util-linux",
+        }),
+        Ok(Ok(())) => Ok(()),
+    }
+}
+
+/// Starts `program` in a session of its own, a child of init: it outlives this process and its terminal.
+pub(crate) fn start_detached(
+    program: &Path,
+    args: Vec<std::ffi::OsString>,
+    folder: &Path,
+) -> Result<()> {
+    let mut command = Command::new("setsid");
+    command.arg("--fork").arg(program).args(args);
+    prepare(&mut command, folder)?;
+    match command.status() {
+        Ok(_) => Ok(()),
+        Err(_) => Err(Error::NoTool {
+            tool: "setsid",
+            package: "util-linux",
+        }),
+    }
+}
+
+fn prepare(command: &mut Command, folder: &Path) -> Result<()> {
+    let log = folder.join("qemu.log");
+    let out = fs::File::options()
+        .create(true)
+        .append(true)
+        .open(&log)
+        .at("open", &log)?;
+    let copy = out.try_clone().at("open", &log)?;
+    command
+        .current_dir(folder)
+        .stdin(Stdio::null())
+        .stdout(out)
+        .stderr(copy);
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn we_live_and_a_reused_id_does_not_pass() {
+        let ours = Identity::ours();
+        assert!(ours.lives());
+        assert!(
+            !Identity {
+                start: ours.start + 1,
+                ..ours
+            }
+            .lives()
+        );
+        assert!(!is_guest(ours.pid, Path::new("/nowhere")));
+    }
+
+    #[test]
+    fn a_child_is_found_by_its_folder_and_ended() {
+        let folder = tempfile::tempdir().unwrap();
+        let args = ["-c", "sleep 1000; :", "x"]
+            .map(std::ffi::OsString::from)
+            .to_vec();
+        let args = [args, vec![folder.path().join("pid").into_os_string()]].concat();
+        start_owned(Path::new("sh"), args, folder.path()).unwrap();
+        let until = Instant::now() + Duration::from_secs(5);
+        while !any(folder.path()) {
+            assert!(Instant::now() < until);
+        }
+        end(folder.path()).unwrap();
+        assert!(!any(folder.path()));
+    }
+}

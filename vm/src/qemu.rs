@@ -1,0 +1,223 @@
+//! QEMU: which one there is, and the arguments that make a guest of it.
+
+use std::ffi::OsString;
+use std::fmt;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use serde::{Deserialize, Serialize};
+
+use crate::agent::PORTS;
+use crate::error::{At, Error, Result};
+
+const PROGRAM: &str = "qemu-system-x86_64";
+/// The first version known to work: it migrates with `x-ignore-shared` and has `-action`.
+const OLDEST: (u32, u32) = (7, 2);
+
+/// What executes the guest's instructions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Accel {
+    /// The host's processor. `/dev/kvm` can exist and still fail, so it is taken only after a trial boot.
+    Kvm,
+    /// QEMU's translator, on one thread per CPU: always works.
+    Tcg,
+}
+
+impl fmt::Display for Accel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Kvm => "kvm",
+            Self::Tcg => "tcg",
+        })
+    }
+}
+
+/// The QEMU of this host.
+#[derive(Debug, Clone)]
+pub(crate) struct Qemu {
+    pub(crate) program: PathBuf,
+    /// As `7.2.22 (Debian 1:7.2+dfsg-7)`.
+    pub(crate) version: String,
+}
+
+/// What a guest is made of.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Spec {
+    pub(crate) vmlinuz: PathBuf,
+    pub(crate) initramfs: PathBuf,
+    /// Bytes, whole MiB.
+    pub(crate) memory: u64,
+    pub(crate) cpus: u32,
+    pub(crate) accel: Accel,
+}
+
+impl Qemu {
+    /// Finds QEMU in `PATH` and asks its version, which is remembered for as long as the file is the same.
+    pub(crate) fn find() -> Result<Self> {
+        let path = std::env::var_os("PATH").unwrap_or_default();
+        let found = std::env::split_paths(&path)
+            .map(|folder| folder.join(PROGRAM))
+            .find(|path| path.is_file());
+        let program = found.ok_or(Error::NoQemu)?;
+        let meta = program.metadata().at("look at", &program)?;
+        let stamp = format!(
+            "{}\n{} {} {}\n",
+            program.display(),
+            meta.len(),
+            meta.mtime(),
+            meta.mtime_nsec()
+        );
+        let note = crate::paths::cache()?.join("qemu");
+        let known = std::fs::read_to_string(&note).unwrap_or_default();
+        if let Some(version) = known.strip_prefix(&stamp) {
+            return Ok(Self {
+                program,
+                version: version.to_owned(),
+            });
+        }
+        let out = Command::new(&program)
+            .arg("--version")
+            .stdin(Stdio::null())
+            .output()
+            .at("run", &program)?;
+        let version = check_version(&String::from_utf8_lossy(&out.stdout))?;
+        crate::paths::write_whole(&note, format!("{stamp}{version}").as_bytes())?;
+        Ok(Self { program, version })
+    }
+}
+
+/// `QEMU emulator version 7.2.22 (Debian 1:7.2+dfsg-7+deb12u18)` -> what follows `version`.
+fn check_version(text: &str) -> Result<String> {
+    let line = text.lines().next().unwrap_or_default();
+    let version = line
+        .split_once("version ")
+        .map_or("", |(_, version)| version)
+        .trim();
+    let mut numbers = version
+        .split(|c: char| !c.is_ascii_digit())
+        .map_while(|part| part.parse::<u32>().ok());
+    let found = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
+    if found < OLDEST {
+        let found = if version.is_empty() {
+            "of an unknown version"
+        } else {
+            version
+        };
+        return Err(Error::OldQemu {
+            found: found.to_owned(),
+        });
+    }
+    Ok(version.to_owned())
+}
+
+/// QEMU's arguments for a guest in `folder`, which is its working directory: so the sockets' names stay short
+/// and need no escapes. With `incoming` it waits for a device state instead of starting.
+pub(crate) fn args(
+    name: &str,
+    spec: &Spec,
+    folder: &Path,
+    ram: &Path,
+    incoming: bool,
+) -> Vec<OsString> {
+    let mut args: Vec<OsString> = Vec::new();
+    let mut add = |flag: &str, value: &str| args.extend([flag.into(), value.into()]);
+    add("-name", &format!("guest={name}"));
+    for flag in ["-nodefaults", "-no-user-config"] {
+        add(flag, "");
+    }
+    add("-display", "none");
+    add("-nic", "none");
+    // No device that a stock kernel would spend its boot on and no lesson shows.
+    add("-M", "q35,memory-backend=ram,smm=off,vmport=off,sata=off");
+    let ram = ram.display().to_string().replace(',', ",,");
+    add(
+        "-object",
+        &format!(
+            "memory-backend-file,id=ram,size={},mem-path={ram},share=on",
+            spec.memory
+        ),
+    );
+    add("-m", &format!("{}M", spec.memory >> 20));
+    add("-smp", &spec.cpus.to_string());
+    match spec.accel {
+        Accel::Kvm => ["kvm", "host"],
+        // The translator's buffer would be 1 GiB a guest.
+        Accel::Tcg => ["tcg,thread=multi,tb-size=256", "max"],
+    }
+    .into_iter()
+    .zip(["-accel", "-cpu"])
+    .for_each(|(value, flag)| add(flag, value));
+    add("-device", "vmcoreinfo");
+    add("-device", "pvpanic-pci");
+    // A stopped guest keeps its RAM: panic, power-off and reboot all leave QEMU standing.
+    add("-action", "panic=pause,shutdown=pause,reboot=shutdown");
+    // Says in qemu.log why the guest stopped; only the event does otherwise, and there is no one to hear it.
+    add("-trace", "qemu_system_shutdown_request");
+    let socket = |id: &str| format!("socket,id={id},path={id},server=on,wait=off");
+    add(
+        "-chardev",
+        &format!("{},logfile=serial.log,logappend=on", socket("serial")),
+    );
+    add("-serial", "chardev:serial");
+    for id in ["qmp", "qmp2"] {
+        add("-chardev", &socket(id));
+        add("-mon", &format!("chardev={id},mode=control"));
+    }
+    add("-chardev", &socket("gdb"));
+    add("-gdb", "chardev:gdb");
+    add(
+        "-device",
+        &format!("virtio-serial-pci,id=ports,max_ports={}", PORTS + 1),
+    );
+    for port in 0..PORTS {
+        add("-chardev", &socket(&format!("agent.{port}")));
+        add(
+            "-device",
+            &format!(
+                "virtserialport,bus=ports.0,nr={},chardev=agent.{port},name=klab.{port}",
+                port + 1
+            ),
+        );
+    }
+    add("-append", "console=ttyS0 loglevel=5 panic=-1");
+    add(
+        "-sandbox",
+        "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny",
+    );
+    if incoming {
+        add("-incoming", "defer");
+    }
+    args.retain(|arg| !arg.is_empty());
+    let paths = [
+        ("-kernel", &spec.vmlinuz),
+        ("-initrd", &spec.initramfs),
+        ("-pidfile", &folder.join("pid")),
+    ];
+    args.extend(
+        paths
+            .into_iter()
+            .flat_map(|(flag, path)| [flag.into(), path.into()]),
+    );
+    args
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_are_checked() {
+        assert_eq!(
+            check_version("QEMU emulator version 7.2.22 (Debian 1:7.2)\nCopyright").unwrap(),
+            "7.2.22 (Debian 1:7.2)"
+        );
+        assert!(check_version("QEMU emulator version 10.0.2").is_ok());
+        assert!(matches!(
+            check_version("QEMU emulator version 5.2.0"),
+            Err(Error::OldQemu { .. })
+        ));
+        assert!(matches!(check_version("x"), Err(Error::OldQemu { .. })));
+    }
+}

@@ -1,0 +1,137 @@
+//! The guest's RAM as a file on the host.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, Result};
+
+/// The file that is the guest's RAM, and where in guest-physical space its parts lie.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RamFile {
+    /// The file; it keeps its inode and its length for the guest's life, also over a reset.
+    pub path: PathBuf,
+    /// In ascending order of `gpa`, none overlapping.
+    pub ranges: Vec<RamRange>,
+}
+
+/// One range of guest-physical addresses that a stretch of the RAM file backs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RamRange {
+    /// First guest-physical address.
+    pub gpa: u64,
+    /// Where it lies in the file, in bytes.
+    pub offset: u64,
+    /// Length in bytes.
+    pub len: u64,
+}
+
+/// The ranges that the memory backend `ram` has in QEMU's flat view of the system's memory (`info mtree -f`).
+///
+/// Parts that the firmware made read-only (`rom`) are in the same file, so they belong to it.
+pub(crate) fn parse(mtree: &str, memory: u64) -> Result<Vec<RamRange>> {
+    let bad = |why: &str| Error::Qmp {
+        command: "info mtree -f".to_owned(),
+        why: why.to_owned(),
+    };
+    let view = mtree.split("FlatView #").find(|view| {
+        view.lines()
+            .any(|line| line.trim().starts_with("AS \"memory\""))
+    });
+    let view = view.ok_or_else(|| bad("its text has no view of the system's memory"))?;
+    let mut ranges: Vec<RamRange> = Vec::new();
+    for range in view.lines().filter_map(line) {
+        let end = range
+            .offset
+            .checked_add(range.len)
+            .filter(|&end| end <= memory);
+        end.ok_or_else(|| bad("a range lies outside of the RAM file"))?;
+        match ranges.last_mut() {
+            Some(last)
+                if last.gpa.checked_add(last.len) == Some(range.gpa)
+                    && last.offset.checked_add(last.len) == Some(range.offset) =>
+            {
+                last.len += range.len;
+            }
+            Some(last)
+                if last
+                    .gpa
+                    .checked_add(last.len)
+                    .is_none_or(|end| end > range.gpa) =>
+            {
+                return Err(bad("its ranges overlap"));
+            }
+            _ => ranges.push(range),
+        }
+    }
+    if ranges.is_empty() {
+        Err(bad("it shows no RAM"))
+    } else {
+        Ok(ranges)
+    }
+}
+
+/// `  0000000000100000-000000001fffffff (prio 0, ram): ram @0000000000100000`; the offset is left out where it is 0.
+fn line(line: &str) -> Option<RamRange> {
+    let (span, rest) = line.trim().split_once(' ')?;
+    let (first, last) = span.split_once('-')?;
+    let (kind, name) = rest.split_once("): ")?;
+    if !(kind.ends_with(", ram") || kind.ends_with(", rom") || kind.ends_with(", romd")) {
+        return None;
+    }
+    let mut words = name.split_ascii_whitespace();
+    if words.next()? != "ram" {
+        return None;
+    }
+    let offset = match words.next().and_then(|word| word.strip_prefix('@')) {
+        Some(hex) => u64::from_str_radix(hex, 16).ok()?,
+        None => 0,
+    };
+    let (first, last) = (
+        u64::from_str_radix(first, 16).ok()?,
+        u64::from_str_radix(last, 16).ok()?,
+    );
+    Some(RamRange {
+        gpa: first,
+        offset,
+        len: last.checked_sub(first)?.checked_add(1)?,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const VIEW: &str = "FlatView #0\r\n AS \"cpu-smm-0\", root: memory\r\n  0000000000000000-00000000000bffff (prio 0, ram): ram\r\n\r\n\
+        FlatView #1\r\n AS \"memory\", root: system\r\n AS \"cpu-memory-0\", root: system\r\n Root memory region: system\r\n\
+        \x20 0000000000000000-000000000009ffff (prio 0, ram): ram\r\n\
+        \x20 00000000000a0000-00000000000bffff (prio 1, i/o): vga-lowmem\r\n\
+        \x20 00000000000c0000-00000000000cafff (prio 0, rom): ram @00000000000c0000\r\n\
+        \x20 00000000000cb000-000000007fffffff (prio 0, ram): ram @00000000000cb000\r\n\
+        \x20 00000000fd000000-00000000fdffffff (prio 1, ram): vga.vram\r\n\
+        \x20 0000000100000000-00000001bfffffff (prio 0, ram): ram @0000000080000000 KVM\r\n";
+
+    #[test]
+    fn ram_above_the_hole_is_a_range_of_its_own() {
+        let ranges = parse(VIEW, 5 << 30).unwrap();
+        let expected = [
+            (0, 0, 0xa_0000),
+            (0xc_0000, 0xc_0000, 0x7ff4_0000),
+            (1 << 32, 2 << 30, 3 << 30),
+        ];
+        assert_eq!(
+            ranges,
+            expected.map(|(gpa, offset, len)| RamRange { gpa, offset, len })
+        );
+    }
+
+    #[test]
+    fn lies_are_refused() {
+        assert!(parse(VIEW, 1 << 30).is_err());
+        assert!(parse("", 1 << 30).is_err());
+        let twice = VIEW.replace("00000000000cb000-", "00000000000c0000-");
+        assert!(parse(&twice, 5 << 30).is_err());
+        let end = "FlatView #1\n AS \"memory\", root: system\n ffffffffffffffff-ffffffffffffffff (prio 0, ram): ram\n";
+        assert!(parse(end, 1 << 30).is_ok_and(|ranges| ranges[0].len == 1));
+    }
+}

@@ -1,0 +1,233 @@
+//! Ready states: a guest is booted once, and every guest of the same make starts from what it became.
+//!
+//! RAM is in a file already, so that QEMU saves only its devices (`x-ignore-shared`): some hundred KB.
+
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::os::unix::net::UnixListener;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use crate::error::{At, Error, Result};
+use crate::folder::{self, FORMAT};
+use crate::launch::{self, Launch, Owner};
+use crate::paths;
+use crate::progress::Progress;
+use crate::qemu::{Accel, Qemu, Spec};
+use crate::qmp::Qmp;
+use crate::ram::{self, RamRange};
+use crate::sparse::{self, Zeros};
+
+/// How many ready states are kept; each takes what its guest had in use.
+const KEPT: usize = 8;
+
+/// A saved state.
+#[derive(Debug)]
+pub(crate) struct Ready {
+    pub(crate) key: String,
+    /// `ram`, `state`, `serial.log`, `ready.json`.
+    pub(crate) folder: PathBuf,
+    pub(crate) ranges: Vec<RamRange>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct Note {
+    ranges: Vec<RamRange>,
+}
+
+impl Ready {
+    /// The saved state `key`, if it is there.
+    pub(crate) fn find(key: &str) -> Result<Option<Self>> {
+        let folder = paths::cache()?.join("ready").join(key);
+        let Ok(text) = fs::read(folder.join("ready.json")) else {
+            return Ok(None);
+        };
+        let Ok(note) = serde_json::from_slice::<Note>(&text) else {
+            return Ok(None);
+        };
+        // Used now: the oldest go first.
+        if let Ok(file) = File::open(folder.join("ready.json")) {
+            let _ = file.set_modified(SystemTime::now());
+        }
+        Ok(Some(Self {
+            key: key.to_owned(),
+            folder,
+            ranges: note.ranges,
+        }))
+    }
+
+    /// The saved state for `spec`, made now if it is not there; of several who need it at once one makes it.
+    pub(crate) fn get(
+        spec: &Spec,
+        qemu: &Qemu,
+        patience: Duration,
+        progress: &mut dyn Progress,
+    ) -> Result<Self> {
+        let key = key(spec, qemu)?;
+        if let Some(ready) = Self::find(&key)? {
+            return Ok(ready);
+        }
+        let all = paths::private(&paths::cache()?.join("ready"), "KLAB_CACHE")?;
+        let lock = paths::lock(&all.join(format!("{key}.lock")), Duration::from_secs(300))?;
+        let _lock = lock.ok_or_else(|| Error::Locked("(ready state)".to_owned()))?;
+        if let Some(ready) = Self::find(&key)? {
+            return Ok(ready);
+        }
+        progress.step("booting the kernel once");
+        let name = format!(".ready-{}-{}", &key[..8], std::process::id());
+        let folder = paths::run()?.join(&name);
+        let lock = folder::lock(&folder, true, Duration::ZERO)?
+            .ok_or_else(|| Error::Locked("(ready state)".to_owned()))?;
+        let made = make(
+            &Launch {
+                name: "ready",
+                folder: &folder,
+                spec,
+                qemu,
+                owner: Owner::ThisProcess,
+            },
+            &all,
+            &key,
+            patience,
+            progress,
+        );
+        let removed = folder::remove(&folder);
+        drop(lock);
+        made?;
+        removed?;
+        prune(&all, &key);
+        Self::find(&key)?.ok_or_else(|| Error::NotReady(key))
+    }
+}
+
+fn make(
+    launch: &Launch<'_>,
+    all: &Path,
+    key: &str,
+    patience: Duration,
+    progress: &mut dyn Progress,
+) -> Result<()> {
+    paths::tidy(all);
+    paths::need_room(all, launch.spec.memory / 2, "KLAB_CACHE")?;
+    launch.boot(patience)?;
+    progress.step("saving its ready state");
+    let temporary = tempfile::Builder::new()
+        .prefix(".new-")
+        .tempdir_in(all)
+        .at("make a folder in", all)?;
+    let mut qmp = Qmp::connect(launch.folder)?;
+    qmp.stop()?;
+    let ranges = ram::parse(&qmp.human("info mtree -f")?, launch.spec.memory)?;
+    save_devices(&mut qmp, launch.folder, &temporary.path().join("state"))?;
+    let (path, file) = launch::ram(launch.folder, launch.spec.memory)?;
+    let to = temporary.path().join("ram");
+    let saved = File::options()
+        .read(true)
+        .write(true)
+        .create_new(true)
+        .open(&to)
+        .at("make", &to)?;
+    sparse::copy(&file, &saved, Zeros::Drop).at("save", &path)?;
+    let serial = temporary.path().join("serial.log");
+    fs::copy(launch.folder.join("serial.log"), &serial).at("write", &serial)?;
+    qmp.quit();
+    let text = serde_json::to_vec_pretty(&Note { ranges }).unwrap_or_default();
+    paths::write_whole(&temporary.path().join("ready.json"), &text)?;
+    let to = all.join(key);
+    // Left by a cache that someone took parts from.
+    let _ = fs::remove_dir_all(&to);
+    fs::rename(temporary.path(), &to).at("make", &to)
+}
+
+/// QEMU may start no program and takes no file here, so that the state goes over a socket that we listen on.
+fn save_devices(qmp: &mut Qmp, folder: &Path, to: &Path) -> Result<()> {
+    let socket = folder.join("outgoing");
+    let listener = UnixListener::bind(&socket).at("make", &socket)?;
+    let file = File::create(to).at("make", to)?;
+    std::thread::scope(|scope| {
+        let received = scope.spawn(|| receive(&listener, file));
+        let sent = qmp
+            .migrate(Path::new("outgoing"))
+            .and_then(|()| qmp.migrated());
+        let received = received
+            .join()
+            .unwrap_or_else(|_| Err(io::Error::other("the copy failed")));
+        sent.and(received.at("write", to))
+    })
+}
+
+fn receive(listener: &UnixListener, mut file: File) -> io::Result<()> {
+    use std::os::fd::AsFd;
+    let mut polled = [PollFd::new(listener.as_fd(), PollFlags::POLLIN)];
+    if poll(&mut polled, PollTimeout::from(10_000u16))? == 0 {
+        return Err(io::ErrorKind::TimedOut.into());
+    }
+    let (mut stream, _) = listener.accept()?;
+    stream.set_read_timeout(Some(Duration::from_secs(10)))?;
+    io::copy(&mut stream, &mut file).map(drop)
+}
+
+/// Removes the ready states that were not used for longest.
+fn prune(all: &Path, fresh: &str) {
+    let Ok(entries) = fs::read_dir(all) else {
+        return;
+    };
+    let used = |path: &Path| {
+        fs::metadata(path.join("ready.json"))
+            .and_then(|meta| meta.modified())
+            .ok()
+    };
+    let mut states: Vec<_> = entries
+        .filter_map(|entry| Some(entry.ok()?.path()))
+        .filter_map(|path| Some((used(&path)?, path)))
+        .collect();
+    states.sort();
+    let surplus = states.len().saturating_sub(KEPT);
+    for (_, path) in states
+        .iter()
+        .take(surplus)
+        .filter(|(_, path)| !path.ends_with(fresh))
+    {
+        let _ = fs::remove_file(path.join("ready.json"));
+        let _ = fs::remove_dir_all(path);
+    }
+}
+
+/// What a ready state depends on. Files count by place, size and time: hashing them would take longer than
+/// the start of a guest.
+fn key(spec: &Spec, qemu: &Qemu) -> Result<String> {
+    let mut hash = Sha256::new();
+    for path in [&spec.vmlinuz, &spec.initramfs] {
+        let meta = fs::metadata(path).at("look at", path)?;
+        hash.update(path.as_os_str().as_encoded_bytes());
+        hash.update(format!(
+            "\0{} {} {}\0",
+            meta.len(),
+            meta.mtime(),
+            meta.mtime_nsec()
+        ));
+    }
+    hash.update(format!(
+        "{} {} {} {FORMAT}\0{}\0",
+        spec.memory, spec.cpus, spec.accel, qemu.version
+    ));
+    if spec.accel == Accel::Kvm {
+        // The host's processor is the guest's.
+        let info = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+        let lines = info.lines().take_while(|line| !line.is_empty());
+        lines
+            .filter(|line| line.starts_with("model") || line.starts_with("flags"))
+            .for_each(|line| hash.update(line));
+    }
+    Ok(hash
+        .finalize()
+        .iter()
+        .take(12)
+        .map(|byte| format!("{byte:02x}"))
+        .collect())
+}
