@@ -1,4 +1,17 @@
 //! One value, three faces: text for terminals and tests, HTML, SVG.
+//!
+//! Views render plain values that were read before; none reads the guest. Everything that comes from the guest is
+//! escaped: control characters in text ([`clean`]), markup in HTML and SVG ([`escape`]).
+
+mod escape;
+mod ring;
+mod svg;
+mod table;
+
+pub use escape::{bytes, clean, escape};
+pub use ring::{ListRing, RingNode};
+pub use svg::{Anchor, Svg, Text};
+pub use table::{Align, Table};
 
 /// What has faces. All of them show the same data: what was read when the value was made.
 pub trait View {

@@ -1,0 +1,155 @@
+//! Rows and columns.
+
+use std::fmt::Write as _;
+
+use super::{View, clean, escape};
+
+/// On which side of its column a cell stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+pub enum Align {
+    /// Text.
+    Left,
+    /// Numbers.
+    Right,
+}
+
+/// A table: aligned columns in text, a `<table>` in HTML.
+///
+/// ```
+/// use probes::view::{Align, Table, View};
+/// let mut table = Table::new([("PID", Align::Right), ("COMM", Align::Left)]);
+/// table.row(["1", "init"]);
+/// table.row(["1024", "sh"]);
+/// assert_eq!(table.text(), " PID COMM\n   1 init\n1024 sh\n");
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub struct Table {
+    columns: Vec<(String, Align)>,
+    rows: Vec<Vec<String>>,
+    note: Option<String>,
+}
+
+impl Table {
+    /// A table with these columns and no rows.
+    #[must_use]
+    pub fn new<'a>(columns: impl IntoIterator<Item = (&'a str, Align)>) -> Self {
+        let columns = columns.into_iter().map(|(name, align)| (name.to_owned(), align)).collect();
+        Self { columns, rows: Vec::new(), note: None }
+    }
+
+    /// Adds a row; cells that are missing are empty, cells without a column are dropped.
+    pub fn row<S: Into<String>>(&mut self, cells: impl IntoIterator<Item = S>) {
+        let mut cells: Vec<String> = cells.into_iter().map(|cell| clean(&cell.into())).collect();
+        cells.resize(self.columns.len(), String::new());
+        self.rows.push(cells);
+    }
+
+    /// A line below the rows: what is left out, where it comes from.
+    pub fn note(&mut self, note: impl Into<String>) {
+        self.note = Some(clean(&note.into()));
+    }
+
+    /// Number of rows.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.rows.len()
+    }
+
+    /// Whether there are no rows.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.rows.is_empty()
+    }
+}
+
+impl View for Table {
+    fn text(&self) -> String {
+        let width = |i: usize, name: &str| {
+            let cells = self.rows.iter().map(|row| row[i].chars().count());
+            cells.chain([name.chars().count()]).max().unwrap_or(0)
+        };
+        let widths: Vec<usize> = self.columns.iter().enumerate().map(|(i, (name, _))| width(i, name)).collect();
+        let names: Vec<String> = self.columns.iter().map(|(name, _)| name.clone()).collect();
+        let mut out = String::new();
+        for row in std::iter::once(&names).chain(&self.rows) {
+            let mut line = String::new();
+            for (i, cell) in row.iter().enumerate() {
+                if i > 0 {
+                    line.push(' ');
+                }
+                let width = widths[i];
+                // Writing to a String does not fail.
+                let _ = match self.columns[i].1 {
+                    Align::Left => write!(line, "{cell:<width$}"),
+                    Align::Right => write!(line, "{cell:>width$}"),
+                };
+            }
+            out.push_str(line.trim_end());
+            out.push('\n');
+        }
+        if let Some(note) = &self.note {
+            out.push_str(note);
+            out.push('\n');
+        }
+        out
+    }
+
+    fn html(&self) -> Option<String> {
+        let side = |align| if align == Align::Left { "left" } else { "right" };
+        let mut out = String::from(
+            "<table style=\"border-collapse:collapse;font-family:monospace;font-size:12px;line-height:1.35\"><thead><tr>",
+        );
+        for (name, align) in &self.columns {
+            let _ = write!(
+                out,
+                "<th style=\"text-align:{};padding:2px 8px;border-bottom:1px solid #888;white-space:nowrap\">{}</th>",
+                side(*align),
+                escape(name)
+            );
+        }
+        out.push_str("</tr></thead><tbody>");
+        for row in &self.rows {
+            out.push_str("<tr>");
+            for (cell, (_, align)) in row.iter().zip(&self.columns) {
+                let _ = write!(
+                    out,
+                    "<td style=\"text-align:{};padding:1px 8px;white-space:pre\">{}</td>",
+                    side(*align),
+                    escape(cell)
+                );
+            }
+            out.push_str("</tr>");
+        }
+        out.push_str("</tbody></table>");
+        if let Some(note) = &self.note {
+            let _ = write!(out, "<div style=\"font-size:12px;padding:2px 8px;opacity:.75\">{}</div>", escape(note));
+        }
+        Some(out)
+    }
+}
+
+crate::displays!(Table);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_guest_wrote_cannot_leave_its_cell() {
+        let mut table = Table::new([("COMM", Align::Left)]);
+        table.row(["</td><script>alert(1)</script>\x1b[2J\n"]);
+        table.note("<i>");
+        let html = table.html().unwrap();
+        assert!(!html.contains("<script>") && !html.contains("<i>"), "{html}");
+        assert_eq!(table.text().lines().count(), 3);
+        assert!(!table.text().contains('\x1b'));
+    }
+
+    #[test]
+    fn rows_are_as_wide_as_the_header() {
+        let mut table = Table::new([("A", Align::Left), ("B", Align::Right)]);
+        table.row(["x"]);
+        table.row(["y", "10", "dropped"]);
+        assert_eq!(table.text(), "A  B\nx\ny 10\n");
+    }
+}
