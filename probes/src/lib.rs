@@ -15,6 +15,7 @@ pub mod kernel;
 pub mod memory;
 pub mod object;
 pub mod prelude;
+pub mod sched;
 pub mod structures;
 pub mod view;
 

@@ -11,9 +11,11 @@ mod bitmap;
 mod guard;
 mod hlist;
 mod idr;
+mod layout;
 mod list;
 mod llist;
 mod maple;
+mod percpu;
 mod plist;
 mod rbtree;
 #[cfg(test)]
@@ -26,12 +28,15 @@ pub use hlist::{
     hlist_nulls_for_each_entry, validate_hlist, validate_hlist_nulls,
 };
 pub use idr::{Idr, IdrLayout, idr_for_each, idr_load, validate_idr};
+pub(crate) use layout::array;
+pub use layout::offset_of;
 pub use list::{LIST_BOUND, List, container_of, list_for_each, list_for_each_entry, validate_list};
 pub use llist::{LLIST_BOUND, Llist, llist_for_each, llist_for_each_entry, validate_llist};
 pub use maple::{
     MAPLE_BOUND, MAPLE_DEPTH, Maple, MapleEntry, MapleLayout, MapleNodeLayout, mt_for_each,
     mtree_load, validate_maple,
 };
+pub use percpu::{online_cpus, per_cpu_ptr, possible_cpus};
 pub use plist::{Plist, PlistLayout, plist_for_each, validate_plist};
 pub use rbtree::{
     RBTREE_BOUND, RBTREE_DEPTH, Rbtree, rb_parent, rbtree_for_each, rbtree_for_each_entry,
@@ -51,10 +56,9 @@ pub const LIST_POISON1: u64 = 0xdead_0000_0000_0100;
 pub const LIST_POISON2: u64 = 0xdead_0000_0000_0122;
 
 /// Reads one pointer-sized word.
+#[inline]
 pub(crate) fn word(kernel: &Kernel, at: GuestVirt) -> Result<u64> {
-    let mut bytes = [0; 8];
-    kernel.read(at, &mut bytes)?;
-    Ok(u64::from_le_bytes(bytes))
+    kernel.read_u64(at)
 }
 
 /// Why `value` cannot be a pointer to a node, or `None` if it may be one.

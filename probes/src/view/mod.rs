@@ -7,6 +7,7 @@ mod escape;
 mod ring;
 mod svg;
 mod table;
+mod tasks;
 
 pub use escape::{bytes, clean, escape};
 pub use ring::{ListRing, RingNode};

@@ -51,10 +51,23 @@ impl ListRing {
         let mut nodes = Vec::new();
         for at in list_for_each_entry(kernel, head.0, offset) {
             let at = at?;
-            nodes.push(RingNode { at: at.offset(offset), container: at, label: label(at)? });
+            nodes.push(RingNode {
+                at: at.offset(offset),
+                container: at,
+                label: label(at)?,
+            });
         }
-        let head = RingNode { at: head.0, container: head.0, label: head.1.to_owned() };
-        Ok(Self { head, container: container.to_owned(), member: member.to_owned(), nodes })
+        let head = RingNode {
+            at: head.0,
+            container: head.0,
+            label: head.1.to_owned(),
+        };
+        Ok(Self {
+            head,
+            container: container.to_owned(),
+            member: member.to_owned(),
+            nodes,
+        })
     }
 
     /// What is drawn, head first: a node, or how many are left out there.
@@ -66,12 +79,21 @@ impl ListRing {
         let (first, last) = (DOTS * 2 / 3, DOTS / 3 - 1);
         let left_out = self.nodes.len() - first - last;
         let end = &self.nodes[self.nodes.len() - last..];
-        head.chain(self.nodes[..first].iter().map(Ok)).chain([Err(left_out)]).chain(end.iter().map(Ok)).collect()
+        head.chain(self.nodes[..first].iter().map(Ok))
+            .chain([Err(left_out)])
+            .chain(end.iter().map(Ok))
+            .collect()
     }
 
     fn title(&self) -> String {
-        let n = self.nodes.len();
-        format!("{}: {n} {} on {}.{}", self.head.label, self.container, self.container, self.member)
+        let (n, s) = (
+            self.nodes.len(),
+            if self.nodes.len() == 1 { "" } else { "s" },
+        );
+        format!(
+            "{}: {n} node{s}, each in a {} as .{}",
+            self.head.label, self.container, self.member
+        )
     }
 
     fn boxes(&self) -> String {
@@ -84,8 +106,11 @@ impl ListRing {
             let angle = TAU * i as f64 / n as f64 - TAU / 4.0;
             (1.6 * radius * angle.cos(), radius * angle.sin())
         };
-        let clear = |p: (f64, f64), q: (f64, f64)| f64::max((p.0 - q.0).abs() - W, (p.1 - q.1).abs() - H);
-        let apart = |radius: f64| n == 1 || (0..n).all(|i| clear(place(radius, i), place(radius, (i + 1) % n)) >= GAP);
+        let clear =
+            |p: (f64, f64), q: (f64, f64)| f64::max((p.0 - q.0).abs() - W, (p.1 - q.1).abs() - H);
+        let apart = |radius: f64| {
+            n == 1 || (0..n).all(|i| clear(place(radius, i), place(radius, (i + 1) % n)) >= GAP)
+        };
         let mut radius = 70.0;
         while !apart(radius) && radius < 2000.0 {
             radius += 6.0;
@@ -100,7 +125,15 @@ impl ListRing {
         let bottom = (0..n).map(|i| place(radius, i).1).fold(0.0, f64::max);
         let width = f64::max(2.0 * cx, Svg::text_width(&self.title(), 13.0) + 40.0);
         let mut svg = Svg::new(width, cy + bottom + H / 2.0 + 46.0);
-        svg.text((16.0, 24.0), &self.title(), Text { size: 13.0, bold: true, ..Text::default() });
+        svg.text(
+            (16.0, 24.0),
+            &self.title(),
+            Text {
+                size: 13.0,
+                bold: true,
+                ..Text::default()
+            },
+        );
         let at = |i: usize| {
             let (x, y) = place(radius, i);
             (cx + x, cy + y)
@@ -109,26 +142,50 @@ impl ListRing {
             let (from, to) = (at(i), at((i + 1) % n));
             if n > 1 {
                 link(&mut svg, from, to, (W, H), 6.0, INK, "");
-                link(&mut svg, to, from, (W, H), 6.0, FAINT, "4 3");
+                // Of two nodes both links run between the same boxes.
+                let aside = if n == 2 { 18.0 } else { 6.0 };
+                link(&mut svg, to, from, (W, H), aside, FAINT, "4 3");
             }
         }
         for (i, node) in nodes.iter().enumerate() {
             let (x, y) = at(i);
             let head = i == 0;
-            let (fill, stroke) = if head { ("#fff1e6", ACCENT) } else { ("#e8f1fb", "#3b6ea5") };
+            let (fill, stroke) = if head {
+                ("#fff1e6", ACCENT)
+            } else {
+                ("#e8f1fb", "#3b6ea5")
+            };
             svg.rect((x - W / 2.0, y - H / 2.0), (W, H), fill, stroke);
             let line = |svg: &mut Svg, dy: f64, text: &str, bold: bool, fill: &str| {
-                svg.text((x, y + dy), text, Text { anchor: Anchor::Middle, bold, fill, ..Text::default() });
+                svg.text(
+                    (x, y + dy),
+                    text,
+                    Text {
+                        anchor: Anchor::Middle,
+                        bold,
+                        fill,
+                        ..Text::default()
+                    },
+                );
             };
             line(&mut svg, -9.0, &shorten(&node.label, 22), true, INK);
             line(&mut svg, 5.0, &node.at.to_string(), false, INK);
-            let below = if head { "the list's head".to_owned() } else { format!("in {:#x}", node.container.0) };
+            let below = if head {
+                "the list's head".to_owned()
+            } else {
+                format!("in {:#x}", node.container.0)
+            };
             line(&mut svg, 19.0, &below, false, FAINT);
         }
         let legend = cy + bottom + H / 2.0 + 28.0;
         svg.arrow(&[(16.0, legend - 4.0), (44.0, legend - 4.0)], INK, 1.3, "");
         svg.text((50.0, legend), "next", Text::default());
-        svg.arrow(&[(100.0, legend - 4.0), (128.0, legend - 4.0)], FAINT, 1.3, "4 3");
+        svg.arrow(
+            &[(100.0, legend - 4.0), (128.0, legend - 4.0)],
+            FAINT,
+            1.3,
+            "4 3",
+        );
         svg.text((134.0, legend), "prev", Text::default());
         svg.finish(&self.title())
     }
@@ -140,12 +197,23 @@ impl ListRing {
             Ok(node) => format!("{} {:#x}", shorten(&node.label, 24), node.at.0),
             Err(left_out) => format!("… {left_out} more, not drawn …"),
         };
-        let longest = shown.iter().map(|item| Svg::text_width(&label(item), 11.0)).fold(0.0, f64::max);
+        let longest = shown
+            .iter()
+            .map(|item| Svg::text_width(&label(item), 11.0))
+            .fold(0.0, f64::max);
         let radius = f64::max(90.0, n as f64 * 15.0 / TAU);
         let reach = radius + longest + 22.0;
         let (cx, cy) = (reach + 12.0, reach + 40.0);
         let mut svg = Svg::new(2.0 * cx, cy + reach + 12.0);
-        svg.text((16.0, 24.0), &self.title(), Text { size: 13.0, bold: true, ..Text::default() });
+        svg.text(
+            (16.0, 24.0),
+            &self.title(),
+            Text {
+                size: 13.0,
+                bold: true,
+                ..Text::default()
+            },
+        );
         let at = |i: f64, r: f64| {
             let angle = TAU * i / n as f64 - TAU / 4.0;
             (cx + r * angle.cos(), cy + r * angle.sin())
@@ -163,28 +231,71 @@ impl ListRing {
             };
             svg.circle(at(i, radius), 4.5, fill, stroke);
             let degrees = 360.0 * i / n as f64 - 90.0;
-            let (turn, anchor) = if degrees > 90.0 { (degrees - 180.0, Anchor::End) } else { (degrees, Anchor::Start) };
+            let (turn, anchor) = if degrees > 90.0 {
+                (degrees - 180.0, Anchor::End)
+            } else {
+                (degrees, Anchor::Start)
+            };
             let (x, y) = at(i, radius + 12.0);
             // A text stands on its baseline: move it down by a third of its height, across its own direction.
             let (sin, cos) = turn.to_radians().sin_cos();
             let place = (x - 4.0 * sin, y + 4.0 * cos);
             let fill = if item.is_ok() { INK } else { FAINT };
-            svg.text(place, &label(item), Text { anchor, turn, fill, bold: i == 0.0, ..Text::default() });
+            svg.text(
+                place,
+                &label(item),
+                Text {
+                    anchor,
+                    turn,
+                    fill,
+                    bold: i == 0.0,
+                    ..Text::default()
+                },
+            );
         }
-        svg.text((cx, cy - 4.0), &self.container, Text { anchor: Anchor::Middle, size: 13.0, bold: true, ..Text::default() });
-        svg.text((cx, cy + 14.0), &format!(".{}", self.member), Text { anchor: Anchor::Middle, size: 12.0, fill: FAINT, ..Text::default() });
+        svg.text(
+            (cx, cy - 4.0),
+            &self.container,
+            Text {
+                anchor: Anchor::Middle,
+                size: 13.0,
+                bold: true,
+                ..Text::default()
+            },
+        );
+        svg.text(
+            (cx, cy + 14.0),
+            &format!(".{}", self.member),
+            Text {
+                anchor: Anchor::Middle,
+                size: 12.0,
+                fill: FAINT,
+                ..Text::default()
+            },
+        );
         svg.finish(&self.title())
     }
 }
 
 /// An arrow between two boxes, moved to its right by `aside` so that there is room for the one that comes back.
-fn link(svg: &mut Svg, from: (f64, f64), to: (f64, f64), size: (f64, f64), aside: f64, stroke: &str, dash: &str) {
+fn link(
+    svg: &mut Svg,
+    from: (f64, f64),
+    to: (f64, f64),
+    size: (f64, f64),
+    aside: f64,
+    stroke: &str,
+    dash: &str,
+) {
     let (dx, dy) = (to.0 - from.0, to.1 - from.1);
     let length = dx.hypot(dy).max(1.0);
     let (ux, uy) = (dx / length, dy / length);
     let (ox, oy) = (-uy * aside, ux * aside);
     // How far from a box's centre the line leaves it.
-    let edge = f64::min(size.0 / 2.0 / ux.abs().max(1e-6), size.1 / 2.0 / uy.abs().max(1e-6));
+    let edge = f64::min(
+        size.0 / 2.0 / ux.abs().max(1e-6),
+        size.1 / 2.0 / uy.abs().max(1e-6),
+    );
     let (start, end) = (edge + 3.0, length - edge - 3.0);
     if end <= start {
         return;
@@ -195,17 +306,36 @@ fn link(svg: &mut Svg, from: (f64, f64), to: (f64, f64), size: (f64, f64), aside
 
 impl View for ListRing {
     fn text(&self) -> String {
-        let mut table = Table::new([("", Align::Right), ("LIST_HEAD", Align::Left), (&*self.container.to_uppercase(), Align::Left), ("", Align::Left)]);
-        table.row(["head".to_owned(), self.head.at.to_string(), String::new(), self.head.label.clone()]);
+        let mut table = Table::new([
+            ("", Align::Right),
+            ("LIST_HEAD", Align::Left),
+            (&*self.container.to_uppercase(), Align::Left),
+            ("", Align::Left),
+        ]);
+        table.row([
+            "head".to_owned(),
+            self.head.at.to_string(),
+            String::new(),
+            self.head.label.clone(),
+        ]);
         for (i, node) in self.nodes.iter().enumerate() {
-            table.row([(i + 1).to_string(), node.at.to_string(), node.container.to_string(), node.label.clone()]);
+            table.row([
+                (i + 1).to_string(),
+                node.at.to_string(),
+                node.container.to_string(),
+                node.label.clone(),
+            ]);
         }
         table.note(self.title());
         table.text()
     }
 
     fn svg(&self) -> Option<String> {
-        Some(if self.nodes.len() < BOXES { self.boxes() } else { self.dots() })
+        Some(if self.nodes.len() < BOXES {
+            self.boxes()
+        } else {
+            self.dots()
+        })
     }
 }
 

@@ -32,16 +32,22 @@ pub struct Text<'a> {
 
 impl Default for Text<'_> {
     fn default() -> Self {
-        Self { size: 11.0, fill: INK, anchor: Anchor::Start, bold: false, turn: 0.0 }
+        Self {
+            size: 11.0,
+            fill: INK,
+            anchor: Anchor::Start,
+            bold: false,
+            turn: 0.0,
+        }
     }
 }
 
 /// The colour of text and outlines.
-pub const INK: &str = "#1f2933";
+pub(super) const INK: &str = "#1f2933";
 /// The colour of lesser text.
-pub const FAINT: &str = "#64707d";
+pub(super) const FAINT: &str = "#64707d";
 /// The colour of what is meant.
-pub const ACCENT: &str = "#c2410c";
+pub(super) const ACCENT: &str = "#c2410c";
 
 /// A picture under construction. Coordinates are pixels from the top left.
 ///
@@ -57,7 +63,11 @@ impl Svg {
     /// An empty picture.
     #[must_use]
     pub fn new(width: f64, height: f64) -> Self {
-        Self { width, height, body: String::new() }
+        Self {
+            width,
+            height,
+            body: String::new(),
+        }
     }
 
     /// The width in pixels of `text` at `size`: that of a monospaced font.
@@ -67,7 +77,13 @@ impl Svg {
     }
 
     /// A rectangle with round corners.
-    pub fn rect(&mut self, (x, y): (f64, f64), (width, height): (f64, f64), fill: &str, stroke: &str) {
+    pub fn rect(
+        &mut self,
+        (x, y): (f64, f64),
+        (width, height): (f64, f64),
+        fill: &str,
+        stroke: &str,
+    ) {
         self.push(format_args!(
             "<rect x=\"{x:.1}\" y=\"{y:.1}\" width=\"{:.1}\" height=\"{:.1}\" rx=\"3\" fill=\"{fill}\" stroke=\"{stroke}\"/>",
             width.max(0.0),
@@ -87,8 +103,16 @@ impl Svg {
             Anchor::Middle => "middle",
             Anchor::End => "end",
         };
-        let weight = if style.bold { " font-weight=\"bold\"" } else { "" };
-        let turn = if style.turn == 0.0 { String::new() } else { format!(" transform=\"rotate({:.1} {x:.1} {y:.1})\"", style.turn) };
+        let weight = if style.bold {
+            " font-weight=\"bold\""
+        } else {
+            ""
+        };
+        let turn = if style.turn == 0.0 {
+            String::new()
+        } else {
+            format!(" transform=\"rotate({:.1} {x:.1} {y:.1})\"", style.turn)
+        };
         self.push(format_args!(
             "<text x=\"{x:.1}\" y=\"{y:.1}\" font-size=\"{}\" fill=\"{}\" text-anchor=\"{anchor}\"{weight}{turn} xml:space=\"preserve\">{}</text>",
             style.size,
@@ -105,7 +129,9 @@ impl Svg {
     /// A line through points that ends in an arrow head.
     pub fn arrow(&mut self, points: &[(f64, f64)], stroke: &str, width: f64, dash: &str) {
         self.path(points, stroke, width, dash, "");
-        let [.., (fx, fy), (x, y)] = points else { return };
+        let [.., (fx, fy), (x, y)] = points else {
+            return;
+        };
         let (dx, dy) = (x - fx, y - fy);
         let length = dx.hypot(dy);
         if length < 0.5 {
@@ -128,7 +154,11 @@ impl Svg {
             // Writing to a String does not fail.
             let _ = write!(list, "{x:.1},{y:.1} ");
         }
-        let dash = if dash.is_empty() { String::new() } else { format!(" stroke-dasharray=\"{dash}\"") };
+        let dash = if dash.is_empty() {
+            String::new()
+        } else {
+            format!(" stroke-dasharray=\"{dash}\"")
+        };
         self.push(format_args!(
             "<polyline points=\"{}\" fill=\"none\" stroke=\"{stroke}\" stroke-width=\"{width}\"{dash}{more}/>",
             list.trim_end()

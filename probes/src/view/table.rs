@@ -33,8 +33,15 @@ impl Table {
     /// A table with these columns and no rows.
     #[must_use]
     pub fn new<'a>(columns: impl IntoIterator<Item = (&'a str, Align)>) -> Self {
-        let columns = columns.into_iter().map(|(name, align)| (name.to_owned(), align)).collect();
-        Self { columns, rows: Vec::new(), note: None }
+        let columns = columns
+            .into_iter()
+            .map(|(name, align)| (name.to_owned(), align))
+            .collect();
+        Self {
+            columns,
+            rows: Vec::new(),
+            note: None,
+        }
     }
 
     /// Adds a row; cells that are missing are empty, cells without a column are dropped.
@@ -68,7 +75,12 @@ impl View for Table {
             let cells = self.rows.iter().map(|row| row[i].chars().count());
             cells.chain([name.chars().count()]).max().unwrap_or(0)
         };
-        let widths: Vec<usize> = self.columns.iter().enumerate().map(|(i, (name, _))| width(i, name)).collect();
+        let widths: Vec<usize> = self
+            .columns
+            .iter()
+            .enumerate()
+            .map(|(i, (name, _))| width(i, name))
+            .collect();
         let names: Vec<String> = self.columns.iter().map(|(name, _)| name.clone()).collect();
         let mut out = String::new();
         for row in std::iter::once(&names).chain(&self.rows) {
@@ -95,7 +107,13 @@ impl View for Table {
     }
 
     fn html(&self) -> Option<String> {
-        let side = |align| if align == Align::Left { "left" } else { "right" };
+        let side = |align| {
+            if align == Align::Left {
+                "left"
+            } else {
+                "right"
+            }
+        };
         let mut out = String::from(
             "<table style=\"border-collapse:collapse;font-family:monospace;font-size:12px;line-height:1.35\"><thead><tr>",
         );
@@ -122,7 +140,11 @@ impl View for Table {
         }
         out.push_str("</tbody></table>");
         if let Some(note) = &self.note {
-            let _ = write!(out, "<div style=\"font-size:12px;padding:2px 8px;opacity:.75\">{}</div>", escape(note));
+            let _ = write!(
+                out,
+                "<div style=\"font-size:12px;padding:2px 8px;opacity:.75\">{}</div>",
+                escape(note)
+            );
         }
         Some(out)
     }
@@ -140,7 +162,10 @@ mod tests {
         table.row(["</td><script>alert(1)</script>\x1b[2J\n"]);
         table.note("<i>");
         let html = table.html().unwrap();
-        assert!(!html.contains("<script>") && !html.contains("<i>"), "{html}");
+        assert!(
+            !html.contains("<script>") && !html.contains("<i>"),
+            "{html}"
+        );
         assert_eq!(table.text().lines().count(), 3);
         assert!(!table.text().contains('\x1b'));
     }

@@ -1,0 +1,71 @@
+//! Tasks: what runs, what waits, and who started whom (`include/linux/sched.h`, `kernel/fork.c`, `kernel/pid.c`).
+//!
+//! ```no_run
+//! # use probes::Guest;
+//! # fn demo(guest: &Guest) -> probes::Result<()> {
+//! for task in guest.tasks()? {
+//!     println!("{} {} {}", task.pid, task.state, task.comm);
+//! }
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! A running guest forks and exits while it is read. Each task is read whole or not at all: its identity is read again
+//! after the rest, and every link of the list is checked against the one before it. What changed is read again, a few
+//! times; if that does not help the answer is [`Error::Torn`](crate::Error::Torn). The list as a whole is that of one
+//! instant only while the guest is paused.
+
+mod pid;
+mod stack;
+mod state;
+mod task;
+mod tree;
+mod walk;
+
+pub use pid::{PidNumber, find_task_by_pid, pid_numbers};
+pub use stack::KernelStack;
+pub use state::{Policy, TaskState};
+#[cfg(test)]
+pub(crate) use task::testing;
+pub use task::{Task, Tasks};
+pub use tree::{TaskNode, TaskTree};
+pub use walk::{TASK_BOUND, for_each_process, for_each_thread};
+
+use crate::guest::Guest;
+use crate::{Error, Result};
+
+impl Guest {
+    /// All processes, in the order of the kernel's list: the leaders of all thread groups, kernel threads among them,
+    /// without the idle tasks.
+    pub fn tasks(&self) -> Result<Tasks> {
+        walk::processes(&self.kernel())
+    }
+
+    /// The task, process or thread, that has this pid in the initial pid namespace.
+    pub fn task(&self, pid: i32) -> Result<Task> {
+        let kernel = self.kernel();
+        let at = find_task_by_pid(&kernel, pid)?;
+        let none = || {
+            Error::Other(format!(
+                "there is no task with pid {pid}: `%ps` lists those there are"
+            ))
+        };
+        walk::load(&kernel, at.ok_or_else(none)?)
+    }
+
+    /// The threads of the process that `pid` belongs to, its leader first.
+    pub fn threads(&self, pid: i32) -> Result<Tasks> {
+        walk::threads(&self.kernel(), &self.task(pid)?)
+    }
+
+    /// All processes by parent: `init` and `kthreadd` at the top.
+    pub fn task_tree(&self) -> Result<TaskTree> {
+        Ok(TaskTree::new(self.tasks()?))
+    }
+
+    /// The task that `cpu` runs: its `current`.
+    pub fn current(&self, cpu: u32) -> Result<Task> {
+        let kernel = self.kernel();
+        walk::load(&kernel, walk::current(&kernel, cpu)?)
+    }
+}

@@ -1,0 +1,93 @@
+//! Pids: one task has one number in each pid namespace it is visible in (`include/linux/pid.h`, `kernel/pid.c`).
+
+use serde::Serialize;
+
+use crate::kernel::Kernel;
+use crate::memory::GuestVirt;
+use crate::object::Mirror;
+use crate::structures::{IdrLayout, array, hlist_for_each_entry, idr_load, offset_of};
+use crate::{Error, Result};
+
+/// `MAX_PID_NS_LEVEL` of `include/linux/pid_namespace.h`.
+const MAX_PID_NS_LEVEL: u32 = 32;
+
+/// A task's number in one pid namespace: its `upid`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct PidNumber {
+    /// How deep the namespace is nested; 0 is the initial one.
+    pub level: u32,
+    /// The number there.
+    pub nr: i32,
+    /// The `pid_namespace`.
+    pub ns: GuestVirt,
+    /// The namespace's inode number, as `/proc/PID/ns/pid` shows it.
+    pub inum: u32,
+}
+
+#[derive(Debug, Mirror)]
+#[mirror(c = "struct pid")]
+struct Pid {
+    level: u32,
+}
+
+#[derive(Debug, Mirror)]
+#[mirror(c = "struct upid")]
+struct Upid {
+    nr: i32,
+    ns: GuestVirt,
+}
+
+/// The task that has `pid` in the initial pid namespace: `find_task_by_pid_ns(pid, &init_pid_ns)`.
+pub fn find_task_by_pid(kernel: &Kernel, pid: i32) -> Result<Option<GuestVirt>> {
+    let Ok(id) = u64::try_from(pid) else {
+        return Ok(None);
+    };
+    let idr =
+        kernel
+            .symbol("init_pid_ns")?
+            .offset(offset_of(kernel, "struct pid_namespace", "idr")?);
+    let Some(pid) = idr_load(kernel, idr, IdrLayout::of(kernel)?, id)? else {
+        return Ok(None);
+    };
+    // PIDTYPE_PID is 0: the first list of a pid holds the one task that has it, linked by its first pid link.
+    let (tasks, _, _) = array(kernel, "struct pid", "tasks")?;
+    let (links, _, _) = array(kernel, "struct task_struct", "pid_links")?;
+    hlist_for_each_entry(kernel, pid.offset(tasks), links)
+        .bound(1)
+        .next()
+        .transpose()
+}
+
+/// The numbers of the task at `task`, one for each pid namespace that it is in, the initial one first. None for a task
+/// that was reaped.
+pub fn pid_numbers(kernel: &Kernel, task: GuestVirt) -> Result<Vec<PidNumber>> {
+    let pid = GuestVirt(kernel.read_u64(task.offset(offset_of(
+        kernel,
+        "struct task_struct",
+        "thread_pid",
+    )?))?);
+    if pid.is_null() {
+        return Ok(Vec::new());
+    }
+    let level = kernel.load::<Pid>(pid)?.level;
+    if level > MAX_PID_NS_LEVEL {
+        let why = format!("its level is {level}, deeper than {MAX_PID_NS_LEVEL}");
+        return Err(Error::Broken {
+            what: "pid",
+            at: pid,
+            why,
+        });
+    }
+    let (numbers, _, stride) = array(kernel, "struct pid", "numbers")?;
+    let inum = offset_of(kernel, "struct pid_namespace", "ns.inum")?;
+    let upid = |level: u32| {
+        let upid = kernel.load::<Upid>(pid.offset(numbers + stride * u64::from(level)))?;
+        Ok(PidNumber {
+            level,
+            nr: upid.nr,
+            ns: upid.ns,
+            inum: kernel.read_u32(upid.ns.offset(inum))?,
+        })
+    };
+    (0..=level).map(upid).collect()
+}

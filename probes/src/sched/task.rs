@@ -1,0 +1,253 @@
+//! One task, as plain values.
+
+use std::ops::Deref;
+
+use serde::Serialize;
+
+use super::{Policy, TaskState};
+use crate::memory::GuestVirt;
+use crate::object::{FixedStr, Mirror};
+
+/// `PF_KTHREAD` of `include/linux/sched.h`.
+const PF_KTHREAD: u64 = 0x0020_0000;
+
+/// A process or thread: what was read of its `task_struct`, its `cred` and its `signal_struct`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Task {
+    /// Where its `task_struct` lies.
+    pub at: GuestVirt,
+    /// `pid`: the thread's own number, in the initial pid namespace.
+    pub pid: i32,
+    /// `tgid`: the number of its thread group, what user space calls the process.
+    pub tgid: i32,
+    /// The `tgid` of `real_parent`.
+    pub ppid: i32,
+    /// `comm`: the name, up to 15 bytes; bytes that are not UTF-8 became U+FFFD.
+    pub comm: String,
+    /// What it does.
+    pub state: TaskState,
+    /// `flags`: `PF_*`.
+    pub flags: u64,
+    /// Whether it is a kernel thread (`PF_KTHREAD`).
+    pub kthread: bool,
+    /// Threads in its group.
+    pub nr_threads: i32,
+    /// When it was started, in nanoseconds since boot, time asleep included (`start_boottime`).
+    pub start_time: u64,
+    /// Real user.
+    pub uid: u32,
+    /// Effective user.
+    pub euid: u32,
+    /// Real group.
+    pub gid: u32,
+    /// Effective group.
+    pub egid: u32,
+    /// The CPU it runs on, or ran on last.
+    pub cpu: u32,
+    /// Whether it is on that CPU right now.
+    pub on_cpu: bool,
+    /// `prio`, 0 to 139: lower is more urgent; below 100 is real time.
+    pub prio: i32,
+    /// The nice value, -20 to 19.
+    pub nice: i32,
+    /// `SCHED_*`.
+    pub policy: Policy,
+    /// Its address space; `None` for kernel threads and zombies.
+    pub mm: Option<GuestVirt>,
+    /// The lowest address of its kernel stack.
+    pub stack: GuestVirt,
+    /// `real_parent`.
+    pub parent: GuestVirt,
+    /// `group_leader`.
+    pub group_leader: GuestVirt,
+    /// `signal`: what the threads of a group share.
+    pub signal: GuestVirt,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Mirror)]
+#[mirror(c = "struct list_head")]
+pub(super) struct ListHead {
+    pub(super) next: GuestVirt,
+    pub(super) prev: GuestVirt,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Mirror)]
+#[mirror(c = "struct task_struct")]
+pub(super) struct TaskStruct {
+    pub(super) pid: i32,
+    pub(super) tgid: i32,
+    pub(super) comm: FixedStr<16>,
+    #[mirror(member = "__state", or = "state")]
+    pub(super) state: u64,
+    pub(super) exit_state: u64,
+    pub(super) flags: u64,
+    #[mirror(member = "start_boottime", or = "real_start_time")]
+    pub(super) start_time: u64,
+    /// Not there without CONFIG_SMP.
+    pub(super) on_cpu: Option<u32>,
+    #[mirror(member = "thread_info.cpu", or = "cpu")]
+    pub(super) cpu: Option<u32>,
+    pub(super) prio: i32,
+    pub(super) static_prio: i32,
+    pub(super) policy: u32,
+    pub(super) mm: GuestVirt,
+    pub(super) stack: GuestVirt,
+    pub(super) real_parent: GuestVirt,
+    pub(super) group_leader: GuestVirt,
+    pub(super) signal: GuestVirt,
+    pub(super) real_cred: GuestVirt,
+    pub(super) tasks: ListHead,
+    pub(super) thread_node: ListHead,
+}
+
+impl TaskStruct {
+    /// What must be the same before and after the rest of the task was read.
+    pub(super) fn identity(&self) -> (i32, i32, [GuestVirt; 6], u64) {
+        let links = [
+            self.tasks.prev,
+            self.thread_node.prev,
+            self.real_parent,
+            self.signal,
+            self.real_cred,
+            self.group_leader,
+        ];
+        (self.pid, self.tgid, links, self.start_time)
+    }
+}
+
+#[derive(Debug, Clone, Mirror)]
+#[mirror(c = "struct cred")]
+pub(super) struct Cred {
+    #[mirror(member = "uid.val")]
+    uid: u32,
+    #[mirror(member = "euid.val")]
+    euid: u32,
+    #[mirror(member = "gid.val")]
+    gid: u32,
+    #[mirror(member = "egid.val")]
+    egid: u32,
+}
+
+#[derive(Debug, Clone, Mirror)]
+#[mirror(c = "struct signal_struct")]
+pub(super) struct SignalStruct {
+    nr_threads: i32,
+}
+
+impl Task {
+    pub(super) fn new(
+        at: GuestVirt,
+        task: &TaskStruct,
+        ppid: i32,
+        cred: &Cred,
+        signal: &SignalStruct,
+    ) -> Self {
+        Self {
+            at,
+            pid: task.pid,
+            tgid: task.tgid,
+            ppid,
+            comm: task.comm.to_str().into_owned(),
+            state: TaskState::from_raw(task.state, task.exit_state),
+            flags: task.flags,
+            kthread: task.flags & PF_KTHREAD != 0,
+            nr_threads: signal.nr_threads,
+            start_time: task.start_time,
+            uid: cred.uid,
+            euid: cred.euid,
+            gid: cred.gid,
+            egid: cred.egid,
+            cpu: task.cpu.unwrap_or(0),
+            on_cpu: task.on_cpu.is_some_and(|on| on != 0),
+            prio: task.prio,
+            // PRIO_TO_NICE: DEFAULT_PRIO is MAX_RT_PRIO + NICE_WIDTH / 2.
+            nice: task.static_prio.wrapping_sub(120),
+            policy: Policy(task.policy),
+            mm: (!task.mm.is_null()).then_some(task.mm),
+            stack: task.stack,
+            parent: task.real_parent,
+            group_leader: task.group_leader,
+            signal: task.signal,
+        }
+    }
+}
+
+/// Tasks, in the order in which the kernel has them.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(transparent)]
+pub struct Tasks(pub Vec<Task>);
+
+impl Tasks {
+    /// The task of this pid.
+    #[must_use]
+    pub fn pid(&self, pid: i32) -> Option<&Task> {
+        self.0.iter().find(|task| task.pid == pid)
+    }
+}
+
+impl Deref for Tasks {
+    type Target = [Task];
+
+    fn deref(&self) -> &[Task] {
+        &self.0
+    }
+}
+
+impl IntoIterator for Tasks {
+    type Item = Task;
+    type IntoIter = std::vec::IntoIter<Task>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.0.into_iter()
+    }
+}
+
+impl<'a> IntoIterator for &'a Tasks {
+    type Item = &'a Task;
+    type IntoIter = std::slice::Iter<'a, Task>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.0.iter()
+    }
+}
+
+impl FromIterator<Task> for Tasks {
+    fn from_iter<I: IntoIterator<Item = Task>>(tasks: I) -> Self {
+        Self(tasks.into_iter().collect())
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod testing {
+    use super::*;
+
+    /// A task of which only the numbers matter.
+    pub(crate) fn task(pid: i32, ppid: i32) -> Task {
+        Task {
+            at: GuestVirt(0xffff_8880_0000_0000 + 0x2000 * u64::from(pid.unsigned_abs())),
+            pid,
+            tgid: pid,
+            ppid,
+            comm: format!("task-{pid}"),
+            state: TaskState::Sleeping,
+            flags: 0,
+            kthread: false,
+            nr_threads: 1,
+            start_time: 0,
+            uid: 0,
+            euid: 0,
+            gid: 0,
+            egid: 0,
+            cpu: 0,
+            on_cpu: false,
+            prio: 120,
+            nice: 0,
+            policy: Policy(0),
+            mm: None,
+            stack: GuestVirt(0),
+            parent: GuestVirt(0),
+            group_leader: GuestVirt(0),
+            signal: GuestVirt(0),
+        }
+    }
+}

@@ -1,0 +1,27 @@
+//! Per-CPU variables and the masks of CPUs (`include/linux/percpu-defs.h`, `include/linux/cpumask.h`).
+
+use super::bitmap::cpumask;
+use crate::Result;
+use crate::kernel::Kernel;
+use crate::memory::GuestVirt;
+
+/// The address of `cpu`'s copy of the per-CPU variable `symbol`: `per_cpu_ptr(&symbol, cpu)`.
+pub fn per_cpu_ptr(kernel: &Kernel, symbol: &str, cpu: u32) -> Result<GuestVirt> {
+    kernel.per_cpu(kernel.symbol(symbol)?, cpu)
+}
+
+/// The CPUs that may come to be: `for_each_possible_cpu()`.
+pub fn possible_cpus(kernel: &Kernel) -> Result<Vec<u32>> {
+    cpus(kernel, "__cpu_possible_mask")
+}
+
+/// The CPUs that run: `for_each_online_cpu()`.
+pub fn online_cpus(kernel: &Kernel) -> Result<Vec<u32>> {
+    cpus(kernel, "__cpu_online_mask")
+}
+
+fn cpus(kernel: &Kernel, mask: &str) -> Result<Vec<u32>> {
+    let set = cpumask(kernel, kernel.symbol(mask)?, kernel.nr_cpus()? as usize)?;
+    // A bit's number is below `nr_cpus`, which is a u32.
+    Ok(set.into_iter().map(|cpu| cpu as u32).collect())
+}
