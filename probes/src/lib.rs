@@ -10,7 +10,6 @@ extern crate self as probes;
 
 pub mod cell;
 pub mod error;
-pub mod exercise;
 pub mod guest;
 pub mod kernel;
 pub mod memory;

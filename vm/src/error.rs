@@ -170,6 +170,14 @@ pub enum Error {
     /// The agent's client failed.
     #[error(transparent)]
     Agent(#[from] crate::agent::Error),
+    /// Something that belongs into the initramfs is not as it must be.
+    #[error("{} {why}", path.display())]
+    Initramfs {
+        /// What it is about.
+        path: PathBuf,
+        /// What is wrong, and the cure.
+        why: String,
+    },
     /// An option is out of range.
     #[error("{0}")]
     BadOption(String),

@@ -3,12 +3,11 @@
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use qapi::qmp::RunState;
-
 use crate::accel;
 use crate::agent;
 use crate::error::{Error, Result};
 use crate::folder::{self, FORMAT, Meta};
+use crate::initramfs;
 use crate::kernels::{Kernel, KernelChoice};
 use crate::launch::{Launch, Owner};
 use crate::process::{self, Identity};
@@ -182,14 +181,6 @@ impl Machine {
         self.qmp()?.stop()
     }
 
-    /// Whether its CPUs run: they do not when it is paused, panicked or powered off.
-    ///
-    /// # Errors
-    /// When QEMU does not answer.
-    pub fn runs(&self) -> Result<bool> {
-        Ok(self.qmp()?.status()? == RunState::running)
-    }
-
     /// Lets its CPUs go on. One that panicked or powered off stays as it is: reset it.
     ///
     /// # Errors
@@ -304,7 +295,7 @@ fn make(
 ) -> Result<Meta> {
     let qemu = Qemu::find()?;
     let kernel = Kernel::resolve(&options.kernel, progress)?;
-    let initramfs = initramfs(&kernel)?;
+    let initramfs = initramfs::build(&kernel, progress)?;
     let mut spec = Spec {
         vmlinuz: kernel.vmlinuz.clone(),
         initramfs,
@@ -356,14 +347,6 @@ fn make(
     };
     meta.write(folder)?;
     Ok(meta)
-}
-
-/// The initramfs for `kernel`.
-fn initramfs(kernel: &Kernel) -> Result<PathBuf> {
-    Err(Error::BadOption(format!(
-        "there is no initramfs for {} yet",
-        kernel.release
-    )))
 }
 
 fn now() -> u64 {

@@ -4,7 +4,6 @@
 
 mod board;
 mod clean;
-mod guests;
 mod lab;
 mod packages;
 mod paths;

@@ -10,7 +10,6 @@ use std::{env, fs};
 use anyhow::{Context, Result, bail};
 
 use crate::board::{Board, time};
-use crate::guests::Guests;
 use crate::lab;
 use crate::packages;
 use crate::paths::Paths;
@@ -143,10 +142,6 @@ pub(crate) fn run(names: &[&str]) -> Result<ExitCode> {
         .filter(|stage| names.is_empty() || names.contains(&stage.name));
     let mut lines = Vec::new();
     let mut total = Tally::default();
-    for stale in Guests::stale() {
-        stale.end(&paths);
-    }
-    let guests = Guests::new()?;
     let mut lab = None;
     let mut note = |name: &str, began: Instant, tally: Tally| {
         let line = format!(
@@ -162,7 +157,7 @@ pub(crate) fn run(names: &[&str]) -> Result<ExitCode> {
         if stage.needs_lab && lab.is_none() {
             let began = Instant::now();
             println!("==> set-up");
-            let done = set_up(&paths, &guests);
+            let done = set_up(&paths);
             if let Err(error) = &done {
                 println!("set-up failed: {error:#}");
             }
@@ -175,15 +170,13 @@ pub(crate) fn run(names: &[&str]) -> Result<ExitCode> {
             println!("{} CANNOT RUN: the set-up failed", stage.name);
             Tally::one(false)
         } else {
-            stage.run(&paths, &guests).unwrap_or_else(|error| {
+            stage.run(&paths).unwrap_or_else(|error| {
                 println!("{} CANNOT RUN: {error:#}", stage.name);
                 Tally::one(false)
             })
         };
         note(stage.name, began, tally);
     }
-    let began = Instant::now();
-    note("leftovers", began, guests.end(&paths));
     println!();
     for line in lines {
         println!("{line}");
@@ -196,18 +189,16 @@ pub(crate) fn run(names: &[&str]) -> Result<ExitCode> {
     })
 }
 
-fn set_up(paths: &Paths, guests: &Guests) -> Result<()> {
+fn set_up(paths: &Paths) -> Result<()> {
     let board = Board::new();
-    let packages = packages::LAB.iter().chain(packages::TESTS);
-    lab::set_up(&board, paths, packages)?;
-    lab::guest(&board, paths, Some(&guests.run))
+    lab::set_up(&board, paths, packages::LAB.iter().chain(packages::TESTS))
 }
 
 impl Stage {
-    fn run(&self, paths: &Paths, guests: &Guests) -> Result<Tally> {
+    fn run(&self, paths: &Paths) -> Result<Tally> {
         let mut tally = Tally::default();
         for program in (self.programs)(paths)? {
-            tally += program.run(paths, guests)?;
+            tally += program.run(paths)?;
         }
         Ok(tally)
     }
@@ -215,7 +206,7 @@ impl Stage {
 
 impl Program {
     /// Run it, show what it prints, and count.
-    fn run(&self, paths: &Paths, guests: &Guests) -> Result<Tally> {
+    fn run(&self, paths: &Paths) -> Result<Tally> {
         let words: Vec<_> = self
             .words
             .iter()
@@ -236,7 +227,6 @@ impl Program {
             .env("CARGO_TARGET_DIR", &paths.target)
             .env("CARGO_TERM_COLOR", colours)
             .env("KLAB", paths.program("klab"))
-            .env("KLAB_RUN", &guests.run)
             .env("EVCXR", paths.program("evcxr"))
             .env("EVCXR_JUPYTER", paths.program("evcxr_jupyter"))
             .stdin(Stdio::null())

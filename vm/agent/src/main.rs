@@ -1,2 +1,32 @@
 //! PID 1 of a klab guest.
-fn main() {}
+//!
+//! One static binary with three lives, chosen by who started it: PID 1 ([`init`]) prepares the system, starts
+//! the server and reaps; the server ([`server`]) answers on the virtio-serial ports; a workload ([`workload`])
+//! is a process for lessons to look at. PID 1 does so little that it has nothing to fail at; a server that
+//! dies is started again.
+
+mod error;
+mod files;
+mod init;
+mod kmsg;
+mod modules;
+mod port;
+mod proc;
+mod run;
+mod server;
+mod session;
+mod workload;
+
+fn main() {
+    let mut args = std::env::args().skip(1);
+    match args.next().as_deref() {
+        Some(workload::PARENT) => workload::shape::parent(),
+        Some(workload::CHILD) => workload::shape::child(&args.collect::<Vec<_>>()),
+        Some(server::SERVE) => server::serve(),
+        _ if std::process::id() == 1 => init::init(),
+        _ => {
+            eprintln!("klab-agent is PID 1 of a klab guest: `klab up` puts it there");
+            std::process::exit(2);
+        }
+    }
+}

@@ -1,6 +1,9 @@
 use klab_wire::{
     Answer, Ask, MAX_PAGES, ProcPart, ProcQuery,
-    proc::{KmsgRecord, Mem, Module, PageEntry, Symbol, Task, Vma, parse_kallsyms},
+    proc::{
+        KmsgRecord, Mem, Module, PageEntry, Symbol, Task, Vma, parse_kallsyms, parse_meminfo,
+        parse_modules,
+    },
 };
 
 use super::{Client, Error, Result, unexpected};
@@ -65,7 +68,7 @@ impl Client {
     /// # Errors
     /// When the agent does not answer.
     pub fn meminfo(&mut self) -> Result<Vec<Mem>> {
-        collect!(self, ProcQuery::Meminfo, Meminfo, 4096)
+        Ok(parse_meminfo(&self.read("/proc/meminfo")?))
     }
 
     /// The modules that are loaded.
@@ -73,7 +76,7 @@ impl Client {
     /// # Errors
     /// When the agent does not answer.
     pub fn modules(&mut self) -> Result<Vec<Module>> {
-        collect!(self, ProcQuery::Modules, Modules, 4096)
+        Ok(parse_modules(&self.read("/proc/modules")?))
     }
 
     /// Every symbol of `/proc/kallsyms`, in its order.

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    proc::{KmsgRecord, Mem, Module, PageEntry, Task, Vma},
+    proc::{KmsgRecord, PageEntry, Task, Vma},
     workload::{WorkloadInfo, WorkloadKind},
 };
 
@@ -212,7 +212,7 @@ impl Exit {
     }
 }
 
-/// What to read of `/proc`. Text that needs no walk (`kallsyms`, `version`) is pulled and parsed on the host.
+/// What to read of `/proc`. Text that needs no walk (`kallsyms`, `modules`, ..) is pulled and parsed on the host.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ProcQuery {
     /// Every thread of every process.
@@ -233,10 +233,6 @@ pub enum ProcQuery {
     },
     /// Every record of the kernel log, oldest first.
     Kmsg,
-    /// `/proc/meminfo`.
-    Meminfo,
-    /// `/proc/modules`.
-    Modules,
 }
 
 /// A piece of what [`ProcQuery`] asked for; several pieces add up.
@@ -250,8 +246,4 @@ pub enum ProcPart {
     Pagemap(Vec<PageEntry>),
     /// To `Kmsg`.
     Kmsg(Vec<KmsgRecord>),
-    /// To `Meminfo`.
-    Meminfo(Vec<Mem>),
-    /// To `Modules`.
-    Modules(Vec<Module>),
 }

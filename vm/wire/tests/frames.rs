@@ -3,7 +3,7 @@
 use klab_wire::{
     Answer, Ask, Reply, Request, Stream,
     frame::{Decoder, FrameError, HEADER, MAX_FRAME, MAX_PAYLOAD, encode, flush},
-    proc::{parse_kallsyms, parse_kmsg},
+    proc::{parse_kallsyms, parse_kmsg, parse_meminfo, parse_modules},
 };
 use proptest::prelude::*;
 
@@ -83,7 +83,7 @@ proptest! {
     #[test]
     fn proc_text(bytes in prop::collection::vec(any::<u8>(), 0..500)) {
         let _ = parse_kallsyms(&bytes);
-        let _ = parse_kmsg(&bytes);
+        let _ = (parse_kmsg(&bytes), parse_meminfo(&bytes), parse_modules(&bytes));
     }
 }
 

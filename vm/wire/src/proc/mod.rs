@@ -2,12 +2,16 @@
 
 mod kallsyms;
 mod kmsg;
+mod meminfo;
+mod modules;
 mod task;
 
 use serde::{Deserialize, Serialize};
 
 pub use kallsyms::{Symbol, parse_kallsyms};
 pub use kmsg::{KmsgRecord, parse_kmsg};
+pub use meminfo::{Mem, parse_meminfo};
+pub use modules::{Module, parse_modules};
 pub use task::{Mm, PF_KTHREAD, Task};
 
 /// A line of `/proc/PID/maps`.
@@ -44,30 +48,4 @@ pub struct PageEntry {
     pub file: bool,
     /// Whether it is mapped exactly once.
     pub exclusive: bool,
-}
-
-/// A line of `/proc/meminfo`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Mem {
-    /// `MemTotal`, ..
-    pub name: String,
-    /// Bytes; a plain number for the lines that have no unit (`HugePages_Total`).
-    pub value: u64,
-}
-
-/// A line of `/proc/modules`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Module {
-    /// Its name.
-    pub name: String,
-    /// Bytes of memory.
-    pub size: u64,
-    /// Its reference count, -1 when the kernel cannot unload modules.
-    pub refcount: i64,
-    /// Modules that use it.
-    pub used_by: Vec<String>,
-    /// `Live`, `Loading` or `Unloading`.
-    pub state: String,
-    /// Address of its core section.
-    pub address: u64,
 }

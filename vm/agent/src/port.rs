@@ -1,0 +1,148 @@
+//! One virtio-serial port: bytes in, frames out, and whether the host is there.
+//!
+//! Semantics rest on `port_fops_read`, `port_fops_write` and `port_fops_poll` of `drivers/char/virtio_console.c`:
+//! without a host, reads give 0 and poll says `POLLHUP`, always; a blocking write waits for a host for ever. So
+//! the port is non-blocking, and what waits for a host is an edge-triggered epoll: it wakes when the driver
+//! wakes the port's queue (a host came or went, data came) and never else, so an idle guest has no timer.
+
+use std::{
+    fs::{File, OpenOptions},
+    io::{self, ErrorKind, Read as _, Write as _},
+    os::{fd::AsFd as _, unix::fs::OpenOptionsExt as _},
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use klab_wire::{Answer, Reply, frame};
+use nix::{
+    poll::{PollFd, PollFlags, PollTimeout, poll},
+    sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout},
+};
+
+/// What a read of a port gives.
+#[derive(Debug)]
+pub(crate) enum Input<'a> {
+    /// Bytes of the host.
+    Bytes(&'a [u8]),
+    /// The host has gone.
+    Gone,
+}
+
+/// An open port.
+#[derive(Debug)]
+pub(crate) struct Port {
+    file: File,
+    epoll: Epoll,
+    write: Mutex<()>,
+    /// Grows with every host that comes or goes; what was begun in an earlier one has no reader.
+    epoch: AtomicU64,
+}
+
+impl Port {
+    pub(crate) fn open(device: &str) -> io::Result<Self> {
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .custom_flags(libc::O_NONBLOCK)
+            .open(device)?;
+        let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
+        epoll.add(
+            &file,
+            EpollEvent::new(EpollFlags::EPOLLIN | EpollFlags::EPOLLET, 0),
+        )?;
+        Ok(Self {
+            file,
+            epoll,
+            write: Mutex::new(()),
+            epoch: AtomicU64::new(0),
+        })
+    }
+
+    /// The present host's number.
+    pub(crate) fn epoch(&self) -> u64 {
+        self.epoch.load(Ordering::Acquire)
+    }
+
+    /// Ends what the present host has begun.
+    pub(crate) fn next_epoch(&self) -> u64 {
+        self.epoch.fetch_add(1, Ordering::AcqRel) + 1
+    }
+
+    /// Hands everything that comes to `on`, until reading fails.
+    pub(crate) fn read(&self, mut on: impl FnMut(Input<'_>)) -> io::Result<()> {
+        let mut buf = vec![0; 64 * 1024];
+        let mut here = true;
+        loop {
+            match (&self.file).read(&mut buf) {
+                Ok(0) => {
+                    if here {
+                        on(Input::Gone);
+                    }
+                    here = false;
+                    self.wait()?;
+                }
+                Ok(n) => {
+                    here = true;
+                    on(Input::Bytes(&buf[..n]));
+                }
+                Err(e) if e.kind() == ErrorKind::WouldBlock => {
+                    here = true;
+                    self.wait()?;
+                }
+                Err(e) if e.kind() == ErrorKind::Interrupted => {}
+                // The driver's word for a host that went while it read.
+                Err(e) if e.raw_os_error() == Some(libc::EPIPE) => {
+                    on(Input::Gone);
+                    here = false;
+                    self.wait()?;
+                }
+                Err(e) => return Err(e),
+            }
+        }
+    }
+
+    fn wait(&self) -> io::Result<()> {
+        let mut events = [EpollEvent::empty()];
+        match self.epoll.wait(&mut events, EpollTimeout::NONE) {
+            Ok(_) | Err(nix::errno::Errno::EINTR) => Ok(()),
+            Err(e) => Err(e.into()),
+        }
+    }
+
+    /// Sends a reply to the host of `epoch`; fails once that one has gone. Waits while the host does not read.
+    pub(crate) fn send(&self, epoch: u64, id: u32, answer: Answer) -> io::Result<()> {
+        let bytes = frame::encode(&Reply { id, answer }).map_err(io::Error::other)?;
+        let _one_at_a_time = self.write.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut rest = bytes.as_slice();
+        while !rest.is_empty() {
+            if self.epoch() != epoch {
+                return Err(ErrorKind::BrokenPipe.into());
+            }
+            match (&self.file).write(rest) {
+                Ok(n) => rest = &rest[n..],
+                Err(e) if e.kind() == ErrorKind::WouldBlock => self.wait_writable()?,
+                Err(e) if e.kind() == ErrorKind::Interrupted => {}
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(())
+    }
+
+    fn wait_writable(&self) -> io::Result<()> {
+        let mut fds = [PollFd::new(self.file.as_fd(), PollFlags::POLLOUT)];
+        // The limit is there to look at the epoch again.
+        match poll(&mut fds, PollTimeout::from(1000_u16)) {
+            Ok(_) | Err(nix::errno::Errno::EINTR) => {}
+            Err(e) => return Err(e.into()),
+        }
+        if fds[0]
+            .revents()
+            .is_some_and(|r| r.contains(PollFlags::POLLHUP))
+        {
+            return Err(ErrorKind::BrokenPipe.into());
+        }
+        Ok(())
+    }
+}
