@@ -127,3 +127,9 @@ pub enum Error {
     #[error("{0}")]
     Machine(String),
 }
+
+impl From<vm::Error> for Error {
+    fn from(error: vm::Error) -> Self {
+        Self::Machine(error.to_string())
+    }
+}

@@ -1,13 +1,24 @@
 //! `Guest`: the handle that cells and commands hold.
 
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
-use crate::Result;
+use vm::Machine;
+use vm::agent::Client;
+
 use crate::kernel::Kernel;
-use crate::memory::{RamFile, RamRange};
+use crate::memory::{PhysMemory, RamFile, RamRange};
+use crate::{Error, Result};
 
-/// A guest whose memory can be read. Clones are the same guest.
+/// How long a reset that is under way is waited for.
+const RESET: Duration = Duration::from_secs(10);
+
+/// A guest whose memory can be read, and whose machine, if there is one, can be paused and asked. Clones are the same
+/// guest, and may be sent to other threads.
+///
+/// It survives a reset of the guest: what was decoded for the kernel before is dropped, and [`Guest::kernel`] finds
+/// the one that runs now. A [`Kernel`] kept from before does not notice.
 #[derive(Debug, Clone)]
 pub struct Guest {
     inner: Arc<Inner>,
@@ -15,27 +26,306 @@ pub struct Guest {
 
 #[derive(Debug)]
 struct Inner {
+    known: Mutex<Known>,
+    pauses: Mutex<Pauses>,
+}
+
+/// What is known of the guest as it is under one generation of its RAM.
+#[derive(Debug)]
+struct Known {
     kernel: Kernel,
+    machine: Option<Running>,
+}
+
+#[derive(Debug)]
+struct Running {
+    machine: Machine,
+    ram: RamFile,
+    generation: u64,
+}
+
+/// How many calls of `paused` are under way, and whether the last one lets the CPUs go on.
+#[derive(Debug, Default)]
+struct Pauses {
+    depth: u32,
+    resume: bool,
 }
 
 impl Guest {
+    /// The guest that `klab up NAME` made. Fails with one sentence and the cure when there is none, or no kernel in it.
+    pub fn attach(name: &str) -> Result<Self> {
+        Ok(Self::of(Known::attach(name)?))
+    }
+
     /// A guest that is nothing but its RAM file: no machine to pause, no agent.
     pub fn open_ram(path: impl AsRef<Path>, ranges: &[RamRange]) -> Result<Self> {
         let ram = RamFile::open(path.as_ref(), ranges)?;
-        Ok(Self::from_kernel(Kernel::discover(Arc::new(ram))?))
+        Self::from_memory(Arc::new(ram))
+    }
+
+    /// A guest that is nothing but memory: the kernel in it is found as in any other.
+    pub fn from_memory(memory: Arc<dyn PhysMemory>) -> Result<Self> {
+        Ok(Self::from_kernel(Kernel::discover(memory)?))
     }
 
     /// A guest of a kernel that is known: for tests.
     #[must_use]
     pub fn from_kernel(kernel: Kernel) -> Self {
+        Self::of(Known {
+            kernel,
+            machine: None,
+        })
+    }
+
+    fn of(known: Known) -> Self {
+        let (known, pauses) = (Mutex::new(known), Mutex::default());
         Self {
-            inner: Arc::new(Inner { kernel }),
+            inner: Arc::new(Inner { known, pauses }),
         }
     }
 
-    /// The kernel that runs in it.
-    #[must_use]
-    pub fn kernel(&self) -> Kernel {
-        self.inner.kernel.clone()
+    /// The kernel that runs in it now. Costs some microseconds: keep it for as long as one reading takes.
+    ///
+    /// # Errors
+    /// When the guest was reset or started anew since, and no kernel is found in it.
+    pub fn kernel(&self) -> Result<Kernel> {
+        Ok(self.known()?.kernel.clone())
+    }
+
+    /// The machine that runs it.
+    pub fn machine(&self) -> Result<Machine> {
+        let known = self
+            .inner
+            .known
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        match &known.machine {
+            Some(running) => Ok(running.machine.clone()),
+            None => Err(Error::Machine(
+                "this guest is memory alone, without a machine: `klab up` and `Guest::attach` give one that runs".to_owned(),
+            )),
+        }
+    }
+
+    /// A connection to its agent. It does not answer while the guest is paused, so asking within `paused` is an error.
+    pub fn agent(&self) -> Result<Client> {
+        if self.pauses().depth > 0 {
+            return Err(Error::Machine(
+                "the guest is paused, so its agent does not answer: ask it before or after guest.paused(..)".to_owned(),
+            ));
+        }
+        Ok(self.machine()?.agent()?)
+    }
+
+    /// What its machine does now.
+    pub fn status(&self) -> Result<vm::Status> {
+        Ok(self.machine()?.status())
+    }
+
+    /// Puts the guest back into its ready state.
+    pub fn reset(&self) -> Result<()> {
+        Ok(self.machine()?.reset()?)
+    }
+
+    /// Runs `work` while the guest's CPUs stand still; they go on afterwards, also after a panic of `work`, unless they
+    /// stood still before. Calls may nest. The guest's memory does not change meanwhile.
+    ///
+    /// A dump or a fake kernel is still by itself: there `work` just runs.
+    ///
+    /// # Errors
+    /// When the machine does not answer, or the guest is a bare RAM file that something else may write to.
+    pub fn paused<T>(&self, work: impl FnOnce(&Self) -> Result<T>) -> Result<T> {
+        let pause = Pause::begin(self)?;
+        let done = work(self);
+        pause.end()?;
+        done
+    }
+
+    fn pauses(&self) -> MutexGuard<'_, Pauses> {
+        self.inner
+            .pauses
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What is known, brought up to date.
+    fn known(&self) -> Result<MutexGuard<'_, Known>> {
+        let mut known = self
+            .inner
+            .known
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let Some(running) = &known.machine else {
+            return Ok(known);
+        };
+        let machine = &running.machine;
+        if !running.ram.is(&machine.ram().path) {
+            // Taken down, and perhaps started anew under its name.
+            *known = Known::attach(machine.name())?;
+        } else if settled(machine)? != running.generation {
+            *known = Known::of(machine.clone(), running.ram.clone())?;
+        }
+        Ok(known)
+    }
+}
+
+impl Known {
+    fn attach(name: &str) -> Result<Self> {
+        let machine = Machine::attach(name)?;
+        let ram = RamFile::open(&machine.ram().path, &machine.ram().ranges)?;
+        Self::of(machine, ram)
+    }
+
+    fn of(machine: Machine, ram: RamFile) -> Result<Self> {
+        let generation = settled(&machine)?;
+        let kernel = Kernel::discover(Arc::new(ram.clone()))?;
+        Ok(Self {
+            kernel,
+            machine: Some(Running {
+                machine,
+                ram,
+                generation,
+            }),
+        })
+    }
+}
+
+/// The machine's generation, once no reset is under way.
+fn settled(machine: &Machine) -> Result<u64> {
+    let began = Instant::now();
+    loop {
+        let generation = machine.generation();
+        if generation.is_multiple_of(2) {
+            return Ok(generation);
+        }
+        if began.elapsed() > RESET {
+            let name = machine.name();
+            return Err(Error::Machine(format!(
+                "the guest `{name}` is in the middle of a reset: `klab reset {name}` ends one that was interrupted"
+            )));
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// One call of `paused` that is under way. Dropped without `end` when the work panicked.
+struct Pause<'a> {
+    guest: &'a Guest,
+    machine: Option<Machine>,
+    open: bool,
+}
+
+impl<'a> Pause<'a> {
+    fn begin(guest: &'a Guest) -> Result<Self> {
+        let (machine, bare) = {
+            let known = guest.known()?;
+            let bare = known.machine.is_none() && known.kernel.space().memory().as_ram().is_some();
+            (
+                known
+                    .machine
+                    .as_ref()
+                    .map(|running| running.machine.clone()),
+                bare,
+            )
+        };
+        if bare {
+            return Err(Error::Machine(
+                "this guest is a RAM file alone, there is nobody to pause: `Guest::attach` gives one that can be".to_owned(),
+            ));
+        }
+        let mut pauses = guest.pauses();
+        if let (Some(machine), 0) = (&machine, pauses.depth) {
+            pauses.resume = machine.runs()?;
+            if pauses.resume {
+                machine.pause()?;
+            }
+        }
+        pauses.depth += 1;
+        drop(pauses);
+        Ok(Self {
+            guest,
+            machine,
+            open: true,
+        })
+    }
+
+    fn end(mut self) -> Result<()> {
+        self.open = false;
+        self.leave()
+    }
+
+    fn leave(&self) -> Result<()> {
+        let mut pauses = self.guest.pauses();
+        pauses.depth = pauses.depth.saturating_sub(1);
+        match &self.machine {
+            Some(machine) if pauses.depth == 0 && pauses.resume => Ok(machine.resume()?),
+            _ => Ok(()),
+        }
+    }
+}
+
+impl Drop for Pause<'_> {
+    fn drop(&mut self) {
+        if self.open {
+            // The panic that brought us here is what is told.
+            let _ = self.leave();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernel::FakeKernel;
+
+    #[test]
+    fn memory_alone_can_be_read_and_has_no_machine() {
+        let guest = Guest::from_kernel(FakeKernel::new().finish().unwrap());
+        let release =
+            guest.paused(|guest| guest.paused(|guest| Ok(guest.kernel()?.release().to_owned())));
+        assert_eq!(release.unwrap(), "7.3.4-fake");
+        assert!(
+            guest
+                .agent()
+                .unwrap_err()
+                .to_string()
+                .contains("without a machine")
+        );
+        let panicked =
+            std::panic::catch_unwind(|| guest.paused(|_| -> Result<()> { panic!("in the work") }));
+        assert!(panicked.is_err());
+        assert_eq!(guest.pauses().depth, 0);
+    }
+
+    #[test]
+    fn a_bare_ram_file_cannot_be_paused() {
+        let mut ram = vec![0; 16 << 20];
+        FakeKernel::new()
+            .memory()
+            .unwrap()
+            .read(crate::memory::GuestPhys(0), &mut ram)
+            .unwrap();
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), &ram).unwrap();
+        let range = RamRange {
+            gpa: 0,
+            offset: 0,
+            len: ram.len() as u64,
+        };
+        let guest = Guest::open_ram(file.path(), &[range]).unwrap();
+        assert_eq!(guest.kernel().unwrap().release(), "7.3.4-fake");
+        assert!(
+            guest
+                .paused(|_| Ok(()))
+                .unwrap_err()
+                .to_string()
+                .contains("nobody to pause")
+        );
+    }
+
+    #[test]
+    fn an_unknown_guest_is_told_with_the_cure() {
+        let fault = Guest::attach("no-such-guest-here").unwrap_err().to_string();
+        assert!(fault.contains("klab up no-such-guest-here"), "{fault}");
     }
 }

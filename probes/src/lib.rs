@@ -10,6 +10,7 @@ extern crate self as probes;
 
 pub mod cell;
 pub mod error;
+pub mod exercise;
 pub mod guest;
 pub mod kernel;
 pub mod memory;

@@ -6,9 +6,10 @@ use std::process::{Command, ExitCode};
 
 use anyhow::{Result, bail};
 
+use crate::guests::Guests;
 use crate::paths::Paths;
 
-/// Stop the guests, remove the cache folder (with the Python environment) and the target folder.
+/// Stop the guests, remove the run folder, the cache folder (with the Python environment) and the target folder.
 pub(crate) fn run() -> Result<ExitCode> {
     let paths = Paths::new()?;
     let klab = paths.program("klab");
@@ -18,8 +19,16 @@ pub(crate) fn run() -> Result<ExitCode> {
         if !status.success() {
             bail!("the guests did not stop: see `{} status`", klab.display());
         }
+    } else if paths.run.exists() {
+        bail!(
+            "guests may run, and the program that stops them is not built: `cargo build --release -p klab` first"
+        );
+    }
+    for stale in Guests::stale() {
+        stale.end(&paths);
     }
     for (path, what) in [
+        (&paths.run, "the guests' sockets"),
         (
             &paths.cache,
             "kernels, packages, ready guests, the Python environment",
@@ -34,6 +43,12 @@ pub(crate) fn run() -> Result<ExitCode> {
 fn remove(path: &Path, what: &str) -> Result<()> {
     if !path.exists() {
         return Ok(());
+    }
+    if std::env::var_os("HOME").is_some_and(|home| Path::new(&home).starts_with(path)) {
+        bail!(
+            "{} holds more than klab's files: remove them yourself",
+            path.display()
+        );
     }
     println!("removing {} ({what})", path.display());
     if let Err(error) = fs::remove_dir_all(path) {

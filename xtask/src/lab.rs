@@ -37,7 +37,7 @@ impl Lab {
         let paths = Paths::new()?;
         let board = Board::new();
         set_up(&board, &paths, packages::LAB.iter())?;
-        guest(&board, &paths)?;
+        guest(&board, &paths, None)?;
         eprintln!("ready after {}", time(began.elapsed()));
         if self.headless {
             let status = tied(&paths.venv_program("python"))
@@ -156,14 +156,16 @@ pub(crate) fn set_up(
     Ok(())
 }
 
-/// The guest that lessons look into.
-fn guest(board: &Board, paths: &Paths) -> Result<()> {
+/// The guest that lessons look into, in the user's run folder or in another.
+pub(crate) fn guest(board: &Board, paths: &Paths, run: Option<&Path>) -> Result<()> {
     const NAME: &str = "guest";
     board.begin(NAME);
-    let klab = paths.program("klab");
-    let status = Command::new(&klab)
-        .args(["status", "default", "--json"])
-        .output()?;
+    let klab = || {
+        let mut command = Command::new(paths.program("klab"));
+        command.envs(run.map(|run| ("KLAB_RUN", run)));
+        command
+    };
+    let status = klab().args(["status", "default", "--json"]).output()?;
     if status.status.success() {
         board.end(NAME, "already up");
         return Ok(());
@@ -174,7 +176,7 @@ fn guest(board: &Board, paths: &Paths) -> Result<()> {
         log: paths.logs().join("guest.log"),
         cure: "`klab doctor` says what is missing",
     };
-    job.run(Command::new(&klab).arg("up"), |line| {
+    job.run(klab().arg("up"), |line| {
         Some(line.chars().take(70).collect())
     })?;
     board.end(NAME, "up");

@@ -4,6 +4,7 @@
 
 mod board;
 mod clean;
+mod guests;
 mod lab;
 mod packages;
 mod paths;

@@ -1,6 +1,7 @@
 //! Where things lie.
 
 use std::env;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
@@ -14,6 +15,8 @@ pub(crate) struct Paths {
     pub(crate) target: PathBuf,
     /// klab's cache folder, by the same rule as `vm::paths::cache`.
     pub(crate) cache: PathBuf,
+    /// klab's run folder, by the same rule as `vm::paths::run`.
+    pub(crate) run: PathBuf,
 }
 
 impl Paths {
@@ -31,11 +34,8 @@ impl Paths {
         Ok(Self {
             root: root.to_owned(),
             target: target.to_owned(),
-            cache: cache(|name| {
-                env::var_os(name)
-                    .filter(|value| !value.is_empty())
-                    .map(PathBuf::from)
-            })?,
+            cache: cache(variable)?,
+            run: run(variable)?,
         })
     }
 
@@ -70,6 +70,29 @@ impl Paths {
     }
 }
 
+fn variable(name: &str) -> Option<PathBuf> {
+    env::var_os(name)
+        .filter(|value| !value.is_empty())
+        .map(PathBuf::from)
+}
+
+fn run(env: impl Fn(&str) -> Option<PathBuf>) -> Result<PathBuf> {
+    let base = env("XDG_RUNTIME_DIR").filter(|path| path.is_dir());
+    match (env("KLAB_RUN"), base) {
+        (Some(path), _) => Ok(path),
+        (None, Some(base)) => Ok(base.join("klab")),
+        (None, None) => Ok(format!("/tmp/klab-{}", user()?).into()),
+    }
+}
+
+/// This user's number.
+fn user() -> Result<u32> {
+    Ok(Path::new("/proc/self")
+        .metadata()
+        .context("no /proc")?
+        .uid())
+}
+
 fn cache(env: impl Fn(&str) -> Option<PathBuf>) -> Result<PathBuf> {
     env("KLAB_CACHE")
         .or_else(|| env("XDG_CACHE_HOME").map(|base| base.join("klab")))
@@ -82,7 +105,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_cache_is_where_the_user_says() {
+    fn folders_are_where_the_user_says() {
         let env = |pairs: &'static [(&str, &str)]| {
             move |name: &str| {
                 pairs
@@ -104,5 +127,10 @@ mod tests {
             Path::new("/h/.cache/klab")
         );
         assert!(cache(env(&[])).is_err());
+        assert_eq!(run(env(&[("KLAB_RUN", "/r")])).unwrap(), Path::new("/r"));
+        let base = env(&[("XDG_RUNTIME_DIR", "/proc")]);
+        assert_eq!(run(base).unwrap(), Path::new("/proc/klab"));
+        let absent = env(&[("XDG_RUNTIME_DIR", "/no/such/folder")]);
+        assert!(run(absent).unwrap().starts_with("/tmp"));
     }
 }

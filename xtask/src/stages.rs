@@ -10,6 +10,7 @@ use std::{env, fs};
 use anyhow::{Context, Result, bail};
 
 use crate::board::{Board, time};
+use crate::guests::Guests;
 use crate::lab;
 use crate::packages;
 use crate::paths::Paths;
@@ -142,6 +143,10 @@ pub(crate) fn run(names: &[&str]) -> Result<ExitCode> {
         .filter(|stage| names.is_empty() || names.contains(&stage.name));
     let mut lines = Vec::new();
     let mut total = Tally::default();
+    for stale in Guests::stale() {
+        stale.end(&paths);
+    }
+    let guests = Guests::new()?;
     let mut lab = None;
     let mut note = |name: &str, began: Instant, tally: Tally| {
         let line = format!(
@@ -157,7 +162,7 @@ pub(crate) fn run(names: &[&str]) -> Result<ExitCode> {
         if stage.needs_lab && lab.is_none() {
             let began = Instant::now();
             println!("==> set-up");
-            let done = set_up(&paths);
+            let done = set_up(&paths, &guests);
             if let Err(error) = &done {
                 println!("set-up failed: {error:#}");
             }
@@ -170,13 +175,15 @@ pub(crate) fn run(names: &[&str]) -> Result<ExitCode> {
             println!("{} CANNOT RUN: the set-up failed", stage.name);
             Tally::one(false)
         } else {
-            stage.run(&paths).unwrap_or_else(|error| {
+            stage.run(&paths, &guests).unwrap_or_else(|error| {
                 println!("{} CANNOT RUN: {error:#}", stage.name);
                 Tally::one(false)
             })
         };
         note(stage.name, began, tally);
     }
+    let began = Instant::now();
+    note("leftovers", began, guests.end(&paths));
     println!();
     for line in lines {
         println!("{line}");
@@ -189,16 +196,18 @@ pub(crate) fn run(names: &[&str]) -> Result<ExitCode> {
     })
 }
 
-fn set_up(paths: &Paths) -> Result<()> {
+fn set_up(paths: &Paths, guests: &Guests) -> Result<()> {
     let board = Board::new();
-    lab::set_up(&board, paths, packages::LAB.iter().chain(packages::TESTS))
+    let packages = packages::LAB.iter().chain(packages::TESTS);
+    lab::set_up(&board, paths, packages)?;
+    lab::guest(&board, paths, Some(&guests.run))
 }
 
 impl Stage {
-    fn run(&self, paths: &Paths) -> Result<Tally> {
+    fn run(&self, paths: &Paths, guests: &Guests) -> Result<Tally> {
         let mut tally = Tally::default();
         for program in (self.programs)(paths)? {
-            tally += program.run(paths)?;
+            tally += program.run(paths, guests)?;
         }
         Ok(tally)
     }
@@ -206,7 +215,7 @@ impl Stage {
 
 impl Program {
     /// Run it, show what it prints, and count.
-    fn run(&self, paths: &Paths) -> Result<Tally> {
+    fn run(&self, paths: &Paths, guests: &Guests) -> Result<Tally> {
         let words: Vec<_> = self
             .words
             .iter()
@@ -227,6 +236,7 @@ impl Program {
             .env("CARGO_TARGET_DIR", &paths.target)
             .env("CARGO_TERM_COLOR", colours)
             .env("KLAB", paths.program("klab"))
+            .env("KLAB_RUN", &guests.run)
             .env("EVCXR", paths.program("evcxr"))
             .env("EVCXR_JUPYTER", paths.program("evcxr_jupyter"))
             .stdin(Stdio::null())

@@ -7,6 +7,7 @@ mod kallsyms;
 mod layout;
 #[cfg(test)]
 mod tests;
+mod torn;
 mod vmcoreinfo;
 
 use std::sync::{Arc, OnceLock};

@@ -312,3 +312,26 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn what_changes_under_the_reader_is_torn() {
+    let kernel = FakeKernel::new().finish().unwrap();
+    let mut readings = [1, 2, 2, 3].into_iter();
+    let read = kernel.consistent("counter", |_| Ok(readings.next().unwrap()));
+    assert_eq!(read.unwrap(), 2);
+    let mut count = 0;
+    let torn = kernel.consistent("counter", |_| {
+        count += 1;
+        Ok(count)
+    });
+    assert_eq!(
+        torn.unwrap_err(),
+        Error::Torn {
+            what: "counter".to_owned(),
+            tries: 8
+        }
+    );
+    // An error that stays is what is wrong with the memory, not with the reader's luck.
+    let missing = kernel.consistent("hole", |kernel| kernel.read_u64(GuestVirt(0)));
+    assert!(matches!(missing, Err(Error::NotMapped { .. })));
+}

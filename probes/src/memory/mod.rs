@@ -9,8 +9,9 @@ mod space;
 pub use addr::{GuestPhys, GuestVirt, PAGE_SIZE};
 pub use fake::FakeMemory;
 pub use pagetable::{Entry, EntryKind, Level, PageWalk, Paging, PresentPage, PresentPages, Step};
-pub use ram::{RamFile, RamRange};
+pub use ram::RamFile;
 pub use space::{AddressSpace, Linear};
+pub use vm::RamRange;
 
 use crate::Result;
 

@@ -5,26 +5,15 @@
 //! the same file; the file must never shrink below the ranges it was opened with.
 
 use std::fs::File;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
 use std::sync::Arc;
 
 use vm_memory::mmap::MmapRegion;
 use vm_memory::{AtomicInteger, FileOffset, VolatileMemory};
 
-use super::{GuestPhys, PAGE_SIZE, PhysMemory, PhysRange};
+use super::{GuestPhys, PAGE_SIZE, PhysMemory, PhysRange, RamRange};
 use crate::{Error, Result};
-
-/// Where a stretch of RAM lies in the file. RAM above the PCI hole has a `gpa` that differs from its `offset`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct RamRange {
-    /// Guest-physical address of the first byte.
-    pub gpa: u64,
-    /// Offset of that byte in the file.
-    pub offset: u64,
-    /// Length in bytes.
-    pub len: u64,
-}
 
 /// A guest's RAM file, mapped read-only. Clones share the mapping.
 #[derive(Debug, Clone)]
@@ -116,6 +105,15 @@ impl RamFile {
                 len: len & !(PAGE_SIZE - 1),
             }],
         )
+    }
+
+    /// Whether `path` is still the file that was mapped.
+    #[must_use]
+    pub fn is(&self, path: &Path) -> bool {
+        let same = |at: std::fs::Metadata| {
+            Some((at.dev(), at.ino())) == self.file.metadata().ok().map(|of| (of.dev(), of.ino()))
+        };
+        std::fs::metadata(path).is_ok_and(same)
     }
 
     /// The region that holds `at`, and the offset into it.

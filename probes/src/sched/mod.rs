@@ -38,12 +38,12 @@ impl Guest {
     /// All processes, in the order of the kernel's list: the leaders of all thread groups, kernel threads among them,
     /// without the idle tasks.
     pub fn tasks(&self) -> Result<Tasks> {
-        walk::processes(&self.kernel())
+        walk::processes(&self.kernel()?)
     }
 
     /// The task, process or thread, that has this pid in the initial pid namespace.
     pub fn task(&self, pid: i32) -> Result<Task> {
-        let kernel = self.kernel();
+        let kernel = self.kernel()?;
         let at = find_task_by_pid(&kernel, pid)?;
         let none = || {
             Error::Other(format!(
@@ -55,7 +55,7 @@ impl Guest {
 
     /// The threads of the process that `pid` belongs to, its leader first.
     pub fn threads(&self, pid: i32) -> Result<Tasks> {
-        walk::threads(&self.kernel(), &self.task(pid)?)
+        walk::threads(&self.kernel()?, &self.task(pid)?)
     }
 
     /// All processes by parent: `init` and `kthreadd` at the top.
@@ -65,7 +65,7 @@ impl Guest {
 
     /// The task that `cpu` runs: its `current`.
     pub fn current(&self, cpu: u32) -> Result<Task> {
-        let kernel = self.kernel();
+        let kernel = self.kernel()?;
         walk::load(&kernel, walk::current(&kernel, cpu)?)
     }
 }

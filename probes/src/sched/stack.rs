@@ -40,7 +40,7 @@ impl Guest {
     /// (`include/asm-generic/vmlinux.lds.h`, `INIT_TASK_DATA`: `. = __start_init_stack + THREAD_SIZE`), or, in kernels
     /// without those symbols, the size of `init_stack`, a member of `union thread_union`.
     pub fn thread_size(&self) -> Result<u64> {
-        let kernel = self.kernel();
+        let kernel = self.kernel()?;
         let symbol = |name| kernel.symbols().map(|symbols| symbols.lookup(name));
         let pairs = [
             ("__start_init_stack", "__end_init_stack"),
@@ -57,7 +57,7 @@ impl Guest {
 
     /// The bounds of a task's kernel stack.
     pub fn kernel_stack(&self, task: &Task) -> Result<KernelStack> {
-        let kernel = self.kernel();
+        let kernel = self.kernel()?;
         let start = task.stack;
         if start.is_null() {
             return Err(Error::Other(format!(

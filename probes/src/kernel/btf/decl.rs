@@ -183,6 +183,24 @@ impl Btf {
         })
     }
 
+    /// The structure, union or enumeration without a name that a type is, or is an array of.
+    fn anonymous_body(&self, id: TypeId) -> Result<Option<TypeId>> {
+        // `size_of` has been through the same types: there is no loop.
+        let mut id = id;
+        loop {
+            let ty = self.type_of(id)?;
+            id = match ty.kind {
+                Kind::Array => ty.array().map_or(TypeId::VOID, |array| array.element),
+                Kind::Const | Kind::Volatile | Kind::Restrict | Kind::TypeTag => {
+                    ty.target().unwrap_or(TypeId::VOID)
+                }
+                _ => break,
+            };
+        }
+        let nameless = self.type_of(id)?.name().is_empty() && self.has_body(id)?;
+        Ok(nameless.then_some(id))
+    }
+
     fn has_body(&self, id: TypeId) -> Result<bool> {
         Ok(matches!(
             self.type_of(id)?.kind,
@@ -235,21 +253,25 @@ impl Btf {
                 lines.push(Line::plain(depth + 1, hole(field.bit_offset - end)));
             }
             let bytes = self.size_of(member.ty)?.unwrap_or(0);
-            let width = if field.bits > 0 {
-                u64::from(field.bits)
-            } else {
-                bytes.saturating_mul(8)
+            let (bits, width) = match field.bits {
+                0 => (bytes.saturating_mul(8), String::new()),
+                bits => (u64::from(bits), format!(":{bits}")),
             };
-            end = end.max(field.bit_offset.saturating_add(width));
+            end = end.max(field.bit_offset.saturating_add(bits));
             let place = Some(Place {
                 offset: field.offset(),
                 size: bytes,
                 bits: (field.bits > 0).then_some(((field.bit_offset % 8) as u8, field.bits)),
             });
-            if self.type_of(member.ty)?.name().is_empty() && self.has_body(member.ty)? {
+            if let Some(anonymous) = self.anonymous_body(member.ty)? {
+                // `struct {..} name[2]`: the body stands for the braces.
+                let whole = self.declarator(member.ty, member.name)?;
+                let name = whole
+                    .split_once("{..}")
+                    .map_or("", |(_, name)| name.trim_start());
                 self.body(
-                    member.ty,
-                    member.name,
+                    anonymous,
+                    &format!("{name}{width}"),
                     field.bit_offset,
                     depth + 1,
                     lines,
@@ -259,11 +281,6 @@ impl Btf {
                     last.place = place;
                 }
             } else {
-                let width = if field.bits > 0 {
-                    format!(":{}", field.bits)
-                } else {
-                    String::new()
-                };
                 let text = format!("{}{width};", self.declarator(member.ty, member.name)?);
                 lines.push(Line {
                     depth: depth + 1,
