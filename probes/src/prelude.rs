@@ -5,7 +5,7 @@ pub use crate::exercise::{Verdict, check};
 pub use crate::guest::Guest;
 pub use crate::kernel::Kernel;
 pub use crate::memory::{GuestPhys, GuestVirt, PAGE_SIZE};
-pub use crate::object::{FixedStr, Mirror, Plan, Ptr};
+pub use crate::object::{FixedStr, Mirror, Object, Objects, Plan, Ptr};
 pub use crate::sched::{Task, TaskTree, Tasks, for_each_process, for_each_thread};
 pub use crate::structures::{
     container_of, hlist_for_each, hlist_for_each_entry, list_for_each, list_for_each_entry,

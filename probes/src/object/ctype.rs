@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::kernel::btf::{Btf, Kind, Shape, TypeId};
+use crate::kernel::btf::{Btf, Declaration, Kind, Shape, TypeId};
 use crate::{Error, Result};
 
 /// A C type. BTF has only the pointers and arrays that the kernel's sources use, so a type is one of BTF's (or a
@@ -104,6 +104,17 @@ impl CType {
     #[must_use]
     pub fn btf(&self) -> &Arc<Btf> {
         &self.btf
+    }
+
+    /// Its definition, as the kernel's BTF has it.
+    pub fn declaration(&self) -> Result<Declaration> {
+        match (self.base, self.layers.as_slice()) {
+            (Base::Btf(id), []) => self.btf.declaration(id),
+            _ => Err(Error::Other(format!(
+                "`{}` is built in, so there is no definition of it: name a structure, a union, an enum or a typedef",
+                self.name()
+            ))),
+        }
     }
 
     /// A pointer to it.

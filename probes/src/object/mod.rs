@@ -4,6 +4,7 @@ mod ctype;
 mod cursor;
 mod expr;
 mod globals;
+mod handle;
 mod mirror;
 mod plan;
 #[cfg(test)]
@@ -12,6 +13,7 @@ mod value;
 
 pub use ctype::CType;
 pub use cursor::{MAX_STRING, Object};
+pub use handle::Objects;
 pub use mirror::{Decoder, FixedStr, Mirror, MirrorField, Ptr, Resolver};
 pub use plan::Plan;
 pub use probes_derive::Mirror;

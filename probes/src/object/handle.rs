@@ -1,0 +1,149 @@
+//! What a cell asks its guest for: expressions, globals, types, lists of objects.
+
+use std::ops::Deref;
+
+use super::{Mirror, Object};
+use crate::guest::Guest;
+use crate::kernel::btf::Declaration;
+use crate::memory::GuestVirt;
+use crate::structures::{list_for_each_entry, offset_of};
+use crate::view::{ListRing, View, clean, escape};
+use crate::{Error, Result};
+
+impl Guest {
+    /// The value of a C expression: `guest.eval("init_task.mm->pgd")`.
+    pub fn eval(&self, expression: &str) -> Result<Object> {
+        self.kernel()?.eval(expression)
+    }
+
+    /// The global variable of this name: `guest.object("init_task")`.
+    pub fn object(&self, name: &str) -> Result<Object> {
+        self.kernel()?.object(name)
+    }
+
+    /// The address of a symbol: `guest.symbol("schedule")`.
+    pub fn symbol(&self, name: &str) -> Result<GuestVirt> {
+        self.kernel()?.symbol(name)
+    }
+
+    /// The object of a C type at an address.
+    pub fn at(&self, c_type: &str, at: GuestVirt) -> Result<Object> {
+        Object::at(&self.kernel()?, c_type, at)
+    }
+
+    /// A [`Mirror`] filled from `at`.
+    pub fn load<T: Mirror + 'static>(&self, at: GuestVirt) -> Result<T> {
+        self.kernel()?.load(at)
+    }
+
+    /// A type's definition, with the offset and size of each member in bytes: `guest.type_of("struct list_head")`.
+    pub fn type_of(&self, c_type: &str) -> Result<Declaration> {
+        self.kernel()?.c_type(c_type)?.declaration()
+    }
+}
+
+impl Object {
+    /// The objects on the list that this is the head of: `list_for_each_entry(pos, head, member)`, where `pos` is of
+    /// type `c_type`. A walk that comes back to anything but the head, or meets its bound, is an error.
+    pub fn list(&self, c_type: &str, member: &str) -> Result<Objects> {
+        let (head, offset) = self.list_head(c_type, member)?;
+        let kernel = self.kernel();
+        let objects: Result<Vec<Self>> = list_for_each_entry(kernel, head, offset)
+            .map(|at| Self::at(kernel, c_type, at?))
+            .collect();
+        Ok(Objects(objects?))
+    }
+
+    /// The same list as the ring that it is, each node labelled by `label`.
+    pub fn ring(
+        &self,
+        c_type: &str,
+        member: &str,
+        mut label: impl FnMut(&Self) -> Result<String>,
+    ) -> Result<ListRing> {
+        let (head, offset) = self.list_head(c_type, member)?;
+        let kernel = self.kernel();
+        let symbols = kernel.symbols()?;
+        let name = symbols
+            .at(head)
+            .map_or_else(|| head.to_string(), |symbol| symbol.name.to_string());
+        ListRing::walk(kernel, (head, &name), (c_type, member, offset), |at| {
+            label(&Self::at(kernel, c_type, at)?)
+        })
+    }
+
+    /// The head's address and the member's offset in bytes.
+    fn list_head(&self, c_type: &str, member: &str) -> Result<(GuestVirt, u64)> {
+        let head = match (self.address(), self.type_name().as_str()) {
+            (Some(at), "struct list_head") => at,
+            (_, "struct list_head *") => self.pointer()?,
+            (_, other) => {
+                return Err(Error::Other(format!(
+                    "a list begins at a `struct list_head`, and this is `{other}`"
+                )));
+            }
+        };
+        Ok((head, offset_of(self.kernel(), c_type, member)?))
+    }
+}
+
+/// Objects of one list, in its order.
+#[derive(Debug, Clone)]
+pub struct Objects(pub Vec<Object>);
+
+impl Deref for Objects {
+    type Target = [Object];
+
+    fn deref(&self) -> &[Object] {
+        &self.0
+    }
+}
+
+impl IntoIterator for Objects {
+    type Item = Object;
+    type IntoIter = std::vec::IntoIter<Object>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.0.into_iter()
+    }
+}
+
+impl View for Objects {
+    fn text(&self) -> String {
+        let lines = self.iter().map(|object| match object.address() {
+            Some(at) => format!("({} *){at}", object.type_name()),
+            None => object.type_name(),
+        });
+        lines.collect::<Vec<_>>().join("\n")
+    }
+}
+
+fn code(text: &str) -> Option<String> {
+    Some(format!(
+        "<pre style=\"line-height:1.3;margin:0\">{}</pre>",
+        text.lines().map(escape).collect::<Vec<_>>().join("\n")
+    ))
+}
+
+impl View for Object {
+    fn text(&self) -> String {
+        let text = self.to_string();
+        text.lines().map(clean).collect::<Vec<_>>().join("\n")
+    }
+
+    fn html(&self) -> Option<String> {
+        code(&self.to_string())
+    }
+}
+
+impl View for Declaration {
+    fn text(&self) -> String {
+        self.to_string()
+    }
+
+    fn html(&self) -> Option<String> {
+        code(&self.to_string())
+    }
+}
+
+crate::displays!(Object, Objects, Declaration);
