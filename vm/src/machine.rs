@@ -3,6 +3,8 @@
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use qapi::qmp::RunState;
+
 use crate::accel;
 use crate::agent;
 use crate::error::{Error, Result};
@@ -179,6 +181,14 @@ impl Machine {
     /// When QEMU does not answer.
     pub fn pause(&self) -> Result<()> {
         self.qmp()?.stop()
+    }
+
+    /// Whether its CPUs run: they do not when it is paused, panicked or powered off.
+    ///
+    /// # Errors
+    /// When QEMU does not answer.
+    pub fn runs(&self) -> Result<bool> {
+        Ok(self.qmp()?.status()? == RunState::running)
     }
 
     /// Lets its CPUs go on. One that panicked or powered off stays as it is: reset it.
