@@ -1,6 +1,7 @@
 //! What makes bytes a kernel, all read from guest RAM.
 
 pub mod btf;
+mod btf_modules;
 mod cache;
 mod fake;
 mod kallsyms;
@@ -13,6 +14,7 @@ mod vmcoreinfo;
 use std::sync::{Arc, OnceLock};
 
 use btf::Btf;
+pub use btf_modules::ModuleBtf;
 pub use fake::{FakeKernel, KallsymsStyle};
 pub use kallsyms::{Kallsyms, Symbol, SymbolAt};
 use layout::Layout;

@@ -329,15 +329,19 @@ impl Object {
 
     /// The structure, or what a pointer to it points to, as its mirror.
     pub fn load<T: Mirror + 'static>(&self) -> Result<T> {
-        let (wanted, target) = match self.ty.form()? {
-            Form::Pointer(_) => (T::C, self.deref()?),
-            _ => (T::C, self.clone()),
+        let target = match self.ty.form()? {
+            Form::Pointer(_) => self.deref()?,
+            _ => self.clone(),
         };
-        let (_, id) = self.kernel.find_composite(wanted)?;
-        match (target.ty.form()?, target.address()) {
-            (Form::Composite(own), Some(at)) if own == id => self.kernel.load(at),
-            _ => Err(self.wrong(&format!("`{wanted}`"))),
+        let (btf, wanted) = self.kernel.find_composite(T::C)?;
+        let (Form::Composite(own), Some(at)) = (target.ty.form()?, target.address()) else {
+            return Err(self.wrong(&format!("`{}`", T::C)));
+        };
+        // Two modules may give one id to types of their own, and both see the kernel's by one id.
+        if own != wanted || target.ty.btf().type_name(own)? != btf.type_name(wanted)? {
+            return Err(self.wrong(&format!("`{}`", T::C)));
         }
+        self.kernel.load(at)
     }
 
     /// Whether it is a string literal.

@@ -295,7 +295,7 @@ impl Kernel {
         Plan::new(self)?.load(at)
     }
 
-    /// The structure, union or typedef of one with this C name, and the BTF it is in.
+    /// The structure, union or typedef of one with this C name, and the BTF it is in: the kernel's or a module's.
     pub fn find_composite(&self, c: &str) -> Result<(Arc<Btf>, TypeId)> {
         let words: Vec<&str> = c.split_whitespace().collect();
         let (kind, name) = match *words {
@@ -308,9 +308,9 @@ impl Kernel {
                 )));
             }
         };
-        let btf = self.btf()?;
-        if let Some(id) = btf.find(kind, name) {
-            return Ok((btf.clone(), btf.resolve(id)?.id));
+        if let Some((btf, id)) = self.find_type(&[kind], name)? {
+            let id = btf.resolve(id)?.id;
+            return Ok((btf, id));
         }
         Err(self.no_type(c, &[kind], name))
     }

@@ -109,8 +109,8 @@ impl Parser<'_> {
             "union" => &[Kind::Union],
             _ => &[Kind::Enum, Kind::Enum64],
         };
-        if let Some(id) = kinds.iter().find_map(|kind| self.btf.find(*kind, tag)) {
-            return Ok(CType::of(self.btf, id));
+        if let Some((btf, id)) = Self::at_fault(self.at(), self.kernel.find_type(kinds, tag))? {
+            return Ok(CType::of(&btf, id));
         }
         // A structure that is only declared can be pointed to.
         let declared = self.btf.find(Kind::Fwd, tag).filter(|_| keyword != "enum");

@@ -1,0 +1,156 @@
+//! The BTF of loaded modules, found in guest memory.
+//!
+//! The kernel keeps a copy of each module's BTF as long as the module is loaded, in the list `btf_modules` of
+//! `kernel/bpf/btf.c` (`struct btf_module`, `struct btf`; `btf_module_notify`). Its ids continue those of vmlinux,
+//! also for a module built out of the tree, whose ids the kernel rewrites when it loads it (`btf_relocate`).
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use super::Kernel;
+use super::btf::{Btf, Kind, TypeId};
+use crate::memory::GuestVirt;
+use crate::{Error, Result};
+
+/// More modules than any kernel loads.
+const MAX_MODULES: usize = 4096;
+/// More bytes than any module's BTF has; those of the largest have 1 or 2 MiB.
+const MAX_DATA: u32 = 64 << 20;
+
+/// The BTF of a loaded module.
+#[derive(Debug, Clone)]
+pub struct ModuleBtf {
+    /// The module's name.
+    pub name: String,
+    /// Its types, on top of the kernel's; or why they cannot be read.
+    pub btf: Result<Arc<Btf>>,
+}
+
+/// What was parsed, by the address, the id and the data of a `struct btf`: ids are not used twice in a row.
+type Known = HashMap<(GuestVirt, u32, GuestVirt), Arc<Btf>>;
+
+#[derive(Default)]
+struct Parsed(Mutex<Known>);
+
+/// Where the members lie that are read here.
+struct Offsets {
+    list: u64,
+    btf: u64,
+    data: u64,
+    data_size: u64,
+    id: u64,
+    start_id: u64,
+    name: u64,
+}
+
+impl Offsets {
+    fn new(kernel: &Kernel) -> Result<Self> {
+        let btf = kernel.btf()?;
+        let offset = |structure: &str, member: &str| {
+            let field = match btf.find(Kind::Struct, structure) {
+                Some(id) => btf.member(id, member)?,
+                None => None,
+            };
+            field
+                .map(|field| field.offset())
+                .ok_or_else(|| Error::NoMember {
+                    ty: format!("struct {structure}"),
+                    member: member.to_owned(),
+                    release: kernel.release().to_owned(),
+                    hint: String::new(),
+                })
+        };
+        Ok(Self {
+            list: offset("btf_module", "list")?,
+            btf: offset("btf_module", "btf")?,
+            data: offset("btf", "data")?,
+            data_size: offset("btf", "data_size")?,
+            id: offset("btf", "id")?,
+            start_id: offset("btf", "start_id")?,
+            name: offset("btf", "name")?,
+        })
+    }
+}
+
+impl Kernel {
+    /// The BTF of each module that is loaded now; none where the kernel keeps none.
+    pub fn module_btfs(&self) -> Result<Vec<ModuleBtf>> {
+        // Without CONFIG_DEBUG_INFO_BTF_MODULES there is no such list.
+        let Ok(head) = self.symbol("btf_modules") else {
+            return Ok(Vec::new());
+        };
+        let offsets = self.once(|| Offsets::new(self))?;
+        let parsed = self.once(|| Ok(Parsed::default()))?;
+        let mut modules = Vec::new();
+        let mut node = GuestVirt(self.read_u64(head)?);
+        while node != head {
+            if modules.len() == MAX_MODULES {
+                return Err(Error::TooLong {
+                    what: "list of module BTFs",
+                    at: head,
+                    bound: MAX_MODULES,
+                });
+            }
+            let entry = node.back(offsets.list);
+            let at = GuestVirt(self.read_u64(entry.offset(offsets.btf))?);
+            modules.push(ModuleBtf {
+                name: self.read_cstr(at.offset(offsets.name), 64)?,
+                btf: self.module_btf(at, &offsets, &parsed),
+            });
+            node = GuestVirt(self.read_u64(node)?);
+        }
+        Ok(modules)
+    }
+
+    fn module_btf(&self, at: GuestVirt, offsets: &Offsets, parsed: &Parsed) -> Result<Arc<Btf>> {
+        let data = GuestVirt(self.read_u64(at.offset(offsets.data))?);
+        let key = (at, self.read_u32(at.offset(offsets.id))?, data);
+        let table = || parsed.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = table().get(&key) {
+            return Ok(known.clone());
+        }
+        let malformed = |why: String| Error::Malformed {
+            what: "BTF of a module",
+            why,
+        };
+        let len = self.read_u32(at.offset(offsets.data_size))?;
+        if len > MAX_DATA {
+            return Err(malformed(format!("it claims {len} bytes")));
+        }
+        let mut bytes = vec![0; len as usize];
+        self.read(data, &mut bytes)?;
+        let btf = Arc::new(Btf::parse_split(bytes, self.btf()?.clone())?);
+        let first = self.read_u32(at.offset(offsets.start_id))?;
+        if btf.ids().next().is_some_and(|id| id.0 != first) {
+            return Err(malformed(format!(
+                "its types begin at {first}, which is not where those of the kernel end"
+            )));
+        }
+        let mut table = table();
+        if table.len() >= MAX_MODULES {
+            table.clear();
+        }
+        table.insert(key, btf.clone());
+        Ok(btf)
+    }
+
+    /// The type of one of these kinds and this name (without `struct`), and the BTF that has it: the kernel's, else
+    /// that of the first module that has one.
+    pub fn find_type(&self, kinds: &[Kind], name: &str) -> Result<Option<(Arc<Btf>, TypeId)>> {
+        let find = |btf: &Arc<Btf>| {
+            kinds
+                .iter()
+                .find_map(|kind| btf.find(*kind, name))
+                .map(|id| (btf.clone(), id))
+        };
+        if let Some(found) = find(self.btf()?) {
+            return Ok(Some(found));
+        }
+        // A module whose BTF cannot be read hides nothing of the others.
+        Ok(self
+            .module_btfs()?
+            .iter()
+            .filter_map(|module| module.btf.as_ref().ok())
+            .find_map(find))
+    }
+}
