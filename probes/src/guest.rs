@@ -8,7 +8,7 @@ use vm::Machine;
 use vm::agent::Client;
 
 use crate::kernel::Kernel;
-use crate::memory::{PhysMemory, RamFile, RamRange};
+use crate::memory::{self, PhysMemory, RamFile, RamRange};
 use crate::{Error, Result};
 
 /// How long a reset that is under way is waited for.
@@ -35,6 +35,8 @@ struct Inner {
 struct Known {
     kernel: Kernel,
     machine: Option<Running>,
+    /// Memory that a machine we do not have may write to.
+    bare: bool,
 }
 
 #[derive(Debug)]
@@ -60,7 +62,17 @@ impl Guest {
     /// A guest that is nothing but its RAM file: no machine to pause, no agent.
     pub fn open_ram(path: impl AsRef<Path>, ranges: &[RamRange]) -> Result<Self> {
         let ram = RamFile::open(path.as_ref(), ranges)?;
-        Self::from_memory(Arc::new(ram))
+        let kernel = Kernel::discover(Arc::new(ram))?;
+        Ok(Self::of(Known {
+            kernel,
+            machine: None,
+            bare: true,
+        }))
+    }
+
+    /// A guest that was dumped: an ELF file as QEMU's `dump-guest-memory` writes it.
+    pub fn open_core(path: impl AsRef<Path>) -> Result<Self> {
+        Self::from_memory(Arc::new(memory::open_core(path.as_ref())?))
     }
 
     /// A guest that is nothing but memory: the kernel in it is found as in any other.
@@ -74,6 +86,7 @@ impl Guest {
         Self::of(Known {
             kernel,
             machine: None,
+            bare: false,
         })
     }
 
@@ -179,13 +192,15 @@ impl Known {
     fn of(machine: Machine, ram: RamFile) -> Result<Self> {
         let generation = settled(&machine)?;
         let kernel = Kernel::discover(Arc::new(ram.clone()))?;
+        let machine = Some(Running {
+            machine,
+            ram,
+            generation,
+        });
         Ok(Self {
             kernel,
-            machine: Some(Running {
-                machine,
-                ram,
-                generation,
-            }),
+            machine,
+            bare: false,
         })
     }
 }
@@ -219,13 +234,12 @@ impl<'a> Pause<'a> {
     fn begin(guest: &'a Guest) -> Result<Self> {
         let (machine, bare) = {
             let known = guest.known()?;
-            let bare = known.machine.is_none() && known.kernel.space().memory().as_ram().is_some();
             (
                 known
                     .machine
                     .as_ref()
                     .map(|running| running.machine.clone()),
-                bare,
+                known.bare,
             )
         };
         if bare {

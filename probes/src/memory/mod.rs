@@ -5,6 +5,7 @@ mod fake;
 mod pagetable;
 mod ram;
 mod space;
+mod vmcore;
 
 pub use addr::{GuestPhys, GuestVirt, PAGE_SIZE};
 pub use fake::FakeMemory;
@@ -12,6 +13,7 @@ pub use pagetable::{Entry, EntryKind, Level, PageWalk, Paging, PresentPage, Pres
 pub use ram::RamFile;
 pub use space::{AddressSpace, Linear};
 pub use vm::RamRange;
+pub use vmcore::open_core;
 
 use crate::Result;
 

@@ -27,7 +27,11 @@ pub struct RamFile {
 #[derive(Debug)]
 struct Region {
     start: u64,
+    len: u64,
+    /// Where the first byte lies in the file.
     offset: u64,
+    /// A mapping begins at a page of the file: what of that page comes before the first byte.
+    skip: u64,
     map: MmapRegion<()>,
 }
 
@@ -49,7 +53,7 @@ impl RamFile {
         let mut regions = Vec::with_capacity(sorted.len());
         let mut end = 0;
         for RamRange { gpa, offset, len } in sorted {
-            if len == 0 || (gpa | offset | len) % PAGE_SIZE != 0 || gpa < end {
+            if len == 0 || (gpa | len) % PAGE_SIZE != 0 || gpa < end {
                 return Err(fault(format!(
                     "the range of {len:#x} bytes at {gpa:#x} is not page-aligned or overlaps"
                 )));
@@ -62,24 +66,27 @@ impl RamFile {
             end = gpa
                 .checked_add(len)
                 .ok_or_else(|| fault(format!("{gpa:#x} + {len:#x} overflows")))?;
-            let backing =
-                FileOffset::new(file.try_clone().map_err(|e| fault(e.to_string()))?, offset);
-            let bytes = usize::try_from(len).map_err(|e| fault(e.to_string()))?;
+            let skip = offset % PAGE_SIZE;
+            let owned = file.try_clone().map_err(|e| fault(e.to_string()))?;
+            let backing = FileOffset::new(owned, offset - skip);
+            let bytes = usize::try_from(len + skip).map_err(|e| fault(e.to_string()))?;
             let flags = nix::libc::MAP_SHARED | nix::libc::MAP_NORESERVE;
             let map = MmapRegion::build(Some(backing), bytes, nix::libc::PROT_READ, flags)
                 .map_err(|e| fault(e.to_string()))?;
             regions.push(Region {
                 start: gpa,
+                len,
                 offset,
+                skip,
                 map,
             });
         }
         let range = |r: &Region| PhysRange {
             start: GuestPhys(r.start),
-            len: r.map.size() as u64,
+            len: r.len,
         };
         let ranges = regions.iter().map(range).collect();
-        regions.sort_by_key(|r: &Region| std::cmp::Reverse(r.map.size()));
+        regions.sort_by_key(|r: &Region| std::cmp::Reverse(r.len));
         Ok(Self {
             regions: regions.into(),
             ranges,
@@ -121,8 +128,8 @@ impl RamFile {
     fn locate(&self, at: GuestPhys) -> Option<(&Region, usize)> {
         for region in self.regions.iter() {
             let offset = at.0.wrapping_sub(region.start);
-            if offset < region.map.size() as u64 {
-                return Some((region, offset as usize));
+            if offset < region.len {
+                return Some((region, (offset + region.skip) as usize));
             }
         }
         None
@@ -172,7 +179,7 @@ impl PhysMemory for RamFile {
         let mut regions: Vec<&Region> = self.regions.iter().collect();
         regions.sort_by_key(|region| region.start);
         for region in regions {
-            let end = region.map.size() as u64;
+            let end = region.len;
             let Some(mut at) = from
                 .0
                 .saturating_sub(region.start)
