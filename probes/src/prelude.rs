@@ -5,11 +5,12 @@ pub use crate::exercise::{Verdict, check};
 pub use crate::guest::Guest;
 pub use crate::kernel::Kernel;
 pub use crate::memory::{GuestPhys, GuestVirt, PAGE_SIZE};
+pub use crate::mm::{AddressMap, MmStruct, Vma, Vmas};
 pub use crate::object::{FixedStr, Mirror, Object, Objects, Plan, Ptr};
 pub use crate::sched::{Task, TaskTree, Tasks, for_each_process, for_each_thread};
 pub use crate::structures::{
     container_of, hlist_for_each, hlist_for_each_entry, list_for_each, list_for_each_entry,
     offset_of, per_cpu_ptr, rbtree_for_each, rbtree_for_each_entry, validate_list, validate_rbtree,
 };
-pub use crate::view::{ListRing, Table, View};
+pub use crate::view::{Align, ListRing, RingNode, Table, View};
 pub use crate::{Error, Result};

@@ -2,17 +2,14 @@
 
 use super::task::{Cred, SignalStruct, TaskStruct};
 use super::{Task, Tasks};
+use crate::Result;
 use crate::kernel::Kernel;
 use crate::memory::GuestVirt;
 use crate::object::Plan;
-use crate::structures::{List, list_for_each_entry, offset_of, per_cpu_ptr};
-use crate::{Error, Result};
+use crate::structures::{List, list_for_each_entry, offset_of, per_cpu_ptr, settle};
 
 /// As many tasks as a kernel may have: `PID_MAX_LIMIT` of a 64-bit kernel.
 pub const TASK_BOUND: usize = 4 << 20;
-
-/// How often something that changes under the reader is read before that is said.
-const TRIES: u32 = 16;
 
 /// Where the two lists of tasks lie: worked out once for a kernel.
 #[derive(Debug, Clone, Copy)]
@@ -106,23 +103,6 @@ impl Loader {
     }
 }
 
-/// What `what` reads, tried again while it changes. An error that comes twice alike is no change but a fault.
-fn settle<T>(what: &str, mut read: impl FnMut() -> Result<Option<T>>) -> Result<T> {
-    let mut last = None;
-    for _ in 0..TRIES {
-        match read() {
-            Ok(Some(value)) => return Ok(value),
-            Ok(None) => last = None,
-            Err(error) if last.as_ref() == Some(&error) => return Err(error),
-            Err(error) => last = Some(error),
-        }
-    }
-    Err(Error::Torn {
-        what: what.to_owned(),
-        tries: TRIES,
-    })
-}
-
 /// Reads the task at an address.
 pub(super) fn load(kernel: &Kernel, at: GuestVirt) -> Result<Task> {
     let loader = Loader::new(kernel)?;
@@ -180,34 +160,4 @@ fn collect(
     // The head closes the ring: its prev is its second word.
     let closed = loader.kernel.read_u64(head.offset(8))? == before.0;
     Ok(closed.then_some(Tasks(tasks)))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_settles_is_taken_and_what_never_does_is_torn() {
-        let mut reads = [None, None, Some(7)].into_iter();
-        assert_eq!(settle("x", || Ok(reads.next().unwrap())), Ok(7));
-        assert_eq!(
-            settle::<()>("x", || Ok(None)),
-            Err(Error::Torn {
-                what: "x".to_owned(),
-                tries: TRIES
-            })
-        );
-    }
-
-    #[test]
-    fn an_error_that_stays_is_a_fault_and_one_that_goes_is_not() {
-        let fault = |n: i32| Error::Other(format!("fault {n}"));
-        assert_eq!(settle::<()>("x", || Err(fault(1))), Err(fault(1)));
-        let mut n = 0;
-        let mut flicker = || {
-            n += 1;
-            if n < 5 { Err(fault(n)) } else { Ok(Some(n)) }
-        };
-        assert_eq!(settle("x", &mut flicker), Ok(5));
-    }
 }

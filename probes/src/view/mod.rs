@@ -4,10 +4,14 @@
 //! escaped: control characters in text ([`clean`]), markup in HTML and SVG ([`escape`]).
 
 mod escape;
+mod log;
+mod map;
+mod mm;
 mod ring;
 mod svg;
 mod table;
 mod tasks;
+mod walk;
 
 pub use escape::{bytes, clean, escape};
 pub use ring::{ListRing, RingNode};

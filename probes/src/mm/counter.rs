@@ -1,0 +1,121 @@
+//! The pages that an address space holds, by kind (`include/linux/mm_types_task.h`, `lib/percpu_counter.c`).
+
+use serde::Serialize;
+
+use crate::kernel::Kernel;
+use crate::memory::GuestVirt;
+use crate::structures::{array, offset_of, online_cpus};
+use crate::{Error, Result};
+
+/// One counter of pages.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct RssCounter {
+    /// The shared part alone, as `get_mm_counter()` reads it: may lag behind by what the CPUs hold back.
+    pub count: i64,
+    /// With what each CPU holds back, as `percpu_counter_sum()` adds it up.
+    pub sum: i64,
+}
+
+/// The resident pages of an address space, `mm_struct.rss_stat`, in pages.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct Rss {
+    /// `MM_FILEPAGES`: of files.
+    pub file: RssCounter,
+    /// `MM_ANONPAGES`: anonymous.
+    pub anon: RssCounter,
+    /// `MM_SWAPENTS`: swapped out, so not resident.
+    pub swap: RssCounter,
+    /// `MM_SHMEMPAGES`: of shared memory and tmpfs.
+    pub shmem: RssCounter,
+}
+
+impl Rss {
+    /// Resident pages, `get_mm_rss()`: all but those in swap, none below zero.
+    #[must_use]
+    pub fn resident(&self) -> u64 {
+        [self.file, self.anon, self.shmem]
+            .iter()
+            .fold(0, |sum, c| sum.saturating_add(c.sum.max(0).cast_unsigned()))
+    }
+
+    /// Reads the counters of the `mm_struct` at `mm`: an array of `percpu_counter` or, in older kernels, of
+    /// `atomic_long_t`.
+    pub(super) fn read(kernel: &Kernel, mm: GuestVirt) -> Result<Self> {
+        let (at, count, stride) = array(kernel, "struct mm_struct", "rss_stat")
+            .or_else(|_| array(kernel, "struct mm_struct", "rss_stat.count"))?;
+        let per_cpu = PerCpu::of(kernel, stride)?;
+        let cpus = if per_cpu.is_some() {
+            online_cpus(kernel)?
+        } else {
+            Vec::new()
+        };
+        let read = |name: &str| -> Result<RssCounter> {
+            let Some((_, index)) = kernel.btf()?.find_enumerator(name) else {
+                return Err(Error::Other(format!(
+                    "{} has no counter {name}",
+                    kernel.release()
+                )));
+            };
+            let index = u64::try_from(index)
+                .ok()
+                .filter(|i| *i < count as u64)
+                .ok_or_else(|| Error::Malformed {
+                    what: "BTF",
+                    why: format!("{name} is {index}, but rss_stat has {count} counters"),
+                })?;
+            counter(kernel, mm.offset(at + stride * index), per_cpu, &cpus)
+        };
+        Ok(Self {
+            file: read("MM_FILEPAGES")?,
+            anon: read("MM_ANONPAGES")?,
+            swap: read("MM_SWAPENTS")?,
+            shmem: read("MM_SHMEMPAGES")?,
+        })
+    }
+}
+
+/// Where the members of `struct percpu_counter` lie.
+#[derive(Debug, Clone, Copy)]
+struct PerCpu {
+    count: u64,
+    counters: u64,
+}
+
+impl PerCpu {
+    /// `None` if a counter is one plain word: no `percpu_counter` is.
+    fn of(kernel: &Kernel, stride: u64) -> Result<Option<Self>> {
+        if stride == 8 {
+            return Ok(None);
+        }
+        let at = |member| offset_of(kernel, "struct percpu_counter", member);
+        Ok(Some(Self {
+            count: at("count")?,
+            counters: at("counters")?,
+        }))
+    }
+}
+
+fn counter(
+    kernel: &Kernel,
+    at: GuestVirt,
+    per_cpu: Option<PerCpu>,
+    cpus: &[u32],
+) -> Result<RssCounter> {
+    let Some(layout) = per_cpu else {
+        let count = kernel.read_u64(at)?.cast_signed();
+        return Ok(RssCounter { count, sum: count });
+    };
+    let count = kernel.read_u64(at.offset(layout.count))?.cast_signed();
+    let counters = GuestVirt(kernel.read_u64(at.offset(layout.counters))?);
+    let mut sum = count;
+    // Without per-CPU memory the counter is not set up, or torn down.
+    if !counters.is_null() {
+        for cpu in cpus {
+            let held = kernel
+                .read_u32(kernel.per_cpu(counters, *cpu)?)?
+                .cast_signed();
+            sum = sum.wrapping_add(i64::from(held));
+        }
+    }
+    Ok(RssCounter { count, sum })
+}

@@ -1,0 +1,151 @@
+//! The path of an open file: `d_path()` (`fs/d_path.c`).
+
+use crate::kernel::Kernel;
+use crate::memory::GuestVirt;
+use crate::object::Mirror;
+use crate::structures::offset_of;
+use crate::{Error, Result};
+
+/// Names and mounts on the way to the root, at most: `PATH_MAX` leaves room for fewer names.
+const STEPS: usize = 4096;
+/// The longest name: `NAME_MAX`.
+const NAME_MAX: u32 = 255;
+
+#[derive(Debug, Mirror)]
+#[mirror(c = "struct path")]
+struct Path {
+    mnt: GuestVirt,
+    dentry: GuestVirt,
+}
+
+#[derive(Debug, Mirror)]
+#[mirror(c = "struct dentry")]
+struct Dentry {
+    d_parent: GuestVirt,
+    #[mirror(member = "d_name.len")]
+    len: u32,
+    #[mirror(member = "d_name.name")]
+    name: GuestVirt,
+    /// NULL once the dentry is no longer hashed: its file was deleted.
+    #[mirror(member = "d_hash.pprev")]
+    pprev: GuestVirt,
+    d_op: GuestVirt,
+    d_inode: GuestVirt,
+}
+
+#[derive(Debug, Mirror)]
+#[mirror(c = "struct mount")]
+struct Mount {
+    mnt_parent: GuestVirt,
+    mnt_mountpoint: GuestVirt,
+    #[mirror(member = "mnt.mnt_root")]
+    root: GuestVirt,
+}
+
+/// The path of the `struct path` at `path`, from the root of its mount namespace, as the kernel prints it: a deleted
+/// file ends in ` (deleted)`, and files of pseudo file systems have names such as `socket:[17]`.
+pub fn d_path(kernel: &Kernel, path: GuestVirt) -> Result<String> {
+    let path: Path = kernel.load(path)?;
+    let dentry: Dentry = kernel.load(path.dentry)?;
+    if let Some(name) = dname(kernel, &dentry)? {
+        return Ok(name);
+    }
+    let embedded = offset_of(kernel, "struct mount", "mnt")?;
+    let deleted = dentry.pprev.is_null() && dentry.d_parent != path.dentry;
+    let mut names = Vec::new();
+    let (mut at, mut mnt) = (path.dentry, path.mnt.back(embedded));
+    for _ in 0..STEPS {
+        let mount: Mount = kernel.load(mnt)?;
+        let dentry: Dentry = kernel.load(at)?;
+        if at == mount.root {
+            if mount.mnt_parent == mnt {
+                return Ok(join(&names, deleted));
+            }
+            (at, mnt) = (mount.mnt_mountpoint, mount.mnt_parent);
+        } else if dentry.d_parent == at {
+            // The root of a file system that is not where its mount begins: detached from the tree.
+            return Ok(join(&names, deleted));
+        } else {
+            names.push(name(kernel, &dentry)?);
+            at = dentry.d_parent;
+        }
+    }
+    Err(Error::TooLong {
+        what: "path",
+        at: path.dentry,
+        bound: STEPS,
+    })
+}
+
+fn join(names: &[String], deleted: bool) -> String {
+    let mut path = String::new();
+    for name in names.iter().rev() {
+        path.push('/');
+        path.push_str(name);
+    }
+    if path.is_empty() {
+        path.push('/');
+    }
+    if deleted {
+        path.push_str(" (deleted)");
+    }
+    path
+}
+
+fn name(kernel: &Kernel, dentry: &Dentry) -> Result<String> {
+    let mut bytes = vec![0; dentry.len.min(NAME_MAX) as usize];
+    kernel.read(dentry.name, &mut bytes)?;
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
+}
+
+/// The name that a pseudo file system makes up: `d_op->d_dname`, told by the function it points to.
+fn dname(kernel: &Kernel, dentry: &Dentry) -> Result<Option<String>> {
+    if dentry.d_op.is_null() {
+        return Ok(None);
+    }
+    let function = kernel.read_u64(dentry.d_op.offset(offset_of(
+        kernel,
+        "struct dentry_operations",
+        "d_dname",
+    )?))?;
+    if function == 0 {
+        return Ok(None);
+    }
+    let is = |symbol: &str| {
+        kernel
+            .symbols()
+            .map(|symbols| symbols.lookup(symbol) == Some(GuestVirt(function)))
+    };
+    let numbered = |kind: &str| -> Result<String> {
+        let ino = kernel.read_u64(dentry.d_inode.offset(offset_of(
+            kernel,
+            "struct inode",
+            "i_ino",
+        )?))?;
+        Ok(format!("{kind}:[{ino}]"))
+    };
+    Ok(Some(if is("simple_dname")? {
+        format!("/{} (deleted)", name(kernel, dentry)?)
+    } else if is("anon_inodefs_dname")? {
+        format!("anon_inode:{}", name(kernel, dentry)?)
+    } else if is("sockfs_dname")? {
+        numbered("socket")?
+    } else if is("pipefs_dname")? {
+        numbered("pipe")?
+    } else {
+        name(kernel, dentry)?
+    }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_joined_from_the_root() {
+        let names = ["busybox", "bin"].map(str::to_owned);
+        assert_eq!(join(&names, false), "/bin/busybox");
+        assert_eq!(join(&names, true), "/bin/busybox (deleted)");
+        assert_eq!(join(&[], false), "/");
+    }
+}

@@ -1,0 +1,177 @@
+//! Loadable modules (`include/linux/module.h`).
+
+use std::ops::Deref;
+
+use serde::Serialize;
+
+use crate::guest::Guest;
+use crate::kernel::Kernel;
+use crate::memory::GuestVirt;
+use crate::object::{FixedStr, Mirror, Plan};
+use crate::structures::{array, list_for_each_entry, offset_of, settle};
+use crate::{Error, Result};
+
+/// Modules that a kernel may have loaded, as far as we read.
+const MODULE_BOUND: usize = 1 << 16;
+
+/// The letters of `taint_flags[]` in `kernel/panic.c`, from bit 0.
+const TAINTS: &str = "PFSRMBUDAWCIOELKXTNJ";
+
+/// What a module is about: `enum module_state`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub enum ModuleState {
+    /// Works.
+    Live,
+    /// Initialises itself.
+    Coming,
+    /// Is being removed.
+    Going,
+    /// Is being set up by the loader; `/proc/modules` hides it.
+    Unformed,
+}
+
+/// A loaded module.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Module {
+    /// Where its `struct module` lies.
+    pub at: GuestVirt,
+    /// Its name.
+    pub name: String,
+    /// What it is about.
+    pub state: ModuleState,
+    /// Where its code begins.
+    pub base: GuestVirt,
+    /// Bytes of all its memory.
+    pub size: u64,
+    /// Who uses it, the module itself not counted.
+    pub refcnt: i32,
+    /// What it taints the kernel with, in the kernel's letters.
+    pub taints: String,
+}
+
+/// Modules, the last loaded first.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(transparent)]
+pub struct Modules(pub Vec<Module>);
+
+impl Deref for Modules {
+    type Target = [Module];
+
+    fn deref(&self) -> &[Module] {
+        &self.0
+    }
+}
+
+impl IntoIterator for Modules {
+    type Item = Module;
+    type IntoIter = std::vec::IntoIter<Module>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.0.into_iter()
+    }
+}
+
+#[derive(Debug, PartialEq, Eq, Mirror)]
+#[mirror(c = "struct module")]
+struct Raw {
+    state: u32,
+    name: FixedStr<56>,
+    taints: u64,
+    /// Not there without CONFIG_MODULE_UNLOAD.
+    #[mirror(member = "refcnt.counter")]
+    refcnt: Option<i32>,
+    #[mirror(member = "list.prev")]
+    prev: GuestVirt,
+    /// Kernels before 6.4: one layout for all but the parts that only initialisation needs.
+    #[mirror(member = "core_layout.base")]
+    core_base: Option<GuestVirt>,
+    #[mirror(member = "core_layout.size")]
+    core_size: Option<u32>,
+    #[mirror(member = "init_layout.size")]
+    init_size: Option<u32>,
+}
+
+#[derive(Debug, Mirror)]
+#[mirror(c = "struct module_memory")]
+struct Memory {
+    base: GuestVirt,
+    size: u32,
+}
+
+impl Guest {
+    /// The modules that are loaded: `/proc/modules`.
+    pub fn modules(&self) -> Result<Modules> {
+        let kernel = self.kernel()?;
+        settle("the module list", || read(&kernel))
+    }
+}
+
+/// `None` if the list changed under the walk.
+fn read(kernel: &Kernel) -> Result<Option<Modules>> {
+    let head = kernel.symbol("modules")?;
+    let list = offset_of(kernel, "struct module", "list")?;
+    let plan = Plan::<Raw>::new(kernel)?;
+    let (mut modules, mut before) = (Vec::new(), head);
+    for at in list_for_each_entry(kernel, head, list).bound(MODULE_BOUND) {
+        let at = at?;
+        let raw = plan.load(at)?;
+        let (base, size) = memory(kernel, at, &raw)?;
+        if raw.prev != before || plan.load(at)? != raw {
+            return Ok(None);
+        }
+        before = at.offset(list);
+        let state = match raw.state {
+            0 => ModuleState::Live,
+            1 => ModuleState::Coming,
+            2 => ModuleState::Going,
+            3 => ModuleState::Unformed,
+            other => {
+                let why = format!("its state is {other}");
+                return Err(Error::Broken {
+                    what: "module",
+                    at,
+                    why,
+                });
+            }
+        };
+        modules.push(Module {
+            at,
+            name: raw.name.to_str().into_owned(),
+            state,
+            base,
+            size,
+            // MODULE_REF_BASE is 1.
+            refcnt: raw.refcnt.unwrap_or(1).wrapping_sub(1),
+            taints: TAINTS
+                .chars()
+                .enumerate()
+                .filter(|(bit, _)| raw.taints >> bit & 1 == 1)
+                .map(|(_, c)| c)
+                .collect(),
+        });
+    }
+    Ok(Some(Modules(modules)))
+}
+
+/// Where the module's code begins, and the bytes of all its memory: `module_total_size()`.
+fn memory(kernel: &Kernel, at: GuestVirt, raw: &Raw) -> Result<(GuestVirt, u64)> {
+    if let (Some(base), Some(core)) = (raw.core_base, raw.core_size) {
+        return Ok((
+            base,
+            u64::from(core) + u64::from(raw.init_size.unwrap_or(0)),
+        ));
+    }
+    // MOD_TEXT is 0, the first of the regions.
+    let (mem, count, stride) = array(kernel, "struct module", "mem")?;
+    let plan = Plan::<Memory>::new(kernel)?;
+    let mut total = 0u64;
+    let mut base = GuestVirt(0);
+    for i in 0..count as u64 {
+        let memory = plan.load(at.offset(mem + stride * i))?;
+        total += u64::from(memory.size);
+        if i == 0 {
+            base = memory.base;
+        }
+    }
+    Ok((base, total))
+}
