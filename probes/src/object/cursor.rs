@@ -144,7 +144,7 @@ impl Object {
         Ok(self
             .ty
             .btf()
-            .fields(id)?
+            .fields(id, usize::MAX)?
             .into_iter()
             .map(|(name, _)| name.to_owned())
             .collect())

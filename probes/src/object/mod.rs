@@ -3,6 +3,7 @@
 mod ctype;
 mod cursor;
 mod expr;
+mod fields;
 mod globals;
 mod handle;
 mod mirror;
@@ -13,8 +14,9 @@ mod value;
 
 pub use ctype::CType;
 pub use cursor::{MAX_STRING, Object};
+pub use fields::{FixedStr, Ptr};
 pub use handle::Objects;
-pub use mirror::{Decoder, FixedStr, Mirror, MirrorField, Ptr, Resolver};
+pub use mirror::{Decoder, Mirror, MirrorField, Resolver};
 pub use plan::Plan;
 pub use probes_derive::Mirror;
 pub use value::{Limits, Value};

@@ -1,17 +1,31 @@
 use std::sync::Arc;
 
+use proptest::prelude::*;
+
 use super::*;
 use crate::kernel::Kernel;
-use crate::kernel::btf::Kind;
 use crate::kernel::btf::build::Builder;
+use crate::kernel::btf::{Btf, Kind};
 use crate::memory::{AddressSpace, FakeMemory, GuestPhys, GuestVirt};
 
 type Test = std::result::Result<(), Box<dyn std::error::Error>>;
 
 pub(crate) const TASK: u64 = 0x2000;
 
-/// A `task_struct` of 1024 bytes at [`TASK`], and an `init_task` type to go with it.
+/// A `task_struct` of 1024 bytes at [`TASK`].
 pub(crate) fn kernel() -> crate::Result<Kernel> {
+    let (btf, memory) = image();
+    kernel_of(Btf::parse(btf)?, memory)
+}
+
+fn kernel_of(btf: Btf, memory: Vec<u8>) -> crate::Result<Kernel> {
+    let memory = FakeMemory::new([(GuestPhys(TASK), memory)]);
+    let space = AddressSpace::identity(Arc::new(memory));
+    Ok(Kernel::with_btf("7.3.4-test", space, btf))
+}
+
+/// The kernel's BTF, and the bytes at [`TASK`].
+fn image() -> (Vec<u8>, Vec<u8>) {
     let mut b = Builder::new();
     let int = b.int("int", 4, true);
     let short = b.int("short int", 2, true);
@@ -57,12 +71,7 @@ pub(crate) fn kernel() -> crate::Result<Kernel> {
         bytes[at] = i as u8 + 1;
     }
     bytes[900..908].copy_from_slice(&0x1234_u64.to_le_bytes());
-    let memory = FakeMemory::new([(GuestPhys(TASK), bytes)]);
-    Ok(Kernel::with_btf(
-        "7.3.4-test",
-        AddressSpace::identity(Arc::new(memory)),
-        b.finish()?,
-    ))
+    (b.bytes(), bytes)
 }
 
 #[derive(Mirror, Debug)]
@@ -246,4 +255,30 @@ fn an_object_prints_as_c_and_json() -> Test {
         "{gone}"
     );
     Ok(())
+}
+
+proptest! {
+    /// Types and memory that lie: whatever comes out, nothing panics, hangs or grows.
+    #[test]
+    fn a_guest_that_lies_does_no_harm(
+        types in proptest::collection::vec((0_usize..2048, any::<u8>()), 0..8),
+        values in proptest::collection::vec((0_usize..1024, any::<u8>()), 0..64),
+    ) {
+        let (mut btf, mut memory) = image();
+        let len = btf.len();
+        for (at, byte) in types {
+            btf[at % len] = byte;
+        }
+        for (at, byte) in values {
+            memory[at] = byte;
+        }
+        let Ok(btf) = Btf::parse(btf) else { return Ok(()) };
+        let kernel = kernel_of(btf, memory).map_err(|e| TestCaseError::fail(e.to_string()))?;
+        let _ = kernel.load::<Task>(GuestVirt(TASK));
+        for expression in ["*(struct task_struct *)0x2000", "((struct task_struct *)0x2000)->parent->se", "sizeof(struct task_struct)"] {
+            if let Ok(object) = kernel.eval(expression) {
+                let _ = (object.to_string(), object.member_names(), object.string(), object.c_type().size());
+            }
+        }
+    }
 }

@@ -180,7 +180,7 @@ impl Reader {
         }
         let btf = object.c_type().btf().clone();
         let mut members = Vec::new();
-        for (name, field) in btf.fields(id)? {
+        for (name, field) in btf.fields(id, self.left + 1)? {
             if self.left == 0 {
                 members.push(("..".to_owned(), Value::Elided));
                 break;

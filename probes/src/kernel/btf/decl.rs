@@ -5,8 +5,10 @@ use std::fmt;
 use super::{Btf, Kind, Shape, TypeId, malformed};
 use crate::Result;
 
-/// Steps that one type's text takes at most: a function taking functions taking functions ends here.
+/// Members and constants that one definition has at most.
 const MAX_STEPS: usize = 20_000;
+/// Steps that one name takes at most, and bytes it has: a function taking functions taking functions ends here.
+const MAX_NAME: usize = 1000;
 const MAX_DEPTH: usize = 32;
 
 /// A type's definition, line by line; its [`Display`](fmt::Display) is C with offsets, as `pahole` writes it.
@@ -52,7 +54,7 @@ impl Btf {
 
     /// A declaration of `name` with a type: `char comm[16]`.
     pub fn declarator(&self, id: TypeId, name: &str) -> Result<String> {
-        let mut steps = MAX_STEPS;
+        let mut steps = MAX_NAME;
         self.declare_within(id, name.to_owned(), 0, &mut steps)
     }
 
@@ -65,7 +67,7 @@ impl Btf {
     ) -> Result<String> {
         *steps = steps
             .checked_sub(1)
-            .filter(|_| depth <= MAX_DEPTH && inner.len() <= MAX_STEPS)
+            .filter(|_| depth <= MAX_DEPTH && inner.len() <= MAX_NAME)
             .ok_or_else(|| malformed(format!("type {} refers to itself", id.0)))?;
         let ty = self.type_of(id)?;
         let target = ty.target().unwrap_or(TypeId::VOID);

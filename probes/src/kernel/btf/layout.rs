@@ -158,12 +158,12 @@ impl Btf {
         Ok(found)
     }
 
-    /// All named members in order, those of anonymous members included.
-    pub fn fields(&self, composite: TypeId) -> Result<Vec<(&str, Field)>> {
+    /// The named members in order, those of anonymous members included; at most so many.
+    pub fn fields(&self, composite: TypeId, most: usize) -> Result<Vec<(&str, Field)>> {
         let mut fields = Vec::new();
         self.visit_members(composite, &mut |name, field| {
             fields.push((name, field));
-            true
+            fields.len() < most
         })?;
         Ok(fields)
     }
@@ -173,7 +173,7 @@ impl Btf {
     pub fn nearest_member(&self, composite: TypeId, name: &str) -> Option<&str> {
         super::index::nearest(
             name,
-            self.fields(composite)
+            self.fields(composite, MAX_MEMBERS)
                 .ok()?
                 .into_iter()
                 .map(|(name, _)| name),

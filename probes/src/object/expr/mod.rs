@@ -4,6 +4,7 @@
 //! `container_of`, `list_entry`, `per_cpu`, `per_cpu_ptr`, constants of the kernel's enumerations, and `==` between
 //! a character array or pointer and a string literal, which compares the text. Nothing is written or called.
 
+mod builtins;
 mod lex;
 mod operators;
 mod parser;
