@@ -1,10 +1,15 @@
 //! The klab program: a Jupyter kernel and a command line that look into a live Linux kernel.
 
 mod commands;
+mod kernel;
+mod prepare;
+mod session;
+mod setup;
 
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
+    // The process of the cells is this program too.
     evcxr::runtime_hook();
     commands::main()
 }

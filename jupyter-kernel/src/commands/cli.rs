@@ -51,6 +51,8 @@ pub(crate) enum ShellCommand {
     Machine(Machine),
     #[command(after_long_help = include_str!("manual/run.txt"))]
     Run(Run),
+    #[command(flatten)]
+    Setup(crate::setup::Setup),
 }
 
 /// The commands of a cell.

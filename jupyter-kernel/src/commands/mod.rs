@@ -24,7 +24,7 @@ use clap::Parser;
 
 use cli::{Shell, ShellCommand};
 pub(crate) use line::run_line;
-pub(crate) use output::{Context, Output, Stream};
+pub(crate) use output::{Context, Output, Stream, default_guest};
 
 /// Runs the command of this process's arguments.
 pub(crate) fn main() -> ExitCode {
@@ -53,6 +53,7 @@ fn run(shell: Shell) -> Result<Output> {
     match shell.command {
         ShellCommand::Look(command) => look::run(&command, &mut cx),
         ShellCommand::Machine(command) => machine::run(&command, &mut cx),
+        ShellCommand::Setup(setup) => Ok(Output::text(setup.run()?)),
         ShellCommand::Run(run) => machine::run_in(&run, shell.common.json, &mut cx),
     }
 }

@@ -13,12 +13,14 @@
 
 mod bundle;
 mod front;
+mod guest;
 mod interrupt;
 mod progress;
 mod show;
 
 pub use bundle::Bundle;
 pub use front::start;
+pub use guest::LazyGuest;
 pub use interrupt::{Interrupted, check_interrupt};
 pub use progress::Progress;
 pub use show::{DebugDisplay, Display, ResultDisplay, display, show_view};

@@ -1,0 +1,60 @@
+//! The control channel: what must be answered while a cell runs.
+
+use std::sync::Arc;
+
+use anyhow::Result;
+use jupyter_protocol::messaging::{
+    InterruptReply, JupyterMessageContent, ReplyStatus, ShutdownReply,
+};
+use jupyter_zmq_client::{KernelControlConnection, RuntimeError};
+
+use super::execute::Executor;
+use super::publish::Publisher;
+use super::shell::kernel_info;
+use crate::session::Interrupter;
+
+/// Answers until a shutdown is asked for.
+pub(super) async fn serve(
+    mut socket: KernelControlConnection,
+    publisher: Publisher,
+    interrupter: Arc<Interrupter>,
+    executor: Executor,
+) -> Result<()> {
+    loop {
+        let request = match socket.read().await {
+            Ok(request) => request,
+            Err(RuntimeError::ZmqError(error)) => return Err(error.into()),
+            // A message that cannot be read has nobody to reply to.
+            Err(_) => continue,
+        };
+        publisher.busy(&request).await;
+        match &request.content {
+            JupyterMessageContent::KernelInfoRequest(_) => {
+                socket.send(kernel_info().as_child_of(&request)).await?;
+            }
+            JupyterMessageContent::InterruptRequest(_) => {
+                socket
+                    .send(InterruptReply::new().as_child_of(&request))
+                    .await?;
+                executor.state.stop();
+                let interrupter = Arc::clone(&interrupter);
+                tokio::task::spawn_blocking(move || interrupter.interrupt());
+            }
+            JupyterMessageContent::ShutdownRequest(shutdown) => {
+                let reply = ShutdownReply {
+                    restart: shutdown.restart,
+                    status: ReplyStatus::Ok,
+                    error: None,
+                };
+                publisher.publish(reply.clone(), &request).await;
+                publisher.idle(&request).await;
+                socket.send(reply.as_child_of(&request)).await?;
+                // The sockets send in the background.
+                tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+                return Ok(());
+            }
+            _ => {}
+        }
+        publisher.idle(&request).await;
+    }
+}

@@ -1,0 +1,160 @@
+//! The part of a cell that needs no compiler: its `%` lines, run in this process.
+//!
+//! Lines that begin with `%` at the top of a cell are commands; what follows them is Rust. A cell that
+//! begins with `%%` is one command, and the rest of it is that command's text.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use serde_json::{Map, Value};
+
+use crate::commands::{self, Context, Output, Stream};
+use crate::session::{CellError, Shown, Sink};
+
+/// A cell, taken apart.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Parts {
+    /// The command lines; the body is what a `%%` line is followed by.
+    pub(super) commands: Vec<(String, String)>,
+    /// The rest, on the lines where it stood; `None` if there is nothing to compile.
+    pub(super) rust: Option<String>,
+}
+
+impl Parts {
+    pub(super) fn of(code: &str) -> Self {
+        if code.trim_start().starts_with("%%") {
+            let (line, body) = code
+                .trim_start()
+                .split_once('\n')
+                .unwrap_or((code.trim_start(), ""));
+            return Self {
+                commands: vec![(line.trim().to_owned(), body.to_owned())],
+                rust: None,
+            };
+        }
+        let is_command = |line: &&str| line.starts_with('%') || line.trim().is_empty();
+        let top = code.lines().take_while(is_command).count();
+        let commands: Vec<_> = code
+            .lines()
+            .take(top)
+            .map(str::trim)
+            .filter(|line| !line.is_empty())
+            .collect();
+        if commands.is_empty() {
+            let rust = Some(code.to_owned()).filter(|code| !code.trim().is_empty());
+            return Self {
+                commands: Vec::new(),
+                rust,
+            };
+        }
+        let rest: Vec<_> = code.lines().skip(top).collect();
+        let rust = (!rest.is_empty()).then(|| "\n".repeat(top) + &rest.join("\n"));
+        Self {
+            commands: commands
+                .into_iter()
+                .map(|line| (line.to_owned(), String::new()))
+                .collect(),
+            rust,
+        }
+    }
+}
+
+/// Stops a command that runs.
+pub(super) type Stop = Arc<AtomicBool>;
+
+/// Runs one command. Blocks, so it must not run on the runtime's own threads.
+pub(super) fn run(
+    line: &str,
+    body: &str,
+    stop: &Stop,
+    sink: &Sink,
+) -> Result<Map<String, Value>, CellError> {
+    let shown = Arc::clone(sink);
+    let mut write = move |stream: Stream, bytes: &[u8]| {
+        let text = String::from_utf8_lossy(bytes).into_owned();
+        shown(match stream {
+            Stream::Stdout => Shown::Stdout(text),
+            Stream::Stderr => Shown::Stderr(text),
+        });
+    };
+    let mut context = Context {
+        guest: commands::default_guest(),
+        sink: &mut write,
+        rewrites: true,
+        interrupt: Arc::clone(stop),
+    };
+    let output = commands::run_line(line, body, &mut context);
+    if stop.load(Ordering::Relaxed) {
+        return Err(CellError::new(
+            "Interrupted",
+            format!("`{line}` was stopped"),
+        ));
+    }
+    match output {
+        Ok(output) if output.code == 0 => Ok(bundle(output)),
+        Ok(output) => {
+            if !output.text.is_empty() {
+                sink(Shown::Stdout(output.text));
+            }
+            Err(CellError::new(
+                "CommandFailed",
+                format!("`{line}` ended with exit code {}", output.code),
+            ))
+        }
+        Err(error) => Err(CellError::new("Error", format!("{error:#}"))),
+    }
+}
+
+fn bundle(output: Output) -> Map<String, Value> {
+    let forms = [
+        (
+            "text/plain",
+            Some(output.text).filter(|text| !text.is_empty()),
+        ),
+        ("text/html", output.html.filter(|_| output.svg.is_none())),
+        ("image/svg+xml", output.svg),
+    ];
+    forms
+        .into_iter()
+        .filter_map(|(mime, form)| Some((mime.to_owned(), Value::String(form?))))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parts(code: &str) -> (Vec<(String, String)>, Option<String>) {
+        let parts = Parts::of(code);
+        (parts.commands, parts.rust)
+    }
+
+    fn command(line: &str, body: &str) -> (String, String) {
+        (line.to_owned(), body.to_owned())
+    }
+
+    #[test]
+    fn rust_is_left_alone() {
+        assert_eq!(
+            parts("let a = 7\n% 2;"),
+            (vec![], Some("let a = 7\n% 2;".to_owned()))
+        );
+        assert_eq!(parts(" \n"), (vec![], None));
+    }
+
+    #[test]
+    fn commands_stand_at_the_top() {
+        assert_eq!(parts("%ps"), (vec![command("%ps", "")], None));
+        let (commands, rust) = parts("%ps\n%log \n\nlet a = 1;");
+        assert_eq!(commands, [command("%ps", ""), command("%log", "")]);
+        assert_eq!(rust.as_deref(), Some("\n\n\nlet a = 1;"));
+    }
+
+    #[test]
+    fn a_cell_command_takes_the_cell() {
+        assert_eq!(
+            parts("\n%%sh x\nls\n%ps"),
+            (vec![command("%%sh x", "ls\n%ps")], None)
+        );
+    }
+}

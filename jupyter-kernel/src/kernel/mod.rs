@@ -1,0 +1,123 @@
+//! The Jupyter kernel: five channels, and the session behind them.
+//!
+//! | channel | here |
+//! |---|---|
+//! | shell | [`shell`]: requests, answered while a cell runs too; cells queue for [`execute`] |
+//! | control | [`control`]: interrupt and shutdown |
+//! | iopub | [`publish`] |
+//! | stdin | [`stdin`] |
+//! | heartbeat | below |
+
+mod code;
+mod control;
+mod execute;
+mod history;
+mod line;
+mod publish;
+mod shell;
+mod spec;
+mod stdin;
+
+use std::path::Path;
+use std::sync::Arc;
+
+use anyhow::{Context, Result};
+use jupyter_protocol::{ConnectionInfo, JupyterMessage};
+use jupyter_zmq_client as zmq;
+use tokio::sync::mpsc;
+
+pub(crate) use spec::install;
+
+use crate::prepare::Folder;
+use crate::session::Session;
+use publish::Publisher;
+
+/// Serves the client that wrote the connection file, until it says to stop.
+///
+/// # Errors
+///
+/// If the connection file cannot be read or its ports are taken.
+pub(crate) fn run(connection_file: &Path) -> Result<()> {
+    let folder = Folder::take()?;
+    let text = std::fs::read_to_string(connection_file).with_context(|| {
+        format!(
+            "cannot read the connection file {}",
+            connection_file.display()
+        )
+    })?;
+    let connection: ConnectionInfo = serde_json::from_str(&text).with_context(|| {
+        format!(
+            "{} is no connection file of Jupyter's",
+            connection_file.display()
+        )
+    })?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()?;
+    let served = runtime.block_on(serve(&connection));
+    // The thread that runs the cells may be in the middle of one.
+    runtime.shutdown_background();
+    drop(folder);
+    served
+}
+
+async fn serve(connection: &ConnectionInfo) -> Result<()> {
+    let id = uuid::Uuid::new_v4().to_string();
+    let iopub = zmq::create_kernel_iopub_xpub_connection(connection, &id).await?;
+    let shell = zmq::create_kernel_shell_connection(connection, &id).await?;
+    let control = zmq::create_kernel_control_connection(connection, &id).await?;
+    let stdin = zmq::create_kernel_stdin_connection(connection, &id).await?;
+    let mut heartbeat = zmq::create_kernel_heartbeat_connection(connection).await?;
+
+    let publisher = Publisher::start(iopub);
+    let session = Session::start(publisher.sink())?;
+    let asker = stdin::Asker::start(stdin);
+    let (replies, shell) = split(shell);
+    let executor =
+        execute::Executor::start(session.clone(), publisher.clone(), replies.clone(), asker);
+    let shell = shell::serve(
+        shell,
+        replies,
+        publisher.clone(),
+        session.clone(),
+        executor.clone(),
+    );
+    let control = control::serve(
+        control,
+        publisher,
+        Arc::clone(&session.interrupter),
+        executor,
+    );
+    tokio::select! {
+        served = shell => served?,
+        served = control => served?,
+        () = async { while heartbeat.single_heartbeat().await.is_ok() {} } => {}
+        () = orphaned() => {}
+    }
+    session.interrupter.kill();
+    Ok(())
+}
+
+/// A way to send on a socket from many places.
+type Replies = mpsc::UnboundedSender<JupyterMessage>;
+
+fn split(socket: zmq::KernelShellConnection) -> (Replies, zmq::RouterRecvConnection) {
+    let (mut sender, receiver) = socket.split();
+    let (replies, mut queue) = mpsc::unbounded_channel();
+    tokio::spawn(async move {
+        while let Some(reply) = queue.recv().await {
+            // A client that has gone needs no reply.
+            let _ = sender.send(reply).await;
+        }
+    });
+    (replies, receiver)
+}
+
+/// Returns when the server that started this kernel is gone without having stopped it.
+async fn orphaned() {
+    let parent = nix::unistd::getppid();
+    while std::env::var_os("JPY_PARENT_PID").is_none() || nix::unistd::getppid() == parent {
+        tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+    }
+}

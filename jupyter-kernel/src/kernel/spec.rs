@@ -1,0 +1,41 @@
+//! The kernel spec: how Jupyter finds and starts this kernel.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use serde_json::json;
+
+/// Writes the spec for this program under `prefix` (a Python environment or `/usr/local`), or for this
+/// user, and returns its folder.
+///
+/// # Errors
+///
+/// If the folder cannot be written.
+pub(crate) fn install(prefix: Option<&Path>) -> Result<PathBuf> {
+    let share = match prefix {
+        Some(prefix) => prefix.join("share/jupyter"),
+        None => user()?,
+    };
+    let folder = share.join("kernels/klab");
+    let spec = json!({
+        "argv": [std::env::current_exe()?, "kernel", "--connection-file", "{connection_file}"],
+        "display_name": "klab (Rust, live Linux kernel)",
+        "language": "rust",
+        "interrupt_mode": "message",
+        "metadata": {"debugger": false},
+    });
+    fs::create_dir_all(&folder)
+        .and_then(|()| fs::write(folder.join("kernel.json"), format!("{spec:#}\n")))
+        .with_context(|| format!("cannot write the kernel spec into {}", folder.display()))?;
+    Ok(folder)
+}
+
+/// Jupyter's folder for a user's data.
+fn user() -> Result<PathBuf> {
+    let folder = |name| std::env::var_os(name).map(PathBuf::from);
+    folder("JUPYTER_DATA_DIR")
+        .or_else(|| Some(folder("XDG_DATA_HOME")?.join("jupyter")))
+        .or_else(|| Some(folder("HOME")?.join(".local/share/jupyter")))
+        .context("no home folder: set HOME, or give --prefix")
+}

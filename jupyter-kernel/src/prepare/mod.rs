@@ -1,0 +1,46 @@
+//! What must be there before the first cell: the library of the cells, compiled once, and the sources of
+//! the standard library.
+//!
+//! evcxr compiles every cell as a crate of its own, in a folder with its own target directory. A
+//! template of that folder, with `probes` compiled in it as one dylib, is made once for each state of the
+//! sources; every kernel copies it. So no cell and no start compiles `probes`.
+//!
+//! ```text
+//! CACHE/cells/HASH/source    the sources of probes, as they were when the template was made
+//! CACHE/cells/HASH/template  evcxr's folder, with Cargo.lock and target
+//! CACHE/sessions/UUID        one running kernel's copy of the template
+//! CACHE/rust-library         the sources of std, if the toolchain has none
+//! ```
+
+mod rust_src;
+mod session;
+mod source;
+mod template;
+
+pub(crate) use session::{Folder, session};
+pub(crate) use template::{build, lock, prepare};
+
+use anyhow::Result;
+
+/// evcxr's variable for the folder it works in.
+const EVCXR_TMPDIR: &str = "EVCXR_TMPDIR";
+/// rust-analyzer's variable for the sources of the standard library.
+const RUST_SRC_PATH: &str = "RUST_SRC_PATH";
+
+/// The first cell of every session: what is kept when the process of the cells is restarted.
+pub(crate) fn imports() -> Result<String> {
+    let probes = source::folder()?.join("probes");
+    Ok(format!(
+        ":dep probes = {{ path = {probes:?} }}\nuse probes::prelude::*;"
+    ))
+}
+
+/// What every new process of the cells runs first.
+pub(crate) fn prelude() -> &'static str {
+    r#"
+    if let Err(error) = probes::cell::start() {
+        eprintln!("cells cannot reach the kernel: {error}");
+    }
+    let guest: probes::cell::LazyGuest = probes::cell::LazyGuest::from_env();
+    "#
+}

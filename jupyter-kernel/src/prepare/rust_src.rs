@@ -1,0 +1,127 @@
+//! The sources of the standard library, without which evcxr cannot tell the type of a `let`.
+//!
+//! The toolchain's own are taken if it has them (rustup's component `rust-src`), else those that
+//! `RUST_SRC_PATH` names, else Debian's package, unpacked into the cache: a somewhat newer library serves
+//! type inference as well.
+
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+
+use super::RUST_SRC_PATH;
+
+/// Debian's packages that hold the sources, the newest compiler's first.
+const PACKAGES: [&str; 2] = ["rust-web-src", "rust-src"];
+
+/// Where the sources will be once [`prepare`] has run; nothing if the toolchain has its own.
+pub(super) fn expected() -> Result<Option<PathBuf>> {
+    if toolchain()?.is_dir() {
+        return Ok(None);
+    }
+    match std::env::var_os(RUST_SRC_PATH).map(PathBuf::from) {
+        Some(path) if path.is_dir() => Ok(Some(path)),
+        _ => Ok(Some(vm::paths::cache()?.join("rust-library"))),
+    }
+}
+
+/// Gets the sources if they are not there, and says where they are, if not in the toolchain.
+pub(super) fn prepare(say: &dyn Fn(&str)) -> Result<Option<PathBuf>> {
+    let Some(library) = expected()? else {
+        return Ok(None);
+    };
+    if library.is_dir() {
+        return Ok(Some(library));
+    }
+    say("getting the sources of the standard library from Debian, once\n");
+    let unpacked = vm::paths::cache()?.join("rust-src");
+    if unpacked.exists() {
+        fs::remove_dir_all(&unpacked)?;
+    }
+    fs::create_dir_all(&unpacked)?;
+    let found = unpack(&unpacked).context(
+        "the sources of the standard library cannot be had: `rustup component add rust-src` gets them too",
+    )?;
+    if library.is_symlink() {
+        fs::remove_file(&library)?;
+    }
+    symlink(found, &library)?;
+    Ok(Some(library))
+}
+
+/// The folder of the toolchain's own sources, there or not.
+fn toolchain() -> Result<PathBuf> {
+    let output = Command::new("rustc")
+        .args(["--print", "sysroot"])
+        .output()
+        .context("rustc does not start: is Rust in PATH?")?;
+    let sysroot = String::from_utf8(output.stdout)?;
+    Ok(Path::new(sysroot.trim()).join("lib/rustlib/src/rust/library"))
+}
+
+/// Downloads a package with the machine's own apt sources and unpacks it; returns its `library` folder.
+fn unpack(into: &Path) -> Result<PathBuf> {
+    // The machine's package lists may be absent, as in a fresh container, or out of date.
+    let lists = into.join("lists");
+    fs::create_dir_all(lists.join("partial"))?;
+    fs::create_dir_all(into.join("cache/archives/partial"))?;
+    let own = [
+        format!("Dir::State::Lists={}", lists.display()),
+        format!("Dir::Cache={}/cache", into.display()),
+    ];
+    let apt = |arguments: &[&str], own: &[String]| {
+        let mut apt = Command::new("apt-get");
+        apt.arg("-q").current_dir(into).args(arguments);
+        for option in own {
+            apt.args(["-o", option]);
+        }
+        run(&mut apt)
+    };
+    let download = |own: &[String]| {
+        PACKAGES
+            .iter()
+            .find(|package| apt(&["download", package], own).is_ok())
+    };
+    if download(&[]).is_none() {
+        apt(&["update"], &own)?;
+        download(&own).with_context(|| format!("apt has none of the packages {PACKAGES:?}"))?;
+    }
+    let package = files(into)?
+        .into_iter()
+        .find(|path| path.extension().is_some_and(|extension| extension == "deb"))
+        .context("apt downloaded nothing")?;
+    run(Command::new("dpkg-deb")
+        .arg("-x")
+        .arg(&package)
+        .arg(into.join("root")))?;
+    fs::remove_file(package)?;
+    fs::remove_dir_all(lists)?;
+    let library = files(&into.join("root/usr/src"))?
+        .into_iter()
+        .map(|path| path.join("library"))
+        .find(|library| library.join("std").is_dir() && !library.is_symlink());
+    library.context("the package has no library folder")
+}
+
+fn files(folder: &Path) -> Result<Vec<PathBuf>> {
+    Ok(fs::read_dir(folder)?
+        .flatten()
+        .map(|entry| entry.path())
+        .collect())
+}
+
+fn run(command: &mut Command) -> Result<()> {
+    let name = command.get_program().to_string_lossy().into_owned();
+    let output = command
+        .output()
+        .with_context(|| format!("{name} does not start"))?;
+    if !output.status.success() {
+        bail!(
+            "{name} fails: {}",
+            String::from_utf8_lossy(&output.stderr).trim()
+        );
+    }
+    Ok(())
+}

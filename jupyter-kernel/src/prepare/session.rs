@@ -1,0 +1,170 @@
+//! The folder of one running kernel: its copy of the template.
+
+use std::ffi::OsStr;
+use std::fs::{self, File, FileTimes, TryLockError};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result};
+
+use super::{EVCXR_TMPDIR, RUST_SRC_PATH, rust_src, template};
+
+/// Names the folder of this session, in the kernel's environment.
+const SESSION: &str = "KLAB_SESSION";
+
+/// The folder of this session, removed when dropped. A folder whose kernel was killed is removed by the
+/// next kernel that starts: nobody holds its lock.
+#[derive(Debug)]
+pub(crate) struct Folder {
+    path: PathBuf,
+    _lock: File,
+}
+
+impl Folder {
+    /// Takes the folder that this process was started with.
+    ///
+    /// evcxr and rust-analyzer take their folders from the environment only, which a program cannot
+    /// change safely for itself; so a process without a folder starts itself again with one.
+    ///
+    /// # Errors
+    ///
+    /// If the cache cannot be written.
+    pub(crate) fn take() -> Result<Self> {
+        let Some(path) = std::env::var_os(SESSION).map(PathBuf::from) else {
+            let path = vm::paths::cache()?
+                .join("sessions")
+                .join(uuid::Uuid::new_v4().to_string());
+            let mut again = Command::new(std::env::current_exe()?);
+            again
+                .args(std::env::args_os().skip(1))
+                .env(EVCXR_TMPDIR, path.join("evcxr"))
+                .env(SESSION, path);
+            if let Some(library) = rust_src::expected()? {
+                again.env(RUST_SRC_PATH, library);
+            }
+            return Err(again.exec()).context("klab does not start again");
+        };
+        if let Some(sessions) = path.parent() {
+            fs::create_dir_all(sessions)?;
+            remove_left(sessions);
+        }
+        fs::create_dir(&path)?;
+        let lock = File::create(path.join("lock"))?;
+        lock.lock()?;
+        Ok(Self { path, _lock: lock })
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        // What cannot be removed now, the next kernel removes.
+        let _ = fs::remove_dir_all(&self.path);
+    }
+}
+
+/// Fills this session's folder from the template, making that first if need be.
+pub(crate) fn session(say: &dyn Fn(&str)) -> Result<()> {
+    template::prepare(say)?;
+    let folder = PathBuf::from(std::env::var_os(EVCXR_TMPDIR).context("EVCXR_TMPDIR is not set")?);
+    if folder.exists() {
+        return Ok(());
+    }
+    clone_tree(&template::folder()?, &folder).with_context(|| {
+        format!(
+            "the library of the cells cannot be copied to {}",
+            folder.display()
+        )
+    })
+}
+
+/// Copies a target directory with the times that cargo goes by. What no session writes to again, the
+/// compiled dependencies, is linked: that is most of it.
+fn clone_tree(from: &Path, to: &Path) -> std::io::Result<()> {
+    fs::create_dir_all(to)?;
+    for entry in fs::read_dir(from)? {
+        let entry = entry?;
+        let (from, to) = (entry.path(), to.join(entry.file_name()));
+        if entry.file_type()?.is_dir() {
+            clone_tree(&from, &to)?;
+        } else if !is_dependency(&from) || fs::hard_link(&from, &to).is_err() {
+            fs::copy(&from, &to)?;
+            let times = FileTimes::new().set_modified(entry.metadata()?.modified()?);
+            File::options().write(true).open(&to)?.set_times(times)?;
+        }
+    }
+    Ok(())
+}
+
+/// Whether this is a compiled crate other than evcxr's own, which every cell writes.
+fn is_dependency(path: &Path) -> bool {
+    let extension = path.extension().and_then(OsStr::to_str).unwrap_or_default();
+    let name = path.file_name().and_then(OsStr::to_str).unwrap_or_default();
+    ["rlib", "rmeta", "so"].contains(&extension)
+        && !["libctx", "libcode_"]
+            .iter()
+            .any(|own| name.starts_with(own))
+}
+
+/// Removes the folders of kernels that were killed.
+fn remove_left(sessions: &Path) {
+    let Ok(entries) = fs::read_dir(sessions) else {
+        return;
+    };
+    for folder in entries.flatten().map(|entry| entry.path()) {
+        let Ok(lock) = File::open(folder.join("lock")) else {
+            continue;
+        };
+        if !matches!(lock.try_lock(), Err(TryLockError::WouldBlock)) {
+            let _ = fs::remove_dir_all(folder);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::MetadataExt;
+    use std::time::{Duration, SystemTime};
+
+    use super::*;
+
+    #[test]
+    fn a_clone_shares_dependencies_and_nothing_else() {
+        let folder = tempfile::tempdir().unwrap();
+        let [from, to] = ["from", "to"].map(|name| folder.path().join(name));
+        fs::create_dir_all(from.join("deps")).unwrap();
+        for name in ["libprobes.so", "libctx.so", "ctx.d"] {
+            fs::write(from.join("deps").join(name), "old").unwrap();
+        }
+        let old = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000);
+        let times = FileTimes::new().set_modified(old);
+        let options = File::options().write(true).open(from.join("deps/ctx.d"));
+        options.unwrap().set_times(times).unwrap();
+        clone_tree(&from, &to).unwrap();
+        let modified = fs::metadata(to.join("deps/ctx.d")).unwrap().modified();
+        assert_eq!(modified.unwrap(), old);
+        for (name, shared) in [
+            ("libprobes.so", true),
+            ("libctx.so", false),
+            ("ctx.d", false),
+        ] {
+            let inode = |root: &Path| fs::metadata(root.join("deps").join(name)).unwrap().ino();
+            assert_eq!(inode(&from) == inode(&to), shared, "{name}");
+        }
+    }
+
+    #[test]
+    fn only_folders_without_a_kernel_are_removed() {
+        let sessions = tempfile::tempdir().unwrap();
+        let [used, left] = ["used", "left"].map(|name| sessions.path().join(name));
+        for folder in [&used, &left] {
+            fs::create_dir(folder).unwrap();
+            File::create(folder.join("lock")).unwrap();
+        }
+        let lock = File::open(used.join("lock")).unwrap();
+        lock.lock().unwrap();
+        remove_left(sessions.path());
+        assert!(used.exists());
+        assert!(!left.exists());
+    }
+}

@@ -1,0 +1,271 @@
+//! The kernel's end of what `probes::cell` opens: the stdout and stderr of the process of the cells,
+//! and the way back to it.
+//!
+//! While a cell runs, its output is passed on as it comes. What evcxr waits for goes back to the
+//! process, which writes it to the pipe that evcxr reads. A cell is over when both streams have said so,
+//! so no output is late.
+
+use std::io::{ErrorKind, Read, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::Path;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use serde_json::{Map, Value};
+use tempfile::TempDir;
+
+use super::stream::{Event, Piece, Says, Splitter};
+
+/// How long text on stderr waits for more: the text of a `?` error is the last before the cell's end.
+const STDERR_REST: Duration = Duration::from_millis(100);
+/// How long the ends of the streams may take after evcxr says that the cell is over.
+const STREAM_END: Duration = Duration::from_secs(2);
+
+/// Something that a cell shows while it runs.
+#[derive(Debug)]
+pub(crate) enum Shown {
+    Stdout(String),
+    Stderr(String),
+    Display {
+        id: String,
+        update: bool,
+        data: Map<String, Value>,
+    },
+}
+
+/// Takes what a cell shows.
+pub(crate) type Sink = Arc<dyn Fn(Shown) + Send + Sync>;
+
+/// What the process said about the end of a cell.
+#[derive(Debug, Default)]
+pub(crate) struct Said {
+    /// The value.
+    pub(crate) result: Option<Map<String, Value>>,
+    /// The value is an error.
+    pub(crate) error: Option<String>,
+    /// The last panic.
+    pub(crate) panic: Option<Panic>,
+    /// The panic ended the cell.
+    pub(crate) panicked: bool,
+    /// A `?` ended the cell.
+    pub(crate) question_mark: bool,
+    /// What stderr got last and was not passed on.
+    pub(crate) stderr: String,
+}
+
+/// Where and why a cell panicked.
+#[derive(Debug)]
+pub(crate) struct Panic {
+    pub(crate) message: String,
+    pub(crate) file: String,
+    pub(crate) line: u32,
+    pub(crate) interrupted: bool,
+}
+
+/// The state that the readers of both streams share.
+struct Shared {
+    sink: Sink,
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    cell: u64,
+    said: Said,
+    /// The way back to the process, while there is one.
+    back: Option<UnixStream>,
+    /// How often evcxr ran something for this cell, and how often stdout and stderr said that it ended.
+    runs: usize,
+    out_ends: usize,
+    err_ends: usize,
+    /// How many of the two streams are open.
+    open: usize,
+}
+
+/// The two sockets in their folder, and their readers.
+pub(crate) struct Front {
+    folder: TempDir,
+    shared: Arc<Shared>,
+}
+
+impl Front {
+    /// Makes the sockets. What cells show goes to `sink`.
+    pub(crate) fn new(sink: Sink) -> Result<Self> {
+        let folder = tempfile::Builder::new()
+            .prefix("klab-cell-")
+            .permissions(std::fs::Permissions::from_mode(0o700))
+            .tempdir()
+            .context("no folder for the sockets of the cells")?;
+        let state = Mutex::default();
+        let shared = Arc::new(Shared {
+            sink,
+            state,
+            changed: Condvar::new(),
+        });
+        listen(folder.path(), "out", Arc::clone(&shared), read_out)?;
+        listen(folder.path(), "err", Arc::clone(&shared), read_err)?;
+        Ok(Self { folder, shared })
+    }
+
+    /// Goes into the environment of the process as `KLAB_CELL`.
+    pub(crate) fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// Begins a cell: the process forgets an interrupt that came too late for the last one.
+    pub(crate) fn begin(&self) {
+        let mut state = self.shared.lock();
+        state.cell += 1;
+        state.said = Said::default();
+        (state.runs, state.out_ends, state.err_ends) = (0, 0, 0);
+        state.tell("begin");
+    }
+
+    /// Waits until all output of the cell is here, and gives what was said about it. `died` means that
+    /// evcxr found its child dead.
+    pub(crate) fn end(&self, died: bool) -> Said {
+        let state = self.shared.lock();
+        let (mut state, _) = self
+            .shared
+            .changed
+            .wait_timeout_while(state, STREAM_END, |state| {
+                let ended = state.out_ends >= state.runs && state.err_ends >= state.runs;
+                state.open > 0 && (died || !ended)
+            })
+            .unwrap_or_else(PoisonError::into_inner);
+        std::mem::take(&mut state.said)
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn change(&self, change: impl FnOnce(&mut State)) {
+        change(&mut self.lock());
+        self.changed.notify_all();
+    }
+}
+
+impl State {
+    /// Says a line to the process. One that died is noticed by evcxr.
+    fn tell(&mut self, line: &str) {
+        if let Some(back) = &mut self.back {
+            let _ = back.write_all(format!("{line}\n").as_bytes());
+        }
+    }
+}
+
+/// Serves each process that connects, one after the other: evcxr restarts a child that died.
+fn listen(
+    folder: &Path,
+    name: &str,
+    shared: Arc<Shared>,
+    read: fn(UnixStream, &Shared),
+) -> Result<()> {
+    let listener = UnixListener::bind(folder.join(name)).context("no socket for the cells")?;
+    std::thread::Builder::new()
+        .name(format!("cells' {name}"))
+        .spawn(move || {
+            for stream in listener.incoming().flatten() {
+                shared.change(|state| state.open += 1);
+                read(stream, &shared);
+                shared.change(|state| state.open = state.open.saturating_sub(1));
+            }
+        })?;
+    Ok(())
+}
+
+fn read_out(mut stream: UnixStream, shared: &Shared) {
+    shared.lock().back = stream.try_clone().ok();
+    let mut splitter = Splitter::default();
+    let mut bytes = vec![0; 0x1_0000];
+    while let Ok(length) = stream.read(&mut bytes)
+        && length > 0
+    {
+        for piece in splitter.push(&bytes[..length]) {
+            match piece {
+                Piece::Text(text) => (shared.sink)(Shown::Stdout(text)),
+                Piece::Event(Event::Display { id, update, data }) => {
+                    (shared.sink)(Shown::Display { id, update, data });
+                }
+                Piece::Event(event) => shared.change(|state| note(state, event)),
+                Piece::Evcxr { line, says } => shared.change(|state| pass(state, &line, says)),
+            }
+        }
+    }
+    shared.lock().back = None;
+}
+
+fn note(state: &mut State, event: Event) {
+    match event {
+        Event::Result { data } => state.said.result = Some(data),
+        Event::Error { evalue } => state.said.error = Some(evalue),
+        Event::Panic {
+            message,
+            line,
+            file,
+            interrupted,
+        } => {
+            state.said.panic = Some(Panic {
+                message,
+                file,
+                line,
+                interrupted,
+            });
+        }
+        Event::End { cell } if cell == state.cell => state.out_ends += 1,
+        Event::End { .. } | Event::Display { .. } => {}
+    }
+}
+
+fn pass(state: &mut State, line: &str, says: Says) {
+    match says {
+        Says::Panicked => state.said.panicked = true,
+        Says::QuestionMark => state.said.question_mark = true,
+        Says::Complete => {
+            state.runs += 1;
+            let end = format!("end {}", state.cell);
+            state.tell(&end);
+        }
+        Says::Else => {}
+    }
+    state.tell(&format!("pass {line}"));
+}
+
+fn read_err(mut stream: UnixStream, shared: &Shared) {
+    if stream.set_read_timeout(Some(STDERR_REST)).is_err() {
+        return;
+    }
+    let mut splitter = Splitter::default();
+    let mut bytes = vec![0; 0x1_0000];
+    loop {
+        match stream.read(&mut bytes) {
+            Ok(0) => return,
+            Ok(length) => {
+                for piece in splitter.push(&bytes[..length]) {
+                    shared.change(|state| match piece {
+                        Piece::Text(text) => state.said.stderr.push_str(&text),
+                        Piece::Event(Event::End { cell }) if cell == state.cell => {
+                            state.err_ends += 1
+                        }
+                        Piece::Event(_) => {}
+                        Piece::Evcxr { line, .. } => state.said.stderr.push_str(&line),
+                    });
+                }
+            }
+            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
+                let text = std::mem::take(&mut shared.lock().said.stderr);
+                if !text.is_empty() {
+                    (shared.sink)(Shown::Stderr(text));
+                }
+            }
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(_) => return,
+        }
+    }
+}

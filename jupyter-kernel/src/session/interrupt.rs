@@ -1,0 +1,147 @@
+//! Stopping what runs: gently, then for good.
+//!
+//! A signal makes the loops of `probes` leave, which keeps the cell's variables. A cell that has not
+//! ended soon after is killed with its process. While rustc compiles nothing runs yet, and ending cargo
+//! keeps all.
+
+use std::process::Child;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+/// How long a cell may take to leave by itself.
+const GRACE: Duration = Duration::from_millis(600);
+
+/// Stops the cell that runs, from any thread.
+#[derive(Debug, Default)]
+pub(crate) struct Interrupter {
+    child: OnceLock<Arc<Mutex<Child>>>,
+    /// The number of the cell that runs; 0 between cells.
+    running: AtomicU64,
+    requested: AtomicBool,
+    killed: AtomicBool,
+}
+
+impl Interrupter {
+    /// Says which process runs the cells; the handle outlives restarts.
+    pub(super) fn watch(&self, child: Arc<Mutex<Child>>) {
+        let _ = self.child.set(child);
+    }
+
+    pub(super) fn begin(&self, cell: u64) {
+        self.requested.store(false, Ordering::SeqCst);
+        self.killed.store(false, Ordering::SeqCst);
+        self.running.store(cell, Ordering::SeqCst);
+    }
+
+    pub(super) fn end(&self) {
+        self.running.store(0, Ordering::SeqCst);
+    }
+
+    /// Whether someone asked to stop this cell.
+    pub(crate) fn requested(&self) -> bool {
+        self.requested.load(Ordering::SeqCst)
+    }
+
+    /// Whether this cell's process was killed for it.
+    pub(super) fn killed(&self) -> bool {
+        self.killed.load(Ordering::SeqCst)
+    }
+
+    /// Stops the cell that runs, if any. Returns when it has ended or was killed.
+    pub(crate) fn interrupt(&self) {
+        let cell = self.running.load(Ordering::SeqCst);
+        if cell == 0 {
+            return;
+        }
+        self.requested.store(true, Ordering::SeqCst);
+        let child = self.child_pid();
+        let compilers = compilers(child);
+        if compilers.is_empty() {
+            signal(child, Signal::SIGINT);
+        } else {
+            compilers
+                .into_iter()
+                .for_each(|pid| signal(Some(pid), Signal::SIGTERM));
+        }
+        let start = Instant::now();
+        while start.elapsed() < GRACE {
+            if self.running.load(Ordering::SeqCst) != cell {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        self.killed.store(true, Ordering::SeqCst);
+        self.kill();
+    }
+
+    /// Kills the process of the cells and what compiles for it.
+    pub(crate) fn kill(&self) {
+        let child = self.child_pid();
+        signal(child, Signal::SIGKILL);
+        compilers(child)
+            .into_iter()
+            .for_each(|pid| signal(Some(pid), Signal::SIGKILL));
+    }
+
+    fn child_pid(&self) -> Option<i32> {
+        let child = self
+            .child
+            .get()?
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        i32::try_from(child.id()).ok()
+    }
+}
+
+fn signal(pid: Option<i32>, signal: Signal) {
+    if let Some(pid) = pid {
+        // A process that has just ended needs no signal.
+        let _ = kill(Pid::from_raw(pid), signal);
+    }
+}
+
+/// The children of this process but the one that runs the cells: cargo, when evcxr compiles.
+fn compilers(cells: Option<i32>) -> Vec<i32> {
+    let own = i32::try_from(std::process::id()).ok();
+    let Ok(processes) = std::fs::read_dir("/proc") else {
+        return Vec::new();
+    };
+    processes
+        .flatten()
+        .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+        .filter(|pid| Some(*pid) != cells && parent(*pid) == own)
+        .collect()
+}
+
+fn parent(pid: i32) -> Option<i32> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // `PID (NAME) STATE PPID ...`, where the name may hold anything.
+    stat.rsplit_once(')')?
+        .1
+        .split_whitespace()
+        .nth(1)?
+        .parse()
+        .ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn compilers_are_the_other_children() {
+        let mut child = std::process::Command::new("sleep")
+            .arg("60")
+            .spawn()
+            .unwrap();
+        let pid = i32::try_from(child.id()).unwrap();
+        assert!(compilers(None).contains(&pid));
+        assert!(!compilers(Some(pid)).contains(&pid));
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+}

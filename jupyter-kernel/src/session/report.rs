@@ -1,0 +1,236 @@
+//! Errors of a cell as a reader sees them: a name, one sentence, and where in the cell.
+
+use annotate_snippets::{AnnotationKind, Group, Level, Renderer, Snippet};
+use evcxr::CompilationError;
+
+use super::front::{Panic, Said};
+
+/// An error of a cell, in the three parts of Jupyter's protocol.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct CellError {
+    pub(crate) ename: String,
+    pub(crate) evalue: String,
+    pub(crate) traceback: Vec<String>,
+}
+
+impl CellError {
+    /// An error that needs no more than its sentence.
+    pub(crate) fn new(ename: &str, evalue: impl Into<String>) -> Self {
+        let evalue = evalue.into();
+        let traceback = vec![format!("\u{1b}[1;31m{ename}\u{1b}[0m: {evalue}")];
+        Self {
+            ename: ename.to_owned(),
+            evalue,
+            traceback,
+        }
+    }
+
+    fn at(mut self, place: Option<String>) -> Self {
+        self.traceback.extend(place);
+        self
+    }
+}
+
+/// The error that evcxr reports, for the cell `code` that wrote `stderr` last.
+pub(super) fn of_evcxr(error: &evcxr::Error, code: &str, stderr: &str) -> CellError {
+    match error {
+        evcxr::Error::CompilationErrors(errors) => of_compiler(errors, code),
+        evcxr::Error::SubprocessTerminated(status) => died(status, stderr),
+        error => CellError::new("Error", error.to_string()),
+    }
+}
+
+/// The error that the cell's process told of, if it did.
+pub(super) fn of_said(said: &Said, code: &str, source: &str) -> Option<CellError> {
+    if said.panicked {
+        let panic = said.panic.as_ref()?;
+        if panic.interrupted {
+            return Some(CellError::new(
+                "Interrupted",
+                "the cell was stopped; its variables are kept",
+            ));
+        }
+        return Some(CellError::new("Panic", &panic.message).at(place(panic, code, source)));
+    }
+    if said.question_mark {
+        return Some(CellError::new("Error", said.stderr.trim_end()));
+    }
+    said.error
+        .as_ref()
+        .map(|evalue| CellError::new("Error", evalue))
+}
+
+/// The process of the cells died. evcxr's handler of a fault writes which one it was, and a backtrace of
+/// itself that says nothing about the cell.
+fn died(status: &str, stderr: &str) -> CellError {
+    let fault = stderr
+        .lines()
+        .find(|line| ["Segmentation fault.", "Illegal instruction.", "Bus error."].contains(line));
+    let why = fault
+        .map(|fault| fault.trim_end_matches('.').to_lowercase())
+        .or_else(|| Some(status.rsplit_once("status: ")?.1.trim().to_owned()))
+        .unwrap_or_else(|| "no status".to_owned());
+    let evalue = format!(
+        "the process of the cells died ({why}); variables are lost, `use`, functions and types are kept"
+    );
+    let mut error = CellError::new("ProcessDied", evalue);
+    if fault.is_none() && !stderr.is_empty() {
+        error.traceback.extend(stderr.lines().map(str::to_owned));
+    }
+    error
+}
+
+/// What rustc says, drawn as rustc draws it, on the lines of the cell.
+fn of_compiler(errors: &[CompilationError], code: &str) -> CellError {
+    let first = errors.first();
+    let traceback = errors.iter().flat_map(|error| {
+        draw(error, code)
+            .lines()
+            .map(str::to_owned)
+            .collect::<Vec<_>>()
+    });
+    CellError {
+        ename: first
+            .and_then(CompilationError::code)
+            .unwrap_or("CompileError")
+            .to_owned(),
+        evalue: first.map(CompilationError::message).unwrap_or_default(),
+        traceback: traceback.collect(),
+    }
+}
+
+fn draw(error: &CompilationError, code: &str) -> String {
+    let message = error.message();
+    let title = Level::ERROR.primary_title(message.as_str());
+    let title = match error.code() {
+        Some(code) => title.id(code),
+        None => title,
+    };
+    let labels = error.spanned_messages().iter().filter_map(|spanned| {
+        let span = spanned.span?;
+        let start = offset(code, span.start_line, span.start_column);
+        let end = offset(code, span.end_line, span.end_column).max(start);
+        let kind = if spanned.is_primary {
+            AnnotationKind::Primary
+        } else {
+            AnnotationKind::Context
+        };
+        // evcxr puts the message itself where a span has no label.
+        let label = spanned
+            .label
+            .strip_prefix("error: ")
+            .unwrap_or(&spanned.label);
+        Some(
+            kind.span(start..end)
+                .label((label != message).then_some(label)),
+        )
+    });
+    let labels: Vec<_> = labels.collect();
+    let mut group = if labels.is_empty() {
+        Group::with_title(title)
+    } else {
+        title.element(Snippet::source(code).path("cell").annotations(labels))
+    };
+    for help in error.help() {
+        group = group.element(Level::HELP.message(help));
+    }
+    if let Some(hint) = error.evcxr_extra_hint() {
+        group = group.element(Level::NOTE.message(hint));
+    }
+    Renderer::styled().render(&[group])
+}
+
+/// The byte offset of a 1-based line and column, the column in characters.
+fn offset(code: &str, line: usize, column: usize) -> usize {
+    let before = code
+        .split_inclusive('\n')
+        .take(line.saturating_sub(1))
+        .map(str::len)
+        .sum::<usize>();
+    let rest = code.get(before..).unwrap_or_default();
+    let within = rest
+        .char_indices()
+        .nth(column.saturating_sub(1))
+        .map_or(rest.len(), |(at, _)| at);
+    before + within
+}
+
+/// The line of the cell in which a panic was raised, given the crate `source` that evcxr made of it.
+fn place(panic: &Panic, code: &str, source: &str) -> Option<String> {
+    if panic.file != "src/lib.rs" {
+        return (panic.line > 0).then(|| format!("  --> {}:{}", panic.file, panic.line));
+    }
+    let index = usize::try_from(panic.line).ok()?.checked_sub(1)?;
+    let raised = source.lines().nth(index)?;
+    // evcxr puts the cell's statements into its crate line by line, but not where.
+    let earlier = source
+        .lines()
+        .take(index)
+        .filter(|line| *line == raised)
+        .count();
+    let mut same = code.lines().enumerate().filter(|(_, line)| {
+        let line = line.trim();
+        !line.is_empty() && raised.contains(line)
+    });
+    let (number, line) = same.nth(earlier).or_else(|| {
+        code.lines()
+            .enumerate()
+            .find(|(_, line)| !line.trim().is_empty() && raised.contains(line.trim()))
+    })?;
+    Some(format!(
+        "  --> cell:{}\n   |\n   | {}",
+        number + 1,
+        line.trim_end()
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn columns_are_characters() {
+        assert_eq!(offset("é = 1;\nlet x", 1, 3), 3);
+        assert_eq!(offset("é = 1;\nlet x", 2, 5), "é = 1;\nlet ".len());
+        assert_eq!(offset("a", 9, 9), 1);
+    }
+
+    #[test]
+    fn a_panic_is_placed_on_the_line_of_the_cell() {
+        let panic = |line| Panic {
+            message: "no".to_owned(),
+            file: "src/lib.rs".to_owned(),
+            line,
+            interrupted: false,
+        };
+        let code = "let a = 1;\nassert!(a == 2);\nassert!(a == 2);";
+        let source = "fn f() {\nlet a = 1;\nassert!(a == 2);\nassert!(a == 2);\n}";
+        let second = place(&panic(4), code, source);
+        assert_eq!(
+            second.as_deref(),
+            Some("  --> cell:3\n   |\n   | assert!(a == 2);")
+        );
+        assert_eq!(place(&panic(99), code, source), None);
+    }
+
+    #[test]
+    fn a_panic_is_an_error_only_if_it_ended_the_cell() {
+        let panic = Panic {
+            message: "no".into(),
+            file: String::new(),
+            line: 0,
+            interrupted: false,
+        };
+        let mut said = Said {
+            panic: Some(panic),
+            ..Said::default()
+        };
+        assert_eq!(of_said(&said, "", ""), None);
+        said.panicked = true;
+        let error = of_said(&said, "", "").unwrap();
+        assert_eq!(
+            (error.ename.as_str(), error.evalue.as_str()),
+            ("Panic", "no")
+        );
+    }
+}

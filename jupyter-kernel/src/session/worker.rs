@@ -1,0 +1,310 @@
+//! The thread that owns evcxr's context: it compiles and runs one cell at a time.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::process::Command;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, mpsc};
+
+use anyhow::{Context, Result, anyhow};
+use evcxr::{CommandContext, EvalCallbacks, EvalContext};
+use serde_json::{Map, Value};
+use tokio::sync::oneshot;
+
+use super::front::{Front, Shown, Sink};
+use super::interrupt::Interrupter;
+use super::report::{self, CellError};
+use crate::prepare;
+
+/// What a cell came to: its value by mime type, if it has one.
+pub(crate) type Outcome = Result<Option<Map<String, Value>>, CellError>;
+/// Asks the user for a line: the prompt, and whether it is a password.
+pub(crate) type Input = Box<dyn Fn(&str, bool) -> String + Send>;
+
+/// What may stand at the cursor.
+#[derive(Debug, Default)]
+pub(crate) struct Completion {
+    /// The replacements, and what each is.
+    pub(crate) matches: Vec<(String, &'static str)>,
+    /// The bytes of the cell that are replaced.
+    pub(crate) start: usize,
+    pub(crate) end: usize,
+}
+
+enum Job {
+    Execute {
+        code: String,
+        input: Input,
+        reply: oneshot::Sender<Outcome>,
+    },
+    Complete {
+        code: String,
+        at: usize,
+        reply: oneshot::Sender<Completion>,
+    },
+    Inspect {
+        code: String,
+        at: usize,
+        reply: oneshot::Sender<Option<(String, String)>>,
+    },
+}
+
+/// A handle to the thread.
+#[derive(Clone)]
+pub(crate) struct Session {
+    jobs: mpsc::Sender<Job>,
+    waiting: Arc<AtomicUsize>,
+    pub(crate) interrupter: Arc<Interrupter>,
+}
+
+impl Session {
+    /// Starts the thread, which gets evcxr ready at once. What cells show goes to `sink`.
+    pub(crate) fn start(sink: Sink) -> Result<Self> {
+        let (jobs, receiver) = mpsc::channel();
+        let interrupter = Arc::<Interrupter>::default();
+        let waiting = Arc::new(AtomicUsize::new(1));
+        let front = Front::new(Arc::clone(&sink))?;
+        let mut worker = Worker {
+            sink,
+            front,
+            interrupter: Arc::clone(&interrupter),
+            cells: None,
+            cell: 0,
+        };
+        let left = Arc::clone(&waiting);
+        std::thread::Builder::new()
+            .name("cells".to_owned())
+            .spawn(move || {
+                // A start that fails is tried again, and reported, by the first cell.
+                let _ = worker.ready();
+                left.fetch_sub(1, Ordering::SeqCst);
+                for job in receiver {
+                    worker.work(job, &left);
+                }
+            })?;
+        Ok(Self {
+            jobs,
+            waiting,
+            interrupter,
+        })
+    }
+
+    /// Runs a cell.
+    pub(crate) async fn execute(&self, code: String, input: Input) -> Outcome {
+        let (reply, outcome) = oneshot::channel();
+        self.send(Job::Execute { code, input, reply });
+        outcome.await.unwrap_or_else(|_| Err(gone()))
+    }
+
+    /// What may stand at byte `at`; nothing while a cell runs.
+    pub(crate) async fn complete(&self, code: String, at: usize) -> Completion {
+        if self.busy() {
+            return Completion {
+                start: at,
+                end: at,
+                ..Completion::default()
+            };
+        }
+        let (reply, completion) = oneshot::channel();
+        self.send(Job::Complete { code, at, reply });
+        completion.await.unwrap_or_default()
+    }
+
+    /// What is known of the name at byte `at`, as text and as HTML; nothing while a cell runs.
+    pub(crate) async fn inspect(&self, code: String, at: usize) -> Option<(String, String)> {
+        if self.busy() {
+            return None;
+        }
+        let (reply, found) = oneshot::channel();
+        self.send(Job::Inspect { code, at, reply });
+        found.await.ok().flatten()
+    }
+
+    fn busy(&self) -> bool {
+        self.waiting.load(Ordering::SeqCst) > 0
+    }
+
+    fn send(&self, job: Job) {
+        self.waiting.fetch_add(1, Ordering::SeqCst);
+        if self.jobs.send(job).is_err() {
+            self.waiting.fetch_sub(1, Ordering::SeqCst);
+        }
+    }
+}
+
+fn gone() -> CellError {
+    CellError::new(
+        "Error",
+        "the kernel's thread for cells is gone: restart the kernel",
+    )
+}
+
+struct Worker {
+    sink: Sink,
+    front: Front,
+    interrupter: Arc<Interrupter>,
+    cells: Option<Cells>,
+    cell: u64,
+}
+
+struct Cells {
+    context: CommandContext,
+    /// The process is new: what the prelude sets up in it is missing.
+    bare: bool,
+}
+
+impl Worker {
+    fn work(&mut self, job: Job, left: &AtomicUsize) {
+        match job {
+            Job::Execute { code, input, reply } => {
+                let outcome = self.execute(&code, &input);
+                left.fetch_sub(1, Ordering::SeqCst);
+                let _ = reply.send(outcome);
+                if self.cells.as_ref().is_some_and(|cells| cells.bare) {
+                    left.fetch_add(1, Ordering::SeqCst);
+                    // The next cell tries again, and reports.
+                    let _ = self.ready();
+                    left.fetch_sub(1, Ordering::SeqCst);
+                }
+            }
+            Job::Complete { code, at, reply } => {
+                let _ = reply.send(self.complete(&code, at).unwrap_or_default());
+                left.fetch_sub(1, Ordering::SeqCst);
+            }
+            Job::Inspect { code, at, reply } => {
+                let _ = reply.send(self.inspect(&code, at));
+                left.fetch_sub(1, Ordering::SeqCst);
+            }
+        }
+    }
+
+    /// Sees to it that evcxr runs and that the prelude is in place.
+    fn ready(&mut self) -> Result<&mut Cells> {
+        let cells = match self.cells.take() {
+            Some(cells) => cells,
+            None => self.start()?,
+        };
+        let cells = self.cells.insert(cells);
+        if cells.bare {
+            self.front.begin();
+            let prelude = cells.context.execute(prepare::prelude());
+            let died = matches!(prelude, Err(evcxr::Error::SubprocessTerminated(_)));
+            let said = self.front.end(died);
+            if !said.stderr.is_empty() {
+                (self.sink)(Shown::Stderr(said.stderr));
+            }
+            prelude.map_err(|error| anyhow!("the prelude of the cells failed: {error}"))?;
+            cells.bare = false;
+        }
+        Ok(cells)
+    }
+
+    fn start(&self) -> Result<Cells> {
+        let say = |text: &str| (self.sink)(Shown::Stderr(text.to_owned()));
+        prepare::session(&say).context("the library of the cells is not ready")?;
+        let mut child = Command::new(std::env::current_exe()?);
+        child.env("KLAB_CELL", self.front.folder());
+        let (context, outputs) = EvalContext::with_subprocess_command(child)
+            .map_err(|error| anyhow!("evcxr does not start: {error}"))?;
+        let mut context = CommandContext::with_eval_context(context);
+        self.interrupter.watch(context.process_handle());
+        // What the process writes before the prelude has redirected it.
+        let sinks: [(_, fn(String) -> Shown); 2] = [
+            (outputs.stdout, Shown::Stdout),
+            (outputs.stderr, Shown::Stderr),
+        ];
+        for (lines, shown) in sinks {
+            let sink = Arc::clone(&self.sink);
+            std::thread::spawn(move || lines.iter().for_each(|line| sink(shown(line + "\n"))));
+        }
+        prepare::lock()?;
+        context
+            .execute(&prepare::imports()?)
+            .map_err(|error| anyhow!("the library of the cells does not load: {error}"))?;
+        Ok(Cells {
+            context,
+            bare: true,
+        })
+    }
+
+    fn execute(&mut self, code: &str, input: &Input) -> Outcome {
+        self.cell += 1;
+        let cell = self.cell;
+        if let Err(error) = self.ready() {
+            self.cells = None;
+            return Err(CellError::new("Error", format!("{error:#}")));
+        }
+        let Some(cells) = &mut self.cells else {
+            return Err(gone());
+        };
+        self.front.begin();
+        self.interrupter.begin(cell);
+        let mut callbacks = EvalCallbacks {
+            input_reader: &|request| input(&request.prompt, request.is_password),
+        };
+        let run = catch_unwind(AssertUnwindSafe(|| {
+            cells.context.execute_with_callbacks(code, &mut callbacks)
+        }));
+        self.interrupter.end();
+        let Ok(run) = run else {
+            self.cells = None;
+            return Err(CellError::new(
+                "Error",
+                "evcxr itself panicked; it starts afresh, without variables",
+            ));
+        };
+        cells.bare = matches!(run, Err(evcxr::Error::SubprocessTerminated(_)));
+        let mut said = self.front.end(cells.bare);
+        let error = match &run {
+            _ if self.interrupter.killed() => Some(CellError::new(
+                "Interrupted",
+                "the cell did not stop by itself, so its process was killed; variables are lost, \
+                 `use`, functions and types are kept",
+            )),
+            Err(_) if self.interrupter.requested() => Some(CellError::new(
+                "Interrupted",
+                "the cell was stopped before it ran",
+            )),
+            Err(error) => Some(report::of_evcxr(error, code, &said.stderr)),
+            Ok(_) => {
+                let source = cells.context.last_source().unwrap_or_default();
+                report::of_said(&said, code, &source)
+            }
+        };
+        if !said.question_mark && !cells.bare && !said.stderr.is_empty() {
+            (self.sink)(Shown::Stderr(std::mem::take(&mut said.stderr)));
+        }
+        match (error, run) {
+            (Some(error), _) => Err(error),
+            (None, Err(_)) => Err(gone()),
+            (None, Ok(outputs)) => {
+                let commands = outputs.content_by_mime_type.into_iter();
+                let mut data: Map<_, _> = commands
+                    .map(|(mime, data)| (mime, Value::String(data)))
+                    .collect();
+                data.extend(said.result.unwrap_or_default());
+                Ok(Some(data).filter(|data| !data.is_empty()))
+            }
+        }
+    }
+
+    fn complete(&mut self, code: &str, at: usize) -> Result<Completion> {
+        let cells = self.ready()?;
+        let found = cells.context.completions(code, at)?;
+        let matches = found
+            .completions
+            .into_iter()
+            .map(|item| (item.code, item.kind))
+            .collect();
+        Ok(Completion {
+            matches,
+            start: found.start_offset,
+            end: found.end_offset,
+        })
+    }
+
+    fn inspect(&mut self, code: &str, at: usize) -> Option<(String, String)> {
+        let cells = self.ready().ok()?;
+        let found = cells.context.hover_at(code, at).ok()?;
+        (found.0 != "No documentation found").then_some(found)
+    }
+}

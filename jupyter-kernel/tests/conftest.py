@@ -1,0 +1,96 @@
+"""A kernel for each module, started through its installed spec.
+
+KLAB names the program under test, JUPYTER_PATH holds the spec that it installed.
+"""
+
+import os
+import queue
+import time
+
+import pytest
+from jupyter_client.manager import start_new_kernel
+
+KERNEL = "klab"
+START = 60
+REPLY = 60
+
+
+@pytest.fixture(scope="session")
+def klab():
+    program = os.environ.get("KLAB")
+    assert program and os.access(program, os.X_OK), "KLAB must name the klab program"
+    return program
+
+
+class Cell:
+    """What one cell led to: its reply, and what it published, in order."""
+
+    def __init__(self, reply, published):
+        self.reply = reply
+        self.published = published
+
+    def of(self, kind):
+        return [message["content"] for message in self.published if message["msg_type"] == kind]
+
+    def stream(self, name="stdout"):
+        return "".join(part["text"] for part in self.of("stream") if part["name"] == name)
+
+    @property
+    def value(self):
+        results = self.of("execute_result")
+        return results[0]["data"] if results else None
+
+    @property
+    def error(self):
+        errors = self.of("error")
+        return errors[0] if errors else None
+
+
+class Kernel:
+    """A kernel, and its client."""
+
+    def __init__(self, cwd=None, env=None):
+        self.manager, self.client = start_new_kernel(
+            START, kernel_name=KERNEL, cwd=cwd, env={**os.environ, **(env or {})}
+        )
+
+    def run(self, code, **options):
+        return self.finish(self.client.execute(code, **options))
+
+    def finish(self, request):
+        """Collects the cell of a request that was sent."""
+        published = []
+        deadline = time.monotonic() + REPLY
+        while True:
+            message = self.client.get_iopub_msg(timeout=max(0.1, deadline - time.monotonic()))
+            if message["parent_header"].get("msg_id") != request:
+                continue
+            published.append(message)
+            if message["msg_type"] == "status" and message["content"]["execution_state"] == "idle":
+                break
+        while True:
+            reply = self.client.get_shell_msg(timeout=REPLY)
+            if reply["parent_header"].get("msg_id") == request:
+                return Cell(reply["content"], published)
+
+    def until(self, request, wanted):
+        """Waits for something that the cell of a request publishes, while it runs."""
+        while True:
+            message = self.client.get_iopub_msg(timeout=REPLY)
+            if message["parent_header"].get("msg_id") == request and wanted(message):
+                return message
+
+    def no_more(self):
+        with pytest.raises(queue.Empty):
+            self.client.get_iopub_msg(timeout=0.3)
+
+    def stop(self):
+        self.client.stop_channels()
+        self.manager.shutdown_kernel(now=False)
+
+
+@pytest.fixture(scope="module")
+def kernel():
+    kernel = Kernel()
+    yield kernel
+    kernel.stop()

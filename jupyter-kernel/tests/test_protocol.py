@@ -1,0 +1,35 @@
+"""jupyter_kernel_test: the protocol, as Jupyter's own suite sees it."""
+
+import os
+import unittest
+
+import jupyter_kernel_test as suite
+
+
+class KlabTests(suite.KernelTests):
+    kernel_name = "klab"
+    language_name = "rust"
+    file_extension = ".rs"
+    code_hello_world = 'println!("hello, world")'
+    code_stderr = 'eprintln!("error");'
+    completion_samples = [{"text": "String::from_ut", "matches": {"from_utf8"}}]
+    complete_code_samples = ["1 + 1", "fn f() {}", "let x = 3;"]
+    incomplete_code_samples = ["fn f() {", "let s = \"abc", "foo("]
+    invalid_code_samples = ["fn f() }", "let 3 = = 4;"]
+    code_execute_result = [{"code": "1 + 2 + 3", "result": "6"}]
+    code_display_data = [
+        {"code": 'let shown = display(probes::cell::Bundle::text("x").with("text/html", "<b>x</b>"));', "mime": "text/html"}
+    ]
+    code_generate_error = 'panic!("no")'
+    code_inspect_sample = "Vec::new"
+    code_history_pattern = "1?2*"
+    supported_history_operations = ("tail", "range", "search")
+
+
+class Welcome(suite.IopubWelcomeTests):
+    kernel_name = "klab"
+    support_iopub_welcome = True
+
+
+if __name__ == "__main__":
+    unittest.main()
