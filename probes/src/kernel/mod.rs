@@ -6,6 +6,7 @@ mod cache;
 mod fake;
 mod kallsyms;
 mod layout;
+mod module_symbols;
 #[cfg(test)]
 mod tests;
 mod torn;
@@ -18,6 +19,7 @@ pub use btf_modules::ModuleBtf;
 pub use fake::{FakeKernel, KallsymsStyle};
 pub use kallsyms::{Kallsyms, Symbol, SymbolAt};
 use layout::Layout;
+pub use module_symbols::ModuleSymbols;
 pub use vmcoreinfo::VmcoreInfo;
 
 use crate::memory::{AddressSpace, GuestPhys, GuestVirt, PhysMemory};
@@ -125,10 +127,19 @@ impl Kernel {
             .map_err(Clone::clone)
     }
 
-    /// The address of a symbol; the first of those that share the name.
+    /// The address of a symbol, the kernel's own or else a loaded module's; the first of those that share the name.
     pub fn symbol(&self, name: &str) -> Result<GuestVirt> {
         let symbols = self.symbols()?;
-        symbols.lookup(name).ok_or_else(|| Error::NoSymbol {
+        if let Some(at) = symbols.lookup(name) {
+            return Ok(at);
+        }
+        // Modules that cannot be read must not hide that the kernel has no such symbol.
+        let modules = self.module_symbols().unwrap_or_default();
+        let mut of_modules = modules.iter().flat_map(|module| &module.symbols);
+        if let Some(symbol) = of_modules.find(|symbol| symbol.name == name) {
+            return Ok(symbol.at);
+        }
+        Err(Error::NoSymbol {
             name: name.to_owned(),
             release: self.release().to_owned(),
             hint: symbols

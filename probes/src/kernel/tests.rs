@@ -81,6 +81,9 @@ fn every_style_of_kallsyms() {
             );
             if style == AbsolutePercpu {
                 assert_eq!(symbols.lookup("current_task"), Some(GuestVirt(0x1f000)));
+                for no_symbol in [0x1f008, 0x5555_5555_4000, 0xffff_9c40_c000_1000] {
+                    assert_eq!(symbols.at(GuestVirt(no_symbol)), None);
+                }
             }
         }
     }
@@ -334,4 +337,91 @@ fn what_changes_under_the_reader_is_torn() {
     // An error that stays is what is wrong with the memory, not with the reader's luck.
     let missing = kernel.consistent("hole", |kernel| kernel.read_u64(GuestVirt(0)));
     assert!(matches!(missing, Err(Error::NotMapped { .. })));
+}
+
+#[test]
+fn symbols_of_a_module() {
+    let mut btf = btf::build::Builder::new();
+    let (byte, int) = (btf.int("char", 1, true), btf.int("unsigned int", 4, false));
+    let (pointer, name) = (btf.pointer(byte), btf.array(byte, 56));
+    let memory = btf.structure(
+        "module_memory",
+        16,
+        &[("base", pointer, 0), ("size", int, 64)],
+    );
+    let mem = btf.array(memory, 2);
+    let list = btf.structure(
+        "list_head",
+        16,
+        &[("next", pointer, 0), ("prev", pointer, 64)],
+    );
+    let table = [
+        ("symtab", pointer, 0),
+        ("num_symtab", int, 64),
+        ("strtab", pointer, 128),
+        ("typetab", pointer, 192),
+    ];
+    btf.structure("mod_kallsyms", 32, &table);
+    let members = [
+        ("list", list, 0),
+        ("name", name, 128),
+        ("kallsyms", pointer, 576),
+        ("mem", mem, 640),
+    ];
+    btf.structure("module", 112, &members);
+
+    let build = |count: u64| {
+        let mut fake = FakeKernel::new();
+        fake.btf(&btf.bytes()).unwrap();
+        let head = fake.symbol("modules", 'D', &[0; 16]).unwrap();
+        let [module, kallsyms, text, symtab, strings, kinds] =
+            [0; 6].map(|_| fake.alloc(256).unwrap());
+        fake.write(strings, b"\0veth_xmit\0veth_open\0").unwrap();
+        fake.write(kinds, b"?tT").unwrap();
+        for (index, (name, at)) in [(0, 0), (1, text.0 + 16), (11, text.0 + 64)]
+            .into_iter()
+            .enumerate()
+        {
+            fake.write_u64(symtab.offset(index as u64 * 24), name)
+                .unwrap();
+            fake.write_u64(symtab.offset(index as u64 * 24 + 8), at)
+                .unwrap();
+        }
+        for (at, words) in [
+            (head, vec![module.0, module.0]),
+            (
+                module,
+                vec![head.0, head.0, u64::from_le_bytes(*b"veth\0\0\0\0")],
+            ),
+            (module.offset(72), vec![kallsyms.0, 0, 0, text.0, 128]),
+            (kallsyms, vec![symtab.0, count, strings.0, kinds.0]),
+        ] {
+            for (index, word) in words.into_iter().enumerate() {
+                fake.write_u64(at.offset(index as u64 * 8), word).unwrap();
+            }
+        }
+        (fake.finish().unwrap(), text)
+    };
+    let (kernel, text) = build(3);
+    assert_eq!(kernel.symbol("veth_open").unwrap(), text.offset(64));
+    let modules = kernel.module_symbols().unwrap();
+    let names: Vec<_> = modules[0]
+        .symbols
+        .iter()
+        .map(|s| (s.name.as_str(), s.kind))
+        .collect();
+    assert_eq!(names, [("veth_xmit", 't'), ("veth_open", 'T')]);
+    let at = kernel.symbol_at(text.offset(20)).unwrap().unwrap();
+    assert_eq!(
+        (at.name.as_str(), at.offset, at.module.as_deref()),
+        ("veth_xmit", 4, Some("veth"))
+    );
+    assert_eq!(kernel.symbol_at(text.offset(8)).unwrap(), None);
+    assert_eq!(kernel.symbol_at(text.offset(128)).unwrap(), None);
+    let fault = build(u64::from(u32::MAX))
+        .0
+        .module_symbols()
+        .unwrap_err()
+        .to_string();
+    assert!(fault.contains("claims 4294967295 symbols"), "{fault}");
 }

@@ -163,7 +163,11 @@ impl Kallsyms {
         };
         let after = self.rank(|address| address <= at.0);
         let address = self.addresses[nth(after.checked_sub(1)?)];
-        if after == self.len() && address != at.0 {
+        // Absolute per-CPU symbols are small numbers and the kernel's are in its half: what lies between the two is
+        // of no symbol, nor is what lies beyond the last.
+        let half = |other: u64| (other ^ at.0) >> 63 == 0;
+        let next = (after < self.len()).then(|| self.addresses[nth(after)]);
+        if address != at.0 && !(half(address) && next.is_some_and(half)) {
             return None;
         }
         // Aliases share an address; the kernel names the first of them (`get_symbol_pos`).
