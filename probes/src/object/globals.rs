@@ -9,7 +9,8 @@ use crate::kernel::Kernel;
 use crate::kernel::btf::Kind;
 use crate::{Error, Result};
 
-/// Name and type. Where the type of a name has changed, all are here: the first that BTF has is taken.
+/// Name and type. A name whose type differs among the kernels from 6.1 on, or whose memory is freed after the boot, has
+/// no place here; `[0]` is an array whose length the kernel's configuration says.
 const GLOBALS: &[(&str, &str)] = &[
     ("init_task", "struct task_struct"),
     ("init_mm", "struct mm_struct"),
@@ -40,7 +41,6 @@ const GLOBALS: &[(&str, &str)] = &[
     ("module_kset", "struct kset *"),
     ("slab_caches", "struct list_head"),
     ("super_blocks", "struct list_head"),
-    ("file_systems", "struct file_system_type *"),
     ("net_namespace_list", "struct list_head"),
     ("net_rwsem", "struct rw_semaphore"),
     ("workqueues", "struct list_head"),
@@ -56,8 +56,7 @@ const GLOBALS: &[(&str, &str)] = &[
     ("curr_clocksource", "struct clocksource *"),
     ("sysctl_table_root", "struct ctl_table_root"),
     ("saved_command_line", "char *"),
-    ("boot_command_line", "char [2048]"),
-    ("linux_banner", "char [512]"),
+    ("linux_banner", "char [0]"),
     ("boot_cpu_data", "struct cpuinfo_x86"),
     ("boot_params", "struct boot_params"),
     ("nr_cpu_ids", "unsigned int"),
@@ -84,7 +83,6 @@ const GLOBALS: &[(&str, &str)] = &[
     ("contig_page_data", "struct pglist_data"),
     ("mem_section", "struct mem_section **"),
     ("empty_zero_page", "unsigned long [512]"),
-    ("swapper_pg_dir", "pgd_t [512]"),
     ("init_top_pgt", "pgd_t [512]"),
     ("idt_table", "struct gate_struct [256]"),
     ("sys_call_table", "void *[0]"),

@@ -93,7 +93,7 @@ impl Object {
             (Form::Composite(_) | Form::Array(..), Some(at)) => {
                 format!("*({}){at:?} = {value}", self.c_type().pointer().name())
             }
-            (Form::Pointer(_), _) => value.to_string(),
+            (Form::Pointer(_) | Form::Function, _) => value.to_string(),
             _ => format!("({}){value}", self.type_name()),
         })
     }
@@ -155,7 +155,9 @@ impl Reader {
         count: u32,
         depth: usize,
     ) -> Result<Value> {
-        if matches!(element.form()?, Form::Int(Int { char: true, .. })) && count > 0 {
+        // A flexible array at a structure's end may hold anything; one that was asked for by itself is text.
+        if matches!(element.form()?, Form::Int(Int { char: true, .. })) && (count > 0 || depth == 0)
+        {
             return Ok(Value::Text(
                 object.string()?.chars().take(self.limits.string).collect(),
             ));
