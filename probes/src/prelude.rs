@@ -5,7 +5,7 @@ pub use crate::exercise::{Verdict, check};
 pub use crate::guest::Guest;
 pub use crate::kernel::Kernel;
 pub use crate::memory::{GuestPhys, GuestVirt, PAGE_SIZE};
-pub use crate::mm::{AddressMap, MmStruct, Vma, Vmas};
+pub use crate::mm::{AddressMap, Heap, MmStruct, Vma, Vmas};
 pub use crate::object::{FixedStr, Mirror, Object, Objects, Plan, Ptr};
 pub use crate::sched::{Task, TaskTree, Tasks, for_each_process, for_each_thread};
 pub use crate::structures::{

@@ -5,11 +5,13 @@
 //! [`Error::Torn`](crate::Error::Torn). The picture of one instant needs a paused guest.
 
 mod counter;
+mod heap;
 mod mm_struct;
 mod path;
 mod vma;
 
 pub use counter::{Rss, RssCounter};
+pub use heap::Heap;
 pub use mm_struct::{MmFields, MmStruct};
 pub use path::d_path;
 pub use vma::{Vma, VmaKind, Vmas};

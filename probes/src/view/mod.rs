@@ -4,6 +4,7 @@
 //! escaped: control characters in text ([`clean`]), markup in HTML and SVG ([`escape`]).
 
 mod escape;
+mod heap;
 mod log;
 mod map;
 mod mm;

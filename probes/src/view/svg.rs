@@ -85,9 +85,10 @@ impl Svg {
         stroke: &str,
     ) {
         self.push(format_args!(
-            "<rect x=\"{x:.1}\" y=\"{y:.1}\" width=\"{:.1}\" height=\"{:.1}\" rx=\"3\" fill=\"{fill}\" stroke=\"{stroke}\"/>",
+            "<rect x=\"{x:.1}\" y=\"{y:.1}\" width=\"{:.1}\" height=\"{:.1}\" rx=\"{:.1}\" fill=\"{fill}\" stroke=\"{stroke}\"/>",
             width.max(0.0),
-            height.max(0.0)
+            height.max(0.0),
+            f64::min(3.0, width / 8.0)
         ));
     }
 
