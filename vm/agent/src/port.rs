@@ -13,6 +13,7 @@ use std::{
         Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
+    time::{Duration, Instant},
 };
 
 use klab_wire::{Answer, Reply, frame};
@@ -20,6 +21,9 @@ use nix::{
     poll::{PollFd, PollFlags, PollTimeout, poll},
     sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout},
 };
+
+/// A host's first bytes may be here before the driver knows of the host: they come by another queue.
+const ARRIVAL: Duration = Duration::from_millis(500);
 
 /// What a read of a port gives.
 #[derive(Debug)]
@@ -116,13 +120,22 @@ impl Port {
         let bytes = frame::encode(&Reply { id, answer }).map_err(io::Error::other)?;
         let _one_at_a_time = self.write.lock().unwrap_or_else(PoisonError::into_inner);
         let mut rest = bytes.as_slice();
+        let mut alone = None;
         while !rest.is_empty() {
             if self.epoch() != epoch {
                 return Err(ErrorKind::BrokenPipe.into());
             }
             match (&self.file).write(rest) {
                 Ok(n) => rest = &rest[n..],
-                Err(e) if e.kind() == ErrorKind::WouldBlock => self.wait_writable()?,
+                Err(e) if e.kind() == ErrorKind::WouldBlock => {
+                    if !self.wait_writable()? {
+                        alone = None;
+                    } else if alone.get_or_insert_with(Instant::now).elapsed() > ARRIVAL {
+                        return Err(ErrorKind::BrokenPipe.into());
+                    } else {
+                        std::thread::sleep(Duration::from_millis(1));
+                    }
+                }
                 Err(e) if e.kind() == ErrorKind::Interrupted => {}
                 Err(e) => return Err(e),
             }
@@ -130,19 +143,16 @@ impl Port {
         Ok(())
     }
 
-    fn wait_writable(&self) -> io::Result<()> {
+    /// Waits until a write may do something; whether the driver says that no host is there.
+    fn wait_writable(&self) -> io::Result<bool> {
         let mut fds = [PollFd::new(self.file.as_fd(), PollFlags::POLLOUT)];
         // The limit is there to look at the epoch again.
         match poll(&mut fds, PollTimeout::from(1000_u16)) {
             Ok(_) | Err(nix::errno::Errno::EINTR) => {}
             Err(e) => return Err(e.into()),
         }
-        if fds[0]
+        Ok(fds[0]
             .revents()
-            .is_some_and(|r| r.contains(PollFlags::POLLHUP))
-        {
-            return Err(ErrorKind::BrokenPipe.into());
-        }
-        Ok(())
+            .is_some_and(|r| r.contains(PollFlags::POLLHUP)))
     }
 }

@@ -140,15 +140,14 @@ impl Session {
                 run::start(spec, to.clone(), &self.runs)?;
                 return Ok(None);
             }
-            Ask::Kill { run, signal } => {
-                if let Some(run) = self
-                    .runs
-                    .lock()
-                    .unwrap_or_else(PoisonError::into_inner)
-                    .get(&run)
-                {
-                    run.kill(signal);
-                }
+            Ask::Kill { run: id, signal } => {
+                let runs = self.runs.lock().unwrap_or_else(PoisonError::into_inner);
+                let Some(run) = runs.get(&id) else {
+                    return Err(Error(
+                        "the command was lost: the guest's agent was started again".to_owned(),
+                    ));
+                };
+                run.kill(signal);
                 Answer::Done
             }
             Ask::Push { path, mode } => {

@@ -30,7 +30,7 @@ impl Output {
 
 impl Client {
     /// Runs a command in the guest and hands on what it writes as it comes. A command may be silent for
-    /// as long as it likes: the agent is asked meanwhile whether it lives. [`Client::canceller`] kills it.
+    /// as long as it likes: the agent is asked meanwhile whether it still runs. [`Client::canceller`] kills it.
     ///
     /// # Errors
     /// When the command cannot be started, or the agent falls silent.
@@ -59,6 +59,10 @@ impl Client {
                 Some(Reply { id: from, answer }) => {
                     heard = Instant::now();
                     if from == ping {
+                        // A server that was started again knows nothing of the run.
+                        if let Answer::Error(text) = answer {
+                            return Err(Error::Agent(text));
+                        }
                         ping = 0;
                         continue;
                     }
@@ -72,7 +76,9 @@ impl Client {
                 }
                 None if heard.elapsed() > self.timeout => return Err(Error::Silent(self.timeout)),
                 None if ping == 0 && heard.elapsed() > self.timeout / 3 => {
-                    ping = self.link.send(Ask::Ping, self.timeout)?;
+                    ping = self
+                        .link
+                        .send(Ask::Kill { run: id, signal: 0 }, self.timeout)?;
                 }
                 None => {}
             }

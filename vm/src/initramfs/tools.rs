@@ -23,6 +23,8 @@ const PACKAGES: &[&str] = &["busybox-static", "dash", "iproute2", "nftables"];
 /// Each program: where Debian may have it, and where it goes. Debian's own `bin` and `sbin` are links into `usr`.
 const PROGRAMS: &[(&[&str], &str)] = &[
     (&["usr/bin/busybox", "bin/busybox"], "bin/busybox"),
+    // Busybox's own shell prefers its applets to programs of the same name, `ip` among them.
+    (&["usr/bin/dash", "bin/dash"], "bin/sh"),
     (
         &["usr/bin/ip", "bin/ip", "usr/sbin/ip", "sbin/ip"],
         "usr/sbin/ip",

@@ -43,11 +43,11 @@ pub enum Ask {
     Ping,
     /// Starts a command. Answers: `Started`, `Output`s, then `Exit`.
     Run(Run),
-    /// Sends a signal to the process group of a run that is under way. Answer: `Done`.
+    /// Sends a signal to the process group of a run. Answer: `Done`, an error if no such run is under way.
     Kill {
         /// The id of the `Run`.
         run: u32,
-        /// The signal's number.
+        /// The signal's number; 0 only asks.
         signal: i32,
     },
     /// Begins a file; it appears under its name once complete. Followed by `Chunk`s with the same id.

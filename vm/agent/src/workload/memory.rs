@@ -153,8 +153,9 @@ fn anonymous(what: &str, pages: usize, prot: ProtFlags, flags: MapFlags) -> Resu
 }
 
 fn map(pages: usize, prot: ProtFlags, flags: MapFlags) -> Result<NonNull<c_void>> {
+    // The guard is shared memory of its own, which merges with nothing.
     // SAFETY: without MAP_FIXED the kernel chooses a place where nothing is.
-    unsafe { mmap_anonymous(None, length(1)?, NONE, MapFlags::MAP_PRIVATE) }?;
+    unsafe { mmap_anonymous(None, length(1)?, NONE, MapFlags::MAP_SHARED) }?;
     // SAFETY: as above.
     Ok(unsafe { mmap_anonymous(None, length(pages)?, prot, flags) }?)
 }

@@ -1,0 +1,148 @@
+//! Commands.
+
+use std::time::{Duration, Instant};
+
+use vm::agent::{Client, Error, Exit, PORTS, RunSpec, Stream};
+
+use crate::Guest;
+
+fn spec(argv: &[&str]) -> RunSpec {
+    RunSpec {
+        argv: argv.iter().map(|&a| a.to_owned()).collect(),
+        ..RunSpec::default()
+    }
+}
+
+#[test]
+fn commands_end_as_they_end() {
+    let mut guest = Guest::up("ends");
+    assert_eq!(guest.shell("exit 3").unwrap().status, Exit::Code(3));
+    assert_eq!(
+        guest.shell("kill -TERM $$").unwrap().status,
+        Exit::Signal(15)
+    );
+    let output = guest.shell("echo out; echo err >&2").unwrap();
+    assert_eq!(
+        (output.stdout.as_slice(), output.stderr.as_slice()),
+        (&b"out\n"[..], &b"err\n"[..])
+    );
+
+    let start = Instant::now();
+    let slow = RunSpec {
+        timeout_ms: 300,
+        ..spec(&["sh", "-c", "sleep 1000; true"])
+    };
+    assert_eq!(guest.run(&slow, |_, _| {}).unwrap(), Exit::TimedOut);
+    assert!(start.elapsed() < Duration::from_secs(10));
+    // Its children went with it.
+    assert!(guest.pids("sleep").is_empty());
+
+    let message = guest.output(&["no-such-program"]).unwrap_err().to_string();
+    assert!(
+        message.contains("`no-such-program`") && !message.contains('\n'),
+        "{message}"
+    );
+    assert!(guest.run(&spec(&[]), |_, _| {}).is_err());
+    // What was left in the background is not waited for.
+    let start = Instant::now();
+    assert_eq!(guest.sh("sleep 600 & echo started"), "started\n");
+    assert!(start.elapsed() < Duration::from_secs(10));
+}
+
+#[test]
+fn a_command_gets_its_input_variables_and_folder() {
+    let mut guest = Guest::up("input");
+    let stdin: Vec<u8> = (0..60_000_u32).map(|n| (n * 7 % 251) as u8).collect();
+    let wc = RunSpec {
+        stdin: stdin.clone(),
+        ..spec(&["cat"])
+    };
+    assert_eq!(guest.output_of(&wc).unwrap().stdout, stdin);
+    let env = RunSpec {
+        env: vec![("COLOUR".to_owned(), "green é".to_owned())],
+        cwd: "/usr/sbin".to_owned(),
+        ..spec(&["sh", "-c", "echo $COLOUR; pwd; cat"])
+    };
+    assert_eq!(
+        guest.output_of(&env).unwrap().text(),
+        "green é\n/usr/sbin\n"
+    );
+    let long = RunSpec {
+        stdin: vec![0; 1 << 20],
+        ..spec(&["cat"])
+    };
+    assert!(matches!(guest.run(&long, |_, _| {}), Err(Error::Stdin(_))));
+    // Nobody reads the input.
+    let unread = RunSpec {
+        stdin,
+        ..spec(&["true"])
+    };
+    assert_eq!(guest.run(&unread, |_, _| {}).unwrap(), Exit::Code(0));
+}
+
+#[test]
+fn output_streams_while_the_command_runs() {
+    let mut guest = Guest::up("streams");
+    let (start, mut times) = (Instant::now(), Vec::new());
+    let line = "for i in 1 2 3; do echo $i; sleep 0.5; done";
+    let exit = guest.run(&spec(&["sh", "-c", line]), |stream, data| {
+        assert_eq!(stream, Stream::Stdout);
+        times.push((start.elapsed(), data.to_vec()));
+    });
+    assert_eq!(exit.unwrap(), Exit::Code(0));
+    assert_eq!(times.len(), 3, "{times:?}");
+    assert!(
+        times[2].0 - times[0].0 > Duration::from_millis(700),
+        "{times:?}"
+    );
+    // All of a lot.
+    let output = guest.output(&["sh", "-c", "seq 1 200000"]).unwrap();
+    assert_eq!(output.stdout.len(), 1_288_895);
+    assert!(output.stdout.ends_with(b"\n200000\n"));
+}
+
+#[test]
+fn a_run_is_cancelled_from_another_thread() {
+    let mut guest = Guest::up("cancel");
+    let cancel = guest.canceller();
+    let thread = std::thread::spawn(move || {
+        std::thread::sleep(Duration::from_millis(500));
+        cancel.cancel();
+    });
+    let start = Instant::now();
+    assert_eq!(
+        guest.run(&spec(&["sleep", "1000"]), |_, _| {}).unwrap(),
+        Exit::Signal(9)
+    );
+    assert!(start.elapsed() < Duration::from_secs(5));
+    thread.join().unwrap();
+    assert_eq!(guest.sh("echo on"), "on\n");
+}
+
+#[test]
+fn every_port_serves_at_once_and_one_more_is_refused() {
+    let mut guest = Guest::up("ports");
+    let folder = guest.folder();
+    let mut others: Vec<Client> = (1..PORTS).map(|_| guest.another_client()).collect();
+    assert!(matches!(
+        Client::connect(&folder, Duration::from_secs(1)),
+        Err(Error::Busy)
+    ));
+    // Each waits for a file that the next one makes.
+    std::thread::scope(|scope| {
+        for client in &mut others {
+            scope.spawn(|| {
+                let line = format!(
+                    "until [ -e /tmp/go ]; do sleep 0.05; done; echo {}",
+                    client.port()
+                );
+                let output = client.shell(&line).unwrap();
+                assert_eq!(output.text(), format!("{}\n", client.port()));
+            });
+        }
+        std::thread::sleep(Duration::from_millis(300));
+        guest.sh("touch /tmp/go");
+    });
+    drop(others);
+    guest.another_client().ping().unwrap();
+}
