@@ -19,6 +19,8 @@ mod pid;
 mod stack;
 mod state;
 mod task;
+#[cfg(test)]
+mod tests;
 mod tree;
 mod walk;
 

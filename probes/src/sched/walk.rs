@@ -2,11 +2,11 @@
 
 use super::task::{Cred, SignalStruct, TaskStruct};
 use super::{Task, Tasks};
-use crate::Result;
 use crate::kernel::Kernel;
 use crate::memory::GuestVirt;
 use crate::object::Plan;
 use crate::structures::{List, list_for_each_entry, offset_of, per_cpu_ptr, settle};
+use crate::{Error, Result};
 
 /// As many tasks as a kernel may have: `PID_MAX_LIMIT` of a 64-bit kernel.
 pub const TASK_BOUND: usize = 4 << 20;
@@ -136,7 +136,7 @@ pub(super) fn threads(kernel: &Kernel, task: &Task) -> Result<Tasks> {
     })
 }
 
-/// Reads the tasks of a list: `None` if a link changed. `links` gives a task's `prev` and its own node.
+/// Reads the tasks of a list: `None` if a task changed. `links` gives a task's `prev` and its own node.
 fn collect(
     loader: &Loader,
     walk: List<'_>,
@@ -151,13 +151,27 @@ fn collect(
             return Ok(None);
         };
         let (prev, node) = links(&raw, at);
-        if prev != before {
-            return Ok(None);
-        }
+        follows(node, prev, before)?;
         before = node;
         tasks.push(task);
     }
     // The head closes the ring: its prev is its second word.
-    let closed = loader.kernel.read_u64(head.offset(8))? == before.0;
-    Ok(closed.then_some(Tasks(tasks)))
+    follows(
+        head,
+        GuestVirt(loader.kernel.read_u64(head.offset(8))?),
+        before,
+    )?;
+    Ok(Some(Tasks(tasks)))
+}
+
+fn follows(node: GuestVirt, prev: GuestVirt, before: GuestVirt) -> Result<()> {
+    if prev == before {
+        return Ok(());
+    }
+    let why = format!("its prev is {prev}, but the node before it is {before}");
+    Err(Error::Broken {
+        what: "task list",
+        at: node,
+        why,
+    })
 }

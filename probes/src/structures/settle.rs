@@ -1,53 +1,109 @@
 //! Reading what changes under the reader.
 
+use std::thread::sleep;
+use std::time::Duration;
+
 use crate::{Error, Result};
 
 /// How often something that changes under the reader is read before that is said.
 const TRIES: u32 = 16;
+/// After as many tries there is a pause before each: a virtual CPU may stand still in the middle of an update.
+const AT_ONCE: u32 = 4;
+const PAUSE: Duration = Duration::from_millis(1);
 
-/// What `what` reads, tried again while it changes. An error that comes twice alike is no change but a fault.
+/// What `what` reads, tried again while it changes. Memory that looks broken in the same way each time is broken; memory
+/// that looks different each time is [`Error::Torn`].
 pub(crate) fn settle<T>(what: &str, mut read: impl FnMut() -> Result<Option<T>>) -> Result<T> {
-    let mut last = None;
-    for _ in 0..TRIES {
-        match read() {
+    let mut first = None;
+    let mut same = true;
+    for attempt in 0..TRIES {
+        if attempt >= AT_ONCE {
+            sleep(PAUSE);
+        }
+        let seen = match read() {
             Ok(Some(value)) => return Ok(value),
-            Ok(None) => last = None,
-            Err(error) if last.as_ref() == Some(&error) => return Err(error),
-            Err(error) => last = Some(error),
+            Ok(None) => None,
+            Err(error) if !may_pass(&error) => return Err(error),
+            Err(error) => Some(error),
+        };
+        if attempt == 0 {
+            first = seen;
+        } else {
+            same &= first == seen;
         }
     }
-    Err(Error::Torn {
-        what: what.to_owned(),
-        tries: TRIES,
-    })
+    match first {
+        Some(error) if same => Err(error),
+        _ => Err(Error::Torn {
+            what: what.to_owned(),
+            tries: TRIES,
+        }),
+    }
+}
+
+/// Whether memory that changes while it is read can cause the error.
+fn may_pass(error: &Error) -> bool {
+    matches!(
+        error,
+        Error::Broken { .. }
+            | Error::TooLong { .. }
+            | Error::NotMapped { .. }
+            | Error::NotRam { .. }
+            | Error::NotCanonical { .. }
+            | Error::Malformed { .. }
+    )
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::memory::GuestVirt;
+
+    fn broken(n: u64) -> Error {
+        Error::Broken {
+            what: "list",
+            at: GuestVirt(n),
+            why: String::new(),
+        }
+    }
 
     #[test]
     fn what_settles_is_taken_and_what_never_does_is_torn() {
         let mut reads = [None, None, Some(7)].into_iter();
         assert_eq!(settle("x", || Ok(reads.next().unwrap())), Ok(7));
-        assert_eq!(
-            settle::<()>("x", || Ok(None)),
-            Err(Error::Torn {
-                what: "x".to_owned(),
-                tries: TRIES
-            })
-        );
-    }
-
-    #[test]
-    fn an_error_that_stays_is_a_fault_and_one_that_goes_is_not() {
-        let fault = |n: i32| Error::Other(format!("fault {n}"));
-        assert_eq!(settle::<()>("x", || Err(fault(1))), Err(fault(1)));
+        let torn = Err(Error::Torn {
+            what: "x".to_owned(),
+            tries: TRIES,
+        });
+        assert_eq!(settle::<()>("x", || Ok(None)), torn);
         let mut n = 0;
         let mut flicker = || {
             n += 1;
-            if n < 5 { Err(fault(n)) } else { Ok(Some(n)) }
+            Err(broken(n))
         };
-        assert_eq!(settle("x", &mut flicker), Ok(5));
+        assert_eq!(settle::<()>("x", &mut flicker), torn);
+    }
+
+    #[test]
+    fn a_fault_that_stays_is_said_and_one_that_goes_is_not() {
+        assert_eq!(settle::<()>("x", || Err(broken(1))), Err(broken(1)));
+        let mut n = 0;
+        let mut heals = || {
+            n += 1;
+            if n < 5 { Err(broken(1)) } else { Ok(Some(n)) }
+        };
+        assert_eq!(settle("x", &mut heals), Ok(5));
+    }
+
+    #[test]
+    fn what_no_memory_heals_is_said_at_once() {
+        let mut n = 0;
+        let absent = Error::Other("no such thing".to_owned());
+        let mut read = || {
+            n += 1;
+            Err(absent.clone())
+        };
+        assert_eq!(settle::<()>("x", &mut read), Err(absent.clone()));
+        assert_eq!(n, 1);
     }
 }
