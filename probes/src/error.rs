@@ -128,6 +128,12 @@ pub enum Error {
     Machine(String),
 }
 
+impl From<vm::agent::Error> for Error {
+    fn from(error: vm::agent::Error) -> Self {
+        Self::Machine(error.to_string())
+    }
+}
+
 impl From<vm::Error> for Error {
     fn from(error: vm::Error) -> Self {
         Self::Machine(error.to_string())

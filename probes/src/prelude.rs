@@ -14,3 +14,4 @@ pub use crate::structures::{
 };
 pub use crate::view::{Align, ListRing, RingNode, Table, View};
 pub use crate::{Error, Result};
+pub use vm::agent::{Made, WorkloadKind};
