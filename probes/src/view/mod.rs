@@ -10,6 +10,7 @@ mod map;
 mod mm;
 mod ring;
 mod svg;
+mod symbol;
 mod table;
 mod tasks;
 mod walk;

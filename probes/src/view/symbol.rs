@@ -1,0 +1,80 @@
+//! Symbols, and what an address is.
+
+use super::{Align, Table, View, clean, escape};
+use crate::kernel::{Symbol, SymbolAt};
+
+/// What the letters of `nm` mean, those that a kernel has.
+const fn kind(letter: char) -> &'static str {
+    match letter.to_ascii_lowercase() {
+        't' => "code",
+        'd' => "data",
+        'r' => "read-only data",
+        'b' => "zeroed data",
+        'a' => "absolute value",
+        'w' | 'v' => "weak symbol",
+        _ => "",
+    }
+}
+
+impl View for Symbol {
+    fn text(&self) -> String {
+        table(self).text()
+    }
+
+    fn html(&self) -> Option<String> {
+        table(self).html()
+    }
+}
+
+fn table(symbol: &Symbol) -> Table {
+    let mut table = Table::new([
+        ("SYMBOL", Align::Left),
+        ("ADDRESS", Align::Left),
+        ("", Align::Left),
+        ("", Align::Left),
+    ]);
+    table.row([
+        symbol.name.clone(),
+        symbol.at.to_string(),
+        symbol.kind.to_string(),
+        kind(symbol.kind).to_owned(),
+    ]);
+    table
+}
+
+impl View for SymbolAt {
+    fn text(&self) -> String {
+        let name = match self.offset {
+            0 => clean(&self.name),
+            offset => format!("{}+{offset:#x}", clean(&self.name)),
+        };
+        // As the kernel prints an address of a module's in a call trace.
+        self.module.as_ref().map_or_else(
+            || name.clone(),
+            |module| format!("{name} [{}]", clean(module)),
+        )
+    }
+
+    fn html(&self) -> Option<String> {
+        Some(format!("<code>{}</code>", escape(&self.text())))
+    }
+}
+
+crate::displays!(Symbol, SymbolAt);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_is_named_as_in_a_call_trace() {
+        let mut at = SymbolAt {
+            name: "ip_rcv".to_owned(),
+            offset: 0,
+            module: None,
+        };
+        assert_eq!(at.text(), "ip_rcv");
+        (at.offset, at.module) = (0x1f, Some("veth".to_owned()));
+        assert_eq!(at.text(), "ip_rcv+0x1f [veth]");
+    }
+}
