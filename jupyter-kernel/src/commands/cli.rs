@@ -77,6 +77,9 @@ pub(crate) struct Source {
     /// The guest to look into [default: $KLAB_GUEST, else `default`]
     #[arg(long, value_name = "NAME")]
     pub(crate) guest: Option<String>,
+    /// Look into an ELF dump of a guest's memory instead (QEMU's `dump-guest-memory`)
+    #[arg(long, value_name = "FILE", conflicts_with = "guest")]
+    pub(crate) core: Option<PathBuf>,
     /// Print the Rust cell that does the same
     #[arg(long)]
     pub(crate) code: bool,
@@ -88,9 +91,6 @@ pub(crate) enum Look {
     /// List the tasks: the kernel's task list, walked in the guest's memory
     #[command(after_long_help = include_str!("manual/ps.txt"))]
     Ps {
-        /// List threads too, not only thread group leaders
-        #[arg(long, short = 't')]
-        threads: bool,
         #[command(flatten)]
         source: Source,
     },
@@ -119,7 +119,7 @@ pub(crate) enum Look {
     /// Translate a virtual address, page table by page table
     #[command(after_long_help = include_str!("manual/vtop.txt"))]
     Vtop {
-        /// The address, in hexadecimal, or the name of a symbol
+        /// The address in hexadecimal, a symbol, or a C expression that gives an address
         address: String,
         /// Walk the page tables of this process instead of the kernel's
         #[arg(long)]
@@ -168,9 +168,30 @@ pub(crate) enum Look {
         /// Show each node as the structure that holds it: `task_struct.tasks`
         #[arg(long, value_name = "TYPE.MEMBER")]
         of: Option<String>,
+        /// Members of that structure to show: `pid,comm`
+        #[arg(long, value_name = "MEMBERS", value_delimiter = ',', requires = "of")]
+        show: Vec<String>,
         #[command(flatten)]
         source: Source,
     },
+}
+
+impl Look {
+    /// Where it looks.
+    pub(crate) const fn source(&self) -> &Source {
+        match self {
+            Self::Ps { source, .. }
+            | Self::Tree { source }
+            | Self::Mm { source, .. }
+            | Self::Vma { source, .. }
+            | Self::Vtop { source, .. }
+            | Self::Log { source }
+            | Self::Sym { source, .. }
+            | Self::Struct { source, .. }
+            | Self::P { source, .. }
+            | Self::List { source, .. } => source,
+        }
+    }
 }
 
 /// The commands that start, stop and hold a guest.

@@ -5,12 +5,12 @@ use clap::error::ErrorKind;
 use clap::{CommandFactory, Parser};
 
 use super::cli::{Line, LineCommand};
-use super::{Context, Output, look, machine};
+use super::{Context, Output, inside, look, machine};
 
 /// Commands whose argument is C, which has quotes and dashes of its own.
 const TAKES_C: [&str; 2] = ["p", "list"];
 /// Options with a value among those of [`TAKES_C`].
-const VALUED: [&str; 3] = ["--guest", "--core", "--of"];
+const VALUED: [&str; 4] = ["--guest", "--core", "--of", "--show"];
 
 /// Runs the command of one `%` line; `body` is what follows a `%%` line. The signs may be there or not.
 ///
@@ -32,7 +32,7 @@ pub(crate) fn run_line(line: &str, body: &str, cx: &mut Context<'_>) -> Result<O
     let output = match parsed.command {
         LineCommand::Look(command) => look::run(&command, cx),
         LineCommand::Guest { command } => machine::run(&command, cx),
-        LineCommand::Sh(sh) => machine::sh(&sh, body, cx),
+        LineCommand::Sh(sh) => inside::sh(&sh, body, cx),
         LineCommand::Help => Ok(help()),
     }?;
     Ok(if parsed.common.json {

@@ -1,111 +1,176 @@
-//! The commands that start, stop and hold a guest, and those that run something in it.
+//! The commands that start, stop and hold a guest.
 
-use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
-use anyhow::{Result, bail};
+use anyhow::Result;
+use probes::view::{Align::Left, Table, View};
 use serde_json::json;
-use vm::agent::{Client, Exit, RunSpec};
+use vm::{KernelChoice, Machine, Options, Owner, Status};
 
-use super::cli::{Machine, Run, Sh};
+use super::cli::{self, Up};
 use super::output::{Context, Output, Stream};
+use super::progress::Shown;
 
-/// How long a guest's agent may take to greet.
-const GREETING: Duration = Duration::from_secs(10);
-
-/// Runs one of the commands that start, stop and hold a guest.
-pub(crate) fn run(command: &Machine, cx: &mut Context<'_>) -> Result<Output> {
-    bail!("{command:?} on {} is not part of this build", cx.guest)
+/// Runs one of them.
+pub(crate) fn run(command: &cli::Machine, cx: &mut Context<'_>) -> Result<Output> {
+    use cli::Machine as M;
+    match command {
+        M::Up(up) => start(up, cx),
+        M::Status { name } => status(name.as_deref()),
+        M::Down { all: true, .. } => down_all(cx),
+        M::Down { name, all: false } => attach(name.as_deref(), cx).and_then(|machine| {
+            let name = machine.name().to_owned();
+            machine.down()?;
+            done(&name, "down")
+        }),
+        M::Reset { name } => {
+            let (mut machine, start) = (attach(name.as_deref(), cx)?, Instant::now());
+            machine.reset()?;
+            let seconds = start.elapsed().as_secs_f64();
+            let text = format!(
+                "{} is back in its ready state ({seconds:.2} s)\n",
+                machine.name()
+            );
+            Output::new(
+                text,
+                &json!({ "name": machine.name(), "seconds": seconds, "state": "running" }),
+            )
+        }
+        M::Pause { name } => {
+            let machine = attach(name.as_deref(), cx)?;
+            machine.pause()?;
+            done(machine.name(), "paused")
+        }
+        M::Resume { name } => {
+            let machine = attach(name.as_deref(), cx)?;
+            machine.resume()?;
+            done(machine.name(), "running")
+        }
+    }
 }
 
-/// `klab run NAME -- CMD`: streams, or collects both streams for JSON.
-pub(crate) fn run_in(run: &Run, json: bool, cx: &mut Context<'_>) -> Result<Output> {
-    let spec = RunSpec {
-        argv: run.command.clone(),
-        ..RunSpec::default()
+/// The machine `name`, else the one that is meant.
+pub(super) fn attach(name: Option<&str>, cx: &Context<'_>) -> Result<Machine> {
+    Ok(Machine::attach(name.unwrap_or(&cx.guest))?)
+}
+
+fn done(name: &str, state: &str) -> Result<Output> {
+    Output::new(
+        format!("{name} is {state}\n"),
+        &json!({ "name": name, "state": state }),
+    )
+}
+
+fn start(up: &Up, cx: &mut Context<'_>) -> Result<Output> {
+    let mut kernel: KernelChoice = up
+        .kernel
+        .as_deref()
+        .unwrap_or_default()
+        .parse()
+        .unwrap_or_default();
+    if let KernelChoice::Path { modules, .. } = &mut kernel {
+        modules.clone_from(&up.modules);
+    }
+    let options = Options {
+        kernel,
+        memory: up.memory,
+        cpus: up.cpus,
+        owner: Owner::Detached,
     };
-    let mut client = Client::connect(Path::new(&run.name), GREETING)?;
-    if !json {
-        return stream(&mut client, &spec, cx);
-    }
-    let all = client.output_of(&spec)?;
-    let value = json!({
-        "exit_code": code(&all.status),
-        "stdout": String::from_utf8_lossy(&all.stdout),
-        "stderr": String::from_utf8_lossy(&all.stderr),
-    });
-    Ok(Output {
-        code: code(&all.status),
-        ..Output::new("", &value)?
-    })
-}
-
-/// `%%sh`: the body, or the line's own command, by the guest's shell.
-pub(crate) fn sh(sh: &Sh, body: &str, cx: &mut Context<'_>) -> Result<Output> {
-    let script = if sh.command.is_empty() {
-        body.to_owned()
-    } else {
-        sh.command.join(" ")
-    };
-    if script.trim().is_empty() {
-        bail!("`%%sh` has nothing to run: write shell commands below the line");
-    }
-    let argv = ["sh", "-c", &script].map(str::to_owned).to_vec();
-    let name = sh.guest.clone().unwrap_or_else(|| cx.guest.clone());
-    let mut client = Client::connect(Path::new(&name), GREETING)?;
-    let output = stream(
-        &mut client,
-        &RunSpec {
-            argv,
-            ..RunSpec::default()
-        },
-        cx,
-    )?;
-    if output.code != 0 {
-        bail!("the guest's shell ended with exit code {}", output.code);
-    }
-    Ok(output)
-}
-
-/// Runs `spec`, handing on what it writes as it comes; the context's interrupt kills it.
-fn stream(client: &mut Client, spec: &RunSpec, cx: &mut Context<'_>) -> Result<Output> {
-    let (canceller, interrupt, ended) = (
-        client.canceller(),
-        cx.interrupt.clone(),
-        AtomicBool::new(false),
+    let (name, start) = (
+        up.name.clone().unwrap_or_else(|| cx.guest.clone()),
+        Instant::now(),
     );
-    let exit = std::thread::scope(|scope| {
-        scope.spawn(|| {
-            while !ended.load(Ordering::Acquire) {
-                if interrupt.swap(false, Ordering::AcqRel) {
-                    canceller.cancel();
-                }
-                std::thread::sleep(Duration::from_millis(20));
-            }
-        });
-        let exit = client.run(spec, |stream, bytes| {
-            let stream = match stream {
-                vm::agent::Stream::Stdout => Stream::Stdout,
-                vm::agent::Stream::Stderr => Stream::Stderr,
-            };
-            (cx.sink)(stream, bytes);
-        });
-        ended.store(true, Ordering::Release);
-        exit
-    })?;
+    let machine = Machine::up(&name, &options, &mut Shown::on(cx))?;
+    let seconds = start.elapsed().as_secs_f64();
+    let (status, kernel) = (machine.status(), &machine.kernel().release);
+    let text = format!(
+        "{name} is {}: linux {kernel}, {} ({seconds:.2} s)\n",
+        status.state,
+        shape(&status)
+    );
+    let mut value = serde_json::to_value(&status)?;
+    value["seconds"] = json!(seconds);
+    Output::new(text, &value)
+}
+
+/// `512 MiB, 2 CPUs, tcg`.
+fn shape(status: &Status) -> String {
+    let plural = if status.cpus == 1 { "" } else { "s" };
+    format!(
+        "{} MiB, {} CPU{plural}, {}",
+        status.memory >> 20,
+        status.cpus,
+        status.accel
+    )
+}
+
+fn status(name: Option<&str>) -> Result<Output> {
+    let all = match name {
+        Some(name) => vec![Machine::attach(name)?.status()],
+        None => Machine::list()?,
+    };
+    if all.is_empty() {
+        return Output::new("no guest is up: `klab up` starts one\n", &all);
+    }
+    let now = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |since| since.as_secs());
+    let mut table =
+        Table::new(["NAME", "STATE", "KERNEL", "SHAPE", "SINCE", "PID"].map(|name| (name, Left)));
+    for guest in &all {
+        let pid = guest
+            .pid
+            .map_or_else(|| "-".to_owned(), |pid| pid.to_string());
+        let since = ago(now.saturating_sub(guest.since));
+        table.row([
+            guest.name.clone(),
+            guest.state.to_string(),
+            guest.kernel.clone(),
+            shape(guest),
+            since,
+            pid,
+        ]);
+    }
+    let mut text = table.text();
+    for guest in &all {
+        if let Some(detail) = &guest.detail {
+            text.push_str(&format!("{}: {detail}\n", guest.name));
+        }
+    }
     Ok(Output {
-        code: code(&exit),
-        ..Output::default()
+        html: table.html(),
+        ..Output::new(text, &all)?
     })
 }
 
-/// The exit code as a shell counts it: 128 and the signal's number where a signal ended it.
-fn code(exit: &Exit) -> u8 {
-    let code = match exit {
-        Exit::Code(code) => *code,
-        Exit::Signal(signal) => 128 + (*signal & 0x7f),
-        Exit::TimedOut => 124,
+fn ago(seconds: u64) -> String {
+    match seconds {
+        0..120 => format!("{seconds} s"),
+        120..7200 => format!("{} min", seconds / 60),
+        7200..172_800 => format!("{} h", seconds / 3600),
+        _ => format!("{} days", seconds / 86400),
+    }
+}
+
+fn down_all(cx: &mut Context<'_>) -> Result<Output> {
+    let (mut ended, mut failed) = (Vec::new(), None);
+    for guest in Machine::list()? {
+        match Machine::attach(&guest.name).and_then(Machine::down) {
+            Ok(()) => ended.push(guest.name),
+            Err(error) => {
+                (cx.sink)(Stream::Stderr, format!("{error}\n").as_bytes());
+                failed = Some(error);
+            }
+        }
+    }
+    let text = if ended.is_empty() {
+        "no guest was up\n".to_owned()
+    } else {
+        format!("down: {}\n", ended.join(", "))
     };
-    u8::try_from(code & 0xff).unwrap_or(u8::MAX)
+    Ok(Output {
+        code: failed.is_some().into(),
+        ..Output::new(text, &json!({ "down": ended }))?
+    })
 }

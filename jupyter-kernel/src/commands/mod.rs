@@ -11,10 +11,13 @@
 //! ```
 
 mod cli;
+mod code;
+mod inside;
 mod line;
 mod look;
 mod machine;
 mod output;
+mod progress;
 
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -45,7 +48,7 @@ pub(crate) fn main() -> ExitCode {
 
 fn run(shell: Shell) -> Result<Output> {
     let mut cx = Context {
-        guest: output::default_guest(),
+        guest: default_guest(),
         sink: &mut output::to_terminal,
         rewrites: std::io::IsTerminal::is_terminal(&std::io::stderr()),
         interrupt: Arc::default(),
@@ -54,6 +57,6 @@ fn run(shell: Shell) -> Result<Output> {
         ShellCommand::Look(command) => look::run(&command, &mut cx),
         ShellCommand::Machine(command) => machine::run(&command, &mut cx),
         ShellCommand::Setup(setup) => Ok(Output::text(setup.run()?)),
-        ShellCommand::Run(run) => machine::run_in(&run, shell.common.json, &mut cx),
+        ShellCommand::Run(run) => inside::run(&run, shell.common.json, &mut cx),
     }
 }

@@ -20,15 +20,29 @@ const EVERY: Duration = Duration::from_millis(100);
 impl<'a, 'b> Shown<'a, 'b> {
     /// Shows on `cx`.
     pub(crate) fn on(cx: &'a mut Context<'b>) -> Self {
-        Self { cx, step: None, drawn: Instant::now(), bytes: 0 }
+        Self {
+            cx,
+            step: None,
+            drawn: Instant::now(),
+            bytes: 0,
+        }
     }
 
     fn end(&mut self) {
-        let Some((step, since)) = self.step.take() else { return };
+        let Some((step, since)) = self.step.take() else {
+            return;
+        };
         let seconds = since.elapsed().as_secs_f64();
-        let bytes = if self.bytes > 0 { format!(", {}", mib(self.bytes)) } else { String::new() };
+        let bytes = if self.bytes > 0 {
+            format!(", {}", mib(self.bytes))
+        } else {
+            String::new()
+        };
         let back = if self.cx.rewrites { "\r\x1b[K" } else { "" };
-        (self.cx.sink)(Stream::Stderr, format!("{back}{step}: {seconds:.1} s{bytes}\n").as_bytes());
+        (self.cx.sink)(
+            Stream::Stderr,
+            format!("{back}{step}: {seconds:.1} s{bytes}\n").as_bytes(),
+        );
     }
 }
 
@@ -53,14 +67,20 @@ impl Progress for Shown<'_, '_> {
             return;
         }
         self.drawn = Instant::now();
-        let Some((step, since)) = &self.step else { return };
+        let Some((step, since)) = &self.step else {
+            return;
+        };
         let seconds = since.elapsed().as_secs_f64();
-        let line = format!("\r\x1b[K{step}: {} of {}, {seconds:.0} s", mib(done), mib(total));
+        let line = format!(
+            "\r\x1b[K{step}: {} of {}, {seconds:.0} s",
+            mib(done),
+            mib(total)
+        );
         (self.cx.sink)(Stream::Stderr, line.as_bytes());
     }
 }
 
 /// `12.3 MiB`.
 pub(crate) fn mib(bytes: u64) -> String {
-    format!("{}.{} MiB", bytes >> 20, (bytes & 0xf_ffff) * 10 >> 20)
+    format!("{}.{} MiB", bytes >> 20, ((bytes & 0xf_ffff) * 10) >> 20)
 }

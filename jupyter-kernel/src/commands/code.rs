@@ -1,0 +1,71 @@
+//! The Rust cell that does what a command does: what `--code` prints. Every cell compiles and runs as it is.
+
+use super::cli::{Look, Source};
+use super::look::{address, container, is_name};
+
+/// The cell. Its last line is the value that the command shows.
+pub(crate) fn cell(command: &Look) -> anyhow::Result<String> {
+    let attach = match command.source() {
+        Source {
+            core: Some(file), ..
+        } => format!("let guest = Guest::open_core({file:?})?;\n"),
+        Source {
+            guest: Some(name), ..
+        } => format!("let guest = Guest::attach({name:?})?;\n"),
+        _ => String::new(),
+    };
+    let value = match command {
+        Look::Ps { .. } => "guest.tasks()?".to_owned(),
+        Look::Tree { .. } => "guest.task_tree()?".to_owned(),
+        Look::Mm { pid, .. } => format!("guest.address_map({pid})?"),
+        Look::Vma { pid, .. } => format!("guest.vmas({pid})?"),
+        Look::Vtop {
+            address: text, pid, ..
+        } => {
+            let at = match address(text) {
+                Some(at) => format!("GuestVirt({:#x})", at.0),
+                None if is_name(text) => format!("guest.symbol({text:?})?"),
+                None => format!("GuestVirt(guest.eval({text:?})?.u64()?)"),
+            };
+            match pid {
+                Some(pid) => format!("guest.page_walk_of({pid}, {at})?"),
+                None => format!("guest.page_walk({at})?"),
+            }
+        }
+        Look::Log { .. } => "guest.log()?".to_owned(),
+        Look::Sym { what, .. } => match address(what) {
+            Some(at) => format!("guest.kernel()?.symbols()?.at(GuestVirt({:#x}))", at.0),
+            None => format!("guest.symbol({what:?})?"),
+        },
+        Look::Struct { ty, .. } => format!("guest.type_of({:?})?", ty.join(" ")),
+        Look::P { expression, .. } => format!("guest.eval({:?})?", expression.join(" ")),
+        Look::List {
+            expression,
+            of,
+            show,
+            ..
+        } => {
+            let (container, member) = container(of.as_deref())?;
+            let label = match show.as_slice() {
+                [] => "|_| Ok(String::new())".to_owned(),
+                members => format!("|entry| {}", label(members)),
+            };
+            let expression = expression.join(" ");
+            format!("guest.eval({expression:?})?.ring({container:?}, {member:?}, {label})?")
+        }
+    };
+    Ok(format!("{attach}{value}\n"))
+}
+
+/// `entry`'s members as text, a space between.
+fn label(members: &[String]) -> String {
+    let values: Vec<String> = members
+        .iter()
+        .map(|name| format!("entry.member({name:?})?.to_value()?"))
+        .collect();
+    format!(
+        "Ok(format!({:?}, {}))",
+        vec!["{}"; members.len()].join(" "),
+        values.join(", ")
+    )
+}
