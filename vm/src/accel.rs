@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::time::Duration;
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::paths;
 use crate::progress::Progress;
 use crate::qemu::{Accel, Qemu, Spec};
@@ -32,9 +32,16 @@ pub(crate) fn ready(
                 remember(qemu, release, Accel::Kvm)?;
                 return Ok(ready);
             }
-            Err(error) => progress.step(&format!(
+            Err(
+                error @ (Error::QemuEnded(_)
+                | Error::NotAnswering { .. }
+                | Error::Stopped { .. }
+                | Error::Qmp { .. }),
+            ) => progress.step(&format!(
                 "KVM does not work here ({error}), going on without it"
             )),
+            // Nothing that KVM is to blame for.
+            Err(error) => return Err(error),
         }
         remember(qemu, release, Accel::Tcg)?;
     }

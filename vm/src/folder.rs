@@ -54,7 +54,7 @@ impl Meta {
         let bad = |why: String| Error::Damaged {
             path: path.clone(),
             why,
-            cure: "remove that folder".to_owned(),
+            cure: "`klab up` of that name replaces the guest".to_owned(),
         };
         let text = match File::open(&path) {
             Ok(file) => {
@@ -160,7 +160,8 @@ fn gone(result: io::Result<()>) -> io::Result<()> {
 pub(crate) fn stale(folder: &Path) -> bool {
     match Meta::read(folder) {
         Ok(Some(meta)) => meta.owner.is_some_and(|owner| !owner.lives()),
-        Ok(None) => true,
+        // One of another klab's format is of no use to this one either.
+        Ok(None) | Err(Error::Damaged { .. }) => true,
         Err(_) => false,
     }
 }

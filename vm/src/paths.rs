@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use nix::fcntl::{Flock, FlockArg};
+use nix::sys::statfs::TMPFS_MAGIC;
 
 use crate::error::{At, Error, Result};
 
@@ -47,11 +48,11 @@ pub fn run() -> Result<PathBuf> {
 pub(crate) fn ram_file(guest: &Path, bytes: u64) -> Result<PathBuf> {
     let here = guest.join("ram");
     let shm = Path::new("/dev/shm");
-    if free(guest)?.0 == TMPFS && free(guest)?.1 >= bytes.saturating_mul(2) {
+    if free(guest)?.0 && free(guest)?.1 >= bytes.saturating_mul(2) {
         return Ok(here);
     }
     if available() >= bytes.saturating_mul(2)
-        && free(shm).is_ok_and(|(kind, free)| kind == TMPFS && free >= bytes.saturating_mul(2))
+        && free(shm).is_ok_and(|(memory, free)| memory && free >= bytes.saturating_mul(2))
     {
         return Ok(shm_file(guest)?.unwrap_or(here));
     }
@@ -83,14 +84,11 @@ pub(crate) fn shm_file(guest: &Path) -> Result<Option<PathBuf>> {
     Ok(Some(folder.join(format!("{hash}.ram"))))
 }
 
-const TMPFS: i64 = 0x0102_1994;
-
-/// File system type (`statfs.f_type`) and bytes free for us.
-fn free(path: &Path) -> Result<(i64, u64)> {
+/// Whether the file system is in memory, and the bytes free for us.
+fn free(path: &Path) -> Result<(bool, u64)> {
     let stat = nix::sys::statfs::statfs(path).at("look at the disk of", path)?;
-    let kind = i64::try_from(stat.filesystem_type().0).unwrap_or(0);
     Ok((
-        kind,
+        stat.filesystem_type() == TMPFS_MAGIC,
         stat.blocks_available()
             .saturating_mul(u64::try_from(stat.block_size()).unwrap_or(0)),
     ))

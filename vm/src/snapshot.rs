@@ -38,6 +38,8 @@ pub(crate) struct Ready {
 #[derive(Debug, Serialize, Deserialize)]
 struct Note {
     ranges: Vec<RamRange>,
+    /// Lengths of `ram` and `state`: a state that someone took parts from is made again.
+    lengths: [u64; 2],
 }
 
 impl Ready {
@@ -50,6 +52,9 @@ impl Ready {
         let Ok(note) = serde_json::from_slice::<Note>(&text) else {
             return Ok(None);
         };
+        if !lengths(&folder).is_ok_and(|lengths| lengths == note.lengths) {
+            return Ok(None);
+        }
         // Used now: the oldest go first.
         if let Ok(file) = File::open(folder.join("ready.json")) {
             let _ = file.set_modified(SystemTime::now());
@@ -101,7 +106,7 @@ impl Ready {
         made?;
         removed?;
         prune(&all, &key);
-        Self::find(&key)?.ok_or_else(|| Error::NotReady(key))
+        Self::find(&key)?.ok_or(Error::NotReady(key))
     }
 }
 
@@ -113,7 +118,6 @@ fn make(
     progress: &mut dyn Progress,
 ) -> Result<()> {
     paths::tidy(all);
-    paths::need_room(all, launch.spec.memory / 2, "KLAB_CACHE")?;
     launch.boot(patience)?;
     progress.step("saving its ready state");
     let temporary = tempfile::Builder::new()
@@ -125,6 +129,13 @@ fn make(
     let ranges = ram::parse(&qmp.human("info mtree -f")?, launch.spec.memory)?;
     save_devices(&mut qmp, launch.folder, &temporary.path().join("state"))?;
     let (path, file) = launch::ram(launch.folder, launch.spec.memory)?;
+    // What is in use, not the whole: both files are sparse.
+    let used = file
+        .metadata()
+        .at("look at", &path)?
+        .blocks()
+        .saturating_mul(512);
+    paths::need_room(all, used, "KLAB_CACHE")?;
     let to = temporary.path().join("ram");
     let saved = File::options()
         .read(true)
@@ -136,12 +147,23 @@ fn make(
     let serial = temporary.path().join("serial.log");
     fs::copy(launch.folder.join("serial.log"), &serial).at("write", &serial)?;
     qmp.quit();
-    let text = serde_json::to_vec_pretty(&Note { ranges }).unwrap_or_default();
+    let text = serde_json::to_vec_pretty(&Note {
+        ranges,
+        lengths: lengths(temporary.path()).at("look at", temporary.path())?,
+    })
+    .unwrap_or_default();
     paths::write_whole(&temporary.path().join("ready.json"), &text)?;
     let to = all.join(key);
     // Left by a cache that someone took parts from.
     let _ = fs::remove_dir_all(&to);
     fs::rename(temporary.path(), &to).at("make", &to)
+}
+
+fn lengths(folder: &Path) -> io::Result<[u64; 2]> {
+    Ok([
+        fs::metadata(folder.join("ram"))?.len(),
+        fs::metadata(folder.join("state"))?.len(),
+    ])
 }
 
 /// QEMU may start no program and takes no file here, so that the state goes over a socket that we listen on.

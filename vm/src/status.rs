@@ -138,7 +138,11 @@ fn live(folder: &Path) -> (State, Option<String>) {
     match state {
         RunState::running => match agent::Client::connect(folder, SILENCE) {
             Ok(_) | Err(agent::Error::Busy) => (State::Running, None),
-            Err(error) => (State::Hung, Some(format!("its CPUs run but {error}"))),
+            // A kernel that is told not to reboot spins when it has panicked.
+            Err(error) => match panic_line(folder) {
+                Some(line) => (State::Panicked, Some(line)),
+                None => (State::Hung, Some(format!("its CPUs run but {error}"))),
+            },
         },
         RunState::paused => (State::Paused, None),
         RunState::guest_panicked => (State::Panicked, panic_line(folder)),
@@ -157,24 +161,20 @@ fn live(folder: &Path) -> (State, Option<String>) {
     }
 }
 
-/// A guest that ended by itself: QEMU's own trace says how (`ShutdownCause`, qapi/run-state.json).
+/// A guest that ended by itself. QEMU traces a power-off; a reboot that `-action` turns into a stop it does not
+/// (`qemu_system_shutdown_request`, `qemu_system_reset_request`, softmmu/runstate.c@v7.2.0).
 fn stopped(folder: &Path) -> (State, Option<String>) {
-    const GUEST_RESET: &str = "reason=7";
     let log = launch::tail(&folder.join("qemu.log"));
-    let cause = log
-        .lines()
-        .rev()
-        .find(|line| line.contains("qemu_system_shutdown_request"));
-    match cause {
-        // Without its pvpanic module a kernel that panics reboots.
-        Some(line) if line.contains(GUEST_RESET) => match panic_line(folder) {
-            Some(line) => (State::Panicked, Some(line)),
-            None => (
-                State::Rebooted,
-                Some("it was held when it rebooted".to_owned()),
-            ),
-        },
-        _ => (State::PoweredOff, None),
+    if log.contains("qemu_system_shutdown_request") {
+        return (State::PoweredOff, Some("it powered itself off".to_owned()));
+    }
+    // Without its pvpanic module a kernel that panics reboots.
+    match panic_line(folder) {
+        Some(line) => (State::Panicked, Some(line)),
+        None => (
+            State::Rebooted,
+            Some("it was held when it rebooted".to_owned()),
+        ),
     }
 }
 

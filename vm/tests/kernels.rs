@@ -1,4 +1,5 @@
 //! Kernels come from Debian's own packages, and the second time from the cache.
+#![allow(clippy::unwrap_used)] // Helpers of tests, where it is fine.
 
 use std::time::Instant;
 
