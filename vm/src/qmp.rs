@@ -284,6 +284,9 @@ mod tests {
         let served = std::thread::spawn(move || {
             let (mut stream, _) = listener.accept().unwrap();
             stream.write_all(&bytes).unwrap();
+            stream
+                .set_read_timeout(Some(Duration::from_millis(50)))
+                .unwrap();
             let _ = stream.read(&mut [0; 4096]);
             std::thread::sleep(Duration::from_millis(50));
         });
