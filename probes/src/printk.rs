@@ -8,6 +8,7 @@ use std::ops::Deref;
 
 use serde::Serialize;
 
+use crate::cell::check_interrupt;
 use crate::guest::Guest;
 use crate::kernel::Kernel;
 use crate::memory::GuestVirt;
@@ -161,6 +162,7 @@ impl Guest {
         }
         let mut records = Vec::new();
         for i in 0..=count {
+            check_interrupt();
             records.extend(reader.record(tail_id.wrapping_add(i) & ID_MASK)?);
         }
         Ok(Log(records))

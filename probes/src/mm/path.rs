@@ -1,5 +1,6 @@
 //! The path of an open file: `d_path()` (`fs/d_path.c`).
 
+use crate::cell::check_interrupt;
 use crate::kernel::Kernel;
 use crate::memory::GuestVirt;
 use crate::object::Mirror;
@@ -55,6 +56,7 @@ pub fn d_path(kernel: &Kernel, path: GuestVirt) -> Result<String> {
     let mut names = Vec::new();
     let (mut at, mut mnt) = (path.dentry, path.mnt.back(embedded));
     for _ in 0..STEPS {
+        check_interrupt();
         let mount: Mount = kernel.load(mnt)?;
         let dentry: Dentry = kernel.load(at)?;
         if at == mount.root {

@@ -1,5 +1,6 @@
 //! The bound and the cycle detector that every linked walk carries.
 
+use crate::cell::check_interrupt;
 use crate::memory::GuestVirt;
 use crate::{Error, Result};
 
@@ -44,6 +45,7 @@ impl Guard {
 
     /// Takes note of the next node.
     pub(crate) fn step(&mut self, node: GuestVirt) -> Result<()> {
+        check_interrupt();
         if self.seen > 0 && node == self.anchor {
             return Err(self.broken(
                 node,

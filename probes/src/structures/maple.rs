@@ -6,6 +6,7 @@
 use std::collections::HashSet;
 
 use super::word;
+use crate::cell::check_interrupt;
 use crate::kernel::Kernel;
 use crate::memory::GuestVirt;
 use crate::{Error, Result};
@@ -178,6 +179,7 @@ impl Maple<'_> {
 
     /// Decodes an encoded node pointer that `holder` holds: `mte_to_node()`, `mte_node_type()`, `ma_data_end()`.
     fn enter(&mut self, encoded: u64, holder: GuestVirt, min: u64, max: u64) -> Result<Level> {
+        check_interrupt();
         let node = GuestVirt(encoded & !NODE_MASK);
         let (kind, leaf) = match encoded >> 3 & 0xf {
             DENSE => (self.layout.dense, true),

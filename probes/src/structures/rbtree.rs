@@ -3,6 +3,7 @@
 use super::guard::Guard;
 use super::list::container_of;
 use super::{bad_pointer, word};
+use crate::cell::check_interrupt;
 use crate::kernel::Kernel;
 use crate::memory::GuestVirt;
 use crate::{Error, Result};
@@ -124,6 +125,7 @@ pub fn validate_rbtree(kernel: &Kernel, root: GuestVirt, bound: usize) -> Result
         depth: 0,
     }];
     while let Some(visit) = work.pop() {
+        check_interrupt();
         if visit.node == 0 {
             let height = *black_height.get_or_insert(visit.black);
             if height != visit.black {

@@ -3,6 +3,7 @@
 use std::thread::sleep;
 use std::time::Duration;
 
+use crate::cell::check_interrupt;
 use crate::{Error, Result};
 
 /// How often something that changes under the reader is read before that is said.
@@ -17,6 +18,7 @@ pub(crate) fn settle<T>(what: &str, mut read: impl FnMut() -> Result<Option<T>>)
     let mut first = None;
     let mut same = true;
     for attempt in 0..TRIES {
+        check_interrupt();
         if attempt >= AT_ONCE {
             sleep(PAUSE);
         }

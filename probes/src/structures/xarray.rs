@@ -1,6 +1,7 @@
 //! `struct xarray`: an array of pointers by index, a radix tree (`include/linux/xarray.h`, `lib/xarray.c`).
 
 use super::word;
+use crate::cell::check_interrupt;
 use crate::kernel::Kernel;
 use crate::memory::GuestVirt;
 use crate::{Error, Result};
@@ -197,6 +198,7 @@ impl Xarray<'_> {
 
     /// Decodes a node pointer that is in `above`'s present slot, or in the array's head.
     fn enter(&mut self, encoded: u64, above: Option<Level>) -> Result<Level> {
+        check_interrupt();
         let node = GuestVirt(encoded & !3);
         let holder = above.map_or(self.array, |above| above.node);
         if self.layout.chunk > CHUNK_MAX || !self.layout.chunk.is_power_of_two() {
