@@ -235,8 +235,11 @@ fn key(spec: &Spec, qemu: &Qemu) -> Result<String> {
         ));
     }
     hash.update(format!(
-        "{} {} {} {FORMAT}\0{}\0",
-        spec.memory, spec.cpus, spec.accel, qemu.version
+        "{} {} {:?} {FORMAT}\0{}\0",
+        spec.memory,
+        spec.cpus,
+        spec.accel.options(),
+        qemu.version
     ));
     if spec.accel == Accel::Kvm {
         // The host's processor is the guest's.

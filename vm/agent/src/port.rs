@@ -22,7 +22,8 @@ use nix::{
     sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout},
 };
 
-/// A host's first bytes may be here before the driver knows of the host: they come by another queue.
+/// Bytes and the news of hosts come by different queues: a host's first bytes may be here before the driver
+/// knows of it, even before it knows that the one before has gone. So no host is gone before this is over.
 const ARRIVAL: Duration = Duration::from_millis(500);
 
 /// What a read of a port gives.
@@ -74,35 +75,35 @@ impl Port {
         self.epoch.fetch_add(1, Ordering::AcqRel) + 1
     }
 
-    /// Hands everything that comes to `on`, until reading fails.
+    /// Hands everything that comes to `on`, until reading fails. A host that has gone is told some time later, or
+    /// not at all when another follows at once: its greeting tells.
     pub(crate) fn read(&self, mut on: impl FnMut(Input<'_>)) -> io::Result<()> {
         let mut buf = vec![0; 64 * 1024];
-        let mut here = true;
+        // Since when no host has been there, while that is not yet told.
+        let mut alone = Some(Instant::now());
         loop {
-            match (&self.file).read(&mut buf) {
-                Ok(0) => {
-                    if here {
-                        on(Input::Gone);
-                    }
-                    here = false;
-                    self.wait()?;
-                }
-                Ok(n) => {
-                    here = true;
-                    on(Input::Bytes(&buf[..n]));
-                }
+            let n = match (&self.file).read(&mut buf) {
+                Ok(n) => n,
+                Err(e) if e.kind() == ErrorKind::Interrupted => continue,
                 Err(e) if e.kind() == ErrorKind::WouldBlock => {
-                    here = true;
+                    alone = None;
                     self.wait()?;
+                    continue;
                 }
-                Err(e) if e.kind() == ErrorKind::Interrupted => {}
                 // The driver's word for a host that went while it read.
-                Err(e) if e.raw_os_error() == Some(libc::EPIPE) => {
-                    on(Input::Gone);
-                    here = false;
-                    self.wait()?;
-                }
+                Err(e) if e.raw_os_error() == Some(libc::EPIPE) => 0,
                 Err(e) => return Err(e),
+            };
+            if n > 0 {
+                alone = None;
+                on(Input::Bytes(&buf[..n]));
+            } else if alone.get_or_insert_with(Instant::now).elapsed() < ARRIVAL {
+                std::thread::sleep(Duration::from_millis(5));
+            } else {
+                on(Input::Gone);
+                // A port without a host reads as empty for ever: from here on only an edge counts.
+                self.wait()?;
+                alone = None;
             }
         }
     }

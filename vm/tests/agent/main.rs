@@ -95,6 +95,14 @@ impl DerefMut for Guest {
 
 impl Drop for Guest {
     fn drop(&mut self) {
+        if std::thread::panicking() {
+            let log = std::fs::read(self.folder().join("serial.log")).unwrap_or_default();
+            let from = log.len().saturating_sub(4000);
+            eprintln!(
+                "the console ends with:\n{}",
+                String::from_utf8_lossy(&log[from..])
+            );
+        }
         if let Some(machine) = self.machine.take() {
             let _ = machine.down();
         }
