@@ -2,12 +2,13 @@
 
 use std::fs;
 use std::path::Path;
-use std::process::{Command, ExitCode};
+use std::process::ExitCode;
 
 use anyhow::{Result, bail};
 
 use crate::guests::Guests;
 use crate::paths::Paths;
+use crate::process::plain;
 
 /// Stop the guests, remove the run folder, the cache folder (with the Python environment) and the target folder.
 pub(crate) fn run() -> Result<ExitCode> {
@@ -15,7 +16,7 @@ pub(crate) fn run() -> Result<ExitCode> {
     let klab = paths.program("klab");
     if klab.exists() {
         println!("stopping all guests");
-        let status = Command::new(&klab).args(["down", "--all"]).status()?;
+        let status = plain(&klab).args(["down", "--all"]).status()?;
         if !status.success() {
             bail!("the guests did not stop: see `{} status`", klab.display());
         }

@@ -3,11 +3,11 @@
 use std::fs;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use anyhow::{Context, Result};
 
 use crate::paths::Paths;
+use crate::process::plain;
 use crate::tally::Tally;
 
 /// The run folders of tests, but for the process that made them.
@@ -51,7 +51,7 @@ impl Guests {
     /// Stop all that still runs. One check: no process and no guest of this run folder is left.
     pub(crate) fn end(self, paths: &Paths) -> Tally {
         let klab = paths.program("klab");
-        let down = Command::new(&klab)
+        let down = plain(&klab)
             .args(["down", "--all"])
             .env("KLAB_RUN", &self.run)
             .status();
@@ -96,6 +96,8 @@ fn naming(folder: &Path) -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
+    use std::process::Command;
+
     use super::*;
 
     #[test]

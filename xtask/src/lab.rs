@@ -14,7 +14,7 @@ use anyhow::{Context, Result, anyhow, bail};
 use crate::board::{Board, time};
 use crate::packages::{self, Package};
 use crate::paths::Paths;
-use crate::process::{Job, tied};
+use crate::process::{Job, plain, tied};
 use crate::python;
 use crate::stamp::{Key, Stamp};
 
@@ -76,7 +76,7 @@ impl Lab {
             paths.program("klab").display()
         );
         let jupyter = paths.cache.join("jupyter");
-        let mut command = Command::new(paths.venv_program("jupyter-lab"));
+        let mut command = plain(paths.venv_program("jupyter-lab"));
         command
             .env("JUPYTER_TOKEN", &token)
             .env("JUPYTER_CONFIG_DIR", jupyter.join("config"))
@@ -161,7 +161,7 @@ pub(crate) fn guest(board: &Board, paths: &Paths, run: Option<&Path>) -> Result<
     const NAME: &str = "guest";
     board.begin(NAME);
     let klab = || {
-        let mut command = Command::new(paths.program("klab"));
+        let mut command = plain(paths.program("klab"));
         command.envs(run.map(|run| ("KLAB_RUN", run)));
         command
     };

@@ -1,5 +1,7 @@
 //! Running other programs: watched, logged, and ended with this one.
 
+use std::env;
+use std::ffi::{OsStr, OsString};
 use std::fs::{self, File};
 use std::io::{self, BufReader, Read, Write};
 use std::path::{Path, PathBuf};
@@ -14,12 +16,40 @@ use crate::board::Board;
 /// How many of its last lines a failed program's reader sees.
 const TAIL: usize = 15;
 
+/// A program, without what `cargo run` put into the environment for this one: a library path with the target folder
+/// in it makes cells load the `libprobes.so` that lies there instead of their own.
+pub(crate) fn plain(program: impl AsRef<OsStr>) -> Command {
+    let mut command = Command::new(program);
+    if let Some(path) = env::var_os("LD_LIBRARY_PATH") {
+        let kept = users_own(&path);
+        if kept.is_empty() {
+            command.env_remove("LD_LIBRARY_PATH");
+        } else {
+            command.env("LD_LIBRARY_PATH", kept);
+        }
+    }
+    command
+}
+
 /// A program that dies with this one, so that nothing is left running when xtask is killed (`setpriv` is part of
 /// util-linux, which every Debian has).
 pub(crate) fn tied(program: &Path) -> Command {
-    let mut command = Command::new("setpriv");
+    let mut command = plain("setpriv");
     command.args(["--pdeathsig", "TERM", "--"]).arg(program);
     command
+}
+
+/// The library path without the folders of cargo and of the toolchain.
+fn users_own(path: &OsStr) -> OsString {
+    let target = env::current_exe().ok();
+    let target = target
+        .as_deref()
+        .and_then(|program| program.ancestors().nth(2));
+    let kept = env::split_paths(path).filter(|folder| {
+        let cargos = target.is_some_and(|target| folder.starts_with(target));
+        !cargos && !folder.join("rustlib").is_dir()
+    });
+    env::join_paths(kept).unwrap_or_default()
 }
 
 /// One step's program.
@@ -123,6 +153,15 @@ fn follow(output: impl Read, mut log: File, mut line: impl FnMut(&str)) -> Vec<S
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn cells_do_not_find_the_target_folder() {
+        let program = env::current_exe().unwrap();
+        let deps = program.parent().unwrap();
+        let path = env::join_paths([deps, Path::new("/opt/lib"), &deps.join("x")]).unwrap();
+        assert_eq!(users_own(&path), OsStr::new("/opt/lib"));
+        assert_eq!(users_own(deps.as_os_str()), OsStr::new(""));
+    }
 
     #[test]
     fn progress_bars_are_lines_and_the_tail_is_kept() {
