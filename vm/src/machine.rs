@@ -91,6 +91,20 @@ impl Machine {
         made.map(|meta| Self { folder, meta })
     }
 
+    /// Makes what [`Self::up`] with these options needs and starts nothing: the kernel, its initramfs with the agent,
+    /// the ready state. Returns at once when all is there; gives the kernel.
+    ///
+    /// # Errors
+    /// As [`Self::up`], but for a guest's own.
+    pub fn prepare(options: &Options, progress: &mut dyn Progress) -> Result<Kernel> {
+        let memory = check(options)?;
+        folder::sweep()?;
+        let qemu = Qemu::find()?;
+        let (mut spec, kernel) = spec(options, memory, progress)?;
+        accel::ready(&mut spec, &qemu, &kernel.release, progress)?;
+        Ok(kernel)
+    }
+
     /// The guest `name`, in whatever state: a dead one's RAM can still be read.
     ///
     /// # Errors
@@ -296,6 +310,19 @@ fn check(options: &Options) -> Result<u64> {
     Ok(options.memory.div_ceil(MIB) * MIB)
 }
 
+/// What to start, with the kernel that it boots.
+fn spec(options: &Options, memory: u64, progress: &mut dyn Progress) -> Result<(Spec, Kernel)> {
+    let kernel = Kernel::resolve(&options.kernel, progress)?;
+    let spec = Spec {
+        vmlinuz: kernel.vmlinuz.clone(),
+        initramfs: initramfs::build(&kernel, progress)?,
+        memory,
+        cpus: options.cpus,
+        accel: Accel::Tcg,
+    };
+    Ok((spec, kernel))
+}
+
 fn make(
     name: &str,
     folder: &Path,
@@ -304,15 +331,7 @@ fn make(
     progress: &mut dyn Progress,
 ) -> Result<Meta> {
     let qemu = Qemu::find()?;
-    let kernel = Kernel::resolve(&options.kernel, progress)?;
-    let initramfs = initramfs::build(&kernel, progress)?;
-    let mut spec = Spec {
-        vmlinuz: kernel.vmlinuz.clone(),
-        initramfs,
-        memory,
-        cpus: options.cpus,
-        accel: Accel::Tcg,
-    };
+    let (mut spec, kernel) = spec(options, memory, progress)?;
     let mut ready = accel::ready(&mut spec, &qemu, &kernel.release, progress)?;
     progress.step(&format!("starting the guest `{name}`"));
     let restore = |spec: &Spec, ready: &Ready| {

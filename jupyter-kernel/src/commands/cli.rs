@@ -51,6 +51,12 @@ pub(crate) enum ShellCommand {
     Machine(Machine),
     #[command(after_long_help = include_str!("manual/run.txt"))]
     Run(Run),
+    /// Say what is there, what is missing and how to get it
+    #[command(after_long_help = include_str!("manual/doctor.txt"))]
+    Doctor,
+    /// Measure klab beside its peers, in one run
+    #[command(after_long_help = include_str!("manual/bench.txt"))]
+    Bench(Bench),
     #[command(flatten)]
     Setup(crate::setup::Setup),
 }
@@ -270,6 +276,28 @@ pub(crate) struct Sh {
     /// One command, instead of a body
     #[arg(allow_hyphen_values = true, trailing_var_arg = true)]
     pub(crate) command: Vec<String>,
+}
+
+/// What to measure.
+#[derive(Debug, Args)]
+pub(crate) struct Bench {
+    /// The reading of memory and the machine, or the cells; both where none is named
+    pub(crate) what: Option<Half>,
+    /// A vmlinux with DWARF of the guest's kernel, for drgn
+    #[arg(long, value_name = "FILE")]
+    pub(crate) vmlinux: Option<PathBuf>,
+    /// The stock kernel to compare with [default: evcxr_jupyter in PATH]
+    #[arg(long, value_name = "PROGRAM")]
+    pub(crate) stock: Option<PathBuf>,
+}
+
+/// A half of the measurements.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Half {
+    /// Reading of memory, commands, boots
+    Core,
+    /// Cells, by a Jupyter client
+    Cell,
 }
 
 /// `512M`, `2G` -> bytes.

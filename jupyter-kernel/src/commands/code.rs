@@ -5,40 +5,40 @@ use super::look::{address, container, is_name};
 
 /// The cell. Its last line is the value that the command shows.
 pub(crate) fn cell(command: &Look) -> anyhow::Result<String> {
-    let attach = match command.source() {
+    let guest = match command.source() {
         Source {
             core: Some(file), ..
-        } => format!("let guest = Guest::open_core({file:?})?;\n"),
+        } => format!("Guest::open_core({file:?})?"),
         Source {
             guest: Some(name), ..
-        } => format!("let guest = Guest::attach({name:?})?;\n"),
-        _ => String::new(),
+        } => format!("Guest::attach({name:?})?"),
+        _ => "guest".to_owned(),
     };
     let value = match command {
-        Look::Ps { .. } => "guest.tasks()?".to_owned(),
-        Look::Tree { .. } => "guest.task_tree()?".to_owned(),
-        Look::Mm { pid, .. } => format!("guest.address_map({pid})?"),
-        Look::Vma { pid, .. } => format!("guest.vmas({pid})?"),
+        Look::Ps { .. } => format!("{guest}.tasks()?"),
+        Look::Tree { .. } => format!("{guest}.task_tree()?"),
+        Look::Mm { pid, .. } => format!("{guest}.address_map({pid})?"),
+        Look::Vma { pid, .. } => format!("{guest}.vmas({pid})?"),
         Look::Vtop {
             address: text, pid, ..
         } => {
             let at = match address(text) {
                 Some(at) => format!("GuestVirt({:#x})", at.0),
-                None if is_name(text) => format!("guest.symbol({text:?})?"),
-                None => format!("GuestVirt(guest.eval({text:?})?.u64()?)"),
+                None if is_name(text) => format!("{guest}.symbol({text:?})?"),
+                None => format!("GuestVirt({guest}.eval({text:?})?.u64()?)"),
             };
             match pid {
-                Some(pid) => format!("guest.page_walk_of({pid}, {at})?"),
-                None => format!("guest.page_walk({at})?"),
+                Some(pid) => format!("{guest}.page_walk_of({pid}, {at})?"),
+                None => format!("{guest}.page_walk({at})?"),
             }
         }
-        Look::Log { .. } => "guest.log()?".to_owned(),
+        Look::Log { .. } => format!("{guest}.log()?"),
         Look::Sym { what, .. } => match address(what) {
-            Some(at) => format!("guest.kernel()?.symbols()?.at(GuestVirt({:#x}))", at.0),
-            None => format!("guest.symbol({what:?})?"),
+            Some(at) => format!("{guest}.kernel()?.symbol_at(GuestVirt({:#x}))?", at.0),
+            None => format!("{guest}.symbol({what:?})?"),
         },
-        Look::Struct { ty, .. } => format!("guest.type_of({:?})?", ty.join(" ")),
-        Look::P { expression, .. } => format!("guest.eval({:?})?", expression.join(" ")),
+        Look::Struct { ty, .. } => format!("{guest}.type_of({:?})?", ty.join(" ")),
+        Look::P { expression, .. } => format!("{guest}.eval({:?})?", expression.join(" ")),
         Look::List {
             expression,
             of,
@@ -51,10 +51,10 @@ pub(crate) fn cell(command: &Look) -> anyhow::Result<String> {
                 members => format!("|entry| {}", label(members)),
             };
             let expression = expression.join(" ");
-            format!("guest.eval({expression:?})?.ring({container:?}, {member:?}, {label})?")
+            format!("{guest}.eval({expression:?})?.ring({container:?}, {member:?}, {label})?")
         }
     };
-    Ok(format!("{attach}{value}\n"))
+    Ok(format!("{value}\n"))
 }
 
 /// `entry`'s members as text, a space between.

@@ -114,7 +114,7 @@ pub(super) fn is_name(text: &str) -> bool {
 /// A name gives all symbols that have it, an address the symbol that it lies in.
 fn symbol(kernel: &Kernel, what: &str) -> Result<Output> {
     if let Some(at) = address(what) {
-        let Some(symbol) = kernel.symbols()?.at(at) else {
+        let Some(symbol) = kernel.symbol_at(at)? else {
             bail!("{at} lies in no symbol of the kernel: `%sym NAME` looks one up by its name");
         };
         let text = format!("{at} {}+{:#x}\n", symbol.name, symbol.offset);

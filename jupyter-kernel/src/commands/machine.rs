@@ -49,6 +49,12 @@ pub(crate) fn run(command: &cli::Machine, cx: &mut Context<'_>) -> Result<Output
     }
 }
 
+/// Makes what the first `up` needs: kernel, initramfs, ready state.
+pub(super) fn prepare(cx: &mut Context<'_>) -> Result<()> {
+    Machine::prepare(&Options::default(), &mut Shown::on(cx))?;
+    Ok(())
+}
+
 /// The machine `name`, else the one that is meant.
 pub(super) fn attach(name: Option<&str>, cx: &Context<'_>) -> Result<Machine> {
     Ok(Machine::attach(name.unwrap_or(&cx.guest))?)

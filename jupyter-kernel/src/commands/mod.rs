@@ -10,8 +10,10 @@
 //! $ klab p 'init_task.comm'
 //! ```
 
+mod bench;
 mod cli;
 mod code;
+mod doctor;
 mod inside;
 mod line;
 mod look;
@@ -25,6 +27,7 @@ use std::sync::Arc;
 use anyhow::Result;
 use clap::Parser;
 
+use crate::setup::Setup;
 use cli::{Shell, ShellCommand};
 pub(crate) use line::run_line;
 pub(crate) use output::{Context, Output, Stream, default_guest};
@@ -56,7 +59,15 @@ fn run(shell: Shell) -> Result<Output> {
     match shell.command {
         ShellCommand::Look(command) => look::run(&command, &mut cx),
         ShellCommand::Machine(command) => machine::run(&command, &mut cx),
-        ShellCommand::Setup(setup) => Ok(Output::text(setup.run()?)),
+        ShellCommand::Doctor => doctor::run(),
+        ShellCommand::Bench(what) => bench::run(&what, &mut cx),
+        ShellCommand::Setup(setup) => {
+            let text = setup.run()?;
+            if matches!(setup, Setup::Prepare { template: false }) {
+                machine::prepare(&mut cx)?;
+            }
+            Ok(Output::text(text))
+        }
         ShellCommand::Run(run) => inside::run(&run, shell.common.json, &mut cx),
     }
 }

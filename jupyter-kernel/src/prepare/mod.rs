@@ -44,3 +44,25 @@ pub(crate) fn prelude() -> &'static str {
     let guest: probes::cell::LazyGuest = probes::cell::LazyGuest::from_env();
     "#
 }
+
+/// Where the sources of std are; else how to get them.
+pub(crate) fn rust_src() -> Result<String, String> {
+    match rust_src::expected() {
+        Err(error) => Err(format!("{error:#}")),
+        Ok(None) => Ok("the toolchain's own".to_owned()),
+        Ok(Some(path)) if path.is_dir() => Ok(path.display().to_string()),
+        Ok(Some(_)) => Err(
+            "`klab prepare` takes Debian's, `rustup component add rust-src` the toolchain's"
+                .to_owned(),
+        ),
+    }
+}
+
+/// Where the library of the cells lies compiled; else how to get it.
+pub(crate) fn cell_library() -> Result<String, String> {
+    match template::folder() {
+        Err(error) => Err(format!("{error:#}")),
+        Ok(path) if path.is_dir() => Ok(path.display().to_string()),
+        Ok(_) => Err("`klab prepare` compiles it (about a minute)".to_owned()),
+    }
+}

@@ -47,10 +47,10 @@ def main():
             client.start_channels()
             client.wait_for_ready(timeout=300)
             ready = (time.perf_counter() - start) * 1000
-            for code in cells.get("setup", []):
-                run(client, code)
             _, shown = run(client, cells["first"])
             first = (time.perf_counter() - start) * 1000
+            for code in cells["setup"]:
+                run(client, code)
             timed = {}
             for what, (code, times) in cells["timed"].items():
                 run(client, code)

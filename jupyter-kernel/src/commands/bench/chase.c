@@ -2,7 +2,8 @@
  * beforehand. It walks init_task.tasks reading next, pid and comm, then reads random words of the direct map.
  *
  * argv: RAM-file, init_task (its offset in the file), page_offset_base, offsetof tasks, pid, comm,
- *       LOW (bytes of RAM below the PCI hole), HOLE-END (guest-physical start of the RAM above it), walks, reads
+ *       LOW (bytes of RAM below the PCI hole), HOLE-END (guest-physical start of the RAM above it), walks, reads,
+ *       where the reads begin, how far they reach
  * stdout: tasks, checksum, ns of the first walk, median ns of a later walk, ns of all random reads, their checksum
  */
 #include <fcntl.h>
@@ -41,8 +42,10 @@ static uint64_t word(uint64_t at)
 
 static uint64_t walk(uint64_t first, uint64_t *count)
 {
-	uint64_t sum = 0, n = 0, task = first;
-	do {
+	/* As for_each_process does, without init_task itself. */
+	uint64_t sum = 0, n = 0, task = offset(word(first + tasks) - tasks);
+	/* The list comes back to init_task by its address in the kernel image, outside the direct map. */
+	while (task < size - comm - 16 && n < 1000000) {
 		uint32_t number;
 		uint64_t name[2];
 		memcpy(&number, ram + task + pid, sizeof number);
@@ -50,8 +53,7 @@ static uint64_t walk(uint64_t first, uint64_t *count)
 		sum = sum * 31 + number + name[0] + name[1];
 		n++;
 		task = offset(word(task + tasks) - tasks);
-		/* The list comes back to init_task by its address in the kernel image, outside the direct map. */
-	} while (task < size - comm - 16 && n < 1000000);
+	}
 	*count = n;
 	return sum;
 }
@@ -66,11 +68,12 @@ int main(int argc, char **argv)
 {
 	struct stat st;
 	int fd;
-	uint64_t first, count, sum, start, cold, reads, all, i, x = 88172645463325252u;
+	uint64_t first, count, sum, start, cold, reads, all, i, from, span;
+	uint64_t x = 88172645463325252u;
 	static uint64_t warm[100000];
 	size_t walks;
 
-	if (argc != 11)
+	if (argc != 13)
 		return 2;
 	fd = open(argv[1], O_RDONLY);
 	if (fd < 0 || fstat(fd, &st))
@@ -85,6 +88,8 @@ int main(int argc, char **argv)
 	high = strtoull(argv[8], 0, 0);
 	walks = strtoull(argv[9], 0, 0);
 	reads = strtoull(argv[10], 0, 0);
+	from = strtoull(argv[11], 0, 0);
+	span = strtoull(argv[12], 0, 0);
 	ram = mmap(0, size, PROT_READ, MAP_SHARED, fd, 0);
 	if (ram == MAP_FAILED || walks > sizeof warm / sizeof *warm)
 		return 4;
@@ -99,16 +104,16 @@ int main(int argc, char **argv)
 	}
 	qsort(warm, walks, sizeof *warm, by_size);
 
-	/* xorshift64 over the RAM below the hole; one pass first, so that every page is there. */
-	for (all = 0, i = 0; i < low; i += 4096)
-		all += word(i);
+	/* xorshift64; one pass first, so that every page is there. */
+	for (all = 0, i = 0; i < span; i += 4096)
+		all += word(from + i);
 	all = 0;
 	start = now();
 	for (i = 0; i < reads; i++) {
 		x ^= x << 13;
 		x ^= x >> 7;
 		x ^= x << 17;
-		all += word(offset(base + (x % (low - 8) & ~7ull)));
+		all += word(offset(base + from + (x % (span - 8) & ~7ull)));
 	}
 	start = now() - start;
 	printf("%" PRIu64 " %" PRIu64 " %" PRIu64 " %" PRIu64 " %" PRIu64 " %" PRIu64 "\n", count, sum, cold,

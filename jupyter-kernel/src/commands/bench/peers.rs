@@ -1,0 +1,160 @@
+//! The peers of the walks: C on the same mapping, and drgn.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::{Context as _, Result, bail};
+use probes::kernel::Kernel;
+use vm::Machine;
+
+/// Where both random number generators begin (xorshift64).
+pub(super) const SEED: u64 = 88_172_645_463_325_252;
+
+/// A walk of the task list. Times are those of a whole walk, in nanoseconds.
+#[derive(Debug)]
+pub(super) struct Walk {
+    pub(super) tasks: u64,
+    /// Of what was read, to compare.
+    pub(super) sum: u64,
+    pub(super) cold: f64,
+    pub(super) warm: f64,
+}
+
+/// What the C program measured.
+#[derive(Debug)]
+pub(super) struct Chase {
+    pub(super) walk: Walk,
+    /// Seconds of all random reads.
+    pub(super) reads: f64,
+    pub(super) sum: u64,
+}
+
+/// Compiles `chase.c` and runs it on the guest's RAM with the offsets that this kernel has.
+pub(super) fn chase(
+    machine: &Machine,
+    kernel: &Kernel,
+    walks: usize,
+    reads: u64,
+    from: u64,
+    span: u64,
+) -> Result<Chase> {
+    let folder = tempfile::tempdir()?;
+    let (source, program) = (folder.path().join("chase.c"), folder.path().join("chase"));
+    fs::write(&source, include_str!("chase.c"))?;
+    let built = Command::new("cc")
+        .args(["-O2", "-o"])
+        .args([&program, &source])
+        .output()
+        .context("the C compiler `cc` does not start: `sudo apt install gcc`")?;
+    if !built.status.success() {
+        bail!(
+            "the C program of the comparison does not compile: {}",
+            String::from_utf8_lossy(&built.stderr).trim()
+        );
+    }
+    let offset = |member: &str| {
+        kernel
+            .eval(&format!("offsetof(struct task_struct, {member})"))?
+            .u64()
+    };
+    let ram = machine.ram();
+    let [low, rest @ ..] = ram.ranges.as_slice() else {
+        bail!("the guest has no RAM")
+    };
+    let high = rest.first().map_or(u64::MAX, |range| range.gpa);
+    let init = kernel.virt_to_phys(kernel.symbol("init_task")?)?;
+    let numbers = [
+        init.0,
+        kernel.page_offset_base()?.0,
+        offset("tasks")?,
+        offset("pid")?,
+        offset("comm")?,
+        low.len,
+        high,
+        walks as u64,
+        reads,
+        from,
+        span,
+    ];
+    let output = Command::new(&program)
+        .arg(&ram.path)
+        .args(numbers.map(|number| number.to_string()))
+        .output()?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    let fields: Vec<u64> = text
+        .split_whitespace()
+        .filter_map(|field| field.parse().ok())
+        .collect();
+    let [tasks, sum, cold, warm, reads, read_sum] = fields[..] else {
+        bail!("the C program of the comparison failed ({})", output.status);
+    };
+    Ok(Chase {
+        walk: Walk {
+            tasks,
+            sum,
+            cold: cold as f64,
+            warm: warm as f64,
+        },
+        reads: reads as f64 / 1e9,
+        sum: read_sum,
+    })
+}
+
+/// What drgn measured.
+#[derive(Debug)]
+pub(super) struct Drgn {
+    /// Milliseconds of a whole process that prints the task list.
+    pub(super) process: f64,
+    /// Nanoseconds a task of a warm walk.
+    pub(super) walk: f64,
+}
+
+const WALK: &str = "
+import time
+from drgn.helpers.linux.pid import for_each_task
+def walk(): return [(t.pid.value_(), t.comm.string_()) for t in for_each_task(prog)]
+for pid, comm in walk(): print(pid, comm)
+start = time.perf_counter_ns(); n = sum(len(walk()) for _ in range(5)); took = time.perf_counter_ns() - start
+print('walk', took / n)
+";
+const LIST: &str = "
+from drgn.helpers.linux.pid import for_each_task
+for t in for_each_task(prog): print(t.pid.value_(), t.comm.string_())
+";
+
+/// Runs drgn on the guest's second QMP socket; the error says why it cannot be.
+pub(super) fn drgn(machine: &Machine, vmlinux: Option<&Path>) -> Result<Drgn, String> {
+    let Some(vmlinux) = vmlinux else {
+        return Err("give a vmlinux with DWARF by --vmlinux".to_owned());
+    };
+    let drgn = vm::paths::cache()
+        .map(|cache| cache.join("venv/bin/drgn"))
+        .ok()
+        .filter(|path| path.exists());
+    let drgn = drgn.unwrap_or_else(|| "drgn".into());
+    let run = |script: &str| {
+        let mut command = Command::new(&drgn);
+        command
+            .arg("-q")
+            .arg("--qemu")
+            .arg(machine.qmp_socket())
+            .arg("-s")
+            .arg(vmlinux)
+            .args(["--main-symbols", "-e", script]);
+        command
+    };
+    let mut process = Vec::new();
+    for _ in 0..3 {
+        process.push(super::timed(&mut run(LIST)).map_err(|error| format!("{error:#}"))?);
+    }
+    let output = run(WALK).output().map_err(|error| error.to_string())?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    let walk = text
+        .lines()
+        .find_map(|line| line.strip_prefix("walk ")?.parse().ok());
+    Ok(Drgn {
+        process: super::median(process),
+        walk: walk.ok_or("drgn printed no figure")?,
+    })
+}
