@@ -12,11 +12,13 @@
 //! CACHE/rust-library         the sources of std, if the toolchain has none
 //! ```
 
+mod process;
 mod rust_src;
 mod session;
 mod source;
 mod template;
 
+pub(crate) use process::cell_process;
 pub(crate) use session::{Folder, session};
 pub(crate) use template::{build, lock, prepare};
 

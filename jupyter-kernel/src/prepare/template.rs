@@ -70,7 +70,7 @@ pub(crate) fn prepare(say: &dyn Fn(&str)) -> Result<()> {
 pub(crate) fn build() -> Result<()> {
     let folder = PathBuf::from(std::env::var_os(EVCXR_TMPDIR).context("EVCXR_TMPDIR is not set")?);
     let failed = |error: evcxr::Error| anyhow!("{error}");
-    let child = Command::new(std::env::current_exe()?);
+    let child = super::cell_process()?;
     let (context, _outputs) = EvalContext::with_subprocess_command(child).map_err(failed)?;
     let mut context = CommandContext::with_eval_context(context);
     // evcxr has just run a cell without dependencies, for which cargo emptied the lock file.

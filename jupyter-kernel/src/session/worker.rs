@@ -1,7 +1,6 @@
 //! The thread that owns evcxr's context: it compiles and runs one cell at a time.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::process::Command;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, mpsc};
 
@@ -201,7 +200,7 @@ impl Worker {
     fn start(&self) -> Result<Cells> {
         let say = |text: &str| (self.sink)(Shown::Stderr(text.to_owned()));
         prepare::session(&say).context("the library of the cells is not ready")?;
-        let mut child = Command::new(std::env::current_exe()?);
+        let mut child = prepare::cell_process()?;
         child.env("KLAB_CELL", self.front.folder());
         let (context, outputs) = EvalContext::with_subprocess_command(child)
             .map_err(|error| anyhow!("evcxr does not start: {error}"))?;
