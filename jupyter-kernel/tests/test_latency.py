@@ -14,7 +14,8 @@ def test_the_first_result_comes_soon():
     kernel.stop()
     assert cell.value["text/plain"] == "2"
     print(f"first result after {took:.1f} s")
-    assert took < 10
+    # The number itself is `klab bench`'s; this holds on a busy machine too.
+    assert took < 60
 
 
 def test_a_displayed_expression_is_compiled_once(kernel):

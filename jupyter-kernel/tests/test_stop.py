@@ -47,7 +47,7 @@ def test_a_process_that_dies_is_said_in_one_sentence(kernel):
     cell = kernel.run("std::process::abort()")
     assert cell.reply["ename"] == "ProcessDied" and "SIGABRT" in cell.reply["evalue"]
     assert kernel.run("1 + 1").value["text/plain"] == "2"
-    cell = kernel.run("unsafe { std::ptr::null_mut::<u8>().write_volatile(1) }")
+    cell = kernel.run("unsafe { std::ptr::without_provenance_mut::<u8>(8).write_volatile(1) }")
     assert cell.reply["ename"] == "ProcessDied" and "segmentation fault" in cell.reply["evalue"]
     assert kernel.run("2 + 2").value["text/plain"] == "4"
 

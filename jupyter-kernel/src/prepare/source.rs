@@ -25,6 +25,8 @@ pub(super) fn root() -> Result<PathBuf> {
     }
     let mut hash = Sha256::new();
     hash.update(compiler()?);
+    // How the template is made is part of what it is.
+    hash.update(include_bytes!("template.rs"));
     for part in PARTS {
         hash_tree(&Path::new(REPOSITORY).join(part), &mut hash)?;
     }

@@ -36,7 +36,7 @@ pub(crate) fn prepare(say: &dyn Fn(&str)) -> Result<()> {
     if template.is_dir() {
         return Ok(());
     }
-    say("compiling the library of the cells, once (about a minute)\n");
+    say("compiling the library of the cells, once (a minute or two)\n");
     let unfinished = root.join("unfinished");
     for folder in [&root.join("source"), &unfinished] {
         if folder.exists() {
@@ -80,6 +80,8 @@ pub(crate) fn build() -> Result<()> {
     )?;
     context.execute(&imports()?).map_err(failed)?;
     context.execute("1 + 1").map_err(failed)?;
+    // A `let` whose type is not found makes evcxr ask `cargo check`, which has its own artefacts.
+    context.check("1 + 1").map_err(failed)?;
     Ok(())
 }
 
