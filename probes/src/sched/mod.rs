@@ -25,7 +25,7 @@ mod tree;
 mod walk;
 
 pub use pid::{PidNumber, find_task_by_pid, pid_numbers};
-pub use stack::KernelStack;
+pub use stack::{KernelStack, KernelStacks, StackOf};
 pub use state::{Policy, TaskState};
 #[cfg(test)]
 pub(crate) use task::testing;

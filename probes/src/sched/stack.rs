@@ -33,7 +33,56 @@ impl KernelStack {
     }
 }
 
+/// The kernel stack of one task among [`KernelStacks`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct StackOf {
+    /// The task.
+    pub pid: i32,
+    /// Its name.
+    pub comm: String,
+    /// Its stack.
+    #[serde(flatten)]
+    pub stack: KernelStack,
+}
+
+/// The kernel stacks of all processes that sleep, the deepest first.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct KernelStacks {
+    /// `THREAD_SIZE`, in bytes.
+    pub size: u64,
+    /// One a process.
+    pub stacks: Vec<StackOf>,
+    /// Processes left out: on a CPU, or gone, when they were read.
+    pub left_out: usize,
+}
+
 impl Guest {
+    /// The kernel stacks of all processes that sleep, ready to be drawn.
+    ///
+    /// A task on a CPU has its stack pointer in a register, where memory does not tell it: it is counted, not shown.
+    pub fn kernel_stacks(&self) -> Result<KernelStacks> {
+        let size = self.thread_size()?;
+        let tasks = self.tasks()?;
+        let mut stacks: Vec<StackOf> = tasks
+            .iter()
+            .filter_map(|task| {
+                let stack = self.kernel_stack(task).ok().filter(|s| s.sp.is_some())?;
+                let comm = task.comm.clone();
+                Some(StackOf {
+                    pid: task.pid,
+                    comm,
+                    stack,
+                })
+            })
+            .collect();
+        stacks.sort_by_key(|of| (std::cmp::Reverse(of.stack.used()), of.pid));
+        Ok(KernelStacks {
+            size,
+            left_out: tasks.len() - stacks.len(),
+            stacks,
+        })
+    }
+
     /// `THREAD_SIZE`: how large each kernel stack is, in bytes.
     ///
     /// No type or symbol states it. It is the distance of `__start_init_stack` from `__end_init_stack`

@@ -9,6 +9,7 @@ mod log;
 mod map;
 mod mm;
 mod ring;
+mod stacks;
 mod svg;
 mod symbol;
 mod table;
