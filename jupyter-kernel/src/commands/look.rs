@@ -124,6 +124,10 @@ fn symbol(kernel: &Kernel, what: &str) -> Result<Output> {
     let first = kernel.symbol(what)?;
     let ty = kernel.object(what).ok().map(|object| object.type_name());
     let mut all: Vec<GuestVirt> = kernel.symbols()?.lookup_all(what).collect();
+    if all.is_empty() {
+        // A module's.
+        all.push(first);
+    }
     all.sort_unstable_by_key(|at| (*at != first, at.0));
     let suffix = ty.as_ref().map(|ty| format!(": {ty}")).unwrap_or_default();
     let text: String = all
