@@ -28,6 +28,10 @@ pub(crate) fn run() -> Result<ExitCode> {
     for stale in Guests::stale() {
         stale.end(&paths);
     }
+    // Only if it is empty: guests of another run folder have their RAM there too.
+    if fs::remove_dir(&paths.shm).is_ok() {
+        println!("removing {} (the guests' RAM)", paths.shm.display());
+    }
     for (path, what) in [
         (&paths.run, "the guests' sockets"),
         (

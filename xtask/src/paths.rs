@@ -17,6 +17,8 @@ pub(crate) struct Paths {
     pub(crate) cache: PathBuf,
     /// klab's run folder, by the same rule as `vm::paths::run`.
     pub(crate) run: PathBuf,
+    /// Where the guests' RAM lies if the run folder is not in memory, as `vm::paths` has it.
+    pub(crate) shm: PathBuf,
 }
 
 impl Paths {
@@ -36,6 +38,7 @@ impl Paths {
             target: target.to_owned(),
             cache: cache(variable)?,
             run: run(variable)?,
+            shm: format!("/dev/shm/klab-{}", user()?).into(),
         })
     }
 
