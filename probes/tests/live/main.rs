@@ -1,0 +1,32 @@
+//! Every reader of `probes` against the guest's own `/proc`, read by the agent, in real guests.
+//!
+//! Each test has a fresh copy of the ready guest with a crowd of processes in it. A paused guest's agent cannot answer,
+//! so each comparison is a sandwich: the agent reads, the guest is paused and its memory is read, the agent reads again.
+//! Where both readings of the agent agree, memory must agree with them; what was compared is counted, and too little
+//! is a failure.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod ground;
+mod ledger;
+mod maps;
+mod tasks;
+
+/// The same tests on each kernel: `on_kernels!(all_tasks, ..)` makes `default::all_tasks`, `v6_1::all_tasks`, ..
+macro_rules! on_kernels {
+    ($($test:ident = $path:path),* $(,)?) => {
+        mod default {
+            $(#[test] fn $test() { $path("default"); })*
+        }
+        mod v6_1 {
+            $(#[test] fn $test() { $path("6.1"); })*
+        }
+        mod v6_12 {
+            $(#[test] fn $test() { $path("6.12"); })*
+        }
+    };
+}
+
+on_kernels!(
+    tasks = super::tasks::are_those_of_proc,
+    maps = super::maps::are_those_of_proc,
+);
