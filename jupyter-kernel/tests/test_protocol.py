@@ -26,6 +26,13 @@ class KlabTests(suite.KernelTests):
     supported_history_operations = ("tail", "range", "search")
 
 
+    @classmethod
+    def setUpClass(cls):
+        """The suite gives every reply 15 s; the first cell waits for the kernel's start on a busy machine."""
+        super().setUpClass()
+        cls.kc.execute_interactive("1", timeout=300, allow_stdin=False)
+
+
 class Welcome(suite.IopubWelcomeTests):
     kernel_name = "klab"
     support_iopub_welcome = True

@@ -3,6 +3,7 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, mpsc};
+use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow};
 use evcxr::{CommandContext, EvalCallbacks, EvalContext};
@@ -29,6 +30,9 @@ pub(crate) struct Completion {
     pub(crate) end: usize,
 }
 
+/// How long a client waits for what is at the cursor: the first time, evcxr may still be starting.
+const PATIENCE: Duration = Duration::from_secs(10);
+
 enum Job {
     Execute {
         code: String,
@@ -51,6 +55,7 @@ enum Job {
 #[derive(Clone)]
 pub(crate) struct Session {
     jobs: mpsc::Sender<Job>,
+    /// How many cells run or wait.
     waiting: Arc<AtomicUsize>,
     pub(crate) interrupter: Arc<Interrupter>,
 }
@@ -60,7 +65,7 @@ impl Session {
     pub(crate) fn start(sink: Sink) -> Result<Self> {
         let (jobs, receiver) = mpsc::channel();
         let interrupter = Arc::<Interrupter>::default();
-        let waiting = Arc::new(AtomicUsize::new(1));
+        let waiting = Arc::<AtomicUsize>::default();
         let front = Front::new(Arc::clone(&sink))?;
         let mut worker = Worker {
             sink,
@@ -69,15 +74,13 @@ impl Session {
             cells: None,
             cell: 0,
         };
-        let left = Arc::clone(&waiting);
         std::thread::Builder::new()
             .name("cells".to_owned())
             .spawn(move || {
                 // A start that fails is tried again, and reported, by the first cell.
                 let _ = worker.ready();
-                left.fetch_sub(1, Ordering::SeqCst);
                 for job in receiver {
-                    worker.work(job, &left);
+                    worker.work(job);
                 }
             })?;
         Ok(Self {
@@ -90,8 +93,11 @@ impl Session {
     /// Runs a cell.
     pub(crate) async fn execute(&self, code: String, input: Input) -> Outcome {
         let (reply, outcome) = oneshot::channel();
+        self.waiting.fetch_add(1, Ordering::SeqCst);
         self.send(Job::Execute { code, input, reply });
-        outcome.await.unwrap_or_else(|_| Err(gone()))
+        let outcome = outcome.await.unwrap_or_else(|_| Err(gone()));
+        self.waiting.fetch_sub(1, Ordering::SeqCst);
+        outcome
     }
 
     /// What may stand at byte `at`; nothing while a cell runs.
@@ -105,7 +111,7 @@ impl Session {
         }
         let (reply, completion) = oneshot::channel();
         self.send(Job::Complete { code, at, reply });
-        completion.await.unwrap_or_default()
+        timely(completion).await.unwrap_or_default()
     }
 
     /// What is known of the name at byte `at`, as text and as HTML; nothing while a cell runs.
@@ -115,7 +121,7 @@ impl Session {
         }
         let (reply, found) = oneshot::channel();
         self.send(Job::Inspect { code, at, reply });
-        found.await.ok().flatten()
+        timely(found).await.flatten()
     }
 
     fn busy(&self) -> bool {
@@ -123,11 +129,19 @@ impl Session {
     }
 
     fn send(&self, job: Job) {
-        self.waiting.fetch_add(1, Ordering::SeqCst);
-        if self.jobs.send(job).is_err() {
-            self.waiting.fetch_sub(1, Ordering::SeqCst);
-        }
+        // Without the thread, the reply's channel closes.
+        let _ = self.jobs.send(job);
     }
+}
+
+/// What comes while one still looks at the cursor.
+async fn timely<T>(reply: oneshot::Receiver<T>) -> Option<T> {
+    tokio::time::timeout(PATIENCE, reply).await.ok()?.ok()
+}
+
+/// rust-analyzer may panic on a text that is half written; the cells go on without its answer.
+fn unbroken<T>(ask: impl FnOnce() -> Option<T>) -> Option<T> {
+    catch_unwind(AssertUnwindSafe(ask)).ok().flatten()
 }
 
 fn gone() -> CellError {
@@ -152,26 +166,21 @@ struct Cells {
 }
 
 impl Worker {
-    fn work(&mut self, job: Job, left: &AtomicUsize) {
+    fn work(&mut self, job: Job) {
         match job {
             Job::Execute { code, input, reply } => {
-                let outcome = self.execute(&code, &input);
-                left.fetch_sub(1, Ordering::SeqCst);
-                let _ = reply.send(outcome);
+                let _ = reply.send(self.execute(&code, &input));
                 if self.cells.as_ref().is_some_and(|cells| cells.bare) {
-                    left.fetch_add(1, Ordering::SeqCst);
                     // The next cell tries again, and reports.
                     let _ = self.ready();
-                    left.fetch_sub(1, Ordering::SeqCst);
                 }
             }
             Job::Complete { code, at, reply } => {
-                let _ = reply.send(self.complete(&code, at).unwrap_or_default());
-                left.fetch_sub(1, Ordering::SeqCst);
+                let found = unbroken(|| self.complete(&code, at).ok());
+                let _ = reply.send(found.unwrap_or_default());
             }
             Job::Inspect { code, at, reply } => {
-                let _ = reply.send(self.inspect(&code, at));
-                left.fetch_sub(1, Ordering::SeqCst);
+                let _ = reply.send(unbroken(|| self.inspect(&code, at)));
             }
         }
     }
