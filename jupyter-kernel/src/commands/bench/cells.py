@@ -41,7 +41,7 @@ def main():
         specs = KernelSpecManager(kernel_dirs=[folder])
         manager = KernelManager(kernel_name="bench", kernel_spec_manager=specs)
         start = time.perf_counter()
-        manager.start_kernel(stderr=2)
+        manager.start_kernel(stdout=2, stderr=2)
         client = manager.client()
         try:
             client.start_channels()

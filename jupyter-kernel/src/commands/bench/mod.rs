@@ -25,10 +25,14 @@ pub(crate) fn run(bench: &Bench, cx: &mut Context<'_>) -> Result<Output> {
     let name = format!("bench-{}", std::process::id());
     let guest = Guarded(Some(up(&name, cx)?));
     if bench.what != Some(Half::Cell) {
-        core::run(&name, bench, &mut report, cx)?;
+        if let Err(why) = core::run(&name, bench, &mut report, cx) {
+            report.failed("memory, commands, machine: the rest", &why);
+        }
     }
     if bench.what != Some(Half::Core) {
-        cell::run(&name, bench, &mut report, cx)?;
+        if let Err(why) = cell::run(&name, bench, &mut report, cx) {
+            report.failed("cells: the rest", &why);
+        }
     }
     drop(guest);
     report.output()

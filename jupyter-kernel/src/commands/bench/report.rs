@@ -60,6 +60,13 @@ impl Report {
         &mut self.0[at]
     }
 
+    /// Adds figures that could not be had, and why.
+    pub(super) fn failed(&mut self, what: &str, why: &anyhow::Error) {
+        let row = self.add(what, f64::NAN, "", Better::Smaller);
+        row.met = Some(false);
+        row.note(format!("{why:#}"));
+    }
+
     /// As a table; ratios above 1 say how many times better klab is.
     pub(super) fn output(&self) -> Result<Output> {
         let columns = [
@@ -106,7 +113,12 @@ impl Report {
                 row.note.clone(),
             ]);
         }
-        table.note("medians; RATIO: how many times better klab is than the peer (below 1: worse)");
+        let load = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
+        let load = load.split(' ').next().unwrap_or_default();
+        let cpus = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        table.note(format!(
+            "medians; RATIO: how many times better klab is than the peer (below 1: worse); load at the end {load}, {cpus} CPUs"
+        ));
         Ok(Output {
             html: table.html(),
             ..Output::new(table.text(), self)?
@@ -155,6 +167,9 @@ impl Row {
     }
 
     fn figure(&self, value: f64) -> String {
+        if value.is_nan() {
+            return "-".to_owned();
+        }
         let digits = if value >= 100.0 {
             0
         } else if value >= 10.0 {
@@ -185,6 +200,7 @@ mod tests {
             .target(200.0)
             .peer("stock", 140.0)
             .ahead();
+        report.failed("boot", &anyhow::anyhow!("no QEMU"));
         let text = report.output().unwrap().text;
         let lines: Vec<&str> = text.lines().collect();
         assert!(
@@ -194,6 +210,10 @@ mod tests {
         assert!(lines[2].contains(" met"), "{text}");
         assert!(
             lines[3].contains("MISSED") && lines[3].contains("0.93"),
+            "{text}"
+        );
+        assert!(
+            lines[4].contains("MISSED") && lines[4].ends_with("no QEMU"),
             "{text}"
         );
     }
