@@ -111,15 +111,16 @@ impl Ground {
         (before, memory, ask(self))
     }
 
-    /// Every thread by `/proc`, and how often each was switched away from, by its pid, read on the outer side.
+    /// Every thread of every process, by `/proc`.
     pub(crate) fn tasks(&mut self) -> Vec<values::Task> {
         self.agent.proc_tasks().unwrap()
     }
 
-    /// The processes with an address space.
+    /// The processes with an address space, without the agent's own: it has threads more, and their stacks, while it
+    /// reads.
     pub(crate) fn with_mm(&mut self) -> Vec<values::Task> {
         let mut tasks = self.tasks();
-        tasks.retain(|task| task.is_leader() && task.mm.is_some());
+        tasks.retain(|task| task.is_leader() && task.mm.is_some() && task.comm != "klab-agent");
         tasks
     }
 }

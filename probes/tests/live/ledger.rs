@@ -56,6 +56,22 @@ impl Ledger {
         }
     }
 
+    /// The memory's value must be one of those that `/proc` may show for it.
+    pub(crate) fn one_of<T: PartialEq + Debug>(
+        &mut self,
+        who: impl Display,
+        field: &'static str,
+        memory: &[T],
+        proc: &T,
+    ) {
+        *self.compared.entry(field).or_default() += 1;
+        if !memory.contains(proc) {
+            self.faults.push(format!(
+                "{who} {field}: memory allows {memory:?}, /proc has {proc:?}"
+            ));
+        }
+    }
+
     /// A fault that is no difference of two values.
     pub(crate) fn fault(&mut self, fault: impl Display) {
         self.faults.push(fault.to_string());

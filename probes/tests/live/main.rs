@@ -6,10 +6,17 @@
 //! is a failure.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+mod containers;
+mod crowded;
+mod dump;
 mod ground;
+mod high;
 mod ledger;
+mod log;
 mod maps;
+mod mm;
 mod tasks;
+mod types;
 
 /// The same tests on each kernel: `on_kernels!(all_tasks, ..)` makes `default::all_tasks`, `v6_1::all_tasks`, ..
 macro_rules! on_kernels {
@@ -29,4 +36,32 @@ macro_rules! on_kernels {
 on_kernels!(
     tasks = super::tasks::are_those_of_proc,
     maps = super::maps::are_those_of_proc,
+    mm_fields = super::mm::fields,
+    mm_break = super::mm::the_break_moves,
+    mm_pages = super::mm::pages,
+    kernel_addresses = super::mm::kernel_addresses,
+    log = super::log::records,
+    modules_and_symbols = super::log::modules_and_symbols,
+    types = super::types::are_those_of_pahole,
+    containers = super::containers::are_sound,
 );
+
+#[test]
+fn busy_and_paused() {
+    crowded::paused("default");
+}
+
+#[test]
+fn busy_and_running() {
+    crowded::running("default");
+}
+
+#[test]
+fn a_dump_has_the_same() {
+    dump::has_the_same("default");
+}
+
+#[test]
+fn ram_above_4_gib() {
+    high::ram_above_4_gib();
+}

@@ -2,13 +2,14 @@
 
 use std::collections::BTreeMap;
 
-use probes::mm::Vma;
+use probes::mm::{Vma, Vmas};
+use probes::{Guest, Result};
 use vm::agent::values;
 
 use crate::ground::Ground;
 use crate::ledger::Ledger;
 
-type Said = BTreeMap<i32, Vec<values::Vma>>;
+pub(crate) type Said = BTreeMap<i32, Vec<values::Vma>>;
 
 /// The areas of every process that has some, by `/proc`.
 pub(crate) fn ask(ground: &mut Ground) -> Said {
@@ -20,26 +21,36 @@ pub(crate) fn ask(ground: &mut Ground) -> Said {
     maps.collect()
 }
 
-pub(crate) fn are_those_of_proc(kernel: &str) {
-    let mut ground = Ground::new(kernel);
-    let (before, seen, after) = ground.sandwich(ask, |guest| {
-        let mut all = BTreeMap::new();
-        for task in guest.tasks()?.iter().filter(|task| task.mm.is_some()) {
-            all.insert(task.pid, guest.vmas_of(task)?);
-        }
-        Ok(all)
-    });
-    let mut ledger = Ledger::new(format!("maps on {kernel}"));
-    for (pid, first) in &before {
+pub(crate) type Seen = BTreeMap<i32, Vmas>;
+
+/// The areas of every process that has some, by memory.
+pub(crate) fn read(guest: &Guest) -> Result<Seen> {
+    let mut all = BTreeMap::new();
+    for task in guest.tasks()?.iter().filter(|task| task.mm.is_some()) {
+        all.insert(task.pid, guest.vmas_of(task)?);
+    }
+    Ok(all)
+}
+
+/// Compares each process whose areas stayed as they were.
+pub(crate) fn compare(ledger: &mut Ledger, before: &Said, seen: &Seen, after: &Said) {
+    for (pid, first) in before {
         let Some(last) = after.get(pid) else { continue };
         let Some(memory) = seen.get(pid) else {
             ledger.fault(format!("{pid} has no areas in memory"));
             continue;
         };
         if first == last {
-            areas(&mut ledger, *pid, memory, first);
+            areas(ledger, *pid, memory, first);
         }
     }
+}
+
+pub(crate) fn are_those_of_proc(kernel: &str) {
+    let mut ground = Ground::new(kernel);
+    let (before, seen, after) = ground.sandwich(ask, read);
+    let mut ledger = Ledger::new(format!("maps on {kernel}"));
+    compare(&mut ledger, &before, &seen, &after);
     let paths: Vec<&str> = seen.values().flatten().map(|vma| &*vma.name).collect();
     for path in [
         "[heap]",
@@ -55,7 +66,7 @@ pub(crate) fn are_those_of_proc(kernel: &str) {
 }
 
 /// The areas of one process.
-pub(crate) fn areas(ledger: &mut Ledger, pid: i32, memory: &[Vma], proc: &[values::Vma]) {
+fn areas(ledger: &mut Ledger, pid: i32, memory: &[Vma], proc: &[values::Vma]) {
     ledger.same(pid, "areas of", &memory.len(), &proc.len());
     for (seen, said) in memory.iter().zip(proc) {
         let who = format!("{pid} at {:#x}", said.start);

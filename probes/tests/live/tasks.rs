@@ -10,16 +10,16 @@ use crate::ground::Ground;
 use crate::ledger::Ledger;
 
 /// What `/proc` says of a task, and how often it was switched away from.
-type Said = BTreeMap<i32, (values::Task, String)>;
+pub(crate) type Said = BTreeMap<i32, (values::Task, String)>;
 
 /// A task of memory with what is beside its `task_struct`.
-struct Seen {
-    task: Task,
+pub(crate) struct Seen {
+    pub(crate) task: Task,
     nspid: Vec<i32>,
     pid_ns: Option<u64>,
 }
 
-fn ask(ground: &mut Ground) -> Said {
+pub(crate) fn ask(ground: &mut Ground) -> Said {
     let tasks = ground.tasks();
     // Read after the tasks before the pause, and before them after it: the narrower side of the sandwich is what
     // counts, so a task that was switched between the two is only taken for less steady than it is.
@@ -41,7 +41,7 @@ fn ask(ground: &mut Ground) -> Said {
     tasks.into_iter().map(with).collect()
 }
 
-fn read(guest: &Guest) -> Result<BTreeMap<i32, Seen>> {
+pub(crate) fn read(guest: &Guest) -> Result<BTreeMap<i32, Seen>> {
     let kernel = guest.kernel()?;
     let mut seen = BTreeMap::new();
     for process in guest.tasks()? {
@@ -109,7 +109,12 @@ pub(crate) fn are_those_of_proc(kernel: &str) {
 }
 
 /// Compares each task that was there all the time.
-fn compare(ledger: &mut Ledger, before: &Said, seen: &BTreeMap<i32, Seen>, after: &Said) {
+pub(crate) fn compare(
+    ledger: &mut Ledger,
+    before: &Said,
+    seen: &BTreeMap<i32, Seen>,
+    after: &Said,
+) {
     for (pid, (first, switches)) in before {
         let Some((last, switches_after)) = after.get(pid) else {
             continue;
