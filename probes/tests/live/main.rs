@@ -11,6 +11,7 @@ mod crowded;
 mod dump;
 mod ground;
 mod high;
+mod hostile;
 mod ledger;
 mod log;
 mod maps;
@@ -64,4 +65,9 @@ fn a_dump_has_the_same() {
 #[test]
 fn ram_above_4_gib() {
     high::ram_above_4_gib();
+}
+
+#[test]
+fn every_lie_is_survived() {
+    hostile::every_lie_is_survived();
 }
