@@ -42,7 +42,7 @@ def test_the_repl_reads_the_guest(repl):
 def test_the_repl_shows_views_as_text(repl):
     code = (
         "#[derive(Debug)] struct V; impl View for V { fn text(&self) -> String { \"a view\".to_owned() } }"
-        " probes::displays!(V);"
+        " impl V { pub fn evcxr_display(&self) { probes::cell::show_view(self) } }"
     )
     line(repl, code)
     assert "a view" in line(repl, "V")
@@ -77,7 +77,7 @@ def test_stock_evcxr_jupyter_shows_views_as_html(tmp_path):
         client.execute_interactive(
             "#[derive(Debug)] struct V; impl View for V { fn text(&self) -> String { \"a view\".to_owned() }"
             " fn html(&self) -> Option<String> { Some(\"<b>a view</b>\".to_owned()) } }"
-            " probes::displays!(V);",
+            " impl V { pub fn evcxr_display(&self) { probes::cell::show_view(self) } }",
             timeout=BUILD,
         )
         client.execute_interactive("V", output_hook=keep, timeout=BUILD)

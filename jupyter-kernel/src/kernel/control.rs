@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use anyhow::Result;
+use jupyter_protocol::JupyterMessage;
 use jupyter_protocol::messaging::{
     InterruptReply, JupyterMessageContent, ReplyStatus, ShutdownReply,
 };
@@ -30,12 +31,10 @@ pub(super) async fn serve(
         publisher.busy(&request).await;
         match &request.content {
             JupyterMessageContent::KernelInfoRequest(_) => {
-                socket.send(kernel_info().as_child_of(&request)).await?;
+                send(&mut socket, kernel_info().as_child_of(&request)).await;
             }
             JupyterMessageContent::InterruptRequest(_) => {
-                socket
-                    .send(InterruptReply::new().as_child_of(&request))
-                    .await?;
+                send(&mut socket, InterruptReply::new().as_child_of(&request)).await;
                 executor.state.stop();
                 let interrupter = Arc::clone(&interrupter);
                 tokio::task::spawn_blocking(move || interrupter.interrupt());
@@ -48,7 +47,7 @@ pub(super) async fn serve(
                 };
                 publisher.publish(reply.clone(), &request).await;
                 publisher.idle(&request).await;
-                socket.send(reply.as_child_of(&request)).await?;
+                send(&mut socket, reply.as_child_of(&request)).await;
                 // The sockets send in the background.
                 tokio::time::sleep(std::time::Duration::from_millis(50)).await;
                 return Ok(());
@@ -57,4 +56,9 @@ pub(super) async fn serve(
         }
         publisher.idle(&request).await;
     }
+}
+
+async fn send(socket: &mut KernelControlConnection, reply: JupyterMessage) {
+    // A client that has gone needs no reply.
+    let _ = socket.send(reply).await;
 }

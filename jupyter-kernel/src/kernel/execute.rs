@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use jupyter_protocol::messaging::{
     ErrorOutput, ExecuteInput, ExecuteReply, ExecuteRequest, ExecuteResult, ExpressionResult,
-    JupyterMessageContent, ReplyError, ReplyStatus,
+    JupyterMessageContent, ReplyError, ReplyStatus, Transient,
 };
 use jupyter_protocol::{ExecutionCount, JupyterMessage};
 use serde_json::{Map, Value};
@@ -161,7 +161,7 @@ impl Cells {
                 output = data.as_ref().and_then(plain).unwrap_or_default();
                 if let Some(data) = data.filter(|_| !silent) {
                     self.publisher
-                        .publish(ExecuteResult::new(execution_count, media(data)), request)
+                        .publish(result(execution_count, data), request)
                         .await;
                 }
                 let expressions = execute.user_expressions.iter().flatten();
@@ -251,6 +251,14 @@ impl Cells {
                 traceback,
             },
         }
+    }
+}
+
+/// The protocol wants an object where the type has an option.
+fn result(execution_count: ExecutionCount, data: Map<String, Value>) -> ExecuteResult {
+    ExecuteResult {
+        transient: Some(Transient::default()),
+        ..ExecuteResult::new(execution_count, media(data))
     }
 }
 

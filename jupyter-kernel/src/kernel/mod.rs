@@ -20,6 +20,7 @@ mod stdin;
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use jupyter_protocol::{ConnectionInfo, JupyterMessage};
@@ -70,6 +71,14 @@ async fn serve(connection: &ConnectionInfo) -> Result<()> {
     let stdin = zmq::create_kernel_stdin_connection(connection, &id).await?;
     let mut heartbeat = zmq::create_kernel_heartbeat_connection(connection).await?;
 
+    tokio::spawn(async move {
+        loop {
+            // A client that goes in the middle is an error of its own; the others are served on.
+            if heartbeat.single_heartbeat().await.is_err() {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        }
+    });
     let publisher = Publisher::start(iopub);
     let session = Session::start(publisher.sink())?;
     let asker = stdin::Asker::start(stdin);
@@ -92,7 +101,6 @@ async fn serve(connection: &ConnectionInfo) -> Result<()> {
     tokio::select! {
         served = shell => served?,
         served = control => served?,
-        () = async { while heartbeat.single_heartbeat().await.is_ok() {} } => {}
         () = orphaned() => {}
     }
     session.interrupter.kill();
@@ -118,6 +126,6 @@ fn split(socket: zmq::KernelShellConnection) -> (Replies, zmq::RouterRecvConnect
 async fn orphaned() {
     let parent = nix::unistd::getppid();
     while std::env::var_os("JPY_PARENT_PID").is_none() || nix::unistd::getppid() == parent {
-        tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+        tokio::time::sleep(Duration::from_secs(1)).await;
     }
 }

@@ -139,6 +139,14 @@ async fn timely<T>(reply: oneshot::Receiver<T>) -> Option<T> {
     tokio::time::timeout(PATIENCE, reply).await.ok()?.ok()
 }
 
+/// rust-analyzer adds the names of a function's parameters, which nobody wants as arguments.
+fn name(mut code: String) -> String {
+    if let Some(parameters) = code.find('(') {
+        code.truncate(parameters);
+    }
+    code
+}
+
 /// rust-analyzer may panic on a text that is half written; the cells go on without its answer.
 fn unbroken<T>(ask: impl FnOnce() -> Option<T>) -> Option<T> {
     catch_unwind(AssertUnwindSafe(ask)).ok().flatten()
@@ -301,7 +309,7 @@ impl Worker {
         let matches = found
             .completions
             .into_iter()
-            .map(|item| (item.code, item.kind))
+            .map(|item| (name(item.code), item.kind))
             .collect();
         Ok(Completion {
             matches,
