@@ -30,10 +30,13 @@ const EVCXR_TMPDIR: &str = "EVCXR_TMPDIR";
 const RUST_SRC_PATH: &str = "RUST_SRC_PATH";
 
 /// The first cell of every session: what is kept when the process of the cells is restarted.
+///
+/// Its `?` makes evcxr let cells use `?`. It does so at the first one it meets, by compiling that cell again; if the
+/// cell's value is also to be shown, that second try would show it by `Debug`, without its picture.
 pub(crate) fn imports() -> Result<String> {
     let probes = source::folder()?.join("probes");
     Ok(format!(
-        ":dep probes = {{ path = {probes:?} }}\nuse probes::prelude::*;"
+        ":dep probes = {{ path = {probes:?} }}\nuse probes::prelude::*;\nOk::<(), std::fmt::Error>(())?;"
     ))
 }
 
