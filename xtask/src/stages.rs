@@ -18,7 +18,7 @@ use crate::process::tied;
 use crate::tally::Tally;
 
 /// After how many seconds a program of a stage is ended, and counts as failed.
-const LIMIT: &str = "1500";
+const LIMIT: &str = "2700";
 
 /// The crates that build in seconds, by exclusion so that a new one is not forgotten. `klab` pulls in rust-analyzer:
 /// it is built once, for release, and never together with these (their features would build it again).
