@@ -92,11 +92,7 @@ fn split(line: &str) -> Result<Vec<String>> {
 
 /// What clap has to say: help is an output, all else one sentence.
 fn usage(words: &[String], error: &clap::Error) -> Result<Output> {
-    let text = error
-        .render()
-        .to_string()
-        .replace("Usage: % ", "Usage: %")
-        .replace("'% ", "'%");
+    let text = error.render().to_string().replace("Usage: ", "Usage: %");
     match error.kind() {
         ErrorKind::DisplayHelp => Ok(Output::text(text)),
         ErrorKind::InvalidSubcommand
@@ -246,6 +242,14 @@ mod tests {
         ] {
             assert!(text.contains(name), "{name} is not in\n{text}");
         }
+    }
+
+    #[test]
+    fn a_manual_names_the_command_as_a_cell_writes_it() {
+        let text = run_line("%mm --help", "", &mut context(&mut |_, _| {}))
+            .unwrap()
+            .text;
+        assert!(text.contains("Usage: %mm "), "{text}");
     }
 
     #[test]

@@ -1,0 +1,119 @@
+"""Commands: `%` lines in a notebook, the same in a shell, and the cells that `--code` prints, on a live guest."""
+
+import json
+import os
+import subprocess
+
+import pytest
+
+from conftest import Kernel
+
+LOOKS = [
+    ["ps"],
+    ["tree"],
+    ["mm", "1"],
+    ["vma", "1"],
+    ["vtop", "init_task"],
+    ["vtop", "&init_task.tasks"],
+    ["log"],
+    ["sym", "schedule"],
+    ["struct", "list_head"],
+    ["struct", "pid_type"],
+    ["struct", "pid_t"],
+    ["p", "init_task.comm"],
+    ["p", "'a' == 97"],
+    ["list", "init_task.tasks"],
+    ["list", "--of", "task_struct.tasks", "--show", "pid,comm", "init_task.tasks"],
+]
+
+
+@pytest.fixture(scope="module")
+def guest(klab):
+    name = f"commands-{os.getpid()}"
+    subprocess.run([klab, "up", name], check=True)
+    yield name
+    subprocess.run([klab, "down", name], check=True)
+
+
+@pytest.fixture(scope="module")
+def kernel(guest):
+    kernel = Kernel(env={"KLAB_GUEST": guest})
+    yield kernel
+    kernel.stop()
+
+
+@pytest.fixture
+def shell(klab, guest):
+    def run(*words):
+        env = {**os.environ, "KLAB_GUEST": guest}
+        return subprocess.run([klab, *words], capture_output=True, text=True, env=env)
+
+    return run
+
+
+def test_every_code_is_a_cell_that_runs(kernel, shell):
+    for words in LOOKS:
+        code = shell(words[0], "--code", *words[1:])
+        assert code.returncode == 0, code.stderr
+        cell = kernel.run(code.stdout)
+        assert cell.error is None, (words, code.stdout, cell.error)
+        assert cell.value["text/plain"], words
+
+
+def test_a_line_and_the_shell_show_the_same(kernel, shell):
+    shell("pause")
+    for words in LOOKS:
+        # A line takes C as it is written; other words need no quotes here.
+        cell = kernel.run("%" + " ".join(words))
+        assert cell.error is None, (words, cell.error)
+        shown = cell.value or cell.of("display_data")[0]["data"]
+        assert shown["text/plain"].strip() == shell(*words).stdout.strip(), words
+        assert json.loads(shell(*words, "--json").stdout) is not None
+    shell("resume")
+
+
+def test_ps_has_the_processes_of_proc(shell, guest):
+    tasks = {task["pid"]: task["comm"] for task in json.loads(shell("ps", "--json").stdout)}
+    assert tasks[1] == "init" and tasks[2] == "kthreadd"
+    names = "for p in /proc/[0-9]*; do echo ${p#/proc/} $(cat $p/comm); done"
+    listed = shell("run", guest, "--", "sh", "-c", names)
+    of_proc = dict(line.split(" ", 1) for line in listed.stdout.splitlines() if " " in line)
+    # /proc tells more of a worker's name than its comm holds.
+    same = [pid for pid, comm in tasks.items() if of_proc.get(str(pid), "").startswith(comm)]
+    # Kernel threads come and go between the two readings.
+    assert len(same) > 0.9 * len(tasks)
+
+
+def test_a_shell_cell_streams_and_fails_as_its_command_does(kernel):
+    assert kernel.run("%%sh\necho one; echo two >&2").stream() == "one\n"
+    assert "exit code 3" in kernel.run("%%sh\nexit 3").error["evalue"]
+
+
+def test_run_has_the_exit_code_of_its_command(shell, guest):
+    ran = shell("run", guest, "--", "sh", "-c", "echo out; echo err >&2; exit 7")
+    assert (ran.returncode, ran.stdout, ran.stderr) == (7, "out\n", "err\n")
+    ran = shell("run", guest, "--json", "--", "uname", "-s")
+    assert json.loads(ran.stdout) == {"exit_code": 0, "stdout": "Linux\n", "stderr": ""}
+
+
+@pytest.mark.parametrize(
+    "words, says",
+    [
+        (["ps", "--guest", "nosuch"], "`klab up nosuch` starts it"),
+        (["down", "nosuch"], "there is no guest `nosuch`"),
+        (["sym", "init_tsk"], "did you mean `init_task`?"),
+        (["struct", "task_struc"], "did you mean `task_struct`?"),
+        (["p", "init_task.com"], "did you mean `comm`?\n  init_task.com\n            ^"),
+        (["p", "init_task.mm->"], "a member's name is wanted"),
+        (["mm", "4000000"], "there is no task with pid 4000000"),
+        (["mm", "2"], "kernel thread"),
+        (["vtop", "0x10"], "not mapped"),
+        (["list", "init_task.pid"], "list_head"),
+        (["list", "init_task.tasks", "--of", "task_struct"], "TYPE.MEMBER"),
+        (["ps", "--core", "/dev/null"], "ELF core"),
+    ],
+)
+def test_what_is_wrong_is_said_with_its_cure(shell, words, says):
+    ran = shell(*words)
+    assert ran.returncode != 0 and says in ran.stderr and not ran.stdout, ran
+    assert "panicked" not in ran.stderr
