@@ -24,15 +24,15 @@ pub(crate) fn run(bench: &Bench, cx: &mut Context<'_>) -> Result<Output> {
     let mut report = Report::default();
     let name = format!("bench-{}", std::process::id());
     let guest = Guarded(Some(up(&name, cx)?));
-    if bench.what != Some(Half::Cell) {
-        if let Err(why) = core::run(&name, bench, &mut report, cx) {
-            report.failed("memory, commands, machine: the rest", &why);
-        }
+    if bench.what != Some(Half::Cell)
+        && let Err(why) = core::run(&name, bench, &mut report, cx)
+    {
+        report.failed("memory, commands, machine: the rest", &why);
     }
-    if bench.what != Some(Half::Core) {
-        if let Err(why) = cell::run(&name, bench, &mut report, cx) {
-            report.failed("cells: the rest", &why);
-        }
+    if bench.what != Some(Half::Core)
+        && let Err(why) = cell::run(&name, bench, &mut report, cx)
+    {
+        report.failed("cells: the rest", &why);
     }
     drop(guest);
     report.output()
