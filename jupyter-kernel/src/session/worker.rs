@@ -224,8 +224,8 @@ impl Worker {
         let mut context = CommandContext::with_eval_context(context);
         self.interrupter.watch(context.process_handle());
         // What the process writes before the prelude has redirected it.
-        let sinks: [(_, fn(String) -> Shown); 2] = [
-            (outputs.stdout, Shown::Stdout),
+        let sinks = [
+            (outputs.stdout, Shown::Stdout as fn(String) -> Shown),
             (outputs.stderr, Shown::Stderr),
         ];
         for (lines, shown) in sinks {
