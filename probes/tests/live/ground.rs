@@ -116,11 +116,15 @@ impl Ground {
         self.agent.proc_tasks().unwrap()
     }
 
-    /// The processes with an address space, without the agent's own: it has threads more, and their stacks, while it
-    /// reads.
+    /// The processes with an address space, but for those that change it and change it back between two readings: the
+    /// agent, which has threads more while it reads, and the busy ones.
     pub(crate) fn with_mm(&mut self) -> Vec<values::Task> {
         let mut tasks = self.tasks();
-        tasks.retain(|task| task.is_leader() && task.mm.is_some() && task.comm != "klab-agent");
+        tasks.retain(|task| {
+            task.is_leader()
+                && task.mm.is_some()
+                && !["klab-agent", "klab-busy"].contains(&&*task.comm)
+        });
         tasks
     }
 }
