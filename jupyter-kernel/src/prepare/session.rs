@@ -5,6 +5,7 @@ use std::fs::{self, File, FileTimes, TryLockError};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 
@@ -58,8 +59,13 @@ impl Folder {
 
 impl Drop for Folder {
     fn drop(&mut self) {
-        // What cannot be removed now, the next kernel removes.
-        let _ = fs::remove_dir_all(&self.path);
+        // A compiler that was just stopped may still write. What stays, the next kernel removes.
+        for _ in 0..20 {
+            if fs::remove_dir_all(&self.path).is_ok() {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
     }
 }
 
@@ -124,7 +130,7 @@ fn remove_left(sessions: &Path) {
 #[cfg(test)]
 mod tests {
     use std::os::unix::fs::MetadataExt;
-    use std::time::{Duration, SystemTime};
+    use std::time::SystemTime;
 
     use super::*;
 

@@ -23,6 +23,9 @@ const STDERR_REST: Duration = Duration::from_millis(100);
 /// How long the ends of the streams may take after evcxr says that the cell is over.
 const STREAM_END: Duration = Duration::from_secs(2);
 
+/// What evcxr's child writes when a signal says that its code is at fault.
+const FAULTS: [&str; 3] = ["Segmentation fault.", "Illegal instruction.", "Bus error."];
+
 /// Something that a cell shows while it runs.
 #[derive(Debug)]
 pub(crate) enum Shown {
@@ -51,6 +54,8 @@ pub(crate) struct Said {
     pub(crate) panicked: bool,
     /// A `?` ended the cell.
     pub(crate) question_mark: bool,
+    /// The fault that the process died of, as evcxr's handler of it says.
+    pub(crate) fault: Option<&'static str>,
     /// What stderr got last and was not passed on.
     pub(crate) stderr: String,
 }
@@ -137,6 +142,20 @@ impl Front {
             })
             .unwrap_or_else(PoisonError::into_inner);
         std::mem::take(&mut state.said)
+    }
+}
+
+impl Said {
+    /// Takes text from stderr. What follows a fault is a backtrace of evcxr, which says nothing of the cell.
+    fn write(&mut self, text: &str) {
+        for line in text.split_inclusive('\n') {
+            self.fault = self
+                .fault
+                .or_else(|| FAULTS.into_iter().find(|fault| *fault == line.trim_end()));
+            if self.fault.is_none() {
+                self.stderr.push_str(line);
+            }
+        }
     }
 }
 
@@ -249,7 +268,7 @@ fn read_err(mut stream: UnixStream, shared: &Shared) {
             Ok(length) => {
                 for piece in splitter.push(&bytes[..length]) {
                     shared.change(|state| match piece {
-                        Piece::Text(text) => state.said.stderr.push_str(&text),
+                        Piece::Text(text) => state.said.write(&text),
                         Piece::Event(Event::End { cell }) if cell == state.cell => {
                             state.err_ends += 1
                         }

@@ -31,11 +31,11 @@ impl CellError {
     }
 }
 
-/// The error that evcxr reports, for the cell `code` that wrote `stderr` last.
-pub(super) fn of_evcxr(error: &evcxr::Error, code: &str, stderr: &str) -> CellError {
+/// The error that evcxr reports, for the cell `code` of which the process `said`.
+pub(super) fn of_evcxr(error: &evcxr::Error, code: &str, said: &Said) -> CellError {
     match error {
         evcxr::Error::CompilationErrors(errors) => of_compiler(errors, code),
-        evcxr::Error::SubprocessTerminated(status) => died(status, stderr),
+        evcxr::Error::SubprocessTerminated(status) => died(status, said),
         error => CellError::new("Error", error.to_string()),
     }
 }
@@ -60,13 +60,10 @@ pub(super) fn of_said(said: &Said, code: &str, source: &str) -> Option<CellError
         .map(|evalue| CellError::new("Error", evalue))
 }
 
-/// The process of the cells died. evcxr's handler of a fault writes which one it was, and a backtrace of
-/// itself that says nothing about the cell.
-fn died(status: &str, stderr: &str) -> CellError {
-    let fault = stderr
-        .lines()
-        .find(|line| ["Segmentation fault.", "Illegal instruction.", "Bus error."].contains(line));
-    let why = fault
+/// The process of the cells died.
+fn died(status: &str, said: &Said) -> CellError {
+    let why = said
+        .fault
         .map(|fault| fault.trim_end_matches('.').to_lowercase())
         .or_else(|| Some(status.rsplit_once("status: ")?.1.trim().to_owned()))
         .unwrap_or_else(|| "no status".to_owned());
@@ -74,9 +71,9 @@ fn died(status: &str, stderr: &str) -> CellError {
         "the process of the cells died ({why}); variables are lost, `use`, functions and types are kept"
     );
     let mut error = CellError::new("ProcessDied", evalue);
-    if fault.is_none() && !stderr.is_empty() {
-        error.traceback.extend(stderr.lines().map(str::to_owned));
-    }
+    error
+        .traceback
+        .extend(said.stderr.lines().map(str::to_owned));
     error
 }
 

@@ -280,7 +280,7 @@ impl Worker {
                 "Interrupted",
                 "the cell was stopped before it ran",
             )),
-            Err(error) => Some(report::of_evcxr(error, code, &said.stderr)),
+            Err(error) => Some(report::of_evcxr(error, code, &said)),
             Ok(_) => {
                 let source = cells.context.last_source().unwrap_or_default();
                 report::of_said(&said, code, &source)
