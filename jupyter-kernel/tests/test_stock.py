@@ -35,18 +35,8 @@ def line(repl, code, timeout=BUILD):
 
 def test_the_repl_reads_the_guest(repl):
     for code in [*LINES, ATTACH]:
-        assert "rror" not in line(repl, code)
+        assert not re.search(r"(?<![a-z])[Ee]rror", line(repl, code))
     assert re.search(r"\d\d+ tasks", line(repl, "println!(\"{} tasks\", for_each_process(&guest.kernel()?)?.count());"))
-
-
-def test_the_repl_shows_views_as_text(repl):
-    code = (
-        "#[derive(Debug)] struct V; impl View for V { fn text(&self) -> String { \"a view\".to_owned() } }"
-        " impl V { pub fn evcxr_display(&self) { probes::cell::show_view(self) } }"
-    )
-    line(repl, code)
-    assert "a view" in line(repl, "V")
-    assert "error: " in line(repl, "Err::<V, String>(\"no\".to_owned())")
 
 
 def test_stock_evcxr_jupyter_shows_views_as_html(tmp_path):
