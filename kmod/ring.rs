@@ -1,0 +1,572 @@
+//! What the module and the host share: the record of one event, the ring of one CPU, the ioctls of `/dev/klab`.
+//!
+//! The module (`kmod/`) and `probes` compile this one file. It is `no_std`, has no `unsafe` and no I/O. All numbers
+//! are little-endian; the layout is asserted below, so a change that moves a member does not compile: bump
+//! [`VERSION`] then.
+//!
+//! # A ring, as a reader sees it
+//! Each CPU has a [`RingHeader`] page and `slots` (a power of two) records of [`RECORD`] bytes, both physically
+//! contiguous; [`Counters`] gives the header's guest-physical address. Only its own CPU writes a ring, from a task, a
+//! softirq, a hard IRQ or an NMI, each of which may interrupt another half-way through a record:
+//! 1. the writer takes sequence `n = produced++`; its slot is `n & (slots - 1)`;
+//! 2. it stores 0 to the slot's `commit`, then the record, then `commit`, whose low half is `n as u32`.
+//!
+//! So to read record `n < produced`: load `commit` (acquire). Is its kind 0 or its low half that of an older lap
+//! (`(n as u32).wrapping_sub(low) as i32 > 0`), the record is still being written: come again. Is it newer, the record
+//! was overwritten: lost. Else copy the record, load `commit` again (after an acquire fence): if it changed, the copy is torn and the record
+//! lost. Every `n` from the first to `produced` is thus either delivered or counted as lost. Sequences go on over
+//! arming and disarming; begin at the `produced` of the moment.
+#![allow(dead_code)] // each side uses its half
+
+use core::mem::{offset_of, size_of};
+
+/// `KLABRING` in memory.
+pub const MAGIC: u64 = u64::from_le_bytes(*b"KLABRING");
+/// Of this file's layouts; a module and a host of different versions refuse each other.
+pub const VERSION: u32 = 1;
+/// Bytes of a record.
+pub const RECORD: usize = size_of::<Record>();
+/// Bytes of the packet in a record: an IPv6 header and the ports.
+pub const PACKET: usize = 44;
+/// CPUs that a module serves.
+pub const MAX_CPUS: usize = 64;
+/// The most bytes of one CPU's records: what `alloc_pages_exact` gives in one piece.
+pub const MAX_RING: u32 = 4 << 20;
+/// The fewest.
+pub const MIN_RING: u32 = 4096;
+/// Sites of one [`Sites`] ioctl.
+pub const SITES: usize = 512;
+/// The most sites of one capture.
+pub const MAX_SITES: usize = 16384;
+/// Argument positions that are in registers.
+pub const POSITIONS: u8 = 6;
+
+/// One event, as it lies in the ring.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Record {
+    /// Sequence (low half), then one byte each: [`Kind`], [`Context`], bytes valid in `packet`, 0. See [`commit`].
+    pub commit: u64,
+    /// `ktime_get_mono_fast_ns()`.
+    pub time: u64,
+    /// The `sk_buff`'s address.
+    pub skb: u64,
+    /// `skb->head`.
+    pub head: u64,
+    /// By [`Kind`].
+    pub arg: u64,
+    /// Low half of the hooked function's address (kernel and module text lie in the top 2 GiB, so the high half
+    /// is all ones); of a tracepoint its [`Tracepoint`].
+    pub site: u32,
+    /// `ns.inum` of the network namespace (of the device, else of the socket); 0 when neither is set.
+    pub netns: u32,
+    /// `skb->dev->ifindex`; 0 without a device.
+    pub ifindex: u32,
+    /// `skb->mark`.
+    pub mark: u32,
+    /// `current->pid`; says nothing of whose packet it is in an interrupt.
+    pub pid: u32,
+    /// `skb->data - skb->head`.
+    pub data: u32,
+    /// `skb->tail`, from `head`.
+    pub tail: u32,
+    /// `skb->end`, from `head`.
+    pub end: u32,
+    /// `skb->len`. `data_len` is `len - (tail - data)`, by definition of `skb_headlen()`.
+    pub len: u32,
+    /// `skb->mac_header`, from `head`; 0xffff: not set.
+    pub mac_header: u16,
+    /// `skb->network_header`, from `head`.
+    pub network_header: u16,
+    /// `skb->transport_header`, from `head`; 0xffff: not set.
+    pub transport_header: u16,
+    /// `skb->protocol` as a number (0x0800 is IPv4).
+    pub protocol: u16,
+    /// From the network header if that lies within `data..tail` or was pulled, else from `data`; linear part only.
+    pub packet: [u8; PACKET],
+}
+
+const _: () = {
+    assert!(size_of::<Record>() == 128);
+    assert!(offset_of!(Record, time) == 8 && offset_of!(Record, skb) == 16);
+    assert!(offset_of!(Record, head) == 24 && offset_of!(Record, arg) == 32);
+    assert!(offset_of!(Record, site) == 40 && offset_of!(Record, netns) == 44);
+    assert!(offset_of!(Record, ifindex) == 48 && offset_of!(Record, mark) == 52);
+    assert!(offset_of!(Record, pid) == 56 && offset_of!(Record, data) == 60);
+    assert!(offset_of!(Record, tail) == 64 && offset_of!(Record, end) == 68);
+    assert!(offset_of!(Record, len) == 72 && offset_of!(Record, mac_header) == 76);
+    assert!(offset_of!(Record, network_header) == 78 && offset_of!(Record, transport_header) == 80);
+    assert!(offset_of!(Record, protocol) == 82 && offset_of!(Record, packet) == 84);
+    assert!(size_of::<RingHeader>() == 80 && offset_of!(RingHeader, produced) == 40);
+    assert!(size_of::<Site>() == 16 && size_of::<Sites>() == 16 + SITES * 16);
+    assert!(size_of::<Arm>() == 24 && size_of::<Filter>() == 64);
+    assert!(size_of::<RingInfo>() == 48 && size_of::<Counters>() == 40 + MAX_CPUS * 48);
+    // The size has 14 bits in an ioctl's number.
+    assert!(size_of::<Sites>() < 1 << 14 && size_of::<Counters>() < 1 << 14);
+};
+
+/// The word that makes a record whole.
+pub const fn commit(sequence: u64, kind: Kind, context: Context, packet: u8) -> u64 {
+    sequence & 0xffff_ffff | (kind as u64) << 32 | (context as u64) << 40 | (packet as u64) << 48
+}
+
+/// What happened.
+#[repr(u8)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Kind {
+    /// A function was called with this skb. `arg`: 0.
+    Entry = 1,
+    /// A function of [`How::Return`] came back. `arg`: its return value. The skb may be freed by then, so it is not
+    /// read: the record has its address and `head` of the entry, the rest is 0.
+    Exit = 2,
+    /// A tracepoint fired. `arg`: by [`Tracepoint`].
+    Tracepoint = 3,
+    /// A function of [`How::Derive`] made this skb. `arg`: the skb it was made from.
+    Derived = 4,
+    /// A function of [`How::Resize`] came back. `arg`: `skb->head` before.
+    Resized = 5,
+    /// A function of [`How::Merge`] was called: this skb is about to become part of the one in `arg`.
+    Merged = 6,
+}
+
+/// In what the CPU was.
+#[repr(u8)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Context {
+    /// A task, `current`.
+    Task = 0,
+    /// A softirq.
+    Softirq = 1,
+    /// A hardware interrupt.
+    Hardirq = 2,
+    /// A non-maskable interrupt.
+    Nmi = 3,
+}
+
+/// The tracepoints that a module knows; [`Arm::tracepoints`] has bit `1 << id` for each that is wanted.
+#[repr(u8)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Tracepoint {
+    /// `netif_receive_skb(skb)`.
+    NetifReceiveSkb = 1,
+    /// `netif_rx(skb)`.
+    NetifRx = 2,
+    /// `net_dev_queue(skb)`.
+    NetDevQueue = 3,
+    /// `net_dev_start_xmit(skb, dev)`.
+    NetDevStartXmit = 4,
+    /// `net_dev_xmit(skb, rc, dev, len)`. `arg`: `rc`. The skb may be freed by then: it is only named, `head` is 0.
+    NetDevXmit = 5,
+    /// `kfree_skb(skb, location, reason, rx_sk)`. `arg`: `reason`, and in its high half the low half of `location`.
+    KfreeSkb = 6,
+    /// `consume_skb(skb, location)`. `arg`: `location`.
+    ConsumeSkb = 7,
+    /// `napi_gro_receive_entry(skb)`.
+    NapiGroReceiveEntry = 8,
+}
+
+impl Tracepoint {
+    /// All of them.
+    pub const ALL: [Self; 8] = [
+        Self::NetifReceiveSkb,
+        Self::NetifRx,
+        Self::NetDevQueue,
+        Self::NetDevStartXmit,
+        Self::NetDevXmit,
+        Self::KfreeSkb,
+        Self::ConsumeSkb,
+        Self::NapiGroReceiveEntry,
+    ];
+
+    /// The kernel's name.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::NetifReceiveSkb => "netif_receive_skb",
+            Self::NetifRx => "netif_rx",
+            Self::NetDevQueue => "net_dev_queue",
+            Self::NetDevStartXmit => "net_dev_start_xmit",
+            Self::NetDevXmit => "net_dev_xmit",
+            Self::KfreeSkb => "kfree_skb",
+            Self::ConsumeSkb => "consume_skb",
+            Self::NapiGroReceiveEntry => "napi_gro_receive_entry",
+        }
+    }
+}
+
+/// How a function is hooked.
+#[repr(u8)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum How {
+    /// [`Kind::Entry`].
+    Entry = 0,
+    /// [`Kind::Entry`] and [`Kind::Exit`]: a netfilter hook function and its verdict.
+    Return = 1,
+    /// [`Kind::Entry`] and, for each skb of the list it returns, [`Kind::Derived`]: `skb_clone`, `skb_copy`, `skb_segment`.
+    Derive = 2,
+    /// [`Kind::Entry`] and [`Kind::Resized`]: `pskb_expand_head`.
+    Resize = 3,
+    /// [`Kind::Merged`], into the skb of argument 0: `skb_gro_receive`.
+    Merge = 4,
+}
+
+/// The first page of a ring; the counters are each written by the ring's CPU only.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RingHeader {
+    /// [`MAGIC`].
+    pub magic: u64,
+    /// [`VERSION`].
+    pub version: u32,
+    /// [`RECORD`].
+    pub record: u32,
+    /// Whose ring it is.
+    pub cpu: u32,
+    /// How many records fit, a power of two.
+    pub slots: u32,
+    /// Guest-physical address of the first record.
+    pub records: u64,
+    /// Counts the armings; odd while armed.
+    pub generation: u64,
+    /// Sequences given out: the next record's.
+    pub produced: u64,
+    /// Times a hook was called.
+    pub seen: u64,
+    /// Times the filter said no.
+    pub rejected: u64,
+    /// Times an argument was no readable `sk_buff` (NULL, mostly).
+    pub unreadable: u64,
+    /// Exits that the kernel's fprobe could not watch (`nmissed`); counted in CPU 0's ring, when asked by ioctl.
+    pub missed: u64,
+}
+
+/// A function to hook.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Site {
+    /// Its address, as in kallsyms.
+    pub address: u64,
+    /// Which argument the skb is, from 0; below [`POSITIONS`].
+    pub position: u8,
+    /// [`How`].
+    pub how: u8,
+    /// 0.
+    pub zero: [u8; 6],
+}
+
+/// Adds functions to those that [`Arm`] will hook; the first makes this open file the armer, until it disarms or closes.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Sites {
+    /// [`VERSION`].
+    pub version: u32,
+    /// How many of `sites` are meant.
+    pub count: u32,
+    /// 0.
+    pub zero: u64,
+    /// The functions.
+    pub sites: [Site; SITES],
+}
+
+/// Begins.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Arm {
+    /// [`VERSION`].
+    pub version: u32,
+    /// Bytes of each CPU's records, a power of two from [`MIN_RING`] to [`MAX_RING`]; 0: [`MAX_RING`].
+    pub ring: u32,
+    /// Bit `1 << id` for each [`Tracepoint`].
+    pub tracepoints: u64,
+    /// 0.
+    pub zero: u64,
+}
+
+/// What is recorded; a part that is zero matches anything. Set at any time by the armer, or before arming; gone after disarming.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Filter {
+    /// [`VERSION`].
+    pub version: u32,
+    /// [`EITHER_WAY`].
+    pub flags: u32,
+    /// The device's.
+    pub ifindex: u32,
+    /// `ns.inum` of the network namespace.
+    pub netns: u32,
+    /// `skb->mark & mark_mask` must be this.
+    pub mark: u32,
+    /// 0: any mark.
+    pub mark_mask: u32,
+    /// 4 or 6.
+    pub family: u8,
+    /// `IPPROTO_*`.
+    pub protocol: u8,
+    /// As a number.
+    pub source_port: u16,
+    /// As a number.
+    pub destination_port: u16,
+    /// 0.
+    pub zero: u16,
+    /// IPv4: its first four bytes.
+    pub source: [u8; 16],
+    /// IPv4: its first four bytes.
+    pub destination: [u8; 16],
+}
+
+/// [`Filter::flags`]: packets of the opposite direction too.
+pub const EITHER_WAY: u32 = 1;
+
+/// One ring, in [`Counters`].
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RingInfo {
+    /// Guest-physical address of its [`RingHeader`].
+    pub header: u64,
+    /// Guest-physical address of its records.
+    pub records: u64,
+    /// [`RingHeader::produced`].
+    pub produced: u64,
+    /// [`RingHeader::seen`].
+    pub seen: u64,
+    /// [`RingHeader::rejected`].
+    pub rejected: u64,
+    /// [`RingHeader::unreadable`].
+    pub unreadable: u64,
+}
+
+/// How it stands. Anyone who opened the device may ask.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Counters {
+    /// [`MAGIC`].
+    pub magic: u64,
+    /// [`VERSION`].
+    pub version: u32,
+    /// How many of `rings` there are; 0 before the first arming.
+    pub cpus: u32,
+    /// Records of each ring.
+    pub slots: u32,
+    /// 1 while armed.
+    pub armed: u32,
+    /// Functions that are hooked.
+    pub sites: u32,
+    /// 0.
+    pub zero: u32,
+    /// Exits that fprobe could not watch.
+    pub missed: u64,
+    /// By CPU.
+    pub rings: [RingInfo; MAX_CPUS],
+}
+
+const fn ioctl(direction: u32, number: u32, size: usize) -> u32 {
+    direction << 30 | (size as u32) << 16 | (b'K' as u32) << 8 | number
+}
+
+/// Takes [`Sites`].
+pub const KLAB_SITES: u32 = ioctl(1, 1, size_of::<Sites>());
+/// Takes [`Arm`].
+pub const KLAB_ARM: u32 = ioctl(1, 2, size_of::<Arm>());
+/// Takes [`Filter`].
+pub const KLAB_FILTER: u32 = ioctl(1, 3, size_of::<Filter>());
+/// Ends a capture, and forgets sites and filter; the rings stay readable until the next arming or unloading.
+pub const KLAB_DISARM: u32 = ioctl(0, 4, 0);
+/// Gives [`Counters`].
+pub const KLAB_COUNTERS: u32 = ioctl(2, 5, size_of::<Counters>());
+
+fn bytes<const N: usize>(from: &[u8], at: usize) -> [u8; N] {
+    let mut to = [0; N];
+    if let Some(part) = from.get(at..at + N) {
+        to.copy_from_slice(part);
+    }
+    to
+}
+
+fn u16_at(from: &[u8], at: usize) -> u16 {
+    u16::from_le_bytes(bytes(from, at))
+}
+
+fn u32_at(from: &[u8], at: usize) -> u32 {
+    u32::from_le_bytes(bytes(from, at))
+}
+
+fn u64_at(from: &[u8], at: usize) -> u64 {
+    u64::from_le_bytes(bytes(from, at))
+}
+
+impl Kind {
+    /// From the commit word's byte; `None`: not yet whole, or of another version.
+    pub const fn from_byte(byte: u8) -> Option<Self> {
+        Some(match byte {
+            1 => Self::Entry,
+            2 => Self::Exit,
+            3 => Self::Tracepoint,
+            4 => Self::Derived,
+            5 => Self::Resized,
+            6 => Self::Merged,
+            _ => return None,
+        })
+    }
+}
+
+impl Record {
+    /// Decodes a copied record.
+    pub fn from_bytes(from: &[u8; RECORD]) -> Self {
+        Self {
+            commit: u64_at(from, 0),
+            time: u64_at(from, 8),
+            skb: u64_at(from, 16),
+            head: u64_at(from, 24),
+            arg: u64_at(from, 32),
+            site: u32_at(from, 40),
+            netns: u32_at(from, 44),
+            ifindex: u32_at(from, 48),
+            mark: u32_at(from, 52),
+            pid: u32_at(from, 56),
+            data: u32_at(from, 60),
+            tail: u32_at(from, 64),
+            end: u32_at(from, 68),
+            len: u32_at(from, 72),
+            mac_header: u16_at(from, 76),
+            network_header: u16_at(from, 78),
+            transport_header: u16_at(from, 80),
+            protocol: u16_at(from, 82),
+            packet: bytes(from, 84),
+        }
+    }
+
+    /// Low half of its sequence.
+    pub const fn sequence(&self) -> u32 {
+        self.commit as u32
+    }
+
+    /// What happened; `None`: not yet whole.
+    pub const fn kind(&self) -> Option<Kind> {
+        Kind::from_byte((self.commit >> 32) as u8)
+    }
+
+    /// In what the CPU was.
+    pub const fn context(&self) -> Context {
+        match (self.commit >> 40) as u8 {
+            0 => Context::Task,
+            1 => Context::Softirq,
+            2 => Context::Hardirq,
+            _ => Context::Nmi,
+        }
+    }
+
+    /// The packet's bytes, as many as there were.
+    pub fn packet(&self) -> &[u8] {
+        let len = usize::from((self.commit >> 48) as u8);
+        self.packet.get(..len).unwrap_or(&self.packet)
+    }
+
+    /// The hooked function's whole address; of a tracepoint it has no meaning.
+    pub const fn address(&self) -> u64 {
+        0xffff_ffff_0000_0000 | self.site as u64
+    }
+
+    /// `skb->data_len`.
+    pub const fn data_len(&self) -> u32 {
+        self.len.wrapping_sub(self.tail.wrapping_sub(self.data))
+    }
+}
+
+impl RingHeader {
+    /// Decodes a copied header.
+    pub fn from_bytes(from: &[u8; size_of::<Self>()]) -> Self {
+        Self {
+            magic: u64_at(from, 0),
+            version: u32_at(from, 8),
+            record: u32_at(from, 12),
+            cpu: u32_at(from, 16),
+            slots: u32_at(from, 20),
+            records: u64_at(from, 24),
+            generation: u64_at(from, 32),
+            produced: u64_at(from, 40),
+            seen: u64_at(from, 48),
+            rejected: u64_at(from, 56),
+            unreadable: u64_at(from, 64),
+            missed: u64_at(from, 72),
+        }
+    }
+}
+
+impl Counters {
+    /// Decodes the ioctl's answer; its `magic`, `version` and `cpus` are the caller's to check.
+    pub fn from_bytes(from: &[u8; size_of::<Self>()]) -> Self {
+        let ring = |i: usize| {
+            let at = offset_of!(Self, rings) + i * size_of::<RingInfo>();
+            RingInfo {
+                header: u64_at(from, at),
+                records: u64_at(from, at + 8),
+                produced: u64_at(from, at + 16),
+                seen: u64_at(from, at + 24),
+                rejected: u64_at(from, at + 32),
+                unreadable: u64_at(from, at + 40),
+            }
+        };
+        Self {
+            magic: u64_at(from, 0),
+            version: u32_at(from, 8),
+            cpus: u32_at(from, 12),
+            slots: u32_at(from, 16),
+            armed: u32_at(from, 20),
+            sites: u32_at(from, 24),
+            zero: u32_at(from, 28),
+            missed: u64_at(from, 32),
+            rings: core::array::from_fn(ring),
+        }
+    }
+}
+
+impl Sites {
+    /// The ioctl's bytes for at most [`SITES`] functions; more are left out.
+    pub fn to_bytes(sites: &[Site]) -> [u8; size_of::<Self>()] {
+        let mut to = [0; size_of::<Self>()];
+        let count = sites.len().min(SITES);
+        to[..4].copy_from_slice(&VERSION.to_le_bytes());
+        to[4..8].copy_from_slice(&(count as u32).to_le_bytes());
+        for (to, site) in to[16..].chunks_exact_mut(size_of::<Site>()).zip(sites) {
+            to[..8].copy_from_slice(&site.address.to_le_bytes());
+            to[8] = site.position;
+            to[9] = site.how;
+        }
+        to
+    }
+}
+
+impl Arm {
+    /// The ioctl's bytes.
+    pub fn to_bytes(&self) -> [u8; size_of::<Self>()] {
+        let mut to = [0; size_of::<Self>()];
+        to[..4].copy_from_slice(&self.version.to_le_bytes());
+        to[4..8].copy_from_slice(&self.ring.to_le_bytes());
+        to[8..16].copy_from_slice(&self.tracepoints.to_le_bytes());
+        to
+    }
+}
+
+impl Filter {
+    /// The ioctl's bytes.
+    pub fn to_bytes(&self) -> [u8; size_of::<Self>()] {
+        let mut to = [0; size_of::<Self>()];
+        let words = [
+            self.version,
+            self.flags,
+            self.ifindex,
+            self.netns,
+            self.mark,
+            self.mark_mask,
+        ];
+        for (to, word) in to.chunks_exact_mut(4).zip(words) {
+            to.copy_from_slice(&word.to_le_bytes());
+        }
+        to[24] = self.family;
+        to[25] = self.protocol;
+        to[26..28].copy_from_slice(&self.source_port.to_le_bytes());
+        to[28..30].copy_from_slice(&self.destination_port.to_le_bytes());
+        to[32..48].copy_from_slice(&self.source);
+        to[48..64].copy_from_slice(&self.destination);
+        to
+    }
+}
