@@ -71,6 +71,11 @@ pub enum Error {
         "another command is starting, resetting or stopping the guest `{0}`: wait for it to end, then try again"
     )]
     Locked(String),
+    /// Another holds the other end of the guest's network cable.
+    #[error(
+        "another cell or command is on the network cable of the guest `{0}`: drop its `net` first"
+    )]
+    CableTaken(String),
     /// The guest's QEMU is gone.
     #[error("the guest `{name}` is dead ({why}): `klab down {name}`, then `klab up {name}`")]
     Dead {

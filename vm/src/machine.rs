@@ -12,6 +12,7 @@ use crate::folder::{self, FORMAT, Meta};
 use crate::initramfs;
 use crate::kernels::{Kernel, KernelChoice};
 use crate::launch::{Launch, Owner};
+use crate::nic::Cable;
 use crate::process::{self, Identity};
 use crate::progress::Progress;
 use crate::qemu::{Accel, Qemu, Spec};
@@ -259,6 +260,15 @@ impl Machine {
             &self.folder,
             Duration::from_secs(10),
         )?)
+    }
+
+    /// The other end of its network card's cable, for one holder at a time.
+    ///
+    /// # Errors
+    /// [`Error::Dead`], [`Error::CableTaken`].
+    pub fn cable(&self) -> Result<Cable> {
+        self.alive()?;
+        Cable::connect(&self.folder, &self.meta.name)
     }
 
     fn qmp(&self) -> Result<Qmp> {

@@ -23,6 +23,7 @@ fn main() {
         Some(workload::PARENT) => workload::shape::parent(),
         Some(workload::CHILD) => workload::shape::child(&args.collect::<Vec<_>>()),
         Some(server::SERVE) => server::serve(),
+        Some(workload::socket::SEND) => workload::socket::send(&args.collect::<Vec<_>>()),
         _ if std::process::id() == 1 => init::init(),
         _ => {
             eprintln!("klab-agent is PID 1 of a klab guest: `klab up` puts it there");

@@ -25,8 +25,8 @@ use std::{
 pub use error::{Error, Result};
 use klab_wire::{Answer, Ask, Hello};
 pub use klab_wire::{
-    Exit, HelloReply, Made, PORTS, Run as RunSpec, Stream, WorkloadInfo as Workload, WorkloadKind,
-    proc as values,
+    Exit, HelloReply, Made, PORTS, Run as RunSpec, SocketKind, Stream, WorkloadInfo as Workload,
+    WorkloadKind, proc as values,
 };
 use link::Link;
 pub use run::Output;

@@ -13,7 +13,7 @@ pub use message::{
     Answer, Ask, CHUNK, Exit, Hello, HelloReply, MAX_PAGES, MAX_STDIN, ProcPart, ProcQuery, Reply,
     Request, Run, Stream,
 };
-pub use workload::{Made, WorkloadInfo, WorkloadKind};
+pub use workload::{Made, SocketKind, WorkloadInfo, WorkloadKind};
 
 /// The name of port `n` in the guest, under `/sys/class/virtio-ports/*/name`.
 pub fn port_name(n: usize) -> String {

@@ -50,6 +50,34 @@ pub enum WorkloadKind {
         /// How many do.
         count: u8,
     },
+    /// One process with a socket, which reads and forgets what comes.
+    Socket {
+        /// Of which kind.
+        kind: SocketKind,
+        /// A network namespace that `ip netns` knows; the first one when empty.
+        netns: String,
+    },
+}
+
+/// What socket a [`WorkloadKind::Socket`] opens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum SocketKind {
+    /// Listens for TCP connections on every IPv4 address, takes them and reads each to its end.
+    Tcp {
+        /// Its port.
+        port: u16,
+    },
+    /// Receives UDP datagrams on every IPv4 address.
+    Udp {
+        /// Its port.
+        port: u16,
+    },
+    /// A raw socket (raw(7)): gets a copy of every ICMP packet, from its IPv4 header on.
+    RawIcmp,
+    /// A raw socket that gets a copy of every TCP packet.
+    RawTcp,
+    /// A packet socket (packet(7)): gets a copy of every frame of every device, in both directions.
+    Packet,
 }
 
 impl WorkloadKind {
@@ -64,6 +92,7 @@ impl WorkloadKind {
             Self::Zombies { .. } => "zombies",
             Self::Namespaces { .. } => "namespaces",
             Self::Busy { .. } => "busy",
+            Self::Socket { .. } => "socket",
         }
     }
 }

@@ -5,6 +5,7 @@
 
 pub(crate) mod memory;
 pub(crate) mod shape;
+pub(crate) mod socket;
 
 use std::{
     collections::BTreeMap,

@@ -19,7 +19,7 @@ use nix::{
     unistd::Pid,
 };
 
-use super::{CHILD, Said, Told, memory};
+use super::{CHILD, Said, Told, memory, socket};
 use crate::error::{Error, Result, reason};
 
 /// `TASK_COMM_LEN` of `include/linux/sched.h` without its zero.
@@ -178,6 +178,11 @@ fn take_shape(kind: &WorkloadKind, children: &mut Vec<Child>) -> Result<()> {
                 children.push(spawn(&["busy"])?);
             }
             ready(usize::from(*count) + 1, "klab-busy");
+        }
+        WorkloadKind::Socket { kind, netns } => {
+            set_comm("klab-socket");
+            socket::open(*kind, netns)?;
+            ready(1, "klab-socket");
         }
     }
     Ok(())

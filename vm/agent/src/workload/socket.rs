@@ -1,0 +1,113 @@
+//! Sockets: a process that keeps one open and reads it, and one that sends once and ends.
+
+use std::{
+    fs::File,
+    io::{Read as _, Write as _},
+    net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket},
+    os::fd::{AsRawFd as _, OwnedFd},
+    thread,
+    time::Duration,
+};
+
+use klab_wire::SocketKind;
+use nix::{
+    sched::{CloneFlags, setns},
+    sys::socket::{AddressFamily, SockFlag, SockProtocol, SockType, recv, socket},
+};
+
+use crate::error::{Context as _, Error, Result};
+
+/// The argument that makes this binary send once: `send tcp|udp ADDRESS:PORT TEXT`.
+pub(crate) const SEND: &str = "send";
+/// How long a connection may take to come about.
+const CONNECT: Duration = Duration::from_secs(5);
+
+/// Opens the socket in a network namespace, and leaves a thread that reads it.
+pub(super) fn open(kind: SocketKind, netns: &str) -> Result<()> {
+    if netns.contains(['/', '\0']) {
+        return Err(Error(format!("`{netns}` is no name of a namespace")));
+    }
+    if !netns.is_empty() {
+        let file = File::open(format!("/run/netns/{netns}"))
+            .context(format_args!("cannot open the network namespace `{netns}`"))?;
+        setns(file, CloneFlags::CLONE_NEWNET)?;
+    }
+    let any = |port| SocketAddr::from((Ipv4Addr::UNSPECIFIED, port));
+    match kind {
+        SocketKind::Tcp { port } => {
+            let listener = TcpListener::bind(any(port)).context("cannot listen")?;
+            thread::spawn(move || {
+                for stream in listener.incoming().flatten() {
+                    drain(stream);
+                }
+            });
+        }
+        SocketKind::Udp { port } => {
+            let bound = UdpSocket::bind(any(port)).context("cannot bind")?;
+            forget(bound.into());
+        }
+        SocketKind::RawIcmp => raw(AddressFamily::Inet, SockProtocol::Icmp)?,
+        SocketKind::RawTcp => raw(AddressFamily::Inet, SockProtocol::Tcp)?,
+        SocketKind::Packet => raw(AddressFamily::Packet, SockProtocol::EthAll)?,
+    }
+    Ok(())
+}
+
+fn raw(family: AddressFamily, protocol: SockProtocol) -> Result<()> {
+    forget(socket(
+        family,
+        SockType::Raw,
+        SockFlag::SOCK_CLOEXEC,
+        protocol,
+    )?);
+    Ok(())
+}
+
+/// Leaves a thread that receives for ever.
+fn forget(socket: OwnedFd) {
+    thread::spawn(move || {
+        let mut packet = [0; 4096];
+        loop {
+            // An error is a message too: a port that was unreachable.
+            let _ = recv(
+                socket.as_raw_fd(),
+                &mut packet,
+                nix::sys::socket::MsgFlags::empty(),
+            );
+        }
+    });
+}
+
+fn drain(mut stream: TcpStream) {
+    thread::spawn(move || {
+        let mut bytes = [0; 4096];
+        while matches!(stream.read(&mut bytes), Ok(1..)) {}
+    });
+}
+
+/// Sends a text to an address once.
+pub(crate) fn send(args: &[String]) {
+    let args: Vec<&str> = args.iter().map(String::as_str).collect();
+    let sent = match args.as_slice() {
+        [kind @ ("tcp" | "udp"), to, text] => to
+            .parse()
+            .map_err(|_| Error(format!("`{to}` is no ADDRESS:PORT")))
+            .and_then(|to| once(kind, to, text)),
+        _ => Err(Error("send tcp|udp ADDRESS:PORT TEXT".to_owned())),
+    };
+    if let Err(e) = sent {
+        eprintln!("{}", e.0);
+        std::process::exit(1);
+    }
+}
+
+fn once(kind: &str, to: SocketAddr, text: &str) -> Result<()> {
+    if kind == "udp" {
+        let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
+        socket.send_to(text.as_bytes(), to).context("cannot send")?;
+    } else {
+        let mut stream = TcpStream::connect_timeout(&to, CONNECT).context("cannot connect")?;
+        stream.write_all(text.as_bytes()).context("cannot send")?;
+    }
+    Ok(())
+}
