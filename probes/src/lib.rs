@@ -16,11 +16,14 @@ pub mod kernel;
 pub mod memory;
 pub mod mm;
 pub mod module;
+pub mod netfilter;
 pub mod object;
+pub mod packet_type;
 pub mod prelude;
 pub mod printk;
 pub mod sched;
 pub mod structures;
+pub mod traffic;
 pub mod view;
 
 pub use error::{Error, Result};

@@ -12,6 +12,7 @@ pub use crate::structures::{
     container_of, hlist_for_each, hlist_for_each_entry, list_for_each, list_for_each_entry,
     offset_of, per_cpu_ptr, rbtree_for_each, rbtree_for_each_entry, validate_list, validate_rbtree,
 };
+pub use crate::traffic::{Connection, Frame, Net, Rule, Tcp};
 pub use crate::view::{Align, ListRing, RingNode, Table, View};
 pub use crate::{Error, Result};
-pub use vm::agent::{Made, WorkloadKind};
+pub use vm::agent::{Made, SocketKind, WorkloadKind};

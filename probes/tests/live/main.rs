@@ -17,6 +17,7 @@ mod log;
 mod maps;
 mod mm;
 mod tasks;
+mod traffic;
 mod types;
 
 /// The same tests on each kernel: `on_kernels!(all_tasks, ..)` makes `default::all_tasks`, `v6_1::all_tasks`, ..
@@ -70,4 +71,19 @@ fn ram_above_4_gib() {
 #[test]
 fn every_lie_is_survived() {
     hostile::every_lie_is_survived();
+}
+
+#[test]
+fn frames_go_both_ways() {
+    traffic::both_ways("default");
+}
+
+#[test]
+fn namespaces_and_rules() {
+    traffic::namespaces("default");
+}
+
+#[test]
+fn packet_types() {
+    traffic::packet_types("default");
 }
