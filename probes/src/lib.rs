@@ -9,6 +9,7 @@
 extern crate self as probes;
 
 pub mod cell;
+pub mod drgn;
 pub mod error;
 pub mod exercise;
 pub mod guest;

@@ -1,6 +1,7 @@
 //! What a cell needs: `use probes::prelude::*;`.
 
 pub use crate::cell::{DebugDisplay, Progress, ResultDisplay, check_interrupt, display};
+pub use crate::drgn::Drgn;
 pub use crate::exercise::{Verdict, check};
 pub use crate::guest::Guest;
 pub use crate::kernel::Kernel;

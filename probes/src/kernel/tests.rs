@@ -74,6 +74,10 @@ fn every_style_of_kallsyms() {
             let at = symbols.at(second.offset(3)).unwrap();
             assert_eq!((at.name, at.offset, at.module), (long, 3, None), "{text}");
             assert_eq!(symbols.at(first.offset(1)).unwrap().name, "first", "{text}");
+            for within in [second, second.offset(3)] {
+                assert_eq!(symbols.after(within), Some(second.offset(8)), "{text}");
+            }
+            assert_eq!(symbols.after(GuestVirt(u64::MAX)), None, "{text}");
             assert_eq!(
                 symbols.iter().find(|s| s.at == second).unwrap().kind,
                 't',

@@ -98,6 +98,13 @@ const GLOBALS: &[(&str, &str)] = &[
     ("system_state", "enum system_states"),
 ];
 
+/// The declared type of a global variable, in C: `struct list_head`. `[0]` is an array of unknown length.
+#[must_use]
+pub fn declaration_of(global: &str) -> Option<&'static str> {
+    let found = GLOBALS.iter().find(|(name, _)| *name == global);
+    found.map(|(_, ty)| *ty)
+}
+
 impl Kernel {
     /// The global variable of this name, with its type.
     ///

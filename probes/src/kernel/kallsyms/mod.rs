@@ -179,6 +179,17 @@ impl Kallsyms {
         })
     }
 
+    /// The lowest address of a symbol above `at`: where the one at `at` ends at the latest.
+    #[must_use]
+    pub fn after(&self, at: GuestVirt) -> Option<GuestVirt> {
+        let rank = self.rank(|address| address <= at.0);
+        let index = match &self.by_address {
+            Some(order) => *order.get(rank)? as usize,
+            None => rank,
+        };
+        self.addresses.get(index).copied().map(GuestVirt)
+    }
+
     /// How many addresses, in ascending order, hold.
     fn rank(&self, holds: impl Fn(u64) -> bool) -> usize {
         match &self.by_address {
