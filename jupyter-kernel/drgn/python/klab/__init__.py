@@ -1,0 +1,8 @@
+"""drgn on klab's reader: `klab.program("default")` is a `drgn.Program` on the guest of that name.
+
+Nothing but the guest's memory is read: types come from its BTF, symbols from its kallsyms, stacks from its ORC tables.
+"""
+
+from klab.program import DRGN, kernel_of, program
+
+__all__ = ("DRGN", "kernel_of", "program")

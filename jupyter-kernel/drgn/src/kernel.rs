@@ -1,0 +1,265 @@
+//! `Kernel`: a guest's kernel for Python.
+
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use probes::Guest;
+use probes::kernel::btf::{Btf, Kind, TypeId};
+use probes::memory::{GuestPhys, GuestVirt, PAGE_SIZE};
+use pyo3::exceptions::{PyOSError, PyValueError};
+use pyo3::prelude::*;
+use pyo3::types::PyBytes;
+
+use crate::reader::{Reader, callback};
+use crate::types::{Place, Types};
+
+/// A kernel in a guest's memory, as it is until the guest is reset.
+#[pyclass(frozen, module = "klab._native")]
+#[derive(Debug)]
+pub(crate) struct Kernel {
+    guest: Guest,
+    kernel: probes::kernel::Kernel,
+    types: Mutex<Types>,
+}
+
+/// Name, address and size in bytes of a symbol.
+type Sym = (String, u64, u64);
+
+fn fault(error: probes::Error) -> PyErr {
+    PyOSError::new_err(error.to_string())
+}
+
+impl Kernel {
+    fn of(guest: Guest) -> probes::Result<Self> {
+        let kernel = guest.kernel()?;
+        let types = Mutex::default();
+        Ok(Self {
+            guest,
+            kernel,
+            types,
+        })
+    }
+
+    fn types(&self) -> MutexGuard<'_, Types> {
+        self.types.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The kernel's BTF, then those of its modules that can be read.
+    fn btfs(&self) -> probes::Result<Vec<Arc<Btf>>> {
+        let modules = self.kernel.module_btfs()?;
+        let modules = modules.into_iter().filter_map(|module| module.btf.ok());
+        Ok([Arc::clone(self.kernel.btf()?)]
+            .into_iter()
+            .chain(modules)
+            .collect())
+    }
+
+    fn sized(&self, name: String, at: GuestVirt) -> Sym {
+        let next = self
+            .kernel
+            .symbols()
+            .ok()
+            .and_then(|symbols| symbols.after(at));
+        let size = next.map_or(0, |next| next.0.wrapping_sub(at.0));
+        (name, at.0, size)
+    }
+}
+
+#[pymethods]
+impl Kernel {
+    /// The guest that `klab up NAME` made.
+    #[staticmethod]
+    fn attach(py: Python<'_>, name: &str) -> PyResult<Self> {
+        py.detach(|| Guest::attach(name).and_then(Self::of))
+            .map_err(fault)
+    }
+
+    /// An ELF dump of a guest's memory.
+    #[staticmethod]
+    fn open_core(py: Python<'_>, path: PathBuf) -> PyResult<Self> {
+        py.detach(|| Guest::open_core(path).and_then(Self::of))
+            .map_err(fault)
+    }
+
+    /// The kernel's release, as `uname -r` prints it.
+    #[getter]
+    fn release(&self) -> &str {
+        self.kernel.release()
+    }
+
+    /// Whether this is still the kernel in the guest: not after a reset, nor after the guest was started anew.
+    fn current(&self, py: Python<'_>) -> PyResult<bool> {
+        let now = py.detach(|| self.guest.kernel()).map_err(fault)?;
+        Ok(Arc::ptr_eq(
+            now.space().memory(),
+            self.kernel.space().memory(),
+        ))
+    }
+
+    /// Whether a machine runs it.
+    #[getter]
+    fn is_live(&self) -> bool {
+        self.guest.machine().is_ok()
+    }
+
+    /// The VMCOREINFO text, as the kernel wrote it.
+    fn vmcoreinfo<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyBytes>> {
+        let at = self.kernel.vmcoreinfo().map_err(fault)?.at();
+        let mut page = vec![0; PAGE_SIZE as usize];
+        self.kernel
+            .space()
+            .memory()
+            .read(at, &mut page)
+            .map_err(fault)?;
+        let end = page
+            .iter()
+            .position(|byte| *byte == 0)
+            .unwrap_or(page.len());
+        Ok(PyBytes::new(py, &page[..end]))
+    }
+
+    /// The RAM there is: start and length of each range, physical.
+    fn ranges(&self) -> Vec<(u64, u64)> {
+        let ranges = self.kernel.space().memory().ranges();
+        ranges
+            .iter()
+            .map(|range| (range.start.0, range.len))
+            .collect()
+    }
+
+    /// The address of the C callback.
+    #[staticmethod]
+    fn callback() -> usize {
+        callback()
+    }
+
+    /// What the callback takes as its `arg`; `create_fault` is the address of drgn's function of that name.
+    fn reader(&self, create_fault: usize) -> PyResult<usize> {
+        Reader::leak(self.kernel.space().clone(), create_fault)
+            .ok_or_else(|| PyValueError::new_err("drgn_error_create_fault is at 0"))
+    }
+
+    /// `count` bytes at `address`: what drgn calls where there is no C callback.
+    fn read<'py>(
+        &self,
+        py: Python<'py>,
+        address: u64,
+        count: usize,
+        physical: bool,
+    ) -> PyResult<Bound<'py, PyBytes>> {
+        PyBytes::new_with(py, count, |buf| {
+            let space = self.kernel.space();
+            let done = if physical {
+                space.memory().read(GuestPhys(address), buf)
+            } else {
+                space.read(GuestVirt(address), buf)
+            };
+            done.map_err(fault)
+        })
+    }
+
+    /// The place of the type of this kind (`struct`, `union`, `enum`, `typedef`, `int`, `float`) and name.
+    fn find_type(&self, kind: &str, name: &str) -> PyResult<Option<Place>> {
+        let kinds: &[Kind] = match kind {
+            "struct" => &[Kind::Struct],
+            "union" => &[Kind::Union],
+            "enum" => &[Kind::Enum, Kind::Enum64],
+            "typedef" => &[Kind::Typedef],
+            "int" => &[Kind::Int],
+            "float" => &[Kind::Float],
+            _ => return Ok(None),
+        };
+        let found = self.kernel.find_type(kinds, name).map_err(fault)?;
+        Ok(found.map(|(btf, id)| self.types().place(&btf, id)))
+    }
+
+    /// The type at a place: a tuple that begins with its kind.
+    fn describe(&self, py: Python<'_>, place: Place) -> PyResult<Py<PyAny>> {
+        self.types().describe(py, place)
+    }
+
+    /// The constant of an enumeration: the place of the enumeration, and the value.
+    fn find_enumerator(&self, name: &str) -> PyResult<Option<(Place, i64)>> {
+        let btfs = self.btfs().map_err(fault)?;
+        Ok(self.types().enumerator(&btfs, name))
+    }
+
+    /// The place of the type of a function.
+    fn find_function(&self, name: &str) -> PyResult<Option<Place>> {
+        self.find_named(Kind::Func, name)
+    }
+
+    /// The place of the type of a per-CPU variable: BTF has no others.
+    fn find_variable(&self, name: &str) -> PyResult<Option<Place>> {
+        self.find_named(Kind::Var, name)
+    }
+
+    /// The declared type of a global variable that BTF has no type for, in C.
+    #[staticmethod]
+    fn declaration(name: &str) -> Option<&'static str> {
+        probes::object::declaration_of(name)
+    }
+
+    /// The address of a symbol.
+    fn symbol(&self, name: &str) -> Option<u64> {
+        self.kernel.symbol(name).ok().map(|at| at.0)
+    }
+
+    /// The symbols of this name; all of them where none is given.
+    #[pyo3(signature = (name = None))]
+    fn symbols(&self, name: Option<&str>) -> PyResult<Vec<Sym>> {
+        let symbols = self.kernel.symbols().map_err(fault)?;
+        // Modules come and go: those that cannot be read now have no symbols.
+        let modules = self.kernel.module_symbols().unwrap_or_default();
+        let Some(name) = name else {
+            let all = symbols
+                .iter()
+                .map(|symbol| self.sized(symbol.name, symbol.at));
+            let of_modules = modules.into_iter().flat_map(|module| module.symbols);
+            return Ok(all
+                .chain(of_modules.map(|symbol| (symbol.name, symbol.at.0, 0)))
+                .collect());
+        };
+        let own: Vec<Sym> = symbols
+            .lookup_all(name)
+            .map(|at| self.sized(name.to_owned(), at))
+            .collect();
+        if !own.is_empty() {
+            return Ok(own);
+        }
+        let of_modules = modules.iter().flat_map(|module| &module.symbols);
+        let same = of_modules.filter(|symbol| symbol.name == name);
+        Ok(same
+            .map(|symbol| (symbol.name.clone(), symbol.at.0, 0))
+            .collect())
+    }
+
+    /// The symbol that holds an address.
+    fn symbol_at(&self, address: u64) -> PyResult<Option<Sym>> {
+        let at = GuestVirt(address);
+        let Some(found) = self.kernel.symbol_at(at).map_err(fault)? else {
+            return Ok(None);
+        };
+        let start = at.back(found.offset);
+        Ok(Some(match found.module {
+            None => self.sized(found.name, start),
+            // A module's table has no sizes; it reaches at least here.
+            Some(_) => (found.name, start.0, found.offset + 1),
+        }))
+    }
+}
+
+impl Kernel {
+    fn find_named(&self, kind: Kind, name: &str) -> PyResult<Option<Place>> {
+        for btf in self.btfs().map_err(fault)? {
+            let target = btf
+                .named(name)
+                .find(|ty| ty.kind == kind)
+                .and_then(|ty| ty.target());
+            if let Some(id) = target.filter(|id| *id != TypeId::VOID) {
+                return Ok(Some(self.types().place(&btf, id)));
+            }
+        }
+        Ok(None)
+    }
+}

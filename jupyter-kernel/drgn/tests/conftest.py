@@ -1,0 +1,53 @@
+"""A guest with something in it for all tests. KLAB names the klab program under test."""
+
+import os
+import subprocess
+
+import pytest
+
+import klab as package
+
+
+@pytest.fixture(scope="session")
+def klab():
+    program = os.environ.get("KLAB")
+    assert program and os.access(program, os.X_OK), "KLAB must name the klab program"
+    return program
+
+
+@pytest.fixture(scope="session")
+def guest(klab):
+    name = f"drgn-{os.getpid()}"
+    subprocess.run([klab, "up", name], check=True)
+    yield name
+    subprocess.run([klab, "down", name], check=True)
+
+
+@pytest.fixture(scope="session")
+def prog(guest):
+    return package.program(guest)
+
+
+@pytest.fixture(scope="session")
+def run(klab, guest):
+    """Runs klab on the guest."""
+
+    def run(*words):
+        env = {**os.environ, "KLAB_GUEST": guest}
+        return subprocess.run([klab, *words], check=True, capture_output=True, text=True, env=env).stdout
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def sh(run, guest):
+    """Runs a script in the guest."""
+    return lambda script: run("run", guest, "--", "sh", "-c", script)
+
+
+@pytest.fixture
+def still(run):
+    """The guest with its processors held."""
+    run("pause")
+    yield
+    run("resume")

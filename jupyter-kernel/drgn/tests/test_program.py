@@ -1,0 +1,158 @@
+"""drgn on klab's program against klab's own readers and against the guest's /proc."""
+
+import json
+import re
+
+import drgn
+import pytest
+from drgn.helpers.linux import (
+    d_path,
+    find_task,
+    for_each_file,
+    for_each_module,
+    for_each_mount,
+    for_each_online_cpu,
+    for_each_slab_cache,
+    for_each_task,
+    for_each_vma,
+    list_for_each_entry,
+    mount_dst,
+    task_cpu,
+    task_state_to_char,
+)
+
+import klab
+
+# Types of every shape: bit fields, anonymous unions, flexible arrays, enumerations, modules' own.
+TYPES = ["task_struct", "mm_struct", "list_head", "dentry", "inode", "sk_buff", "sock", "page", "module", "rq", "file", "net"]
+
+
+def tasks(prog):
+    return {task.pid.value_(): task.comm.string_().decode() for task in for_each_task(prog)}
+
+
+def test_the_version_is_the_pinned_one():
+    assert drgn.__version__ == klab.DRGN
+
+
+def test_tasks_are_those_of_probes(prog, run, still):
+    of_klab = {task["pid"]: task["comm"] for task in json.loads(run("ps", "--json"))}
+    assert {task.pid.value_(): task.comm.string_().decode() for task in for_each_task(prog) if task.pid == task.tgid} == of_klab
+
+
+def test_tasks_are_those_of_proc(prog, sh):
+    names = "for p in /proc/[0-9]*; do echo ${p#/proc/} $(cat $p/comm 2>/dev/null); done; true"
+    of_proc = dict(line.split(" ", 1) for line in sh(names).splitlines() if " " in line)
+    of_drgn = tasks(prog)
+    # The script's own processes, and workers that came or went meanwhile, are not in both. /proc adds to a worker's name what
+    # it does.
+    same = [pid for pid, comm in of_proc.items() if comm.startswith(of_drgn.get(int(pid), "no task"))]
+    assert len(same) > 50 and len(of_proc) - len(same) <= 6, set(of_proc) - set(same)
+    assert of_drgn[1] == "init" and of_drgn[2] == "kthreadd"
+
+
+@pytest.mark.parametrize("name", TYPES)
+def test_layouts_are_those_of_probes(prog, run, name):
+    of_drgn = prog.type(f"struct {name}")
+    compared = 0
+    for line in json.loads(run("struct", "--json", name))["lines"]:
+        member = re.search(r"(\w+)(\[\d*\])*;$", line["text"])
+        # A bit field has no address, an anonymous union no name; those deeper down are other structures' own.
+        if line["depth"] != 1 or "offset" not in line or ":" in line["text"] or not member:
+            continue
+        made = of_drgn.member(member[1])
+        assert made.offset == line["offset"], member[1]
+        if made.type.kind != drgn.TypeKind.ARRAY or made.type.length is not None:
+            assert drgn.sizeof(made.type) == line["size"], member[1]
+        compared += 1
+    assert compared and drgn.sizeof(of_drgn) == int(run("p", f"sizeof(struct {name})").rpartition(")")[2])
+
+
+def test_the_callback_and_python_read_the_same(guest, prog, still):
+    slow = klab.program(guest, native=False)
+    assert tasks(slow) == tasks(prog)
+    address = prog["init_task"].address_
+    assert slow.read(address, 4096) == prog.read(address, 4096)
+    for program in (slow, prog):
+        with pytest.raises(drgn.FaultError):
+            program.read(0xFFFF_F000_0000_0000, 8)
+        with pytest.raises(drgn.FaultError):
+            program.read(1 << 50, 8, True)
+
+
+def test_states_and_files_of_a_task(prog, sh):
+    status = sh("cat /proc/2/status")
+    kthreadd = find_task(prog, 2)
+    assert f"State:\t{task_state_to_char(kthreadd)}" in status
+    paths = {d_path(file.f_path).decode() for _, file in for_each_file(find_task(prog, 1))}
+    links = set(sh("for f in /proc/1/fd/*; do readlink $f; done").split("\n"))
+    assert {path for path in paths if path.startswith("/dev/")} <= links
+
+
+def test_mappings_of_init_are_those_of_proc(prog, sh):
+    vmas = [(vma.vm_start.value_(), vma.vm_end.value_()) for vma in for_each_vma(find_task(prog, 1).mm)]
+    lines = [line.split()[0].split("-") for line in sh("grep -v vsyscall /proc/1/maps").splitlines()]
+    assert vmas == [(int(start, 16), int(end, 16)) for start, end in lines]
+
+
+def test_mounts_are_those_of_proc(prog, sh):
+    mounts = {mount_dst(mount).decode() for mount in for_each_mount(prog)}
+    of_proc = {line.split()[1] for line in sh("cat /proc/1/mounts").splitlines()}
+    assert of_proc <= mounts
+
+
+def test_slab_caches_and_cpus_and_modules(prog, sh):
+    caches = {cache.name.string_().decode() for cache in for_each_slab_cache(prog)}
+    assert {"task_struct", "mm_struct", "dentry"} <= caches
+    online = sh("cat /sys/devices/system/cpu/online").strip()
+    assert [0, int(online.rsplit("-", 1)[-1])] == [min(for_each_online_cpu(prog)), max(for_each_online_cpu(prog))]
+    modules = {module.name.string_().decode() for module in for_each_module(prog)}
+    assert modules == {line.split()[0] for line in sh("cat /proc/modules").splitlines()}
+
+
+def test_lists_by_the_helpers(prog, run):
+    children = list_for_each_entry("struct task_struct", prog["init_task"].children.address_of_(), "sibling")
+    assert sorted(child.pid.value_() for child in children) == [1, 2]
+
+
+def test_stacks_of_sleeping_tasks(prog, sh):
+    trace = prog.stack_trace(find_task(prog, 2))
+    names = [frame.name for frame in trace]
+    assert "kthreadd" in names and names[-1].startswith("ret_from_fork"), names
+    # The agent runs as root: its own reading of the same stack.
+    of_proc = [line.split()[-1].split("+")[0] for line in sh("cat /proc/2/stack").splitlines()]
+    assert "kthreadd" in of_proc and set(of_proc) <= set(names) | {"__schedule"}
+
+
+def test_symbols_both_ways(prog, sh):
+    line = sh("grep ' T schedule$' /proc/kallsyms").split()
+    assert prog.symbol("schedule").address == int(line[0], 16)
+    assert prog.symbol(int(line[0], 16) + 4).name == "schedule"
+    with pytest.raises(LookupError):
+        prog.symbol("no_such_symbol")
+
+
+def test_constants_functions_and_globals(prog):
+    assert prog.constant("PIDTYPE_PID").value_() == 0
+    assert prog.function("schedule").type_.kind == drgn.TypeKind.FUNCTION
+    assert prog["init_task"].comm.string_().startswith(b"swapper")
+    assert prog["jiffies"].value_() > 0
+    assert task_cpu(find_task(prog, 1)) in (0, 1)
+    with pytest.raises(KeyError):
+        prog["no_such_variable"]
+    with pytest.raises(LookupError):
+        prog.type("struct no_such_type")
+
+
+def test_a_reset_is_noticed(guest, run):
+    prog = klab.program(guest)
+    kernel = klab.kernel_of(prog)
+    assert kernel.current()
+    run("reset")
+    assert not kernel.current()
+    assert klab.kernel_of(klab.program(guest)).current()
+
+
+def test_a_guest_that_is_not_there_is_told_with_the_cure():
+    with pytest.raises(OSError, match="klab up no-such-guest"):
+        klab.program("no-such-guest")
