@@ -51,6 +51,8 @@ pub(crate) enum ShellCommand {
     Machine(Machine),
     #[command(after_long_help = include_str!("manual/run.txt"))]
     Run(Run),
+    #[command(after_long_help = include_str!("manual/drgn-shell.txt"))]
+    Drgn(DrgnShell),
     /// Say what is there, what is missing and how to get it
     #[command(after_long_help = include_str!("manual/doctor.txt"))]
     Doctor,
@@ -73,6 +75,8 @@ pub(crate) enum LineCommand {
     },
     #[command(after_long_help = include_str!("manual/sh.txt"))]
     Sh(Sh),
+    #[command(after_long_help = include_str!("manual/drgn.txt"))]
+    Drgn(Drgn),
     /// List the commands of a cell
     Help,
 }
@@ -276,6 +280,37 @@ pub(crate) struct Sh {
     /// One command, instead of a body
     #[arg(allow_hyphen_values = true, trailing_var_arg = true)]
     pub(crate) command: Vec<String>,
+}
+
+/// Run the cell's body as Python in drgn, on the guest's memory; `prog` is the guest
+#[derive(Debug, Args)]
+pub(crate) struct Drgn {
+    /// The guest [default: $KLAB_GUEST, else `default`]
+    #[arg(long, value_name = "NAME")]
+    pub(crate) guest: Option<String>,
+    /// Look into an ELF dump of a guest's memory instead
+    #[arg(long, value_name = "FILE", conflicts_with = "guest")]
+    pub(crate) core: Option<PathBuf>,
+    /// One line of Python, instead of a body
+    #[arg(allow_hyphen_values = true, trailing_var_arg = true)]
+    pub(crate) code: Vec<String>,
+}
+
+/// Open drgn's prompt on a guest's memory, or run a drgn script there
+#[derive(Debug, Args)]
+pub(crate) struct DrgnShell {
+    /// The guest [default: $KLAB_GUEST, else `default`]
+    #[arg(long, value_name = "NAME")]
+    pub(crate) guest: Option<String>,
+    /// Look into an ELF dump of a guest's memory instead
+    #[arg(long, value_name = "FILE", conflicts_with = "guest")]
+    pub(crate) core: Option<PathBuf>,
+    /// An expression or statements instead of the prompt
+    #[arg(short, value_name = "CODE")]
+    pub(crate) execute: Option<String>,
+    /// A script and its arguments instead of the prompt
+    #[arg(allow_hyphen_values = true, trailing_var_arg = true)]
+    pub(crate) script: Vec<String>,
 }
 
 /// What to measure.

@@ -5,10 +5,10 @@ use clap::error::ErrorKind;
 use clap::{CommandFactory, Parser};
 
 use super::cli::{Line, LineCommand};
-use super::{Context, Output, inside, look, machine};
+use super::{Context, Output, drgn, inside, look, machine};
 
-/// Commands whose argument is C, which has quotes and dashes of its own.
-const TAKES_C: [&str; 2] = ["p", "list"];
+/// Commands whose argument is C or Python, which has quotes and dashes of its own.
+const TAKES_C: [&str; 3] = ["p", "list", "drgn"];
 /// Options with a value among those of [`TAKES_C`].
 const VALUED: [&str; 4] = ["--guest", "--core", "--of", "--show"];
 
@@ -23,7 +23,9 @@ pub(crate) fn run_line(line: &str, body: &str, cx: &mut Context<'_>) -> Result<O
         Ok(parsed) => parsed,
         Err(error) => return usage(&words, &error),
     };
-    if !body.trim().is_empty() && !matches!(parsed.command, LineCommand::Sh(_)) {
+    if !body.trim().is_empty()
+        && !matches!(parsed.command, LineCommand::Sh(_) | LineCommand::Drgn(_))
+    {
         bail!(
             "`%{}` takes no body: put the Rust code into a cell of its own",
             words[0]
@@ -33,6 +35,7 @@ pub(crate) fn run_line(line: &str, body: &str, cx: &mut Context<'_>) -> Result<O
         LineCommand::Look(command) => look::run(&command, cx),
         LineCommand::Guest { command } => machine::run(&command, cx),
         LineCommand::Sh(sh) => inside::sh(&sh, body, cx),
+        LineCommand::Drgn(code) => drgn::cell(&code, body, cx),
         LineCommand::Help => Ok(help()),
     }?;
     Ok(if parsed.common.json {
@@ -132,7 +135,7 @@ fn help() -> Output {
             .get_about()
             .map(ToString::to_string)
             .unwrap_or_default();
-        let sign = if command.get_name() == "sh" {
+        let sign = if ["sh", "drgn"].contains(&command.get_name()) {
             "%%"
         } else {
             "%"
@@ -218,6 +221,7 @@ mod tests {
             ("%vtop 'x", "a quote is not closed"),
             ("%guest fly", "`%guest --help`"),
             ("%%sh", "nothing to run"),
+            ("%%drgn", "nothing to run"),
         ] {
             let text = fails(line);
             assert!(

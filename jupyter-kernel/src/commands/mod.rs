@@ -14,6 +14,7 @@ mod bench;
 mod cli;
 mod code;
 mod doctor;
+mod drgn;
 mod inside;
 mod line;
 mod look;
@@ -68,6 +69,7 @@ fn run(shell: Shell) -> Result<Output> {
             }
             Ok(Output::text(text))
         }
+        ShellCommand::Drgn(what) => drgn::shell(&what, &cx),
         ShellCommand::Run(run) => inside::run(&run, shell.common.json, &mut cx),
     }
 }

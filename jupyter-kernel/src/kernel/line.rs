@@ -6,6 +6,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use probes::drgn::Raised;
 use serde_json::{Map, Value};
 
 use crate::commands::{self, Context, Output, Stream};
@@ -84,7 +85,7 @@ pub(super) fn run(
         interrupt: Arc::clone(stop),
     };
     let output = commands::run_line(line, body, &mut context);
-    if stop.load(Ordering::Relaxed) {
+    if stop.load(Ordering::Relaxed) && !output.as_ref().is_err_and(anyhow::Error::is::<Raised>) {
         return Err(CellError::new(
             "Interrupted",
             format!("`{line}` was stopped"),
@@ -101,7 +102,19 @@ pub(super) fn run(
                 format!("`{line}` ended with exit code {}", output.code),
             ))
         }
-        Err(error) => Err(CellError::new("Error", format!("{error:#}"))),
+        Err(error) => Err(failed(error)),
+    }
+}
+
+/// An exception of Python's keeps its name and its traceback.
+fn failed(error: anyhow::Error) -> CellError {
+    match error.downcast::<Raised>() {
+        Ok(raised) => CellError {
+            ename: raised.ename,
+            evalue: raised.evalue,
+            traceback: raised.traceback,
+        },
+        Err(error) => CellError::new("Error", format!("{error:#}")),
     }
 }
 

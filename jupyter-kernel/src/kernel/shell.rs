@@ -2,6 +2,8 @@
 //!
 //! All but execution is answered at once, while a cell runs too: what needs evcxr is then empty.
 
+use std::time::Duration;
+
 use anyhow::Result;
 use jupyter_protocol::JupyterMessage;
 use jupyter_protocol::messaging::{
@@ -104,6 +106,9 @@ pub(super) fn kernel_info() -> KernelInfoReply {
 async fn complete(request: &CompleteRequest, session: &Session) -> CompleteReply {
     let text = &request.code;
     let at = code::byte_offset(text, request.cursor_pos);
+    if text.trim_start().starts_with("%%drgn") {
+        return python(text, at).await;
+    }
     let found = session.complete(text.clone(), at).await;
     let start = code::code_points(text, found.start);
     let end = code::code_points(text, found.end);
@@ -120,6 +125,24 @@ async fn complete(request: &CompleteRequest, session: &Session) -> CompleteReply
             "_jupyter_types_experimental".to_owned(),
             Value::Array(types),
         )]),
+        ..CompleteReply::default()
+    }
+}
+
+/// What drgn's Python knows, once it runs.
+async fn python(text: &str, at: usize) -> CompleteReply {
+    let before = text.get(..at).unwrap_or_default().to_owned();
+    let asked = tokio::task::spawn_blocking(move || probes::drgn::complete(&before));
+    let asked = tokio::time::timeout(Duration::from_secs(2), asked).await;
+    let (matches, replaced) = asked
+        .ok()
+        .and_then(|found| found.ok().flatten())
+        .unwrap_or_default();
+    let end = code::code_points(text, at);
+    CompleteReply {
+        matches,
+        cursor_start: end.saturating_sub(replaced),
+        cursor_end: end,
         ..CompleteReply::default()
     }
 }

@@ -219,6 +219,8 @@ impl Worker {
         prepare::session(&say).context("the library of the cells is not ready")?;
         let mut child = prepare::cell_process()?;
         child.env("KLAB_CELL", self.front.folder());
+        // Rust cells and `%%drgn` cells share one drgn.
+        child.env("KLAB_DRGN", probes::drgn::socket()?);
         let (context, outputs) = EvalContext::with_subprocess_command(child)
             .map_err(|error| anyhow!("evcxr does not start: {error}"))?;
         let mut context = CommandContext::with_eval_context(context);

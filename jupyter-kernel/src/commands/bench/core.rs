@@ -136,7 +136,36 @@ pub(super) fn run(
         )
         .peer("C on the mapping", c)
         .note("C does not translate");
+    say(cx, "drgn on klab's reader");
+    match peers::drgn_on_klab(name) {
+        Ok(ours) => bridge(&ours, drgn.as_ref().ok(), report),
+        Err(why) => report.failed("drgn on klab's reader", &why),
+    }
     machine(name, report, cx)
+}
+
+/// The rows of drgn on klab's reader.
+fn bridge(ours: &peers::Drgn, theirs: Option<&peers::Drgn>, report: &mut Report) {
+    report
+        .add(
+            "drgn: Python's start to the first typed object",
+            ours.process / 1e3,
+            "s",
+            Better::Smaller,
+        )
+        .target(0.5)
+        .note("a process of its own, 5 times");
+    let row = report
+        .add(
+            "drgn: task walk (pid, comm), warm",
+            ours.walk / 1e3,
+            "µs/task",
+            Better::Smaller,
+        )
+        .target(15.0);
+    if let Some(theirs) = theirs {
+        row.peer("drgn --qemu", theirs.walk / 1e3);
+    }
 }
 
 /// The walks, ours and C's, and the seconds of the reads by the direct map and by page tables.

@@ -118,6 +118,7 @@ for pid, comm in walk(): print(pid, comm)
 start = time.perf_counter_ns(); n = sum(len(walk()) for _ in range(5)); took = time.perf_counter_ns() - start
 print('walk', took / n)
 ";
+const FIRST: &str = "prog['init_task'].comm";
 const LIST: &str = "
 from drgn.helpers.linux.pid import for_each_task
 for t in for_each_task(prog): print(t.pid.value_(), t.comm.string_())
@@ -156,5 +157,27 @@ pub(super) fn drgn(machine: &Machine, vmlinux: Option<&Path>) -> Result<Drgn, St
     Ok(Drgn {
         process: super::median(process),
         walk: walk.ok_or("drgn printed no figure")?,
+    })
+}
+
+/// Runs drgn on klab's own reader: milliseconds of a whole process up to its first typed object, and a warm walk.
+pub(super) fn drgn_on_klab(name: &str) -> Result<Drgn> {
+    let run = |script: &str| {
+        let mut command = Command::new(probes::drgn::python()?);
+        command.args(["-m", "klab.cli", "--guest", name, "-e", script]);
+        anyhow::Ok(command)
+    };
+    let mut process = Vec::new();
+    for _ in 0..5 {
+        process.push(super::timed(&mut run(FIRST)?)?);
+    }
+    let output = run(WALK)?.output()?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    let walk = text
+        .lines()
+        .find_map(|line| line.strip_prefix("walk ")?.parse().ok());
+    Ok(Drgn {
+        process: super::median(process),
+        walk: walk.context("drgn printed no figure")?,
     })
 }
