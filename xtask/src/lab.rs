@@ -12,6 +12,7 @@ use std::time::{Instant, UNIX_EPOCH};
 use anyhow::{Context, Result, anyhow, bail};
 
 use crate::board::{Board, time};
+use crate::drgn;
 use crate::packages::{self, Package};
 use crate::paths::Paths;
 use crate::process::{Job, plain, tied};
@@ -128,6 +129,7 @@ pub(crate) fn set_up(
             .unwrap_or_else(|_| bail!("the Python step panicked"));
         built.and(python)
     })?;
+    drgn::ensure(board, paths)?;
     let klab = paths.program("klab");
     let cure = "see what it said above, then run this again: it carries on";
     for (name, words) in [
@@ -220,7 +222,7 @@ pub(crate) fn cargo(paths: &Paths) -> Command {
 }
 
 /// `214/361 crates` from cargo's `Building [====> ] 214/361: a, b`.
-fn units(line: &str) -> Option<String> {
+pub(crate) fn units(line: &str) -> Option<String> {
     let line = line.trim_start();
     if let Some((_, rest)) = line.strip_prefix("Building [")?.split_once(']') {
         let (count, crates) = rest.trim().split_once(':')?;
@@ -231,7 +233,7 @@ fn units(line: &str) -> Option<String> {
 }
 
 /// All that the build of klab depends on, by path, size and time. Its tests are none of it, and gather byte code.
-fn sources(root: &Path) -> Result<Key> {
+pub(crate) fn sources(root: &Path) -> Result<Key> {
     let mut files = Vec::new();
     for name in [
         "Cargo.toml",

@@ -4,6 +4,7 @@
 
 mod board;
 mod clean;
+mod drgn;
 mod guests;
 mod lab;
 mod packages;
@@ -23,7 +24,7 @@ cargo xtask lab [--headless] [--no-browser]   set everything up, boot the guest,
                 --headless    execute the first lessons here and print what they show
                 --no-browser  print the address, open nothing
 cargo xtask test [STAGE..]                    run every test, or only these stages:
-                fmt clippy unit live stock kernel notebooks
+                fmt clippy unit live drgn kernel stock notebooks
 cargo xtask clean                             remove everything that was made";
 
 fn main() -> ExitCode {

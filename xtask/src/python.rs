@@ -104,7 +104,7 @@ pub(crate) fn ensure(board: &Board, paths: &Paths) -> Result<()> {
 }
 
 /// Take away what would lead pip or Python elsewhere.
-fn own(command: &mut Command) -> &mut Command {
+pub(crate) fn own(command: &mut Command) -> &mut Command {
     for name in FOREIGN {
         command.env_remove(name);
     }

@@ -45,6 +45,9 @@ const STOCK: &[&str] = &[
     "evcxr_jupyter",
 ];
 
+/// The tests of the Jupyter kernel.
+const TESTS: &str = "jupyter-kernel/tests";
+
 struct Stage {
     name: &'static str,
     /// Whether it uses what `cargo xtask lab` sets up.
@@ -97,9 +100,18 @@ const STAGES: &[Stage] = &[
         },
     },
     Stage {
+        name: "drgn",
+        needs_lab: true,
+        programs: |paths| Ok(vec![pytest(paths, "jupyter-kernel/drgn/tests", |_| true)?]),
+    },
+    Stage {
         name: "kernel",
         needs_lab: true,
-        programs: |paths| Ok(vec![pytest(paths, |name| !name.starts_with("test_stock"))?]),
+        programs: |paths| {
+            Ok(vec![pytest(paths, TESTS, |name| {
+                !name.starts_with("test_stock")
+            })?])
+        },
     },
     Stage {
         name: "stock",
@@ -107,7 +119,7 @@ const STAGES: &[Stage] = &[
         programs: |paths| {
             Ok(vec![
                 check(STOCK),
-                pytest(paths, |name| name.starts_with("test_stock"))?,
+                pytest(paths, TESTS, |name| name.starts_with("test_stock"))?,
             ])
         },
     },
@@ -290,9 +302,9 @@ fn cargo(words: &[&str], counts: bool) -> Program {
     Program { words, counts }
 }
 
-/// The Python tests whose file names are `wanted`.
-fn pytest(paths: &Paths, wanted: impl Fn(&str) -> bool) -> Result<Program> {
-    let folder = paths.root.join("jupyter-kernel/tests");
+/// The Python tests in a folder whose file names are `wanted`.
+fn pytest(paths: &Paths, folder: &str, wanted: impl Fn(&str) -> bool) -> Result<Program> {
+    let folder = paths.root.join(folder);
     let mut files: Vec<OsString> = fs::read_dir(&folder)
         .with_context(|| format!("no tests in {}", folder.display()))?
         .filter_map(|entry| Some(entry.ok()?.path()))
