@@ -96,6 +96,19 @@ def test_rust_and_drgn_share_objects(kernel):
     assert "ZeroDivisionError" in cell.error["evalue"]
 
 
+def test_an_interrupt_of_a_rust_cell_reaches_drgn(kernel):
+    kernel.run("let kept = 5;")
+    request = kernel.client.execute("println!(\"runs\"); guest.drgn()?.eval(\"__import__('time').sleep(60)\")?")
+    kernel.until(request, lambda message: message["msg_type"] == "stream")
+    time.sleep(0.5)
+    began = time.monotonic()
+    kernel.manager.interrupt_kernel()
+    cell = kernel.finish(request)
+    assert cell.error["ename"] == "Interrupted" and time.monotonic() - began < 10, cell.error
+    assert kernel.run("kept").value["text/plain"].strip() == "5"
+    assert drgn(kernel, "seen").value["text/plain"].strip() == "41"
+
+
 def test_a_reset_is_noticed(klab, kernel, guest):
     subprocess.run([klab, "reset", guest], check=True)
     cell = drgn(kernel, "find_task(1).comm")
