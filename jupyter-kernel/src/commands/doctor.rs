@@ -72,6 +72,7 @@ pub(crate) fn run() -> Result<Output> {
             "kernel spec",
             venv(&under("venv"), "share/jupyter/kernels/klab/kernel.json"),
         ),
+        wanted("drgn", venv(&under("venv"), "klab-drgn-stamp")),
         needed("run folder", room(vm::paths::run(), "KLAB_RUN", 1 << 30)),
         needed(
             "cache folder",
