@@ -16,7 +16,7 @@
 //! was overwritten: lost. Else copy the record, load `commit` again (after an acquire fence): if it changed, the copy is torn and the record
 //! lost. Every `n` from the first to `produced` is thus either delivered or counted as lost. Sequences go on over
 //! arming and disarming; begin at the `produced` of the moment.
-#![allow(dead_code)] // each side uses its half
+#![allow(dead_code, unreachable_pub)] // each side uses its half, in a module of its own
 
 use core::mem::{offset_of, size_of};
 
@@ -281,7 +281,7 @@ pub struct Arm {
     pub zero: u64,
 }
 
-/// What is recorded; a part that is zero matches anything. Set at any time by the armer, or before arming; gone after disarming.
+/// What is recorded; a part that is zero matches anything. Set before arming, forgotten by disarming.
 #[repr(C)]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Filter {
@@ -372,6 +372,37 @@ pub const KLAB_FILTER: u32 = ioctl(1, 3, size_of::<Filter>());
 pub const KLAB_DISARM: u32 = ioctl(0, 4, 0);
 /// Gives [`Counters`].
 pub const KLAB_COUNTERS: u32 = ioctl(2, 5, size_of::<Counters>());
+
+impl Filter {
+    /// Everything.
+    pub const ANY: Self = Self {
+        version: VERSION,
+        flags: 0,
+        ifindex: 0,
+        netns: 0,
+        mark: 0,
+        mark_mask: 0,
+        family: 0,
+        protocol: 0,
+        source_port: 0,
+        destination_port: 0,
+        zero: 0,
+        source: [0; 16],
+        destination: [0; 16],
+    };
+}
+
+impl RingInfo {
+    /// Of a CPU that is not there.
+    pub const NONE: Self = Self {
+        header: 0,
+        records: 0,
+        produced: 0,
+        seen: 0,
+        rejected: 0,
+        unreadable: 0,
+    };
+}
 
 fn bytes<const N: usize>(from: &[u8], at: usize) -> [u8; N] {
     let mut to = [0; N];

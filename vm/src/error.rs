@@ -183,6 +183,24 @@ pub enum Error {
         /// What is wrong, and the cure.
         why: String,
     },
+    /// The kernel has no Rust.
+    #[error(
+        "linux {0} was built without Rust (CONFIG_RUST), so it can load no module of klab's: everything else works on it, and `klab up --kernel default` boots a kernel with Rust"
+    )]
+    NoRust(String),
+    /// A step of a build failed.
+    #[error("{what} failed (all of it is in {}):\n{why}", log.display())]
+    Step {
+        /// The step.
+        what: String,
+        /// The compiler's words.
+        why: String,
+        /// All of its output.
+        log: PathBuf,
+    },
+    /// Kernel, compiler, source or module do not belong together: one sentence with the cure.
+    #[error("{0}")]
+    Mismatch(String),
     /// An option is out of range.
     #[error("{0}")]
     BadOption(String),

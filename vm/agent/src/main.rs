@@ -5,6 +5,7 @@
 //! is a process for lessons to look at. PID 1 does so little that it has nothing to fail at; a server that
 //! dies is started again.
 
+mod device;
 mod error;
 mod files;
 mod init;

@@ -9,12 +9,13 @@ use std::{
 };
 
 use klab_wire::{
-    Answer, Ask, Hello, HelloReply, Request,
+    Answer, Ask, Hello, HelloReply, Request, Stream,
     frame::{Decoder, FrameError},
 };
 use nix::{sys::time::TimeSpec, time::ClockId};
 
 use crate::{
+    device::Device,
     error::{Error, Result},
     files::{self, Push},
     kmsg::{panic_text, say},
@@ -58,6 +59,7 @@ pub(crate) struct Session {
     epoch: u64,
     runs: Runs,
     push: Option<(u32, Result<Push>)>,
+    device: Option<Device>,
 }
 
 impl Session {
@@ -69,6 +71,7 @@ impl Session {
             epoch,
             runs: Runs::default(),
             push: None,
+            device: None,
         }
     }
 
@@ -91,6 +94,7 @@ impl Session {
     fn end(&mut self) {
         self.epoch = self.port.next_epoch();
         self.push = None;
+        self.device = None;
         // Each run takes itself out of its own table, which the next host does not see.
         for run in std::mem::take(&mut self.runs)
             .lock()
@@ -179,6 +183,25 @@ impl Session {
             Ask::Proc(query) => {
                 proc::read(&query, to)?;
                 Answer::Done
+            }
+            Ask::DeviceOpen => {
+                self.device = None;
+                self.device = Some(Device::open()?);
+                Answer::Done
+            }
+            Ask::DeviceClose => {
+                self.device = None;
+                Answer::Done
+            }
+            Ask::DeviceIoctl { request, data } => {
+                let device = self
+                    .device
+                    .as_ref()
+                    .ok_or_else(|| Error("/dev/klab is not open".to_owned()))?;
+                Answer::Output {
+                    stream: Stream::Stdout,
+                    data: device.ioctl(request, &data)?,
+                }
             }
             Ask::PowerOff => {
                 to.send(Answer::Done)?;

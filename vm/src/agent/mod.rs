@@ -4,6 +4,7 @@
 //! guest, in one process or in many, do not disturb each other. Every call blocks and every wait has an
 //! end: an agent that says nothing for [`Client::set_timeout`] is an error.
 
+mod device;
 mod error;
 mod files;
 mod link;

@@ -181,12 +181,10 @@ fn select(
 /// module can be built for no other.
 fn newest_buildable(apt: &Apt, releases: &[String]) -> Result<Option<String>> {
     let packages = |release: &str| {
-        let stem = release.split(['+', '-']).next().unwrap_or(release);
-        let series: Vec<&str> = stem.split('.').take(2).collect();
         [
             format!("linux-image-{release}"),
             format!("linux-headers-{release}"),
-            format!("linux-source-{}", series.join(".")),
+            format!("linux-source-{}", series(release)),
         ]
     };
     let newest = &releases[..releases.len().min(12)];
@@ -202,6 +200,12 @@ fn newest_buildable(apt: &Apt, releases: &[String]) -> Result<Option<String>> {
             image.is_some() && image == headers && image == source
         })
         .cloned())
+}
+
+/// `7.3` of `7.3.4+deb13-cloud-amd64`: what Debian's source package is named by.
+pub(crate) fn series(release: &str) -> String {
+    let stem = release.split(['+', '-']).next().unwrap_or(release);
+    stem.split('.').take(2).collect::<Vec<_>>().join(".")
 }
 
 /// Fetches the packages of `release` into a folder that appears whole or not at all.

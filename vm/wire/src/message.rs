@@ -12,6 +12,9 @@ pub const CHUNK: usize = 64 * 1024;
 /// The most bytes of a run's standard input; more goes through a file.
 pub const MAX_STDIN: usize = 64 * 1024;
 
+/// The most bytes of an ioctl's argument: its number has 14 bits for them.
+pub const MAX_IOCTL: usize = 1 << 14;
+
 /// The most pages that one `Pagemap` reads.
 pub const MAX_PAGES: u32 = 1 << 20;
 
@@ -102,6 +105,18 @@ pub enum Ask {
     Proc(ProcQuery),
     /// Writes back and powers the guest off. Answer: `Done`, just before.
     PowerOff,
+    /// Opens `/dev/klab` of klab's module for this connection, which holds it. Answer: `Done`.
+    DeviceOpen,
+    /// Closes it. Answer: `Done`.
+    DeviceClose,
+    /// An ioctl on it. Answer: one `Output`, what the argument is afterwards.
+    DeviceIoctl {
+        /// The ioctl's number.
+        request: u32,
+        /// The argument, at most [`MAX_IOCTL`] bytes.
+        #[serde(with = "serde_bytes")]
+        data: Vec<u8>,
+    },
 }
 
 /// The agent's answers.

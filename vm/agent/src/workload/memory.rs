@@ -1,6 +1,6 @@
 //! Mappings and the program break of a workload: what mmap(2) and sbrk(2) are for.
 //!
-//! The one file of the agent with `unsafe`: neither call has a safe form. Each use is sound because the memory
+//! With `unsafe`: neither call has a safe form. Each use is sound because the memory
 //! is new, no Rust reference to it is ever made, and nothing else uses it.
 #![allow(unsafe_code)]
 

@@ -1,0 +1,90 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! `/dev/klab`.
+
+use core::sync::atomic::{AtomicU64, Ordering};
+
+use kernel::fs::File;
+use kernel::miscdevice::{MiscDevice, MiscDeviceRegistration};
+use kernel::prelude::*;
+use kernel::transmute::{AsBytes, FromBytes};
+use kernel::uaccess::{UserPtr, UserSlice, UserSliceReader};
+
+use crate::capture::CAPTURE;
+use crate::ring::{
+    Arm, Counters, Filter, Site, KLAB_ARM, KLAB_COUNTERS, KLAB_DISARM, KLAB_FILTER, KLAB_SITES,
+    SITES, VERSION,
+};
+
+// SAFETY: Integers without padding, for which any bits are a value.
+unsafe impl FromBytes for Site {}
+// SAFETY: As above.
+unsafe impl FromBytes for Arm {}
+// SAFETY: As above.
+unsafe impl FromBytes for Filter {}
+// SAFETY: Integers without padding.
+unsafe impl AsBytes for Counters {}
+
+/// One open file; closing it, or its process's death, disarms what it armed.
+pub(crate) struct Opened {
+    id: u64,
+}
+
+impl Drop for Opened {
+    fn drop(&mut self) {
+        // It fails where another armed: then there is nothing of ours.
+        let _ = CAPTURE.lock().disarm(self.id);
+    }
+}
+
+#[vtable]
+impl MiscDevice for Opened {
+    type Ptr = KBox<Self>;
+
+    fn open(_file: &File, _device: &MiscDeviceRegistration<Self>) -> Result<KBox<Self>> {
+        static NEXT: AtomicU64 = AtomicU64::new(1);
+        let id = NEXT.fetch_add(1, Ordering::Relaxed);
+        Ok(KBox::new(Self { id }, GFP_KERNEL)?)
+    }
+
+    fn ioctl(me: &Self, _file: &File, command: u32, at: usize) -> Result<isize> {
+        // The whole number is compared, with the size in it: another size is another command.
+        let user = |size| UserSlice::new(UserPtr::from_addr(at), size);
+        match command {
+            KLAB_SITES => {
+                let sites = read_sites(user(core::mem::size_of::<crate::ring::Sites>()).reader())?;
+                CAPTURE.lock().add(me.id, sites)?;
+            }
+            KLAB_ARM => {
+                let arm = user(core::mem::size_of::<Arm>()).reader().read()?;
+                CAPTURE.lock().arm(me.id, &arm)?;
+            }
+            KLAB_FILTER => {
+                let filter = user(core::mem::size_of::<Filter>()).reader().read()?;
+                CAPTURE.lock().filter(me.id, filter)?;
+            }
+            KLAB_DISARM => CAPTURE.lock().disarm(me.id)?,
+            KLAB_COUNTERS => {
+                let counters = KBox::new(CAPTURE.lock().counters(), GFP_KERNEL)?;
+                user(core::mem::size_of::<Counters>())
+                    .writer()
+                    .write(&*counters)?;
+            }
+            _ => return Err(ENOTTY),
+        }
+        Ok(0)
+    }
+}
+
+fn read_sites(mut user: UserSliceReader) -> Result<KVVec<Site>> {
+    let (version, count): (u32, u32) = (user.read()?, user.read()?);
+    let zero: u64 = user.read()?;
+    if version != VERSION || zero != 0 || count as usize > SITES {
+        return Err(EINVAL);
+    }
+    let mut sites = KVVec::with_capacity(count as usize, GFP_KERNEL)?;
+    for _ in 0..count {
+        sites.push(user.read()?, GFP_KERNEL)?;
+    }
+    Ok(sites)
+}

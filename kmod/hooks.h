@@ -1,0 +1,34 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/* Between hooks.c and event.rs: the same layout on both sides, asserted there. */
+#ifndef KLAB_HOOKS_H
+#define KLAB_HOOKS_H
+
+#include <linux/types.h>
+
+#define KLAB_PACKET 44
+
+/* What a hook saw, before the filter. */
+struct klab_event {
+	u64 time, skb, head, arg;
+	u32 site, netns, ifindex, mark, pid, data, tail, end, len;
+	u16 mac_header, network_header, transport_header, protocol;
+	u32 cpu;
+	u8 kind, context, readable, packet_len;
+	u8 packet[KLAB_PACKET];
+	/* Of skb->sk, as its packets on their way out have them: for what has no network header yet. Family 0: none. */
+	u8 sock_source[16], sock_destination[16];
+	u16 sock_source_port, sock_destination_port;
+	u8 sock_family, sock_protocol, zero[2];
+};
+
+/* In Rust: filters and records; whether it was recorded. */
+bool klab_record(const struct klab_event *event);
+
+int klab_hook_entries(u32 how, u32 position, unsigned long *addresses, u32 count);
+int klab_hook_exits(u32 how, u32 position, unsigned long *addresses, u32 count);
+int klab_hook_tracepoint(u32 id, const char *name, size_t len);
+void klab_unhook(void);
+u64 klab_missed(void);
+u64 klab_phys(const void *address);
+
+#endif
