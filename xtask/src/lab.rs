@@ -53,6 +53,7 @@ impl Lab {
                 ExitCode::FAILURE
             });
         }
+        module(&paths);
         Err(self.jupyter(&paths)?)
     }
 
@@ -158,6 +159,31 @@ pub(crate) fn set_up(
     Ok(())
 }
 
+/// Begin to build the kernel module, which the first lessons do not need, behind them. It goes on where it was when
+/// it is interrupted, and what fails in it `klab kmod load` says when it is wanted.
+fn module(paths: &Paths) {
+    let Ok(log) = File::create(paths.logs().join("module.log")) else {
+        return;
+    };
+    let Ok(errors) = log.try_clone() else {
+        return;
+    };
+    let klab = paths.program("klab");
+    let began = plain("nice")
+        .args(["-n", "19"])
+        .arg(klab)
+        .args(["kmod", "build"])
+        .stdin(std::process::Stdio::null())
+        .stdout(log)
+        .stderr(errors)
+        .spawn();
+    if began.is_ok() {
+        eprintln!(
+            "the kernel module's compilers are made behind the lessons (target/xtask/module.log)"
+        );
+    }
+}
+
 /// The guest that lessons look into, in the user's run folder or in another.
 pub(crate) fn guest(board: &Board, paths: &Paths, run: Option<&Path>) -> Result<()> {
     const NAME: &str = "guest";
@@ -242,6 +268,7 @@ pub(crate) fn sources(root: &Path) -> Result<Key> {
         "jupyter-kernel",
         "probes",
         "vm",
+        "kmod/ring.rs",
     ] {
         list(&root.join(name), &mut files)?;
     }

@@ -53,6 +53,12 @@ pub(crate) enum ShellCommand {
     Run(Run),
     #[command(after_long_help = include_str!("manual/drgn-shell.txt"))]
     Drgn(DrgnShell),
+    /// Build, load and unload klab's kernel module
+    #[command(after_long_help = include_str!("manual/kmod.txt"))]
+    Kmod {
+        #[command(subcommand)]
+        command: Kmod,
+    },
     /// Say what is there, what is missing and how to get it
     #[command(after_long_help = include_str!("manual/doctor.txt"))]
     Doctor,
@@ -68,6 +74,12 @@ pub(crate) enum ShellCommand {
 pub(crate) enum LineCommand {
     #[command(flatten)]
     Look(Look),
+    /// Build, load and unload klab's kernel module
+    #[command(after_long_help = include_str!("manual/kmod.txt"))]
+    Kmod {
+        #[command(subcommand)]
+        command: Kmod,
+    },
     /// Start, stop, reset or pause a guest
     Guest {
         #[command(subcommand)]
@@ -238,6 +250,38 @@ pub(crate) enum Machine {
     Resume {
         /// The guest [default: $KLAB_GUEST, else `default`]
         name: Option<String>,
+    },
+}
+
+/// What to do with klab's kernel module.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Kmod {
+    /// Build it for the guest's kernel, or for the one that `klab up` boots
+    Build {
+        /// The guest [default: $KLAB_GUEST, else `default`]
+        #[arg(long, value_name = "NAME")]
+        guest: Option<String>,
+        /// The folder of its sources [default: `kmod/` of the repository that klab was built from]
+        #[arg(long, value_name = "FOLDER")]
+        source: Option<PathBuf>,
+    },
+    /// Load it into a guest; build it first where it is not
+    Load {
+        /// The guest [default: $KLAB_GUEST, else `default`]
+        #[arg(long, value_name = "NAME")]
+        guest: Option<String>,
+    },
+    /// Unload it
+    Unload {
+        /// The guest [default: $KLAB_GUEST, else `default`]
+        #[arg(long, value_name = "NAME")]
+        guest: Option<String>,
+    },
+    /// Say whether its toolchain is made, whether it is built, and whether it is loaded
+    Status {
+        /// The guest [default: $KLAB_GUEST, else `default`]
+        #[arg(long, value_name = "NAME")]
+        guest: Option<String>,
     },
 }
 

@@ -5,7 +5,7 @@ use clap::error::ErrorKind;
 use clap::{CommandFactory, Parser};
 
 use super::cli::{Line, LineCommand};
-use super::{Context, Output, drgn, inside, look, machine};
+use super::{Context, Output, drgn, inside, kmod, look, machine};
 
 /// Commands whose argument is C or Python, which has quotes and dashes of its own.
 const TAKES_C: [&str; 3] = ["p", "list", "drgn"];
@@ -34,6 +34,7 @@ pub(crate) fn run_line(line: &str, body: &str, cx: &mut Context<'_>) -> Result<O
     let output = match parsed.command {
         LineCommand::Look(command) => look::run(&command, cx),
         LineCommand::Guest { command } => machine::run(&command, cx),
+        LineCommand::Kmod { command } => kmod::run(&command, cx),
         LineCommand::Sh(sh) => inside::sh(&sh, body, cx),
         LineCommand::Drgn(code) => drgn::cell(&code, body, cx),
         LineCommand::Help => Ok(help()),

@@ -16,6 +16,7 @@ mod code;
 mod doctor;
 mod drgn;
 mod inside;
+mod kmod;
 mod line;
 mod look;
 mod machine;
@@ -60,6 +61,7 @@ fn run(shell: Shell) -> Result<Output> {
     match shell.command {
         ShellCommand::Look(command) => look::run(&command, &mut cx),
         ShellCommand::Machine(command) => machine::run(&command, &mut cx),
+        ShellCommand::Kmod { command } => kmod::run(&command, &mut cx),
         ShellCommand::Doctor => doctor::run(),
         ShellCommand::Bench(what) => bench::run(&what, &mut cx),
         ShellCommand::Setup(setup) => {

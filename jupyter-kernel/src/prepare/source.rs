@@ -11,7 +11,7 @@ use anyhow::{Context, Result, bail};
 use sha2::{Digest, Sha256};
 
 /// What `probes` is compiled from, in the repository.
-const PARTS: [&str; 4] = ["Cargo.toml", "Cargo.lock", "probes", "vm"];
+const PARTS: [&str; 5] = ["Cargo.toml", "Cargo.lock", "probes", "vm", "kmod"];
 
 /// The repository that this program was built from.
 const REPOSITORY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");

@@ -85,10 +85,14 @@ impl Toolchain {
     /// # Errors
     /// [`Error::NoRust`] for a kernel without `CONFIG_RUST`.
     pub fn of(kernel: &Kernel) -> Result<Self> {
-        let configuration = kernel.modules.join("config");
-        if let Ok(text) = fs::read_to_string(&configuration)
-            && !has_rust(&text)
-        {
+        // With its modules, or beside the image as `boot/config-RELEASE`.
+        let beside = kernel
+            .vmlinuz
+            .with_file_name(format!("config-{}", kernel.release));
+        let found = [kernel.modules.join("config"), beside]
+            .iter()
+            .find_map(|path| fs::read_to_string(path).ok());
+        if found.is_some_and(|text| !has_rust(&text)) {
             return Err(Error::NoRust(kernel.release.clone()));
         }
         let base = paths::private(&paths::cache()?.join("toolchains"), "KLAB_CACHE")?;
