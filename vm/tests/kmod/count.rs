@@ -80,7 +80,7 @@ fn pings_are_counted_as_the_kernels_own_tracer_counts_them() {
 fn verdicts_clones_and_the_filter() {
     let mut guest = Guest::up("verdicts", 2);
     guest.sh(
-        "nft 'table ip t { chain c { type filter hook input priority 0; udp dport 9 drop; } }' && \
+        "nft 'table ip t { chain c { type filter hook input priority 0; udp dport 9 drop; }; }' && \
          nft list ruleset",
     );
     let at = guest.addresses(&["nft_do_chain_ipv4", "skb_clone", "ip_rcv"]);
@@ -104,7 +104,7 @@ fn verdicts_clones_and_the_filter() {
     )
     .unwrap();
     guest.sh(PING);
-    guest.sh("echo x | nc -u -w 1 127.0.0.1 9; true");
+    guest.sh("echo x | timeout 2 nc -u 127.0.0.1 9; true");
     disarm(&mut guest);
     let counters = guest.counters();
     assert!(
@@ -139,7 +139,7 @@ fn verdicts_clones_and_the_filter() {
     // TCP sends clones, and keeps the originals until they are acknowledged.
     let clone = [site(at[1], 0, How::Derive)];
     arm(&mut guest, &clone, None, 0, 0).unwrap();
-    guest.sh("nc -l -p 5000 > /dev/null & sleep 0.5; echo x | nc -w 2 127.0.0.1 5000; true");
+    guest.sh("timeout 5 nc -l -p 5000 > /dev/null & sleep 0.5; echo x | timeout 2 nc 127.0.0.1 5000; true");
     disarm(&mut guest);
     let (records, _) = guest.records();
     let derived: Vec<_> = records
@@ -155,77 +155,4 @@ fn verdicts_clones_and_the_filter() {
         assert_eq!(original.head, record.head, "a clone shares its head");
         assert_ne!(record.skb, record.arg);
     }
-}
-
-/// A million events through the rings: every sequence is there or counted as overwritten.
-fn million(cpus: u32) {
-    let mut guest = Guest::up(&format!("million{cpus}"), cpus);
-    let names = [
-        "ip_rcv",
-        "ip_local_deliver",
-        "tcp_v4_rcv",
-        "kfree_skbmem",
-        "loopback_xmit",
-    ];
-    let sites: Vec<_> = guest
-        .addresses(&names)
-        .iter()
-        .map(|at| site(*at, 0, How::Entry))
-        .collect();
-    let all = Tracepoint::ALL
-        .iter()
-        .fold(0, |all, id| all | 1 << *id as u64);
-    arm(&mut guest, &sites, None, 0, all).unwrap();
-    let began = std::time::Instant::now();
-    let produced = loop {
-        // Two streams, so that both processors have work; without segmentation offload each packet is one.
-        guest.sh(
-            "ip link set lo gso_max_segs 1; \
-             for port in 5001 5002; do nc -l -p $port > /dev/null & done; sleep 0.3; \
-             for port in 5001 5002; do dd if=/dev/zero bs=64k count=400 2> /dev/null | nc -w 20 127.0.0.1 $port & done; wait",
-        );
-        let counters = guest.counters();
-        let produced: u64 = counters.rings.iter().map(|ring| ring.produced).sum();
-        if produced >= 1_000_000 {
-            break produced;
-        }
-        assert!(
-            began.elapsed().as_secs() < 240,
-            "{produced} events in 240 s"
-        );
-    };
-    disarm(&mut guest);
-    let counters = guest.counters();
-    let produced = counters
-        .rings
-        .iter()
-        .map(|ring| ring.produced)
-        .sum::<u64>()
-        .max(produced);
-    let busy = counters
-        .rings
-        .iter()
-        .filter(|ring| ring.produced > 0)
-        .count();
-    let (records, lost) = guest.records();
-    eprintln!(
-        "{produced} events in {:.1} s on {busy} CPUs: {} delivered, {lost} overwritten",
-        began.elapsed().as_secs_f64(),
-        records.len()
-    );
-    assert_eq!(records.len() as u64 + lost, produced);
-    assert_eq!(busy, cpus as usize);
-    for ring in &counters.rings {
-        assert_eq!(ring.seen, ring.produced + ring.rejected + ring.unreadable);
-    }
-}
-
-#[test]
-fn a_million_events_on_one_cpu() {
-    million(1);
-}
-
-#[test]
-fn a_million_events_on_two_cpus() {
-    million(2);
 }
