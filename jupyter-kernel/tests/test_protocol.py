@@ -21,8 +21,8 @@ class KlabTests(suite.KernelTests):
     ]
     code_generate_error = 'panic!("no")'
     code_inspect_sample = "Vec::new"
-    # A search without `n` and `unique`, as the suite sends it, is not answered: jupyter-protocol wants both members.
-    supported_history_operations = ("tail", "range")
+    supported_history_operations = ("tail", "range", "search")
+    code_history_pattern = "1?2*"
 
     def test_completion(self):
         """The suite wants the exact set, which is for rust-analyzer to say."""

@@ -20,6 +20,7 @@ mod ram;
 mod snapshot;
 mod sparse;
 mod status;
+mod temporary;
 pub mod toolchain;
 
 pub use error::{Error, Result};

@@ -12,6 +12,7 @@ use nix::fcntl::{Flock, FlockArg};
 use nix::sys::statfs::TMPFS_MAGIC;
 
 use crate::error::{At, Error, Result};
+use crate::temporary::{self, Temporary};
 
 /// The longest run folder that leaves room for `/NAME/agent.N` in `sockaddr_un.sun_path` (108 bytes).
 const LONGEST_RUN: usize = 60;
@@ -181,15 +182,9 @@ pub(crate) fn lock(path: &Path, patience: Duration) -> Result<Option<Flock<File>
 /// Writes a file in one step: whoever reads it sees the old text or the new one.
 pub(crate) fn write_whole(path: &Path, text: &[u8]) -> Result<()> {
     let folder = path.parent().unwrap_or(Path::new("/"));
-    let mut file = tempfile::Builder::new()
-        .prefix(".new-")
-        .tempfile_in(folder)
-        .at("write in", folder)?;
+    let (temporary, mut file) = Temporary::file(folder)?;
     io::Write::write_all(&mut file, text).at("write", path)?;
-    file.persist(path)
-        .map_err(|error| error.error)
-        .at("write", path)?;
-    Ok(())
+    temporary.place(path)
 }
 
 /// Removes what interrupted commands left in a cache folder: temporary folders of an hour ago.
@@ -203,7 +198,10 @@ pub(crate) fn tidy(folder: &Path) {
             .and_then(|meta| meta.modified())
             .ok()
             .and_then(|then| then.elapsed().ok());
-        let ours = entry.file_name().to_string_lossy().starts_with(".new-");
+        let ours = entry
+            .file_name()
+            .to_string_lossy()
+            .starts_with(temporary::PREFIX);
         if ours && old.is_some_and(|age| age > Duration::from_secs(3600)) {
             // Someone else may be at the same; what stays is removed next time.
             let _ = fs::remove_dir_all(entry.path());

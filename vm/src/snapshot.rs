@@ -22,6 +22,7 @@ use crate::qemu::{Accel, Qemu, Spec};
 use crate::qmp::Qmp;
 use crate::ram::{self, RamRange};
 use crate::sparse::{self, Zeros};
+use crate::temporary::Temporary;
 
 /// How many ready states are kept; each takes what its guest had in use.
 const KEPT: usize = 8;
@@ -120,10 +121,7 @@ fn make(
     paths::tidy(all);
     launch.boot(patience)?;
     progress.step("saving its ready state");
-    let temporary = tempfile::Builder::new()
-        .prefix(".new-")
-        .tempdir_in(all)
-        .at("make a folder in", all)?;
+    let temporary = Temporary::folder(all)?;
     let mut qmp = Qmp::connect(launch.folder)?;
     qmp.stop()?;
     let ranges = ram::parse(&qmp.human("info mtree -f")?, launch.spec.memory)?;
@@ -156,7 +154,7 @@ fn make(
     let to = all.join(key);
     // Left by a cache that someone took parts from.
     let _ = fs::remove_dir_all(&to);
-    fs::rename(temporary.path(), &to).at("make", &to)
+    temporary.place(&to)
 }
 
 fn lengths(folder: &Path) -> io::Result<[u64; 2]> {

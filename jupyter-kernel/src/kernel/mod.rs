@@ -14,6 +14,7 @@ mod execute;
 mod history;
 mod line;
 mod publish;
+mod request;
 mod shell;
 mod spec;
 mod stdin;

@@ -15,7 +15,7 @@ use serde_json::{Map, Value, json};
 
 use super::execute::Executor;
 use super::publish::{Publisher, media};
-use super::{Replies, code};
+use super::{Replies, code, request};
 use crate::session::Session;
 
 /// Answers for as long as the socket is there.
@@ -27,7 +27,7 @@ pub(super) async fn serve(
     executor: Executor,
 ) -> Result<()> {
     loop {
-        let request = match socket.read().await {
+        let request = match request::read(&mut socket).await {
             Ok(request) => request,
             Err(RuntimeError::ZmqError(error)) => return Err(error.into()),
             // A message that cannot be read has nobody to reply to.

@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use crate::error::{At, Error, Result};
 use crate::paths;
 use crate::progress::Progress;
+use crate::temporary::Temporary;
 
 /// A Debian release that packages are taken from, with its backports.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -243,8 +244,8 @@ impl Apt {
         total: Option<u64>,
         progress: &mut dyn Progress,
     ) -> Result<()> {
-        let errors = tempfile::tempfile().at("write in", Path::new("/tmp"))?;
-        let copy = errors.try_clone().at("write in", Path::new("/tmp"))?;
+        let (_temporary, errors) = Temporary::file(&self.root)?;
+        let copy = errors.try_clone().at("write in", &self.root)?;
         let mut child = command
             .stdout(Stdio::piped())
             .stderr(copy)

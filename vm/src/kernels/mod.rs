@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 use crate::error::{At, Error, Result};
 use crate::paths;
 use crate::progress::Progress;
+use crate::temporary::Temporary;
 use apt::Apt;
 pub use apt::Suite;
 
@@ -220,10 +221,7 @@ fn fetch(apt: &Apt, folder: &Path, release: &str, progress: &mut dyn Progress) -
         .filter(|name| there.contains_key(*name))
         .map(String::as_str)
         .collect();
-    let temporary = tempfile::Builder::new()
-        .prefix(".new-")
-        .tempdir_in(folder)
-        .at("make a folder in", folder)?;
+    let temporary = Temporary::folder(folder)?;
     apt.unpack(&wanted, false, temporary.path(), progress)?;
     let kernel = layout(temporary.path(), release);
     if !kernel.vmlinuz.is_file() {
@@ -236,7 +234,7 @@ fn fetch(apt: &Apt, folder: &Path, release: &str, progress: &mut dyn Progress) -
     if to.exists() {
         fs::remove_dir_all(&to).at("remove", &to)?;
     }
-    fs::rename(temporary.path(), &to).at("make", &to)?;
+    temporary.place(&to)?;
     whole(folder, release).ok_or_else(|| Error::BadKernel {
         path: to,
         why: "lacks its modules: run the command again".to_owned(),
@@ -297,11 +295,8 @@ pub fn debs(packages: &[&str], suite: Suite, progress: &mut dyn Progress) -> Res
     }
     apt.refresh(progress)?;
     progress.step(&format!("fetching {}", names.join(", ")));
-    let temporary = tempfile::Builder::new()
-        .prefix(".new-")
-        .tempdir_in(&folder)
-        .at("make a folder in", &folder)?;
+    let temporary = Temporary::folder(&folder)?;
     apt.unpack(&names, true, temporary.path(), progress)?;
-    fs::rename(temporary.path(), &to).at("make", &to)?;
+    temporary.place(&to)?;
     Ok(to)
 }
