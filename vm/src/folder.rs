@@ -136,6 +136,9 @@ pub(crate) fn lock(folder: &Path, create: bool, patience: Duration) -> Result<Op
 
 /// Ends the guest in `folder` and removes all that it has. The caller holds the folder's lock.
 pub(crate) fn remove(folder: &Path) -> Result<()> {
+    // Without its record it is stale: whoever looks next goes on where a killed `down` left off.
+    let meta = folder.join("meta.json");
+    gone(fs::remove_file(&meta)).at("remove", &meta)?;
     process::end(folder)?;
     if let Some(ram) = paths::shm_file(folder)? {
         gone(fs::remove_file(&ram)).at("remove", &ram)?;

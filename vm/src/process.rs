@@ -13,6 +13,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{At, Error, Result};
 
+/// How often a process without a command line is looked at, 1 ms apart: longer than an `execve` takes.
+const EXEC_LOOKS: u32 = 100;
+
 /// A process that cannot be mistaken for a later one with the same id.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Identity {
@@ -52,11 +55,30 @@ fn start_of(pid: u32) -> Option<u64> {
 /// other process does. A reused id does not pass, nor a zombie (its command line is empty).
 pub(crate) fn is_guest(pid: u32, folder: &Path) -> bool {
     let marker = folder.join("pid");
-    let Ok(line) = fs::read(format!("/proc/{pid}/cmdline")) else {
-        return false;
-    };
-    line.split(|&byte| byte == 0)
+    command_line(pid)
+        .split(|&byte| byte == 0)
         .any(|arg| arg == marker.as_os_str().as_encoded_bytes())
+}
+
+/// The command line of a process; empty for one that is gone, a zombie or of the kernel.
+///
+/// It is empty for a moment in every `execve(2)` too, from `exec_mmap` until `create_elf_tables` has said where the
+/// arguments are, while the new program is named already: that moment is waited out, since `end` would otherwise
+/// pass over a QEMU that is just being started.
+fn command_line(pid: u32) -> Vec<u8> {
+    for _ in 0..EXEC_LOOKS {
+        match fs::read(format!("/proc/{pid}/cmdline")) {
+            Ok(line) if line.is_empty() => {}
+            Ok(line) => return line,
+            Err(_) => break,
+        }
+        // Without memory of its own (zombies, kernel threads) a process has no program.
+        if fs::read_link(format!("/proc/{pid}/exe")).is_err() {
+            break;
+        }
+        thread::sleep(Duration::from_millis(1));
+    }
+    Vec::new()
 }
 
 /// The QEMU that wrote the pid file in `folder`, if it lives.
