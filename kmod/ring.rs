@@ -568,7 +568,7 @@ impl Sites {
 
 impl Arm {
     /// The ioctl's bytes.
-    pub fn to_bytes(&self) -> [u8; size_of::<Self>()] {
+    pub fn to_bytes(self) -> [u8; size_of::<Self>()] {
         let mut to = [0; size_of::<Self>()];
         to[..4].copy_from_slice(&self.version.to_le_bytes());
         to[4..8].copy_from_slice(&self.ring.to_le_bytes());
@@ -579,7 +579,7 @@ impl Arm {
 
 impl Filter {
     /// The ioctl's bytes.
-    pub fn to_bytes(&self) -> [u8; size_of::<Self>()] {
+    pub fn to_bytes(self) -> [u8; size_of::<Self>()] {
         let mut to = [0; size_of::<Self>()];
         let words = [
             self.version,
