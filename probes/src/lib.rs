@@ -23,6 +23,7 @@ pub mod packet_type;
 pub mod prelude;
 pub mod printk;
 pub mod sched;
+pub mod skb;
 pub mod structures;
 pub mod traffic;
 pub mod view;

@@ -9,6 +9,7 @@ mod log;
 mod map;
 mod mm;
 mod ring;
+mod skb;
 mod stacks;
 mod svg;
 mod symbol;

@@ -16,6 +16,7 @@ mod ledger;
 mod log;
 mod maps;
 mod mm;
+mod skb;
 mod tasks;
 mod traffic;
 mod types;
@@ -86,4 +87,34 @@ fn namespaces_and_rules() {
 #[test]
 fn packet_types() {
     traffic::packet_types("default");
+}
+
+#[test]
+fn functions_of_an_skb() {
+    skb::functions();
+}
+
+#[test]
+fn paths_over_virtio_net() {
+    skb::over_virtio_net();
+}
+
+#[test]
+fn paths_with_netfilter() {
+    skb::with_netfilter();
+}
+
+#[test]
+fn paths_over_lo_and_veth() {
+    skb::over_lo_and_veth();
+}
+
+#[test]
+fn paths_through_a_router() {
+    skb::through_a_router();
+}
+
+#[test]
+fn the_function_tracer_agrees() {
+    skb::the_function_tracer_agrees();
 }

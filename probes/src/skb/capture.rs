@@ -1,0 +1,289 @@
+//! Beginning and ending a capture: what is hooked, and the module told so.
+
+use std::collections::BTreeMap;
+
+use vm::agent::Client;
+
+use super::functions::{Functions, SkbFunction};
+use super::path::{Known, Paths, Site};
+use super::reader::{Event, Reader};
+use super::reason::Reasons;
+use super::ring::{
+    self, Arm, How, KLAB_ARM, KLAB_COUNTERS, KLAB_DISARM, KLAB_SITES, Sites, Tracepoint,
+};
+use super::stages::{PATH, layer};
+use crate::cell::{Bundle, Display, display};
+use crate::guest::Guest;
+use crate::kernel::Kernel;
+use crate::netfilter::HookFunctions;
+use crate::{Error, Result};
+
+/// Which functions to hook.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Profile {
+    /// Those of the lesson's path: [`PATH`], and what is registered with netfilter.
+    Path,
+    /// Every function that takes an `sk_buff`.
+    All,
+    /// These.
+    List(Vec<String>),
+}
+
+impl std::str::FromStr for Profile {
+    type Err = std::convert::Infallible;
+
+    /// `path`, `all`, or names with commas between them.
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        Ok(match text {
+            "path" => Self::Path,
+            "all" => Self::All,
+            list => Self::List(list.split(',').map(|name| name.trim().to_owned()).collect()),
+        })
+    }
+}
+
+/// A capture that is under way: the module in the guest is armed. Dropped, it ends.
+#[derive(Debug)]
+pub struct Capture {
+    guest: Guest,
+    kernel: Kernel,
+    client: Client,
+    reader: Reader,
+    events: Vec<Event>,
+    sites: Vec<Site>,
+    hooks: HookFunctions,
+    absent: Vec<String>,
+}
+
+impl Guest {
+    /// Loads klab's module into the guest; `false` if it was loaded already. It is built first where it was not built
+    /// for this kernel yet: the first time that takes minutes, and the steps are shown.
+    ///
+    /// # Errors
+    /// When the module cannot be built for this kernel, or the kernel refuses it.
+    pub fn load_kmod(&self) -> Result<bool> {
+        let mut client = self.agent()?;
+        Ok(self.machine()?.load_kmod(&mut client, &mut Steps(None))?)
+    }
+
+    /// Hooks the functions of a profile: from now on each call with an `sk_buff` leaves a record. Loads klab's module
+    /// first, as [`Guest::load_kmod`] does. One capture at a time.
+    ///
+    /// # Errors
+    /// When the module cannot be had or another capture is under way; when the kernel has none of the functions.
+    pub fn capture(&self, profile: &Profile) -> Result<Capture> {
+        self.load_kmod()?;
+        let mut client = self.agent()?;
+        let kernel = self.kernel()?;
+        let functions = Functions::read(&kernel)?;
+        let hooks = HookFunctions::read(&kernel)?;
+        let (sites, absent) = choose(&functions, &hooks, profile);
+        if sites.is_empty() {
+            return Err(Error::Other(
+                "none of these functions takes an sk_buff and can be hooked: `guest.skb_functions()?` has all that do"
+                    .to_owned(),
+            ));
+        }
+        client.device_open()?;
+        let all: Vec<ring::Site> = sites.iter().map(Site::to_ring).collect();
+        for some in all.chunks(ring::SITES) {
+            client.device_ioctl(KLAB_SITES, &Sites::to_bytes(some))?;
+        }
+        let arm = Arm {
+            version: ring::VERSION,
+            ring: 0,
+            tracepoints: Tracepoint::ALL
+                .iter()
+                .fold(0, |bits, id| bits | 1 << *id as u64),
+            zero: 0,
+        };
+        client.device_ioctl(KLAB_ARM, &arm.to_bytes())?;
+        let counters = client.device_ioctl(KLAB_COUNTERS, &[])?;
+        let reader = Reader::new(kernel.space().memory().clone(), &counters)?;
+        Ok(Capture {
+            guest: self.clone(),
+            kernel,
+            client,
+            reader,
+            events: Vec::new(),
+            sites,
+            hooks,
+            absent,
+        })
+    }
+
+    /// The packets that the guest's kernel handles while `work` runs, and shortly after: until it is quiet.
+    ///
+    /// # Errors
+    /// As [`Guest::capture`]; those of `work`.
+    pub fn paths<T>(
+        &self,
+        profile: &Profile,
+        work: impl FnOnce(&Self) -> Result<T>,
+    ) -> Result<Paths> {
+        let mut capture = self.capture(profile)?;
+        work(self)?;
+        capture.settle()?;
+        capture.paths()
+    }
+}
+
+/// The steps of making the module, shown where they replace each other.
+struct Steps(Option<Display>);
+
+impl vm::Progress for Steps {
+    fn step(&mut self, text: &str) {
+        match &self.0 {
+            Some(shown) => shown.update(Bundle::text(text)),
+            None => self.0 = Some(display(Bundle::text(text))),
+        }
+    }
+}
+
+/// What to hook, and which names are not to be had.
+fn choose(
+    functions: &Functions,
+    hooks: &HookFunctions,
+    profile: &Profile,
+) -> (Vec<Site>, Vec<String>) {
+    let mut sites = BTreeMap::new();
+    let mut absent = Vec::new();
+    let mut names = |names: &mut dyn Iterator<Item = &str>| {
+        for name in names {
+            let mut found = functions.named(name).peekable();
+            if found.peek().is_none() {
+                absent.push(name.to_owned());
+            }
+            for function in found {
+                sites.insert(function.at, Site::of(function));
+            }
+        }
+    };
+    match profile {
+        Profile::Path => names(&mut PATH.iter().flat_map(|(_, names)| names.iter().copied())),
+        Profile::List(list) => names(&mut list.iter().map(String::as_str)),
+        Profile::All => {
+            sites.extend(
+                functions
+                    .iter()
+                    .map(|function| (function.at, Site::of(function))),
+            );
+        }
+    }
+    if !matches!(profile, Profile::List(_)) {
+        // One that ftrace cannot hook is not among the functions.
+        let on_hooks = |function: &&SkbFunction| hooks.iter().any(|hook| hook.at == function.at);
+        sites.extend(
+            functions
+                .iter()
+                .filter(on_hooks)
+                .map(|function| (function.at, Site::hook(function))),
+        );
+    }
+    (sites.into_values().collect(), absent)
+}
+
+impl Site {
+    fn of(function: &SkbFunction) -> Self {
+        let how = match function.name.as_str() {
+            "skb_clone" | "skb_copy" | "__pskb_copy_fclone" | "skb_copy_expand" | "skb_segment" => {
+                How::Derive
+            }
+            "pskb_expand_head" => How::Resize,
+            "skb_gro_receive" => How::Merge,
+            _ => How::Entry,
+        };
+        Self {
+            function: function.clone(),
+            how,
+            layer: layer(&function.name),
+        }
+    }
+
+    fn hook(function: &SkbFunction) -> Self {
+        Self {
+            function: function.clone(),
+            how: How::Return,
+            layer: super::Layer::Netfilter,
+        }
+    }
+
+    fn to_ring(&self) -> ring::Site {
+        ring::Site {
+            address: self.function.at.0,
+            position: self.function.position,
+            how: self.how as u8,
+            zero: [0; 6],
+        }
+    }
+}
+
+impl Capture {
+    /// How many functions are hooked.
+    #[must_use]
+    pub fn hooked(&self) -> usize {
+        self.sites.len()
+    }
+
+    /// The names that were asked for and are not to be had in this kernel: absent, inlined, or not for ftrace.
+    #[must_use]
+    pub fn absent(&self) -> &[String] {
+        &self.absent
+    }
+
+    /// Takes what has come so far out of the rings; a long capture calls it now and then, so that nothing is overwritten.
+    ///
+    /// # Errors
+    /// When the rings are not as the module keeps them.
+    pub fn drain(&mut self) -> Result<usize> {
+        let before = self.events.len();
+        self.reader.drain(false, &mut self.events)?;
+        Ok(self.events.len() - before)
+    }
+
+    /// Waits until nothing has come for a fifth of a second, at most three seconds.
+    ///
+    /// # Errors
+    /// As [`Capture::drain`].
+    pub fn settle(&mut self) -> Result<()> {
+        let mut quiet = 0;
+        for _ in 0..60 {
+            std::thread::sleep(std::time::Duration::from_millis(50));
+            quiet = if self.drain()? == 0 { quiet + 1 } else { 0 };
+            if quiet == 4 {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Ends the capture and sorts what came into packets.
+    ///
+    /// # Errors
+    /// When the module does not answer, or the rings are not as it keeps them.
+    pub fn paths(mut self) -> Result<Paths> {
+        let counters = self.client.device_ioctl(KLAB_COUNTERS, &[])?;
+        self.client.device_ioctl(KLAB_DISARM, &[])?;
+        self.reader.drain(true, &mut self.events)?;
+        let missed = ring::Counters::from_bytes(
+            counters
+                .as_slice()
+                .try_into()
+                .map_err(|_| Error::Machine("klab's module gave no counters".to_owned()))?,
+        )
+        .missed;
+        let known = Known {
+            kernel: &self.kernel,
+            sites: &self.sites,
+            hooks: &self.hooks,
+            reasons: Reasons::read(&self.kernel)?,
+        };
+        let mut tally = self.reader.tally();
+        tally.missed = missed;
+        let mut paths = Paths::sort(self.events, tally, &known)?;
+        paths.absent = self.absent;
+        paths.hooked = self.sites.len();
+        drop(self.guest);
+        Ok(paths)
+    }
+}

@@ -1,0 +1,25 @@
+//! The way of a packet through the kernel: which functions held its `struct sk_buff`, in order.
+//!
+//! The module of `kmod/` hooks functions and writes a record for each call into rings in the guest's RAM, which are
+//! read here through the mapping. What to hook, what a record means and which records are of one packet is decided
+//! here: [`functions`](SkbFunction) by BTF, [`Capture`] to begin and end, [`Paths`] for what was seen.
+
+mod capture;
+mod functions;
+mod identity;
+mod path;
+mod pcapng;
+mod reader;
+mod reason;
+mod ring;
+mod sk_buff;
+mod stages;
+
+pub use capture::{Capture, Profile};
+pub use functions::{Functions, SkbFunction};
+pub(crate) use path::context_name;
+pub use path::{Geometry, NetfilterHook, Path, Paths, Stage, What};
+pub use reader::Tally;
+pub use ring::Context;
+pub use sk_buff::SkBuff;
+pub use stages::{Layer, PATH};

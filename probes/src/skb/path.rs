@@ -1,0 +1,576 @@
+//! The way of one packet, stage by stage, as Rust values.
+
+use std::collections::HashMap;
+use std::ops::Deref;
+
+use serde::Serialize;
+
+use super::functions::SkbFunction;
+use super::identity::{Packet, Tracker};
+use super::reader::{Event, Tally};
+use super::reason::Reasons;
+use super::ring::{self, Context, How, Kind, Record, Tracepoint};
+use super::stages::{Layer, layer, nf_hook};
+use crate::Result;
+use crate::kernel::Kernel;
+use crate::memory::GuestVirt;
+use crate::netfilter::{HOOKS, HookFunctions};
+use crate::traffic::{Frame, describe};
+
+/// Functions that end their `sk_buff`.
+const ENDS: [&str; 2] = ["skb_release_data", "kfree_skb_partial"];
+/// Bytes of an Ethernet header.
+const ETHERNET: usize = 14;
+
+/// A function that is hooked.
+#[derive(Debug, Clone)]
+pub(super) struct Site {
+    pub(super) function: SkbFunction,
+    pub(super) how: How,
+    pub(super) layer: Layer,
+}
+
+/// What is needed to say what a record means.
+pub(super) struct Known<'a> {
+    pub(super) kernel: &'a Kernel,
+    pub(super) sites: &'a [Site],
+    pub(super) hooks: &'a HookFunctions,
+    pub(super) reasons: Reasons,
+}
+
+/// Where in its memory an `sk_buff`'s data is, in bytes from `head`: `headroom = data`, `tailroom = end - tail`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct Geometry {
+    /// `skb->data - skb->head`.
+    pub data: u32,
+    /// `skb->tail`.
+    pub tail: u32,
+    /// `skb->end`.
+    pub end: u32,
+    /// `skb->len`, with what is in fragments.
+    pub len: u32,
+    /// `skb->mac_header`; `None` when not set.
+    pub mac_header: Option<u16>,
+    /// `skb->network_header`.
+    pub network_header: u16,
+    /// `skb->transport_header`; `None` when not set.
+    pub transport_header: Option<u16>,
+}
+
+/// A function on a netfilter hook, as it was called.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct NetfilterHook {
+    /// `PRE_ROUTING`, ..; `None` when the function that called the hook was not seen.
+    pub hook: Option<&'static str>,
+    /// Its priority there.
+    pub priority: Option<i32>,
+    /// `table/chain` of nftables.
+    pub chain: Option<String>,
+    /// `ACCEPT`, `DROP`, `STOLEN`, `QUEUE`, `REPEAT`; `None` when its return was not seen.
+    pub verdict: Option<&'static str>,
+}
+
+/// What a stage is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub enum What {
+    /// A call with this `sk_buff`.
+    Call,
+    /// A tracepoint.
+    Tracepoint,
+    /// A function on a netfilter hook.
+    Hook(NetfilterHook),
+    /// No call: nothing is registered on this hook, so the kernel goes past it.
+    NoHook(&'static str),
+    /// Dropped: `enum skb_drop_reason`, and where.
+    Dropped {
+        /// The reason's name.
+        reason: String,
+        /// The function that gave it up.
+        location: String,
+    },
+    /// Freed at the end of its way.
+    Consumed {
+        /// The function that freed it.
+        location: String,
+    },
+    /// This `sk_buff` was made from another of the same packet.
+    Derived {
+        /// The other.
+        from: GuestVirt,
+    },
+    /// Its memory was replaced by larger one.
+    Resized,
+    /// It became part of another (GRO).
+    Merged {
+        /// The other.
+        into: GuestVirt,
+    },
+}
+
+/// One event on a packet's way.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Stage {
+    /// The function or tracepoint; a hook's name for [`What::NoHook`].
+    pub name: String,
+    /// The module that the function is in.
+    pub module: Option<String>,
+    /// The part of the kernel.
+    pub layer: Layer,
+    /// What it is.
+    pub what: What,
+    /// Nanoseconds since the packet was first seen.
+    pub ns: u64,
+    /// The CPU.
+    pub cpu: u32,
+    /// What the CPU was in.
+    #[serde(serialize_with = "context")]
+    pub context: Context,
+    /// `current->pid`.
+    pub pid: u32,
+    /// `ns.inum` of the network namespace; 0 when it was not to be seen.
+    pub netns: u32,
+    /// The device's number; 0 without one.
+    pub ifindex: u32,
+    /// The `sk_buff`.
+    pub skb: GuestVirt,
+    /// Its memory.
+    pub head: GuestVirt,
+    /// Where its data was.
+    pub geometry: Geometry,
+    /// The first bytes from its network header on.
+    pub packet: Vec<u8>,
+    /// What else is to be said.
+    pub note: Option<String>,
+}
+
+fn context<S: serde::Serializer>(context: &Context, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(context_name(*context))
+}
+
+pub(crate) fn context_name(context: Context) -> &'static str {
+    match context {
+        Context::Task => "task",
+        Context::Softirq => "softirq",
+        Context::Hardirq => "hardirq",
+        Context::Nmi => "nmi",
+    }
+}
+
+/// The way of one packet.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Path {
+    /// When it was first seen, `CLOCK_MONOTONIC` of the guest in nanoseconds; with `head` its identity.
+    pub first: u64,
+    /// Its memory then.
+    pub head: GuestVirt,
+    /// What it is, by its first bytes.
+    pub packet: String,
+    /// What happened, in order.
+    pub stages: Vec<Stage>,
+    /// Whether records were lost while it was captured: then stages may be missing.
+    pub incomplete: bool,
+}
+
+impl Deref for Path {
+    type Target = [Stage];
+
+    fn deref(&self) -> &[Stage] {
+        &self.stages
+    }
+}
+
+impl Path {
+    /// The names of its stages, in order.
+    #[must_use]
+    pub fn names(&self) -> Vec<&str> {
+        self.stages
+            .iter()
+            .map(|stage| stage.name.as_str())
+            .collect()
+    }
+
+    /// The first stage of this name.
+    #[must_use]
+    pub fn stage(&self, name: &str) -> Option<&Stage> {
+        self.stages.iter().find(|stage| stage.name == name)
+    }
+
+    /// Whether its stages have these names among them, in this order.
+    #[must_use]
+    pub fn passes(&self, names: &[&str]) -> bool {
+        let mut stages = self.stages.iter();
+        names
+            .iter()
+            .all(|name| stages.any(|stage| stage.name == *name))
+    }
+
+    /// Why it was dropped; `None` if it was not.
+    #[must_use]
+    pub fn dropped(&self) -> Option<&str> {
+        self.stages.iter().find_map(|stage| match &stage.what {
+            What::Dropped { reason, .. } => Some(reason.as_str()),
+            _ => None,
+        })
+    }
+
+    /// Nanoseconds from its first stage to its last.
+    #[must_use]
+    pub fn duration(&self) -> u64 {
+        self.stages.last().map_or(0, |stage| stage.ns)
+    }
+}
+
+/// The packets of a capture, in the order in which they were first seen.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Paths {
+    /// The packets.
+    pub paths: Vec<Path>,
+    /// What became of the records.
+    pub tally: Tally,
+    /// How many functions were hooked.
+    pub hooked: usize,
+    /// Functions that were asked for and are not to be had in this kernel.
+    pub absent: Vec<String>,
+}
+
+impl Deref for Paths {
+    type Target = [Path];
+
+    fn deref(&self) -> &[Path] {
+        &self.paths
+    }
+}
+
+impl Paths {
+    /// Those whose description has this in it at any stage: `192.0.2.1:40000`, `UDP`, `SYN`.
+    #[must_use]
+    pub fn about(&self, text: &str) -> Self {
+        self.only(|path| {
+            path.iter()
+                .any(|stage| !stage.packet.is_empty() && describe(&stage.packet).contains(text))
+        })
+    }
+
+    /// The way of a frame that was sent: the packets that had its bytes.
+    #[must_use]
+    pub fn of(&self, frame: &Frame) -> Self {
+        let sent = frame.0.get(ETHERNET..).unwrap_or_default();
+        let same = |bytes: &[u8]| bytes.len() >= 28 && sent.get(..bytes.len()) == Some(bytes);
+        self.only(|path| {
+            path.iter().any(|stage| {
+                let most = stage.packet.len().min(sent.len());
+                same(stage.packet.get(..most).unwrap_or_default())
+            })
+        })
+    }
+
+    /// The way of one frame that was sent.
+    ///
+    /// # Errors
+    /// When it was not seen, or several packets had its bytes.
+    pub fn one(&self, frame: &Frame) -> Result<Path> {
+        let mut these = self.of(frame).paths;
+        match (these.pop(), these.len()) {
+            (Some(path), 0) => Ok(path),
+            (None, _) => Err(crate::Error::Other(format!(
+                "{frame} was not seen among {} packets",
+                self.paths.len()
+            ))),
+            (_, more) => Err(crate::Error::Other(format!(
+                "{} packets were {frame}",
+                more + 1
+            ))),
+        }
+    }
+
+    fn only(&self, wanted: impl Fn(&Path) -> bool) -> Self {
+        Self {
+            paths: self
+                .paths
+                .iter()
+                .filter(|path| wanted(path))
+                .cloned()
+                .collect(),
+            ..self.clone()
+        }
+    }
+
+    pub(super) fn sort(mut events: Vec<Event>, tally: Tally, known: &Known<'_>) -> Result<Self> {
+        // One clock for all CPUs; within a CPU the sequence decides.
+        events.sort_by_key(|event| (event.record.time, event.cpu, event.sequence));
+        let sites: HashMap<u32, &Site> = known
+            .sites
+            .iter()
+            .map(|site| (site.function.at.0 as u32, site))
+            .collect();
+        let ends = |site: u32| {
+            sites
+                .get(&site)
+                .is_some_and(|site| ENDS.contains(&site.function.name.as_str()))
+        };
+        let packets = Tracker::sort(events, ends);
+        let incomplete = tally.lost > 0 || tally.missed > 0;
+        let mut paths = Vec::new();
+        for packet in &packets {
+            paths.extend(path(packet, incomplete, &sites, known)?);
+        }
+        paths.sort_by_key(|path| path.first);
+        Ok(Self {
+            paths,
+            tally,
+            hooked: 0,
+            absent: Vec::new(),
+        })
+    }
+}
+
+fn path(
+    packet: &Packet,
+    incomplete: bool,
+    sites: &HashMap<u32, &Site>,
+    known: &Known<'_>,
+) -> Result<Option<Path>> {
+    let Some(first) = packet.events.first() else {
+        return Ok(None);
+    };
+    let began = first.record.time;
+    let mut way = Way {
+        stages: Vec::new(),
+        hook: None,
+        known,
+    };
+    for event in &packet.events {
+        way.take(event, began, sites)?;
+    }
+    let bytes = way
+        .stages
+        .iter()
+        .map(|stage| stage.packet.as_slice())
+        // What is sent has no length in its header before __ip_local_out.
+        .find(|packet| {
+            packet.first().is_some_and(|byte| byte >> 4 == 4) && packet.get(2..4) != Some(&[0, 0])
+        });
+    Ok(Some(Path {
+        first: began,
+        head: GuestVirt(first.record.head),
+        packet: bytes.map_or_else(
+            || format!("no IPv4 packet (protocol {:#06x})", first.record.protocol),
+            describe,
+        ),
+        stages: way.stages,
+        incomplete,
+    }))
+}
+
+/// The stages of a packet so far.
+struct Way<'a> {
+    stages: Vec<Stage>,
+    /// The hook that comes next, by the function that was last.
+    hook: Option<usize>,
+    known: &'a Known<'a>,
+}
+
+impl Way<'_> {
+    fn take(&mut self, event: &Event, began: u64, sites: &HashMap<u32, &Site>) -> Result<()> {
+        let record = &event.record;
+        let site = sites.get(&record.site).copied();
+        let (name, module, layer, what) = match record.kind() {
+            Some(Kind::Exit) => {
+                self.verdict(record, event.cpu, site);
+                return Ok(());
+            }
+            Some(Kind::Tracepoint) => {
+                let Some(point) = Tracepoint::ALL
+                    .into_iter()
+                    .find(|id| *id as u32 == record.site)
+                else {
+                    return Ok(());
+                };
+                (
+                    point.name().to_owned(),
+                    None,
+                    layer(point.name()),
+                    self.tracepoint(point, record)?,
+                )
+            }
+            kind => {
+                let Some(site) = site else {
+                    return Ok(());
+                };
+                let what = match kind {
+                    Some(Kind::Derived) => What::Derived {
+                        from: GuestVirt(record.arg),
+                    },
+                    Some(Kind::Resized) => What::Resized,
+                    Some(Kind::Merged) => What::Merged {
+                        into: GuestVirt(record.arg),
+                    },
+                    _ if site.how == How::Return => What::Hook(self.called(site, record.netns)),
+                    _ => What::Call,
+                };
+                (
+                    site.function.name.clone(),
+                    site.function.module.clone(),
+                    site.layer,
+                    what,
+                )
+            }
+        };
+        self.went_past(&name);
+        self.stages.push(Stage {
+            note: None,
+            module,
+            layer,
+            what,
+            ns: record.time.saturating_sub(began),
+            cpu: event.cpu,
+            context: record.context(),
+            pid: record.pid,
+            netns: record.netns,
+            ifindex: record.ifindex,
+            skb: GuestVirt(record.skb),
+            head: GuestVirt(record.head),
+            geometry: geometry(record),
+            packet: record.packet().to_vec(),
+            name: name.clone(),
+        });
+        if let Some(hook) = nf_hook(&name) {
+            self.hook = Some(hook);
+            self.no_hook(hook, record);
+        }
+        Ok(())
+    }
+
+    /// Nothing is registered on the hook that comes now.
+    fn no_hook(&mut self, hook: usize, record: &Record) {
+        let hooks = self.known.hooks;
+        let here = |netns: u32| record.netns == 0 || netns == record.netns;
+        let known = record.netns != 0 && hooks.namespaces.contains(&record.netns);
+        let registered = hooks
+            .iter()
+            .any(|function| function.hook == hook && here(function.netns));
+        if known
+            && !registered
+            && let (Some(stage), Some(name)) = (self.stages.last().cloned(), HOOKS.get(hook))
+        {
+            self.stages.push(Stage {
+                name: (*name).to_owned(),
+                module: None,
+                layer: Layer::Netfilter,
+                what: What::NoHook(name),
+                note: None,
+                ..stage
+            });
+        }
+    }
+
+    /// What is true of a stage that the next one shows.
+    fn went_past(&mut self, next: &str) {
+        let Some(before) = self
+            .stages
+            .iter_mut()
+            .rev()
+            .find(|stage| stage.what == What::Call)
+        else {
+            return;
+        };
+        let routed = matches!(
+            next,
+            "ip_route_input_noref" | "ip_route_input_slow" | "ip_route_use_hint"
+        );
+        let looks = |name: &str| {
+            self.known
+                .sites
+                .iter()
+                .any(|site| site.function.name == name)
+        };
+        if before.name == "ip_rcv_finish_core"
+            && !routed
+            && looks("ip_route_input_noref")
+            && matches!(next, "ip_local_deliver" | "ip_forward")
+        {
+            // skb_valid_dst: from the sender on loopback, or from the socket that early demux found.
+            before.note = Some("no route lookup: the packet had its route already".to_owned());
+        }
+    }
+
+    /// The hook function of a site, as it is registered where the packet is.
+    fn called(&self, site: &Site, netns: u32) -> NetfilterHook {
+        let registered = self.known.hooks.iter().find(|function| {
+            function.at == site.function.at
+                && self.hook.is_none_or(|hook| hook == function.hook)
+                && (netns == 0 || function.netns == netns)
+        });
+        NetfilterHook {
+            hook: registered
+                .and_then(|function| HOOKS.get(function.hook))
+                .copied(),
+            priority: registered.map(|function| function.priority),
+            chain: registered.and_then(|function| function.chain.clone()),
+            verdict: None,
+        }
+    }
+
+    /// Gives the last call of a hook function its return value.
+    fn verdict(&mut self, record: &Record, cpu: u32, site: Option<&Site>) {
+        let Some(site) = site else { return };
+        let called = self
+            .stages
+            .iter_mut()
+            .rev()
+            .find_map(|stage| match &mut stage.what {
+                What::Hook(hook)
+                    if hook.verdict.is_none()
+                        && stage.cpu == cpu
+                        && stage.skb.0 == record.skb
+                        && stage.name == site.function.name =>
+                {
+                    Some(hook)
+                }
+                _ => None,
+            });
+        if let Some(hook) = called {
+            // NF_VERDICT_MASK of include/uapi/linux/netfilter.h.
+            hook.verdict = Some(match record.arg & 0xff {
+                0 => "DROP",
+                1 => "ACCEPT",
+                2 => "STOLEN",
+                3 => "QUEUE",
+                4 => "REPEAT",
+                _ => "?",
+            });
+        }
+    }
+
+    fn tracepoint(&self, point: Tracepoint, record: &Record) -> Result<What> {
+        let location = |at: u64| -> Result<String> {
+            let symbol = self.known.kernel.symbol_at(GuestVirt(at))?;
+            Ok(symbol.map_or_else(|| format!("{at:#x}"), |symbol| symbol.name))
+        };
+        Ok(match point {
+            Tracepoint::KfreeSkb => What::Dropped {
+                reason: self.known.reasons.name(record.arg as u32),
+                location: location(0xffff_ffff_0000_0000 | record.arg >> 32)?,
+            },
+            Tracepoint::ConsumeSkb => What::Consumed {
+                location: location(record.arg)?,
+            },
+            _ => What::Tracepoint,
+        })
+    }
+}
+
+fn geometry(record: &Record) -> Geometry {
+    let set = |offset: u16| (offset != u16::MAX).then_some(offset);
+    Geometry {
+        data: record.data,
+        tail: record.tail,
+        end: record.end,
+        len: record.len,
+        mac_header: set(record.mac_header),
+        network_header: record.network_header,
+        transport_header: set(record.transport_header),
+    }
+}
+
+const _: () = assert!(ring::PACKET >= 28);

@@ -1,0 +1,305 @@
+//! The rings of the module, read through the mapping of the guest's RAM: nothing in the guest takes part.
+
+use std::mem::size_of;
+use std::sync::Arc;
+use std::sync::atomic::{Ordering, fence};
+
+use serde::Serialize;
+
+use super::ring::{Counters, MAGIC, MAX_CPUS, MAX_RING, RECORD, Record, RingHeader, VERSION};
+use crate::memory::{GuestPhys, PhysMemory};
+use crate::{Error, Result};
+
+/// A record and where it comes from.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Event {
+    pub(super) cpu: u32,
+    /// Counts within its CPU's ring.
+    pub(super) sequence: u64,
+    pub(super) record: Record,
+}
+
+/// What became of the records: every one that was written is in `delivered` or in `lost`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct Tally {
+    /// Read whole.
+    pub delivered: u64,
+    /// Overwritten before they were read, or while.
+    pub lost: u64,
+    /// Times a hook was called in the guest, whether or not that made a record.
+    pub seen: u64,
+    /// Calls whose argument was no readable `sk_buff`.
+    pub unreadable: u64,
+    /// Returns of netfilter's hook functions that the kernel could not watch.
+    pub missed: u64,
+}
+
+#[derive(Debug)]
+struct Ring {
+    header: GuestPhys,
+    records: GuestPhys,
+    cpu: u32,
+    slots: u64,
+    /// The next sequence to read.
+    next: u64,
+    /// `seen` and `unreadable` when the reader was made.
+    before: (u64, u64),
+}
+
+/// All rings of a module.
+#[derive(Debug)]
+pub(super) struct Reader {
+    memory: Arc<dyn PhysMemory>,
+    rings: Vec<Ring>,
+    tally: Tally,
+}
+
+impl Reader {
+    /// The rings that the module names, from the sequences of this moment on.
+    pub(super) fn new(memory: Arc<dyn PhysMemory>, counters: &[u8]) -> Result<Self> {
+        let bytes: &[u8; size_of::<Counters>()] = counters
+            .try_into()
+            .map_err(|_| malformed(format!("its counters are {} bytes", counters.len())))?;
+        let counters = Counters::from_bytes(bytes);
+        if counters.magic != MAGIC || counters.version != VERSION {
+            return Err(malformed(format!(
+                "it speaks version {}, this library {VERSION}: build the module again",
+                counters.version
+            )));
+        }
+        if counters.cpus as usize > MAX_CPUS {
+            return Err(malformed(format!("it claims {} rings", counters.cpus)));
+        }
+        let mut reader = Self {
+            memory,
+            rings: Vec::new(),
+            tally: Tally::default(),
+        };
+        for info in counters.rings.iter().take(counters.cpus as usize) {
+            let at = GuestPhys(info.header);
+            let header = reader.header(at)?;
+            let bytes = u64::from(header.slots) * RECORD as u64;
+            if header.magic != MAGIC
+                || header.version != VERSION
+                || header.record as usize != RECORD
+                || !header.slots.is_power_of_two()
+                || bytes > u64::from(MAX_RING)
+            {
+                return Err(malformed(format!("there is no ring at physical {at}")));
+            }
+            reader.rings.push(Ring {
+                header: at,
+                records: GuestPhys(header.records),
+                cpu: header.cpu,
+                slots: u64::from(header.slots),
+                next: header.produced,
+                before: (header.seen, header.unreadable),
+            });
+        }
+        Ok(reader)
+    }
+
+    fn header(&self, at: GuestPhys) -> Result<RingHeader> {
+        let mut bytes = [0; size_of::<RingHeader>()];
+        self.memory.read(at, &mut bytes)?;
+        Ok(RingHeader::from_bytes(&bytes))
+    }
+
+    /// All that came since the last call. A record that is still being written ends its ring's turn, unless `last`
+    /// says that nothing writes any more: then it was never finished, and is lost.
+    pub(super) fn drain(&mut self, last: bool, events: &mut Vec<Event>) -> Result<()> {
+        let (mut seen, mut unreadable) = (0_u64, 0_u64);
+        for index in 0..self.rings.len() {
+            let header = self.header(self.rings[index].header)?;
+            let ring = &mut self.rings[index];
+            seen = seen.wrapping_add(header.seen.wrapping_sub(ring.before.0));
+            unreadable = unreadable.wrapping_add(header.unreadable.wrapping_sub(ring.before.1));
+            if header.produced < ring.next {
+                return Err(malformed("its sequence went back".to_owned()));
+            }
+            // What is a lap behind was overwritten.
+            let oldest = header.produced.saturating_sub(ring.slots);
+            if oldest > ring.next {
+                self.tally.lost += oldest - ring.next;
+                ring.next = oldest;
+            }
+            while ring.next < header.produced {
+                let slot = ring.next & (ring.slots - 1);
+                let at = GuestPhys(ring.records.0.wrapping_add(slot * RECORD as u64));
+                match read(&*self.memory, at, ring.next)? {
+                    Read::Whole(record) => {
+                        self.tally.delivered += 1;
+                        events.push(Event {
+                            cpu: ring.cpu,
+                            sequence: ring.next,
+                            record,
+                        });
+                    }
+                    Read::Lost => self.tally.lost += 1,
+                    Read::NotYet if last => self.tally.lost += 1,
+                    Read::NotYet => break,
+                }
+                ring.next += 1;
+            }
+        }
+        (self.tally.seen, self.tally.unreadable) = (seen, unreadable);
+        Ok(())
+    }
+
+    pub(super) fn tally(&self) -> Tally {
+        self.tally
+    }
+}
+
+enum Read {
+    Whole(Record),
+    NotYet,
+    Lost,
+}
+
+/// Reads record `sequence` as the head comment of `kmod/ring.rs` says.
+fn read(memory: &dyn PhysMemory, at: GuestPhys, sequence: u64) -> Result<Read> {
+    let before = memory.read_u64(at)?;
+    fence(Ordering::Acquire);
+    let age = (sequence as u32).wrapping_sub(before as u32) as i32;
+    let whole = (before >> 32) as u8 != 0;
+    if !whole || age > 0 {
+        return Ok(Read::NotYet);
+    }
+    if age < 0 {
+        return Ok(Read::Lost);
+    }
+    let mut bytes = [0; RECORD];
+    memory.read(at, &mut bytes)?;
+    fence(Ordering::Acquire);
+    if memory.read_u64(at)? != before {
+        return Ok(Read::Lost);
+    }
+    Ok(Read::Whole(Record::from_bytes(&bytes)))
+}
+
+fn malformed(why: String) -> Error {
+    Error::Malformed {
+        what: "klab's module",
+        why,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use super::super::ring::{Context, Kind, commit};
+    use super::*;
+    use crate::memory::PhysRange;
+
+    const SLOTS: u64 = 4;
+    const RECORDS: usize = 4096;
+
+    /// A ring of four records behind a page with its header, at physical 0.
+    #[derive(Debug)]
+    struct Guest(Mutex<Vec<u8>>);
+
+    impl Guest {
+        fn new() -> Self {
+            let guest = Self(Mutex::new(vec![0; RECORDS + SLOTS as usize * RECORD]));
+            guest.put(0, MAGIC);
+            guest.put(8, u64::from(VERSION) | (RECORD as u64) << 32);
+            guest.put(16, SLOTS << 32);
+            guest.put(24, RECORDS as u64);
+            guest
+        }
+
+        fn put(&self, at: usize, word: u64) {
+            self.0.lock().unwrap()[at..at + 8].copy_from_slice(&word.to_le_bytes());
+        }
+
+        /// The writer begins record `n`.
+        fn begin(&self, n: u64) {
+            self.put(40, n + 1);
+            self.put(slot(n), 0);
+        }
+
+        fn write(&self, n: u64) {
+            self.begin(n);
+            self.put(slot(n) + 16, 1000 + n);
+            self.put(slot(n), commit(n, Kind::Entry, Context::Softirq, 0));
+        }
+    }
+
+    fn slot(n: u64) -> usize {
+        RECORDS + (n % SLOTS) as usize * RECORD
+    }
+
+    impl PhysMemory for Guest {
+        fn read(&self, at: GuestPhys, buf: &mut [u8]) -> Result<()> {
+            let bytes = self.0.lock().unwrap();
+            let from = at.0 as usize;
+            let fault = Error::NotRam { at, len: buf.len() };
+            buf.copy_from_slice(bytes.get(from..from + buf.len()).ok_or(fault)?);
+            Ok(())
+        }
+
+        fn ranges(&self) -> &[PhysRange] {
+            &[]
+        }
+    }
+
+    fn counters() -> Vec<u8> {
+        let mut bytes = vec![0; size_of::<Counters>()];
+        bytes[..8].copy_from_slice(&MAGIC.to_le_bytes());
+        bytes[8..12].copy_from_slice(&VERSION.to_le_bytes());
+        bytes[12..16].copy_from_slice(&1_u32.to_le_bytes());
+        bytes
+    }
+
+    fn skbs(events: &[Event]) -> Vec<u64> {
+        events.iter().map(|event| event.record.skb).collect()
+    }
+
+    #[test]
+    fn every_record_is_delivered_or_lost() {
+        let guest = Arc::new(Guest::new());
+        guest.write(0);
+        let mut reader = Reader::new(guest.clone(), &counters()).unwrap();
+        let mut events = Vec::new();
+        // What was there before is not ours; a record that is half written ends the turn.
+        guest.write(1);
+        guest.begin(2);
+        reader.drain(false, &mut events).unwrap();
+        assert_eq!(skbs(&events), [1001]);
+        guest.write(2);
+        reader.drain(false, &mut events).unwrap();
+        assert_eq!(skbs(&events), [1001, 1002]);
+        // Seven more into four slots: three are gone. Then one that never becomes whole.
+        (3..10).for_each(|n| guest.write(n));
+        guest.begin(10);
+        reader.drain(true, &mut events).unwrap();
+        assert_eq!(skbs(&events)[2..], [1007, 1008, 1009]);
+        let tally = reader.tally();
+        assert_eq!((tally.delivered, tally.lost), (5, 5));
+        assert_eq!(tally.delivered + tally.lost, 10);
+    }
+
+    #[test]
+    fn lies_are_errors() {
+        let guest = Arc::new(Guest::new());
+        let refused = |bytes: &[u8]| Reader::new(guest.clone(), bytes).is_err();
+        assert!(refused(&[]));
+        let mut wrong = counters();
+        wrong[8] ^= 0xff;
+        assert!(refused(&wrong));
+        let mut many = counters();
+        many[12] = 0xff;
+        assert!(refused(&many));
+        let mut reader = Reader::new(guest.clone(), &counters()).unwrap();
+        guest.put(40, u64::MAX);
+        let mut events = Vec::new();
+        // An absurd count is a lap behind, and ends.
+        reader.drain(true, &mut events).unwrap();
+        guest.put(40, 0);
+        assert!(reader.drain(true, &mut events).is_err());
+        guest.put(16, 3 << 32);
+        assert!(refused(&counters()));
+    }
+}

@@ -1,0 +1,291 @@
+//! One `struct sk_buff` (`include/linux/skbuff.h`), read in place: the memory that it describes, and its payload.
+
+use serde::Serialize;
+
+use crate::guest::Guest;
+use crate::kernel::Kernel;
+use crate::memory::GuestVirt;
+use crate::object::Mirror;
+use crate::traffic::describe;
+use crate::view::{Align, Anchor, Svg, Table, Text, View};
+use crate::{Error, Result};
+
+/// No linear part of an `sk_buff` is longer: `SKB_MAX_ALLOC` is four pages.
+const MOST: u64 = 1 << 20;
+
+#[derive(Debug, Mirror)]
+#[mirror(c = "struct sk_buff")]
+struct Raw {
+    head: GuestVirt,
+    data: GuestVirt,
+    tail: u32,
+    end: u32,
+    len: u32,
+    data_len: u32,
+    truesize: u32,
+    mac_header: u16,
+    network_header: u16,
+    transport_header: u16,
+    #[mirror(member = "protocol")]
+    protocol: u16,
+    #[mirror(member = "users.refs.counter")]
+    users: i32,
+    dev: GuestVirt,
+    sk: GuestVirt,
+    cloned: bool,
+}
+
+#[derive(Debug, Mirror)]
+#[mirror(c = "struct skb_shared_info")]
+struct Shared {
+    nr_frags: u8,
+    gso_size: u16,
+    gso_segs: u16,
+    #[mirror(member = "dataref.counter")]
+    dataref: i32,
+}
+
+/// One `sk_buff`. Offsets are bytes from `head`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct SkBuff {
+    /// Its own address.
+    pub at: GuestVirt,
+    /// The memory that it describes.
+    pub head: GuestVirt,
+    /// Where the data of the layer at work begins.
+    pub data: u64,
+    /// Where it ends.
+    pub tail: u32,
+    /// Where the memory ends, and `skb_shared_info` begins.
+    pub end: u32,
+    /// Bytes of the packet, in fragments too.
+    pub len: u32,
+    /// Bytes that are in fragments.
+    pub data_len: u32,
+    /// Bytes that it is charged with.
+    pub truesize: u32,
+    /// The Ethernet header; `None` when not set.
+    pub mac_header: Option<u16>,
+    /// The IP header.
+    pub network_header: u16,
+    /// The TCP or UDP header; `None` when not set.
+    pub transport_header: Option<u16>,
+    /// The EtherType as a number.
+    pub protocol: u16,
+    /// References to the `sk_buff`.
+    pub users: i32,
+    /// References to its memory (`dataref`), from clones too.
+    pub dataref: i32,
+    /// Whether another `sk_buff` may share the memory.
+    pub cloned: bool,
+    /// Fragments.
+    pub nr_frags: u8,
+    /// Segments that it stands for, and the size of each; 0: one.
+    pub gso: (u16, u16),
+    /// `struct net_device`; NULL once it is in a socket.
+    pub dev: GuestVirt,
+    /// `struct sock` that it is charged to.
+    pub sk: GuestVirt,
+    /// The memory from `head` to `tail`.
+    pub bytes: Vec<u8>,
+}
+
+impl Guest {
+    /// The `sk_buff` at an address.
+    ///
+    /// # Errors
+    /// When what lies there is none: its offsets must be in order.
+    pub fn sk_buff(&self, at: GuestVirt) -> Result<SkBuff> {
+        SkBuff::read(&self.kernel()?, at)
+    }
+}
+
+impl SkBuff {
+    fn read(kernel: &Kernel, at: GuestVirt) -> Result<Self> {
+        let raw: Raw = kernel.load(at)?;
+        let data = raw.data.0.wrapping_sub(raw.head.0);
+        let in_order = data <= u64::from(raw.tail) && raw.tail <= raw.end;
+        if !in_order || u64::from(raw.end) > MOST {
+            return Err(Error::Broken {
+                what: "sk_buff",
+                at,
+                why: format!(
+                    "data, tail and end are at {data}, {} and {} of its memory",
+                    raw.tail, raw.end
+                ),
+            });
+        }
+        let shared: Shared = kernel.load(raw.head.offset(u64::from(raw.end)))?;
+        let mut bytes = vec![0; raw.tail as usize];
+        kernel.read(raw.head, &mut bytes)?;
+        let set = |offset: u16| (offset != u16::MAX).then_some(offset);
+        Ok(Self {
+            at,
+            head: raw.head,
+            data,
+            tail: raw.tail,
+            end: raw.end,
+            len: raw.len,
+            data_len: raw.data_len,
+            truesize: raw.truesize,
+            mac_header: set(raw.mac_header),
+            network_header: raw.network_header,
+            transport_header: set(raw.transport_header),
+            protocol: raw.protocol.swap_bytes(),
+            users: raw.users,
+            dataref: shared.dataref & 0xffff,
+            cloned: raw.cloned,
+            nr_frags: shared.nr_frags,
+            gso: (shared.gso_segs, shared.gso_size),
+            dev: raw.dev,
+            sk: raw.sk,
+            bytes,
+        })
+    }
+
+    /// The bytes of the layer at work: `data` to `tail`.
+    #[must_use]
+    pub fn data(&self) -> &[u8] {
+        self.bytes
+            .get(usize::try_from(self.data).unwrap_or(usize::MAX)..)
+            .unwrap_or_default()
+    }
+
+    /// The packet in one line.
+    #[must_use]
+    pub fn packet(&self) -> String {
+        describe(
+            self.bytes
+                .get(usize::from(self.network_header)..)
+                .unwrap_or_default(),
+        )
+    }
+
+    /// The marks in its memory, in the order of their offsets.
+    fn marks(&self) -> Vec<(&'static str, u64)> {
+        let mut marks = vec![
+            ("head", 0),
+            ("data", self.data),
+            ("tail", u64::from(self.tail)),
+            ("end", u64::from(self.end)),
+            ("network_header", u64::from(self.network_header)),
+        ];
+        marks.extend(self.mac_header.map(|at| ("mac_header", u64::from(at))));
+        marks.extend(
+            self.transport_header
+                .map(|at| ("transport_header", u64::from(at))),
+        );
+        marks.sort_by_key(|(_, at)| *at);
+        marks
+    }
+}
+
+impl View for SkBuff {
+    fn text(&self) -> String {
+        table(self).text()
+    }
+
+    fn html(&self) -> Option<String> {
+        table(self).html()
+    }
+
+    fn svg(&self) -> Option<String> {
+        Some(drawn(self))
+    }
+}
+
+fn table(skb: &SkBuff) -> Table {
+    let mut table = Table::new([
+        ("MARK", Align::Left),
+        ("OFFSET", Align::Right),
+        ("", Align::Left),
+    ]);
+    for (mark, at) in skb.marks() {
+        table.row([
+            mark.to_owned(),
+            at.to_string(),
+            skb.head.offset(at).to_string(),
+        ]);
+    }
+    table.note(format!(
+        "sk_buff {}: {}; len {}, in fragments {}, headroom {}, tailroom {}, users {}, dataref {}",
+        skb.at,
+        skb.packet(),
+        skb.len,
+        skb.data_len,
+        skb.data,
+        skb.end - skb.tail,
+        skb.users,
+        skb.dataref
+    ));
+    table
+}
+
+const LEFT: f64 = 24.0;
+const WIDTH: f64 = 720.0;
+const BAR: f64 = 76.0;
+
+/// Its memory as a bar from `head` to `end`; each mark an arrow. Not to scale: the parts are few, and some are short.
+fn drawn(skb: &SkBuff) -> String {
+    let marks = skb.marks();
+    let mut places: Vec<u64> = marks.iter().map(|(_, at)| *at).collect();
+    places.dedup();
+    let step = WIDTH / (places.len().max(2) - 1) as f64;
+    let x =
+        |at: u64| LEFT + step * places.iter().position(|place| *place == at).unwrap_or(0) as f64;
+    let mut svg = Svg::new(LEFT * 2.0 + WIDTH + 60.0, 190.0);
+    let title = format!("sk_buff {}: {}", skb.at, skb.packet());
+    let bold = Text {
+        size: 13.0,
+        bold: true,
+        ..Text::default()
+    };
+    svg.text((LEFT, 24.0), &title, bold);
+    for pair in places.windows(2) {
+        let [from, to] = pair else { continue };
+        let (fill, what) = if *to <= skb.data {
+            ("#eef1f4", "")
+        } else if *to <= u64::from(skb.tail) {
+            ("#7aa7d6", "")
+        } else {
+            ("#f6efe2", "")
+        };
+        svg.rect((x(*from), BAR), (x(*to) - x(*from), 30.0), fill, "#64707d");
+        let label = format!("{what}{} B", to - from);
+        let middle = Text {
+            anchor: Anchor::Middle,
+            ..Text::default()
+        };
+        svg.text(((x(*from) + x(*to)) / 2.0, BAR + 19.0), &label, middle);
+    }
+    for place in &places {
+        let here: Vec<&str> = marks
+            .iter()
+            .filter(|(_, at)| at == place)
+            .map(|(mark, _)| *mark)
+            .collect();
+        for (row, mark) in here.iter().enumerate() {
+            let y = BAR + 52.0 + 15.0 * row as f64;
+            svg.text((x(*place), y), mark, Text::default());
+        }
+        let bottom = (x(*place), BAR + 42.0);
+        svg.arrow(&[bottom, (x(*place), BAR + 31.0)], "#1f2933", 1.0, "");
+    }
+    let shared = Text {
+        size: 10.0,
+        ..Text::default()
+    };
+    svg.text(
+        (x(u64::from(skb.end)) + 4.0, BAR + 19.0),
+        "shared_info",
+        shared,
+    );
+    let note = format!(
+        "data to tail is what the layer at work sees; users {}, dataref {}, {} fragments",
+        skb.users, skb.dataref, skb.nr_frags
+    );
+    svg.text((LEFT, 176.0), &note, Text::default());
+    svg.finish(&title)
+}
+
+crate::displays!(SkBuff);
