@@ -196,6 +196,24 @@ pub(crate) enum Look {
         #[command(flatten)]
         source: Source,
     },
+    /// Show the way of each packet through the kernel while a command runs in the guest
+    #[command(after_long_help = include_str!("manual/skb.txt"))]
+    Skb {
+        /// The functions to hook: `path`, `all`, or names with commas between them
+        #[arg(long, value_name = "path|all|NAMES", default_value = "path")]
+        profile: String,
+        /// Only packets whose description has this in it: `10.1.0.2`, `UDP`, `echo request`
+        #[arg(long, value_name = "TEXT")]
+        about: Option<String>,
+        /// Write the packets at each station into a file for Wireshark, too
+        #[arg(long, value_name = "FILE")]
+        pcapng: Option<PathBuf>,
+        #[command(flatten)]
+        source: Source,
+        /// The command and its arguments
+        #[arg(required = true, allow_hyphen_values = true, trailing_var_arg = true)]
+        command: Vec<String>,
+    },
 }
 
 impl Look {
@@ -211,7 +229,8 @@ impl Look {
             | Self::Sym { source, .. }
             | Self::Struct { source, .. }
             | Self::P { source, .. }
-            | Self::List { source, .. } => source,
+            | Self::List { source, .. }
+            | Self::Skb { source, .. } => source,
         }
     }
 }

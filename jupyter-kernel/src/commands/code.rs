@@ -53,6 +53,31 @@ pub(crate) fn cell(command: &Look) -> anyhow::Result<String> {
             let expression = expression.join(" ");
             format!("{guest}.eval({expression:?})?.ring({container:?}, {member:?}, {label})?")
         }
+        Look::Skb {
+            profile,
+            about,
+            command,
+            ..
+        } => {
+            let profile = match profile.as_str() {
+                "path" => "Profile::Path".to_owned(),
+                "all" => "Profile::All".to_owned(),
+                list => {
+                    let names: Vec<String> = list
+                        .split(',')
+                        .map(|name| format!("{:?}.to_owned()", name.trim()))
+                        .collect();
+                    format!("Profile::List(vec![{}])", names.join(", "))
+                }
+            };
+            let about = match about {
+                Some(text) => format!(".about({text:?})"),
+                None => String::new(),
+            };
+            format!(
+                "{guest}.paths(&{profile}, |guest| {{ guest.agent()?.output(&{command:?})?; Ok(()) }})?{about}"
+            )
+        }
     };
     Ok(format!("{value}\n"))
 }

@@ -1,10 +1,11 @@
 //! The commands that read a guest's memory: each reads one value and shows its faces.
 
-use anyhow::{Result, bail};
+use anyhow::{Context as _, Result, bail};
 use probes::guest::Guest;
 use probes::kernel::Kernel;
 use probes::kernel::btf::Declaration;
 use probes::memory::GuestVirt;
+use probes::skb::Paths;
 use probes::view::View;
 use serde::Serialize;
 use serde_json::json;
@@ -47,7 +48,34 @@ pub(crate) fn run(command: &Look, cx: &mut Context<'_>) -> Result<Output> {
             show,
             ..
         } => list(&guest, &expression.join(" "), of.as_deref(), show),
+        Look::Skb {
+            profile,
+            about,
+            pcapng,
+            command,
+            ..
+        } => {
+            let paths = paths(&guest, profile, about.as_deref(), command)?;
+            if let Some(file) = pcapng {
+                std::fs::write(file, paths.pcapng())
+                    .with_context(|| format!("cannot write {}", file.display()))?;
+            }
+            shown(&paths)
+        }
     }
+}
+
+/// The packets that the guest's kernel handles while a command runs in it.
+fn paths(guest: &Guest, profile: &str, about: Option<&str>, command: &[String]) -> Result<Paths> {
+    let Ok(profile) = profile.parse();
+    let paths = guest.paths(&profile, |guest| {
+        guest.agent()?.output(command)?;
+        Ok(())
+    })?;
+    Ok(match about {
+        Some(text) => paths.about(text),
+        None => paths,
+    })
 }
 
 fn code(command: &Look) -> Result<Output> {
