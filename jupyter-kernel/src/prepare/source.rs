@@ -11,7 +11,7 @@ use anyhow::{Context, Result, bail};
 use sha2::{Digest, Sha256};
 
 /// What `probes` is compiled from, in the repository.
-const PARTS: [&str; 5] = ["Cargo.toml", "Cargo.lock", "probes", "vm", "kmod"];
+const PARTS: [&str; 5] = ["Cargo.toml", "Cargo.lock", "kmod", "probes", "vm"];
 
 /// The repository that this program was built from.
 const REPOSITORY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
@@ -68,6 +68,9 @@ fn compiler() -> Result<Vec<u8>> {
     Ok(output.stdout)
 }
 
+/// Folders in which nothing is that cells link.
+const LEFT_OUT: [&str; 2] = ["target", "tests"];
+
 /// The entries of a folder that are sources, in order.
 fn entries(folder: &Path) -> Result<Vec<PathBuf>> {
     let mut entries = fs::read_dir(folder)
@@ -82,7 +85,10 @@ fn entries(folder: &Path) -> Result<Vec<PathBuf>> {
                 folder.display()
             )
         })?;
-    entries.retain(|path| path.file_name() != Some(OsStr::new("target")));
+    entries.retain(|path| {
+        let left_out = |name: &str| path.file_name() == Some(OsStr::new(name));
+        !LEFT_OUT.into_iter().any(left_out)
+    });
     entries.sort();
     Ok(entries)
 }
@@ -126,11 +132,13 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let from = folder.path().join("a");
         fs::create_dir_all(from.join("target")).unwrap();
+        fs::create_dir_all(from.join("tests")).unwrap();
         fs::write(from.join("x.rs"), "1").unwrap();
         fs::write(from.join("target/y"), "2").unwrap();
         copy_tree(&from, &folder.path().join("b")).unwrap();
         assert_eq!(fs::read(folder.path().join("b/x.rs")).unwrap(), b"1");
         assert!(!folder.path().join("b/target").exists());
+        assert!(!folder.path().join("b/tests").exists());
     }
 
     #[test]

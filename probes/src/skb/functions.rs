@@ -101,12 +101,16 @@ fn call_sites(kernel: &Kernel) -> Result<HashSet<u64>> {
 }
 
 /// The first argument of a function that is a `struct sk_buff *`.
-fn position(btf: &Btf, function: TypeId, skb: TypeId) -> Option<u8> {
+///
+/// By its name: a module's BTF has a `struct sk_buff` of its own where some type below it is complete there alone
+/// (`nf_tables` of 7.3), and a forward declaration where it never looks inside.
+fn position(btf: &Btf, function: TypeId) -> Option<u8> {
     let proto = btf.resolve(btf.get(function)?.target()?).ok()?;
     let is_skb = |ty: TypeId| -> Option<bool> {
         let pointer = btf.resolve(ty).ok()?;
         let to = btf.resolve(pointer.target()?).ok()?;
-        Some(pointer.kind == Kind::Ptr && to.id == skb)
+        let named = matches!(to.kind, Kind::Struct | Kind::Fwd) && to.name() == "sk_buff";
+        Some(pointer.kind == Kind::Ptr && named)
     };
     for (index, param) in proto
         .params()
@@ -125,25 +129,18 @@ fn position(btf: &Btf, function: TypeId, skb: TypeId) -> Option<u8> {
 }
 
 /// Name and argument of every function of `btf` itself that takes an `sk_buff`.
-fn by_type(btf: &Btf, skb: TypeId) -> BTreeMap<String, u8> {
+fn by_type(btf: &Btf) -> BTreeMap<String, u8> {
     let functions = btf
         .ids()
         .filter(|id| btf.get(*id).is_some_and(|ty| ty.kind == Kind::Func));
     functions
-        .filter_map(|id| Some((btf.get(id)?.name().to_owned(), position(btf, id, skb)?)))
+        .filter_map(|id| Some((btf.get(id)?.name().to_owned(), position(btf, id)?)))
         .collect()
 }
 
 impl Functions {
     pub(super) fn read(kernel: &Kernel) -> Result<Self> {
         let btf = kernel.btf()?;
-        let skb = btf
-            .find(Kind::Struct, "sk_buff")
-            .ok_or_else(|| Error::NoType {
-                name: "struct sk_buff".to_owned(),
-                release: kernel.release().to_owned(),
-                hint: String::new(),
-            })?;
         let sites = call_sites(kernel)?;
         let can = |at: GuestVirt| {
             ENTRIES
@@ -152,7 +149,7 @@ impl Functions {
         };
         let symbols = kernel.symbols()?;
         let mut found = Vec::new();
-        for (name, position) in by_type(btf, skb) {
+        for (name, position) in by_type(btf) {
             for at in symbols.lookup_all(&name).filter(|at| can(*at)) {
                 found.push(SkbFunction {
                     name: name.clone(),
@@ -167,7 +164,7 @@ impl Functions {
             let Some(btf) = btfs.iter().find(|btf| btf.name == module.module) else {
                 continue;
             };
-            let wanted = by_type(&*btf.btf.clone()?, skb);
+            let wanted = by_type(&*btf.btf.clone()?);
             for symbol in module.symbols.iter().filter(|symbol| can(symbol.at)) {
                 if let Some(position) = wanted.get(&symbol.name) {
                     found.push(SkbFunction {

@@ -26,6 +26,8 @@ pub(super) struct Tracker {
     users: HashMap<u64, BTreeSet<u64>>,
     /// The last packet and head of an `sk_buff`'s address.
     last: HashMap<u64, (usize, u64)>,
+    /// The same of an `sk_buff` that was said to be freed and whose data is yet to be.
+    freed: HashMap<u64, (usize, u64)>,
 }
 
 impl Tracker {
@@ -42,6 +44,15 @@ impl Tracker {
     fn take(&mut self, event: Event, ends: &impl Fn(u32) -> bool) {
         let record = &event.record;
         let (skb, head, arg) = (record.skb, record.head, record.arg);
+        let ending = record.kind() == Some(Kind::Entry) && ends(record.site);
+        // The tracepoints fire first, then the function that frees the data is called.
+        if let Some((packet, before)) = self.freed.remove(&skb)
+            && ending
+            && before == head
+        {
+            self.packets[packet].events.push(event);
+            return;
+        }
         let packet = match record.kind() {
             // Named only: its memory may have been freed by then.
             Some(Kind::Exit) => self.last_of(skb),
@@ -56,16 +67,6 @@ impl Tracker {
                 .copied()
                 .or_else(|| self.last.get(&skb).map(|(packet, _)| *packet))
                 .unwrap_or_else(|| self.of_head(head)),
-            // Freed, as a tracepoint said before; now its memory is given back.
-            Some(Kind::Entry) if ends(record.site) && !self.heads.contains_key(&head) => {
-                match self.last.get(&skb) {
-                    Some((packet, last)) if *last == head => {
-                        self.packets[*packet].events.push(event);
-                        return;
-                    }
-                    _ => self.fresh(),
-                }
-            }
             _ => self.of_head(head),
         };
         if head != 0 && record.kind() != Some(Kind::Exit) {
@@ -81,15 +82,13 @@ impl Tracker {
             let into = self.last.get(&arg).map(|(packet, _)| *packet);
             self.packets[packet].into = into.filter(|into| *into != packet);
         }
-        let freed = match record.kind() {
-            Some(Kind::Tracepoint) => {
-                record.site == Tracepoint::KfreeSkb as u32
-                    || record.site == Tracepoint::ConsumeSkb as u32
-            }
-            Some(Kind::Entry) => ends(record.site),
-            _ => false,
-        };
-        if freed {
+        let said = record.kind() == Some(Kind::Tracepoint)
+            && (record.site == Tracepoint::KfreeSkb as u32
+                || record.site == Tracepoint::ConsumeSkb as u32);
+        if said && head != 0 {
+            self.freed.insert(skb, (packet, head));
+        }
+        if said || ending {
             self.leave(skb, head);
         }
         self.packets[packet].events.push(event);
@@ -173,10 +172,21 @@ mod tests {
             event(Exit, 1, 0x10, 0, 7),
             event(Entry, 1, 0x10, 0, 7),
             event(Entry, 1, 0x10, 0, FREE),
-            event(Entry, 1, 0x10, 0, FREE),
             event(Entry, 2, 0x10, 0, 7),
         ];
-        assert_eq!(sizes(events), [3, 3, 1]);
+        assert_eq!(sizes(events), [3, 2, 1]);
+    }
+
+    #[test]
+    fn data_is_freed_after_the_packet_was_said_to_be() {
+        use Kind::{Entry, Tracepoint as Point};
+        let events = vec![
+            event(Entry, 1, 0x10, 0, 7),
+            event(Point, 1, 0x10, 0, Tracepoint::ConsumeSkb as u32),
+            event(Entry, 1, 0x10, 0, FREE),
+            event(Entry, 1, 0x10, 0, FREE),
+        ];
+        assert_eq!(sizes(events), [3, 1]);
     }
 
     #[test]

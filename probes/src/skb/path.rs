@@ -17,7 +17,7 @@ use crate::memory::GuestVirt;
 use crate::netfilter::{HOOKS, HookFunctions};
 use crate::traffic::{Frame, describe};
 
-/// Functions that end their `sk_buff`.
+/// Functions that end their `sk_buff`. Not `skb_attempt_defer_free`: the CPU that allocated it frees it later.
 const ENDS: [&str; 2] = ["skb_release_data", "kfree_skb_partial"];
 /// Bytes of an Ethernet header.
 const ETHERNET: usize = 14;
@@ -346,10 +346,7 @@ fn path(
         .stages
         .iter()
         .map(|stage| stage.packet.as_slice())
-        // What is sent has no length in its header before __ip_local_out.
-        .find(|packet| {
-            packet.first().is_some_and(|byte| byte >> 4 == 4) && packet.get(2..4) != Some(&[0, 0])
-        });
+        .find(|packet| packet.first().is_some_and(|byte| byte >> 4 == 4));
     Ok(Some(Path {
         first: began,
         head: GuestVirt(first.record.head),
@@ -530,9 +527,11 @@ impl Way<'_> {
                 _ => None,
             });
         if let Some(hook) = called {
-            // NF_VERDICT_MASK of include/uapi/linux/netfilter.h.
+            // NF_VERDICT_MASK of include/uapi/linux/netfilter.h. A hook that frees the packet itself to say why
+            // returns NF_STOLEN and an errno above it: NF_DROP_REASON() of include/linux/netfilter.h.
             hook.verdict = Some(match record.arg & 0xff {
                 0 => "DROP",
+                2 if record.arg >> 16 & 0xffff != 0 => "DROP",
                 1 => "ACCEPT",
                 2 => "STOLEN",
                 3 => "QUEUE",

@@ -245,6 +245,10 @@ pub fn describe(bytes: &[u8]) -> String {
         return format!("{} bytes that are no IPv4 packet", bytes.len());
     };
     let (from, to) = (packet.get_source(), packet.get_destination());
+    // Not `payload()`, which goes by the total length: on its way out a packet has none before `__ip_local_out`.
+    let payload = bytes
+        .get(usize::from(packet.get_header_length()) * 4..)
+        .unwrap_or_default();
     let ports = |source, destination| {
         let (from, to) = (
             SocketAddrV4::new(from, source),
@@ -253,7 +257,7 @@ pub fn describe(bytes: &[u8]) -> String {
         format!("{from} > {to}")
     };
     match packet.get_next_level_protocol() {
-        IpNextHeaderProtocols::Tcp => match TcpPacket::new(packet.payload()) {
+        IpNextHeaderProtocols::Tcp => match TcpPacket::new(payload) {
             Some(tcp) => format!(
                 "{} TCP {}",
                 ports(tcp.get_source(), tcp.get_destination()),
@@ -261,12 +265,12 @@ pub fn describe(bytes: &[u8]) -> String {
             ),
             None => format!("{from} > {to} TCP"),
         },
-        IpNextHeaderProtocols::Udp => match UdpPacket::new(packet.payload()) {
+        IpNextHeaderProtocols::Udp => match UdpPacket::new(payload) {
             Some(udp) => format!("{} UDP", ports(udp.get_source(), udp.get_destination())),
             None => format!("{from} > {to} UDP"),
         },
         IpNextHeaderProtocols::Icmp => {
-            let kind = IcmpPacket::new(packet.payload()).map(|icmp| icmp.get_icmp_type());
+            let kind = IcmpPacket::new(payload).map(|icmp| icmp.get_icmp_type());
             let what = match kind {
                 Some(IcmpTypes::EchoRequest) => " echo request",
                 Some(IcmpTypes::EchoReply) => " echo reply",

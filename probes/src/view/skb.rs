@@ -10,7 +10,9 @@ impl View for Path {
     }
 
     fn html(&self) -> Option<String> {
-        table(self).html()
+        let mut table = table(self);
+        table.note(head(self));
+        table.html()
     }
 
     fn svg(&self) -> Option<String> {
@@ -99,7 +101,6 @@ fn table(path: &Path) -> Table {
         row.push(remark(stage));
         table.row(row);
     }
-    table.note(head(path));
     table
 }
 
