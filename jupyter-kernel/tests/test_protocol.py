@@ -22,7 +22,7 @@ class KlabTests(suite.KernelTests):
     code_generate_error = 'panic!("no")'
     code_inspect_sample = "Vec::new"
     supported_history_operations = ("tail", "range", "search")
-    code_history_pattern = "1?2*"
+    code_history_pattern = "1?+?2*"
 
     def test_completion(self):
         """The suite wants the exact set, which is for rust-analyzer to say."""
