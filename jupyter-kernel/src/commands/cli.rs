@@ -138,6 +138,35 @@ pub(crate) enum Look {
         #[command(flatten)]
         source: Source,
     },
+    /// List the open files of a task: its `fdtable`, with pipes and sockets told apart
+    #[command(after_long_help = include_str!("manual/files.txt"))]
+    Files {
+        /// The task
+        pid: i32,
+        #[command(flatten)]
+        source: Source,
+    },
+    /// List what is mounted in a task's mount namespace
+    #[command(after_long_help = include_str!("manual/mounts.txt"))]
+    Mounts {
+        /// The task
+        #[arg(default_value_t = 1)]
+        pid: i32,
+        #[command(flatten)]
+        source: Source,
+    },
+    /// List the network devices of all network namespaces, with their addresses
+    #[command(after_long_help = include_str!("manual/net.txt"))]
+    Net {
+        #[command(flatten)]
+        source: Source,
+    },
+    /// List TCP, UDP, raw, unix and packet sockets, and who has them open
+    #[command(after_long_help = include_str!("manual/sockets.txt"))]
+    Sockets {
+        #[command(flatten)]
+        source: Source,
+    },
     /// Translate a virtual address, page table by page table
     #[command(after_long_help = include_str!("manual/vtop.txt"))]
     Vtop {
@@ -224,6 +253,10 @@ impl Look {
             | Self::Tree { source }
             | Self::Mm { source, .. }
             | Self::Vma { source, .. }
+            | Self::Files { source, .. }
+            | Self::Mounts { source, .. }
+            | Self::Net { source }
+            | Self::Sockets { source }
             | Self::Vtop { source, .. }
             | Self::Log { source }
             | Self::Sym { source, .. }

@@ -19,6 +19,10 @@ pub(crate) fn cell(command: &Look) -> anyhow::Result<String> {
         Look::Tree { .. } => format!("{guest}.task_tree()?"),
         Look::Mm { pid, .. } => format!("{guest}.address_map({pid})?"),
         Look::Vma { pid, .. } => format!("{guest}.vmas({pid})?"),
+        Look::Files { pid, .. } => format!("{guest}.files({pid})?"),
+        Look::Mounts { pid, .. } => format!("{guest}.mounts({pid})?"),
+        Look::Net { .. } => format!("{guest}.net_devices()?"),
+        Look::Sockets { .. } => format!("{guest}.sockets()?"),
         Look::Vtop {
             address: text, pid, ..
         } => {

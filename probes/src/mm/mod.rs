@@ -7,13 +7,11 @@
 mod counter;
 mod heap;
 mod mm_struct;
-mod path;
 mod vma;
 
 pub use counter::{Rss, RssCounter};
 pub use heap::Heap;
 pub use mm_struct::{MmFields, MmStruct};
-pub use path::d_path;
 pub use vma::{Vma, VmaKind, Vmas};
 
 #[cfg(test)]

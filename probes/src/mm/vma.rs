@@ -4,8 +4,8 @@ use std::ops::Deref;
 
 use serde::Serialize;
 
-use super::path::d_path;
 use super::{MmStruct, user_space_of};
+use crate::fs::d_path;
 use crate::kernel::Kernel;
 use crate::memory::{AddressSpace, GuestVirt, PAGE_SIZE};
 use crate::object::{Mirror, Plan};

@@ -4,10 +4,12 @@
 //! escaped: control characters in text ([`clean`]), markup in HTML and SVG ([`escape`]).
 
 mod escape;
+mod files;
 mod heap;
 mod log;
 mod map;
 mod mm;
+mod net;
 mod ring;
 mod skb;
 mod stacks;

@@ -9,6 +9,7 @@
 mod containers;
 mod crowded;
 mod dump;
+mod files;
 mod ground;
 mod high;
 mod hostile;
@@ -16,6 +17,7 @@ mod ledger;
 mod log;
 mod maps;
 mod mm;
+mod net;
 mod skb;
 mod tasks;
 mod traffic;
@@ -47,6 +49,8 @@ on_kernels!(
     modules_and_symbols = super::log::modules_and_symbols,
     types = super::types::are_those_of_pahole,
     containers = super::containers::are_sound,
+    files = super::files::are_those_of_proc,
+    net = super::net::are_those_of_proc,
 );
 
 #[test]

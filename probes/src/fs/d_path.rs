@@ -1,4 +1,4 @@
-//! The path of an open file: `d_path()` (`fs/d_path.c`).
+//! Paths of dentries: `d_path()`, `dentry_path()` (`fs/d_path.c`).
 
 use crate::cell::check_interrupt;
 use crate::kernel::Kernel;
@@ -17,6 +17,22 @@ const NAME_MAX: u32 = 255;
 struct Path {
     mnt: GuestVirt,
     dentry: GuestVirt,
+}
+
+/// The path of a dentry within its own file system, from that file system's root: `dentry_path()`.
+pub fn dentry_path(kernel: &Kernel, dentry: GuestVirt) -> Result<String> {
+    let mut names = Vec::new();
+    let mut at = dentry;
+    for _ in 0..STEPS {
+        check_interrupt();
+        let dentry: Dentry = kernel.load(at)?;
+        if dentry.d_parent == at {
+            return Ok(join(&names, false));
+        }
+        names.push(name(kernel, &dentry)?);
+        at = dentry.d_parent;
+    }
+    Err(too_long(dentry))
 }
 
 #[derive(Debug, Mirror)]
@@ -47,11 +63,19 @@ struct Mount {
 /// file ends in ` (deleted)`, and files of pseudo file systems have names such as `socket:[17]`.
 pub fn d_path(kernel: &Kernel, path: GuestVirt) -> Result<String> {
     let path: Path = kernel.load(path)?;
+    path_of(kernel, path.mnt, path.dentry)
+}
+
+/// The path of a dentry that is seen through the `struct vfsmount` at `mnt`.
+pub(super) fn path_of(kernel: &Kernel, mnt: GuestVirt, at: GuestVirt) -> Result<String> {
+    let path = Path { mnt, dentry: at };
     let dentry: Dentry = kernel.load(path.dentry)?;
-    if let Some(name) = dname(kernel, &dentry)? {
+    let embedded = offset_of(kernel, "struct mount", "mnt")?;
+    // The root of a mount lies where it is mounted, whatever its file system makes up.
+    let mounted = kernel.load::<Mount>(path.mnt.back(embedded))?.root == path.dentry;
+    if let (false, Some(name)) = (mounted, dname(kernel, &dentry)?) {
         return Ok(name);
     }
-    let embedded = offset_of(kernel, "struct mount", "mnt")?;
     let deleted = dentry.pprev.is_null() && dentry.d_parent != path.dentry;
     let mut names = Vec::new();
     let (mut at, mut mnt) = (path.dentry, path.mnt.back(embedded));
@@ -72,11 +96,15 @@ pub fn d_path(kernel: &Kernel, path: GuestVirt) -> Result<String> {
             at = dentry.d_parent;
         }
     }
-    Err(Error::TooLong {
+    Err(too_long(path.dentry))
+}
+
+const fn too_long(at: GuestVirt) -> Error {
+    Error::TooLong {
         what: "path",
-        at: path.dentry,
+        at,
         bound: STEPS,
-    })
+    }
 }
 
 fn join(names: &[String], deleted: bool) -> String {
@@ -134,6 +162,18 @@ fn dname(kernel: &Kernel, dentry: &Dentry) -> Result<Option<String>> {
         numbered("socket")?
     } else if is("pipefs_dname")? {
         numbered("pipe")?
+    } else if is("ns_dname")? {
+        // The inode's i_private is the namespace's ns_common, whose operations have the name.
+        let read = |at: GuestVirt, c: &str, path: &str| {
+            let at = at.offset(offset_of(kernel, c, path)?);
+            kernel.read_u64(at).map(GuestVirt)
+        };
+        let ns = read(dentry.d_inode, "struct inode", "i_private")?;
+        let ops = read(ns, "struct ns_common", "ops")?;
+        let kind = read(ops, "struct proc_ns_operations", "name")?;
+        numbered(&kernel.read_cstr(kind, 32)?)?
+    } else if is("pidfs_dname")? {
+        "anon_inode:[pidfd]".to_owned()
     } else {
         name(kernel, dentry)?
     }))

@@ -1,0 +1,67 @@
+//! Files: what a task has open, what is mounted, and the paths of both (`fs/file.c`, `fs/namespace.c`, `fs/d_path.c`).
+//!
+//! ```no_run
+//! # use probes::Guest;
+//! # fn demo(guest: &Guest) -> probes::Result<()> {
+//! for file in guest.files(1)? {
+//!     println!("{} {}", file.fd, file.path);
+//! }
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! A descriptor may be closed and its `struct file` be used again while it is read: the table is compared with itself
+//! after the rest was read, and read again where it changed.
+
+mod d_path;
+mod fdtable;
+mod kind;
+mod namespace;
+
+pub use d_path::{d_path, dentry_path};
+pub use fdtable::{OpenFile, OpenFiles};
+pub use kind::{FileKind, Pipe, SocketFile};
+pub use namespace::{Mount, Mounts};
+
+use crate::guest::Guest;
+use crate::memory::GuestVirt;
+use crate::sched::Task;
+use crate::structures::offset_of;
+use crate::{Error, Result};
+
+impl Guest {
+    /// The open files of the task `pid`, ascending by descriptor: `/proc/PID/fd`.
+    pub fn files(&self, pid: i32) -> Result<OpenFiles> {
+        self.files_of(&self.task(pid)?)
+    }
+
+    /// The open files of a task.
+    pub fn files_of(&self, task: &Task) -> Result<OpenFiles> {
+        let files = self.task_pointer(task, "files", "open files")?;
+        fdtable::read(&self.kernel()?, files)
+    }
+
+    /// What is mounted in the mount namespace of the task `pid`, in the order of `/proc/PID/mountinfo`, with those mounts
+    /// too that the task's root hides.
+    pub fn mounts(&self, pid: i32) -> Result<Mounts> {
+        let task = self.task(pid)?;
+        let nsproxy = self.task_pointer(&task, "nsproxy", "namespaces")?;
+        let kernel = self.kernel()?;
+        let at = nsproxy.offset(offset_of(&kernel, "struct nsproxy", "mnt_ns")?);
+        namespace::read(&kernel, GuestVirt(kernel.read_u64(at)?))
+    }
+
+    /// A pointer of a `task_struct` that is NULL once the task has exited.
+    pub(crate) fn task_pointer(&self, task: &Task, member: &str, what: &str) -> Result<GuestVirt> {
+        let kernel = self.kernel()?;
+        let at = offset_of(&kernel, "struct task_struct", member)?;
+        let pointer = GuestVirt(kernel.read_u64(task.at.offset(at))?);
+        if pointer.is_null() {
+            return Err(Error::Other(format!(
+                "task {} ({}) has exited: it has no {what} any more",
+                task.pid, task.comm
+            )));
+        }
+        Ok(pointer)
+    }
+}

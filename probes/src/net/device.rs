@@ -1,0 +1,222 @@
+//! Network devices: `struct net_device`, and the addresses they have (`include/linux/inetdevice.h`,
+//! `include/net/if_inet6.h`).
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::ops::Deref;
+
+use serde::Serialize;
+
+use super::NetNamespace;
+use crate::Error;
+use crate::Result;
+use crate::cell::check_interrupt;
+use crate::kernel::Kernel;
+use crate::memory::GuestVirt;
+use crate::object::{FixedStr, Mirror, Plan};
+use crate::structures::{list_for_each_entry, offset_of, settle};
+
+/// Devices of one namespace, and addresses of one device, that are read at most.
+const BOUND: usize = 1 << 16;
+/// `MAX_ADDR_LEN` of `include/linux/netdevice.h`.
+const MAX_ADDR_LEN: u8 = 32;
+
+/// An address of a device.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct DeviceAddress {
+    /// The address.
+    pub address: IpAddr,
+    /// Length of the network's prefix, in bits.
+    pub prefix: u32,
+}
+
+/// A network device.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct NetDevice {
+    /// Where its `net_device` lies.
+    pub at: GuestVirt,
+    /// Its number in its namespace.
+    pub ifindex: i32,
+    /// Its name.
+    pub name: String,
+    /// The inode number of its network namespace.
+    pub netns: u32,
+    /// `IFF_*`
+    pub flags: u32,
+    /// The longest packet in bytes.
+    pub mtu: u32,
+    /// `ARPHRD_*`
+    #[serde(rename = "type")]
+    pub type_: u16,
+    /// Its hardware address.
+    pub address: Vec<u8>,
+    /// Transmit queues in use.
+    pub tx_queues: u32,
+    /// Receive queues in use.
+    pub rx_queues: u32,
+    /// What its packets wait in: the queueing discipline's name.
+    pub qdisc: String,
+    /// Its IPv4 and IPv6 addresses.
+    pub addresses: Vec<DeviceAddress>,
+}
+
+/// Network devices, namespace by namespace.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(transparent)]
+pub struct NetDevices(pub Vec<NetDevice>);
+
+impl Deref for NetDevices {
+    type Target = [NetDevice];
+
+    fn deref(&self) -> &[NetDevice] {
+        &self.0
+    }
+}
+
+impl IntoIterator for NetDevices {
+    type Item = NetDevice;
+    type IntoIter = std::vec::IntoIter<NetDevice>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.0.into_iter()
+    }
+}
+
+#[derive(Debug, PartialEq, Eq, Mirror)]
+#[mirror(c = "struct net_device")]
+struct Raw {
+    ifindex: i32,
+    name: FixedStr<16>,
+    #[mirror(member = "nd_net.net")]
+    net: GuestVirt,
+    flags: u32,
+    mtu: u32,
+    #[mirror(member = "type")]
+    type_: u16,
+    addr_len: u8,
+    dev_addr: GuestVirt,
+    real_num_tx_queues: u32,
+    /// Not there without CONFIG_SYSFS.
+    real_num_rx_queues: Option<u32>,
+    qdisc: GuestVirt,
+    ip_ptr: GuestVirt,
+    ip6_ptr: GuestVirt,
+}
+
+#[derive(Debug, Mirror)]
+#[mirror(c = "struct in_ifaddr")]
+struct InIfaddr {
+    ifa_next: GuestVirt,
+    ifa_local: u32,
+    ifa_prefixlen: u8,
+}
+
+#[derive(Debug, Mirror)]
+#[mirror(c = "struct inet6_ifaddr")]
+struct Inet6Ifaddr {
+    #[mirror(member = "addr.in6_u.u6_addr8")]
+    addr: [u8; 16],
+    prefix_len: u32,
+}
+
+/// The devices of these namespaces.
+pub(super) fn read(kernel: &Kernel, namespaces: &[NetNamespace]) -> Result<NetDevices> {
+    let plan = Plan::<Raw>::new(kernel)?;
+    let head = offset_of(kernel, "struct net", "dev_base_head")?;
+    let list = offset_of(kernel, "struct net_device", "dev_list")?;
+    let mut devices = Vec::new();
+    for net in namespaces {
+        let what = format!("the devices of the network namespace {}", net.inum);
+        let found: Vec<NetDevice> = settle(&what, || {
+            let mut found = Vec::new();
+            for at in list_for_each_entry(kernel, net.at.offset(head), list).bound(BOUND) {
+                let at = at?;
+                let raw = plan.load(at)?;
+                let device = device(kernel, net, at, &raw)?;
+                if raw.net != net.at || plan.load(at)? != raw {
+                    return Ok(None);
+                }
+                found.push(device);
+            }
+            Ok(Some(found))
+        })?;
+        devices.extend(found);
+    }
+    Ok(NetDevices(devices))
+}
+
+fn device(kernel: &Kernel, net: &NetNamespace, at: GuestVirt, raw: &Raw) -> Result<NetDevice> {
+    let mut address = vec![0; raw.addr_len.min(MAX_ADDR_LEN).into()];
+    kernel.read(raw.dev_addr, &mut address)?;
+    let mut addresses = ipv4(kernel, raw.ip_ptr)?;
+    addresses.extend(ipv6(kernel, raw.ip6_ptr)?);
+    Ok(NetDevice {
+        at,
+        ifindex: raw.ifindex,
+        name: raw.name.to_str().into_owned(),
+        netns: net.inum,
+        flags: raw.flags,
+        mtu: raw.mtu,
+        type_: raw.type_,
+        address,
+        tx_queues: raw.real_num_tx_queues,
+        rx_queues: raw.real_num_rx_queues.unwrap_or(1),
+        qdisc: qdisc(kernel, raw.qdisc)?,
+        addresses,
+    })
+}
+
+/// `qdisc->ops->id`; nothing for a device without one.
+fn qdisc(kernel: &Kernel, qdisc: GuestVirt) -> Result<String> {
+    if qdisc.is_null() {
+        return Ok(String::new());
+    }
+    let ops = qdisc.offset(offset_of(kernel, "struct Qdisc", "ops")?);
+    let id = offset_of(kernel, "struct Qdisc_ops", "id")?;
+    kernel.read_cstr(GuestVirt(kernel.read_u64(ops)?).offset(id), 16)
+}
+
+/// `in_dev_for_each_ifa_rcu()`
+fn ipv4(kernel: &Kernel, in_device: GuestVirt) -> Result<Vec<DeviceAddress>> {
+    let mut addresses = Vec::new();
+    if in_device.is_null() {
+        return Ok(addresses);
+    }
+    let first = in_device.offset(offset_of(kernel, "struct in_device", "ifa_list")?);
+    let mut next = GuestVirt(kernel.read_u64(first)?);
+    while !next.is_null() {
+        check_interrupt();
+        if addresses.len() == BOUND {
+            return Err(Error::TooLong {
+                what: "list of addresses",
+                at: first,
+                bound: BOUND,
+            });
+        }
+        let raw: InIfaddr = kernel.load(next)?;
+        // Network byte order, in memory order.
+        addresses.push(DeviceAddress {
+            address: Ipv4Addr::from(raw.ifa_local.to_le_bytes()).into(),
+            prefix: raw.ifa_prefixlen.into(),
+        });
+        next = raw.ifa_next;
+    }
+    Ok(addresses)
+}
+
+fn ipv6(kernel: &Kernel, inet6_dev: GuestVirt) -> Result<Vec<DeviceAddress>> {
+    if inet6_dev.is_null() {
+        return Ok(Vec::new());
+    }
+    let head = inet6_dev.offset(offset_of(kernel, "struct inet6_dev", "addr_list")?);
+    let member = offset_of(kernel, "struct inet6_ifaddr", "if_list")?;
+    list_for_each_entry(kernel, head, member)
+        .bound(BOUND)
+        .map(|at| {
+            let raw: Inet6Ifaddr = kernel.load(at?)?;
+            Ok(DeviceAddress {
+                address: Ipv6Addr::from(raw.addr).into(),
+                prefix: raw.prefix_len,
+            })
+        })
+        .collect()
+}

@@ -1,0 +1,299 @@
+//! Devices, and sockets with their owners: `ip`, `/proc/net/*` and `/proc/PID/fd`.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use probes::net::{NetDevices, Socket, SocketTable, Sockets};
+use probes::{Guest, Result};
+
+use crate::ground::Ground;
+use crate::ledger::Ledger;
+
+/// Sockets of every kind.
+const OPENERS: &str = r"
+    ip link set lo up
+    ip link add klab-dummy type dummy 2>/dev/null && ip addr add 10.9.8.7/20 dev klab-dummy && ip link set klab-dummy up
+    httpd -p 127.0.0.1:8080; httpd -p '[::1]:8081'; syslogd
+    (setsid nc -l -p 7001 </dev/zero >/dev/null 2>&1 &)
+    (sleep 0.5; setsid sh -c 'sleep 5000 | nc 127.0.0.1 7001 | sleep 5001' >/dev/null 2>&1 &)
+    printf 'start 10.9.0.2\nend 10.9.0.9\ninterface klab-dummy\nlease_file /tmp/leases\n' >/tmp/dhcpd.conf; >/tmp/leases
+    (setsid udhcpd -f -S /tmp/dhcpd.conf >/dev/null 2>&1 &)
+    (setsid ping -i 60 127.0.0.1 >/dev/null 2>&1 &)
+    (setsid udhcpc -f -i klab-dummy -s /bin/true -t 100 -T 100 >/dev/null 2>&1 &)
+    for i in $(seq 100); do
+        [ -S /dev/log ] && [ $(cat /proc/net/udp /proc/net/raw /proc/net/packet | wc -l) -ge 6 ] &&
+            grep -q ' 01 ' /proc/net/tcp && sleep 1 && exit
+        sleep 0.2
+    done
+    exit 1
+";
+
+fn ask(ground: &mut Ground) -> BTreeMap<String, String> {
+    let tables = [
+        "tcp", "tcp6", "udp", "udp6", "raw", "raw6", "unix", "packet",
+    ];
+    let mut said: BTreeMap<String, String> = tables
+        .into_iter()
+        .map(|table| {
+            (
+                table.to_owned(),
+                ground.sh(&format!("cat /proc/net/{table} 2>/dev/null; true")),
+            )
+        })
+        .collect();
+    let fds =
+        r#"for f in /proc/[0-9]*/fd/*; do echo "$f $(readlink $f)"; done | grep ' socket:'; true"#;
+    said.insert("fds".to_owned(), ground.sh(fds));
+    said
+}
+
+fn read(guest: &Guest) -> Result<(NetDevices, Sockets)> {
+    Ok((guest.net_devices()?, guest.sockets()?))
+}
+
+pub(crate) fn are_those_of_proc(kernel: &str) {
+    let mut ground = Ground::new(kernel);
+    ground.sh(OPENERS);
+    let init = ground.sh("readlink /proc/1/ns/net");
+    let netns: u32 = init
+        .trim()
+        .trim_start_matches("net:[")
+        .trim_end_matches(']')
+        .parse()
+        .unwrap();
+    let (before, (devices, sockets), after) = ground.sandwich(ask, read);
+    let mut ledger = Ledger::new(format!("net on {kernel}"));
+    let mine: Vec<&Socket> = sockets
+        .iter()
+        .filter(|socket| socket.netns == netns)
+        .collect();
+    for (name, tables, v6) in [
+        ("tcp", &[SocketTable::Tcp, SocketTable::Listen][..], false),
+        ("tcp6", &[SocketTable::Tcp, SocketTable::Listen], true),
+        ("udp", &[SocketTable::Udp], false),
+        ("udp6", &[SocketTable::Udp], true),
+        ("raw", &[SocketTable::Raw], false),
+        ("raw6", &[SocketTable::Raw], true),
+    ] {
+        let seen: BTreeSet<_> = mine
+            .iter()
+            .filter(|s| tables.contains(&s.table) && (s.family == 10) == v6)
+            .map(|s| ip_line(s))
+            .collect();
+        let said = |lines: &str| {
+            lines
+                .lines()
+                .skip(1)
+                .map(proc_ip_line)
+                .collect::<BTreeSet<_>>()
+        };
+        both(
+            &mut ledger,
+            name,
+            &seen,
+            &said(&before[name]),
+            &said(&after[name]),
+        );
+    }
+    // Num RefCount Protocol Flags Type St Inode Path
+    let unix: BTreeSet<_> = mine
+        .iter()
+        .filter(|s| s.table == SocketTable::Unix)
+        .map(|s| (s.ino.unwrap_or(0), u64::from(s.type_), s.name.clone()))
+        .collect();
+    let said = |lines: &str| {
+        let line = |line: &str| {
+            let words: Vec<&str> = line.split_whitespace().collect();
+            let type_ = u64::from_str_radix(words[4], 16).unwrap();
+            let path = words.get(7).copied().unwrap_or_default().to_owned();
+            (words[6].parse().unwrap(), type_, path)
+        };
+        lines.lines().skip(1).map(line).collect::<BTreeSet<_>>()
+    };
+    both(
+        &mut ledger,
+        "unix",
+        &unix,
+        &said(&before["unix"]),
+        &said(&after["unix"]),
+    );
+    // sk RefCnt Type Proto Iface R Rmem User Inode
+    let packet: BTreeSet<_> = mine
+        .iter()
+        .filter(|s| s.table == SocketTable::Packet)
+        .map(|s| (s.ino.unwrap_or(0), u64::from(s.type_), s.uid))
+        .collect();
+    let said = |lines: &str| {
+        let line = |line: &str| {
+            let words: Vec<&str> = line.split_whitespace().collect();
+            (
+                words[8].parse().unwrap(),
+                words[2].parse().unwrap(),
+                words[7].parse().unwrap(),
+            )
+        };
+        lines.lines().skip(1).map(line).collect::<BTreeSet<_>>()
+    };
+    both(
+        &mut ledger,
+        "packet",
+        &packet,
+        &said(&before["packet"]),
+        &said(&after["packet"]),
+    );
+    owners(&mut ledger, &sockets, (&before["fds"], &after["fds"]));
+    device_lines(&mut ledger, &mut ground, netns, &devices);
+    ledger.end(&[
+        ("tcp", 4),
+        ("tcp6", 1),
+        ("udp", 1),
+        ("raw", 1),
+        ("unix", 1),
+        ("packet", 1),
+        ("owners", 8),
+        ("device", 1),
+    ]);
+}
+
+/// What both readings of `/proc` have, memory has; and it has nothing that neither of them has.
+fn both<T: Ord + std::fmt::Debug>(
+    ledger: &mut Ledger,
+    name: &'static str,
+    seen: &BTreeSet<T>,
+    before: &BTreeSet<T>,
+    after: &BTreeSet<T>,
+) {
+    for line in before.intersection(after) {
+        ledger.same(
+            format!("{line:?} of {seen:?}"),
+            name,
+            &seen.contains(line),
+            &true,
+        );
+    }
+    for line in seen {
+        let known = before.contains(line) || after.contains(line);
+        ledger.same(format!("{line:?} seen"), name, &known, &true);
+    }
+}
+
+type IpLine = (String, String, u64, u64, u64, u64, u64);
+
+fn ip_line(socket: &Socket) -> IpLine {
+    let hex = |end: std::net::SocketAddr| {
+        let words = |bytes: &[u8]| -> String {
+            bytes
+                .chunks(4)
+                .map(|word| format!("{:08X}", u32::from_le_bytes(word.try_into().unwrap())))
+                .collect()
+        };
+        let address = match end.ip() {
+            std::net::IpAddr::V4(v4) => words(&v4.octets()),
+            std::net::IpAddr::V6(v6) => words(&v6.octets()),
+        };
+        format!("{address}:{:04X}", end.port())
+    };
+    (
+        hex(socket.local.unwrap()),
+        hex(socket.remote.unwrap()),
+        socket.state.0.into(),
+        socket.tx_queue.into(),
+        socket.rx_queue.into(),
+        socket.uid.into(),
+        socket.ino.unwrap_or(0),
+    )
+}
+
+/// sl local_address rem_address st tx_queue:rx_queue tr:tm->when retrnsmt uid timeout inode
+fn proc_ip_line(line: &str) -> IpLine {
+    let words: Vec<&str> = line.split_whitespace().collect();
+    let hex = |text: &str| u64::from_str_radix(text, 16).unwrap();
+    let (tx, rx) = words[4].split_once(':').unwrap();
+    (
+        words[1].to_owned(),
+        words[2].to_owned(),
+        hex(words[3]),
+        hex(tx),
+        hex(rx),
+        words[7].parse().unwrap(),
+        words[9].parse().unwrap(),
+    )
+}
+
+/// Every process that has a socket open, by its inode's number.
+fn owners(ledger: &mut Ledger, sockets: &Sockets, fds: (&str, &str)) {
+    let of = |text: &str| {
+        let mut owners: BTreeMap<u64, BTreeSet<(i32, u32)>> = BTreeMap::new();
+        for line in text.lines() {
+            let words: Vec<&str> = line.split(['/', ' ', '[', ']']).collect();
+            // "" proc PID fd FD "socket:" INODE ""
+            let (pid, fd) = (words[2].parse().unwrap(), words[4].parse().unwrap());
+            owners
+                .entry(words[6].parse().unwrap())
+                .or_default()
+                .insert((pid, fd));
+        }
+        owners
+    };
+    let (before, after) = (of(fds.0), of(fds.1));
+    for socket in sockets.iter() {
+        let Some(ino) = socket.ino else { continue };
+        let seen: BTreeSet<_> = socket.owners.iter().map(|o| (o.pid, o.fd)).collect();
+        let (first, last) = (before.get(&ino).cloned(), after.get(&ino).cloned());
+        let steady = (&first.unwrap_or_default(), &last.unwrap_or_default());
+        ledger.steady(ino, "owners", &seen, steady);
+    }
+}
+
+/// Each line of `ip -o addr` and `ip -o link`, of the first namespace.
+fn device_lines(ledger: &mut Ledger, ground: &mut Ground, netns: u32, devices: &NetDevices) {
+    let addresses = ground.sh("ip -o addr");
+    let links = ground.sh("ip -o link");
+    for device in devices.iter().filter(|device| device.netns == netns) {
+        let said: BTreeSet<&str> = addresses
+            .lines()
+            .filter(|line| line.split_whitespace().nth(1) == Some(&device.name))
+            .filter_map(|line| line.split_whitespace().nth(3))
+            .collect();
+        let seen: Vec<String> = device
+            .addresses
+            .iter()
+            .map(|a| format!("{}/{}", a.address, a.prefix))
+            .collect();
+        let seen: BTreeSet<&str> = seen.iter().map(String::as_str).collect();
+        ledger.same(&device.name, "addresses", &seen, &said);
+        let number = format!("{}:", device.ifindex);
+        let link = links
+            .lines()
+            .find(|line| line.split_whitespace().next() == Some(&number))
+            .unwrap_or_default();
+        let mac: Vec<String> = device
+            .address
+            .iter()
+            .map(|byte| format!("{byte:02x}"))
+            .collect();
+        for word in [
+            format!(" {}:", device.name),
+            format!(" mtu {} ", device.mtu),
+            format!(" qdisc {} ", device.qdisc),
+            format!(" {} ", mac.join(":")),
+        ] {
+            ledger.same(
+                format!("{word:?} in {link}"),
+                "device",
+                &link.contains(&word),
+                &true,
+            );
+        }
+    }
+    ledger.same(
+        "devices",
+        "device",
+        &devices
+            .iter()
+            .filter(|device| device.netns == netns)
+            .count(),
+        &links.lines().count(),
+    );
+    // The namespaces of the crowd have devices of their own.
+    assert!(devices.iter().any(|device| device.netns != netns));
+}
