@@ -106,7 +106,7 @@ fn table(path: &Path) -> Table {
 
 const ROW: f64 = 22.0;
 const TOP: f64 = 64.0;
-const LANE: f64 = 108.0;
+const LANE: f64 = 80.0;
 const LEFT: f64 = 74.0;
 /// Pixels for the memory from `head` to `end`.
 const MEMORY: f64 = 150.0;
@@ -122,7 +122,7 @@ fn diagram(path: &Path) -> String {
     let shown = path.len().min(MOST);
     let right = LEFT + LANE * lanes.len() as f64;
     let names = right + 8.0;
-    let memory = names + 330.0;
+    let memory = names + 300.0;
     let bottom = TOP + ROW * shown as f64;
     let mut svg = Svg::new(memory + MEMORY + 20.0, bottom + 34.0);
     let faint = |anchor| Text {
@@ -145,7 +145,7 @@ fn diagram(path: &Path) -> String {
     for lane in &lanes {
         svg.text(
             (x(*lane), 46.0),
-            &shorten(lane.name(), 17),
+            &shorten(lane.name(), 13),
             faint(Anchor::Middle),
         );
         svg.line(
@@ -190,7 +190,7 @@ fn diagram(path: &Path) -> String {
             fill: if bad { ACCENT } else { super::svg::INK },
             ..Text::default()
         };
-        svg.text((names, at.1 + 4.0), &shorten(&label, 48), style);
+        svg.text((names, at.1 + 4.0), &shorten(&label, 43), style);
         bar(&mut svg, (memory, at.1), stage, widest);
     }
     let note = match path.len() - shown {
