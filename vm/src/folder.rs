@@ -27,7 +27,7 @@ use crate::qemu::Spec;
 use crate::ram::RamFile;
 
 /// Changes when `Meta` or the devices of a guest change.
-pub(crate) const FORMAT: u32 = 2;
+pub(crate) const FORMAT: u32 = 3;
 const LONGEST_META: u64 = 1 << 20;
 
 /// What a guest is; written once it is whole.

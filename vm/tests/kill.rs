@@ -135,3 +135,69 @@ fn a_killed_qemu_is_said() {
         up(Owner::Detached).unwrap().down().unwrap();
     });
 }
+
+/// Not a test of its own: the process that is killed. It takes a guest up from an empty cache, and down.
+#[test]
+fn provisioner() {
+    if is_child("provisioner") {
+        up(Owner::Detached).unwrap().down().unwrap();
+    }
+}
+
+#[test]
+fn killed_provisioning_carries_on() {
+    isolated("killed_provisioning_carries_on", || {
+        let run = vm::paths::run().unwrap();
+        let cache = tempfile::Builder::new()
+            .prefix("klab-cache-")
+            .tempdir()
+            .unwrap();
+        let provisioner = || {
+            let mut command = std::process::Command::new(std::env::current_exe().unwrap());
+            command
+                .args(["provisioner", "--exact", "--nocapture"])
+                .env("KLAB_RUN", &run)
+                .env("KLAB_CACHE", cache.path())
+                .env(common::CHILD, "provisioner")
+                .spawn()
+                .unwrap()
+        };
+        let began = std::time::Instant::now();
+        assert!(provisioner().wait().unwrap().success());
+        let whole = began.elapsed();
+        for round in 0..ROUNDS {
+            // Each part of it meets its end: the packages, the kernel, the initramfs, the ready state.
+            let parts = ["apt", "debs", "kernels", "initramfs", "ready"];
+            let part = cache.path().join(parts[round as usize % parts.len()]);
+            // What the killed one had started may still write there for a moment.
+            wait("its removal", 20, || {
+                std::fs::remove_dir_all(&part).is_ok() || !part.exists()
+            });
+            let mut child = provisioner();
+            std::thread::sleep(whole.min(Duration::from_secs(4)) * round as u32 / ROUNDS as u32);
+            child.kill().unwrap();
+            child.wait().unwrap();
+        }
+        let said = provisioner().wait().unwrap();
+        assert!(said.success(), "the next one does not carry on: {said}");
+        // What a killed one had started ends by itself.
+        wait("the end of its programs", 60, || {
+            processes(cache.path()).is_empty()
+        });
+        assert_eq!(unfinished(cache.path()), Vec::<std::path::PathBuf>::new());
+    });
+}
+
+/// What is under `folder` and was begun and never given its place.
+fn unfinished(folder: &Path) -> Vec<std::path::PathBuf> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let entry = entry.unwrap();
+        if entry.file_name().to_string_lossy().starts_with(".new-") {
+            found.push(entry.path());
+        } else if entry.file_type().unwrap().is_dir() {
+            found.extend(unfinished(&entry.path()));
+        }
+    }
+    found
+}

@@ -72,7 +72,7 @@ impl Apt {
     /// Opens the private folders of `suite`, making them where needed. No network.
     pub(crate) fn open(suite: Suite) -> Result<Self> {
         let root = paths::cache()?.join("apt").join(suite.name());
-        for folder in ["lists/partial", "archives/partial"] {
+        for folder in ["lists/partial", "archives/partial", "empty/partial"] {
             fs::create_dir_all(root.join(folder)).at("make", &root)?;
         }
         let patience = Duration::from_secs(600);
@@ -198,6 +198,8 @@ impl Apt {
         progress: &mut dyn Progress,
     ) -> Result<()> {
         let archives = self.root.join("archives");
+        // apt leaves out what is in its archives already, as an interrupted fetch leaves it: it looks where nothing is.
+        let nothing = format!("Dir::Cache::Archives={}", self.root.join("empty").display());
         let verb: &[&str] = if closure {
             &["install", "--download-only"]
         } else {
@@ -205,7 +207,7 @@ impl Apt {
         };
         let uris = output(
             self.command("apt-get")
-                .args(["-qq", "--print-uris"])
+                .args(["-qq", "--print-uris", "-o", &nothing])
                 .args(verb)
                 .args(packages),
         )?;

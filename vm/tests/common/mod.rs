@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use vm::{Machine, Progress};
 
 /// Names the test that a child process is to run.
-const CHILD: &str = "KLAB_TEST_CHILD";
+pub(crate) const CHILD: &str = "KLAB_TEST_CHILD";
 
 /// Runs `body` in a child process whose `KLAB_RUN` is empty and its own; afterwards no process and no file of
 /// it may be there. `test` is the calling test's name.
