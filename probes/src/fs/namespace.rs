@@ -122,9 +122,10 @@ pub(super) fn read(kernel: &Kernel, ns: GuestVirt) -> Result<Mounts> {
 /// The mounts in their order: a red-black tree since they have unique numbers, a list before.
 fn addresses(kernel: &Kernel, ns: GuestVirt) -> Result<Vec<GuestVirt>> {
     let offset = |c: &str, path: &str| offset_of(kernel, c, path);
-    match offset("struct mnt_namespace", "mounts") {
-        Ok(root) => {
-            let node = offset("struct mount", "mnt_node")?;
+    // Not by `mounts`, which counted them when they were a list.
+    match offset("struct mount", "mnt_node") {
+        Ok(node) => {
+            let root = offset("struct mnt_namespace", "mounts")?;
             rbtree_for_each_entry(kernel, ns.offset(root), node)
                 .bound(MOUNT_BOUND)
                 .collect()
