@@ -187,7 +187,7 @@ pub(crate) fn write_whole(path: &Path, text: &[u8]) -> Result<()> {
     temporary.place(path)
 }
 
-/// Removes what interrupted commands left in a cache folder: temporary folders of an hour ago.
+/// Removes what interrupted commands left in a cache folder: temporary folders and files of an hour ago.
 pub(crate) fn tidy(folder: &Path) {
     let Ok(entries) = fs::read_dir(folder) else {
         return;
@@ -204,7 +204,11 @@ pub(crate) fn tidy(folder: &Path) {
             .starts_with(temporary::PREFIX);
         if ours && old.is_some_and(|age| age > Duration::from_secs(3600)) {
             // Someone else may be at the same; what stays is removed next time.
-            let _ = fs::remove_dir_all(entry.path());
+            let _ = if entry.path().is_dir() {
+                fs::remove_dir_all(entry.path())
+            } else {
+                fs::remove_file(entry.path())
+            };
         }
     }
 }

@@ -78,6 +78,7 @@ impl Apt {
         let patience = Duration::from_secs(600);
         let lock = paths::lock(&root.join("lock"), patience)?
             .ok_or_else(|| Error::Locked(format!("(packages of {})", suite.name())))?;
+        paths::tidy(&root);
         let apt = Self {
             root,
             suite,

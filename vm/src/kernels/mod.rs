@@ -221,6 +221,7 @@ fn fetch(apt: &Apt, folder: &Path, release: &str, progress: &mut dyn Progress) -
         .filter(|name| there.contains_key(*name))
         .map(String::as_str)
         .collect();
+    paths::tidy(folder);
     let temporary = Temporary::folder(folder)?;
     apt.unpack(&wanted, false, temporary.path(), progress)?;
     let kernel = layout(temporary.path(), release);
@@ -295,6 +296,7 @@ pub fn debs(packages: &[&str], suite: Suite, progress: &mut dyn Progress) -> Res
     }
     apt.refresh(progress)?;
     progress.step(&format!("fetching {}", names.join(", ")));
+    paths::tidy(&folder);
     let temporary = Temporary::folder(&folder)?;
     apt.unpack(&names, true, temporary.path(), progress)?;
     temporary.place(&to)?;
