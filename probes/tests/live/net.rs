@@ -14,7 +14,8 @@ const OPENERS: &str = r"
     ip link add klab-dummy type dummy 2>/dev/null && ip addr add 10.9.8.7/20 dev klab-dummy && ip link set klab-dummy up
     httpd -p 127.0.0.1:8080; httpd -p '[::1]:8081'; syslogd
     (setsid nc -l -p 7001 </dev/zero >/dev/null 2>&1 &)
-    (sleep 0.5; setsid sh -c 'sleep 5000 | nc 127.0.0.1 7001 | sleep 5001' >/dev/null 2>&1 &)
+    for i in $(seq 200); do grep -qs ':1B59 [0-9A-F:]* 0A' /proc/net/tcp /proc/net/tcp6 && break; sleep 0.1; done
+    (setsid sh -c 'sleep 5000 | nc 127.0.0.1 7001 | sleep 5001' >/dev/null 2>&1 &)
     printf 'start 10.9.0.2\nend 10.9.0.9\ninterface klab-dummy\nlease_file /tmp/leases\n' >/tmp/dhcpd.conf; >/tmp/leases
     (setsid udhcpd -f -S /tmp/dhcpd.conf >/dev/null 2>&1 &)
     (setsid ping -i 60 127.0.0.1 >/dev/null 2>&1 &)
