@@ -112,11 +112,11 @@ pub enum Error {
         console: String,
     },
     /// The guest stopped by itself while it was being started.
-    #[error("the guest stopped while it was starting ({state}); its console ends with: {console}")]
+    #[error("the guest stopped while it was starting ({state}); its console says: {console}")]
     Stopped {
         /// QEMU's run state.
         state: String,
-        /// The console's last line.
+        /// The line of the console that says why, or its last one.
         console: String,
     },
     /// QMP failed.

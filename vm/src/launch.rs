@@ -159,10 +159,9 @@ fn answering(folder: &Path, patience: Duration) -> Result<()> {
         }
         let state = Qmp::connect(folder)?.status()?;
         if state != RunState::running {
-            let console = console(folder);
             return Err(Error::Stopped {
                 state: format!("{state:?}").replace('_', " "),
-                console,
+                console: cause(folder).unwrap_or_else(|| console(folder)),
             });
         }
         if Instant::now() > until {
@@ -192,6 +191,21 @@ pub(crate) fn console(folder: &Path) -> String {
     let text = tail(&folder.join("serial.log"));
     let line = text.lines().rev().find(|line| !line.trim().is_empty());
     line.map_or_else(|| "(nothing)".to_owned(), |line| line.trim().to_owned())
+}
+
+/// Why the kernel died: the first line of its console that says so.
+fn cause(folder: &Path) -> Option<String> {
+    let text = tail(&folder.join("serial.log"));
+    let words = [
+        "Oops: ",
+        "BUG: ",
+        "kernel BUG at ",
+        "Kernel panic - not syncing",
+    ];
+    let line = text
+        .lines()
+        .find(|line| words.iter().any(|word| line.contains(word)))?;
+    Some(line.trim().to_owned())
 }
 
 /// The last 64 KiB of a log. The guest writes it, so nothing but printable text and ends of lines is kept.

@@ -365,6 +365,12 @@ fn make(
             ready = accel::ready(&mut spec, &qemu, &kernel.release, progress)?;
             restore(&spec, &ready)?
         }
+        // Its translator crashes now and then on a busy host.
+        Err(error @ Error::QemuEnded(_)) => {
+            progress.step(&format!("{error}; starting it once more"));
+            process::end(folder)?;
+            restore(&spec, &ready)?
+        }
         other => other?,
     };
     let owner = (options.owner == Owner::ThisProcess).then(Identity::ours);

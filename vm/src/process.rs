@@ -1,6 +1,8 @@
 //! QEMU's processes: started so that none outlives its owner, found again with no record of them.
 
 use std::fs;
+use std::io::Write;
+use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::mpsc;
@@ -144,12 +146,16 @@ pub(crate) fn start_owned(
         .args(["--pdeathsig", "KILL", "--"])
         .arg(program)
         .args(args);
-    prepare(&mut command, folder)?;
+    let mut log = prepare(&mut command, folder)?;
     let (report, started) = mpsc::sync_channel(1);
     let guard = move || match command.spawn() {
         Ok(mut child) => {
             let _ = report.send(Ok(()));
-            let _ = child.wait();
+            if let Ok(status) = child.wait()
+                && status.signal().is_some()
+            {
+                let _ = writeln!(log, "{status}");
+            }
         }
         Err(error) => {
             let _ = report.send(Err(error));
@@ -168,15 +174,20 @@ pub(crate) fn start_owned(
     }
 }
 
-/// Starts `program` in a session of its own, a child of init: it outlives this process and its terminal.
+/// Starts `program` in a session of its own, a child of init: it outlives this process and its terminal. A shell
+/// waits for it, which says in the log what signal ended it; and who looks for the guest finds the shell at every
+/// moment of the program's start.
 pub(crate) fn start_detached(
     program: &Path,
     args: Vec<std::ffi::OsString>,
     folder: &Path,
 ) -> Result<()> {
     let mut command = Command::new("setsid");
-    command.arg("--fork").arg(program).args(args);
-    prepare(&mut command, folder)?;
+    command
+        .args(["--fork", "sh", "-c", r#""$0" "$@"; exit"#])
+        .arg(program)
+        .args(args);
+    let _log = prepare(&mut command, folder)?;
     match command.status() {
         Ok(_) => Ok(()),
         Err(_) => Err(Error::NoTool {
@@ -186,20 +197,21 @@ pub(crate) fn start_detached(
     }
 }
 
-fn prepare(command: &mut Command, folder: &Path) -> Result<()> {
+/// Makes `command` run in `folder` and write to the log there, which is returned.
+fn prepare(command: &mut Command, folder: &Path) -> Result<fs::File> {
     let log = folder.join("qemu.log");
     let out = fs::File::options()
         .create(true)
         .append(true)
         .open(&log)
         .at("open", &log)?;
-    let copy = out.try_clone().at("open", &log)?;
+    let clone = || out.try_clone().at("open", &log);
     command
         .current_dir(folder)
         .stdin(Stdio::null())
-        .stdout(out)
-        .stderr(copy);
-    Ok(())
+        .stdout(clone()?)
+        .stderr(clone()?);
+    Ok(out)
 }
 
 #[cfg(test)]
@@ -218,6 +230,24 @@ mod tests {
             .lives()
         );
         assert!(!is_guest(ours.pid, Path::new("/nowhere")));
+    }
+
+    #[test]
+    fn the_log_says_what_signal_ended_it() {
+        type Start = fn(&Path, Vec<std::ffi::OsString>, &Path) -> Result<()>;
+        for start in [start_owned as Start, start_detached] {
+            let folder = tempfile::tempdir().unwrap();
+            let args = ["-c", "kill -SEGV $$", "x"].map(Into::into).to_vec();
+            start(Path::new("sh"), args, folder.path()).unwrap();
+            let log = || fs::read_to_string(folder.path().join("qemu.log")).unwrap();
+            let until = Instant::now() + Duration::from_secs(5);
+            while !["Segmentation fault", "SIGSEGV"]
+                .iter()
+                .any(|words| log().contains(words))
+            {
+                assert!(Instant::now() < until, "{:?}", log());
+            }
+        }
     }
 
     #[test]

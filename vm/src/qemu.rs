@@ -12,6 +12,7 @@ use crate::agent::PORTS;
 use crate::error::{At, Error, Result};
 use crate::nic::{GUEST_END, GUEST_MAC, HOST_END};
 
+const TCG_CPU: &str = "max,cx16=off";
 const PROGRAM: &str = "qemu-system-x86_64";
 /// The first version known to work: it migrates with `x-ignore-shared` and has `-action`.
 const OLDEST: (u32, u32) = (7, 2);
@@ -22,19 +23,25 @@ const OLDEST: (u32, u32) = (7, 2);
 pub enum Accel {
     /// The host's processor. `/dev/kvm` can exist and still fail, so it is taken only after a trial boot.
     Kvm,
-    /// QEMU's translator, on one thread per CPU: always works.
+    /// QEMU's translator: always works.
     Tcg,
 }
 
 impl Accel {
-    /// What QEMU's `-accel` and `-cpu` are given.
-    pub(crate) fn options(self) -> [&'static str; 2] {
-        match self {
-            Self::Kvm => ["kvm", "host"],
+    /// What QEMU's `-accel` and `-cpu` are given, for a guest that boots or for one that goes on from a saved state.
+    pub(crate) fn options(self, incoming: bool) -> [&'static str; 2] {
+        match (self, incoming) {
+            (Self::Kvm, _) => ["kvm", "host"],
             // The translator's buffer would be 1 GiB a guest. QEMU 7.2 now and then leaves garbage in EFLAGS after
             // cmpxchg16b, of which Linux 6.12 then dies (a double fault in kmem_cache_alloc_noprof, one guest in
             // ten); without cx16 the kernel does the same in software.
-            Self::Tcg => ["tcg,thread=multi,tb-size=256", "max,cx16=off"],
+            //
+            // While it boots, the kernel's code is patched hundreds of times (`smp_text_poke_batch_finish`,
+            // arch/x86/kernel/alternative.c:2810@v7.3): a breakpoint goes in, the rest, the first byte. QEMU 7.2 can
+            // keep a translation with the breakpoint when another thread translates meanwhile, and the kernel dies
+            // of it ("Oops: int3" in `sched_clock_cpu`: 3 of 120 boots on a busy host, none of 120 on one thread).
+            (Self::Tcg, false) => ["tcg,thread=single,tb-size=256", TCG_CPU],
+            (Self::Tcg, true) => ["tcg,thread=multi,tb-size=256", TCG_CPU],
         }
     }
 }
@@ -154,7 +161,7 @@ pub(crate) fn args(
     );
     add("-m", &format!("{}M", spec.memory >> 20));
     add("-smp", &spec.cpus.to_string());
-    let [accel, cpu] = spec.accel.options();
+    let [accel, cpu] = spec.accel.options(incoming);
     add("-accel", accel);
     add("-cpu", cpu);
     add("-device", "vmcoreinfo");

@@ -17,6 +17,7 @@ use crate::error::{At, Error, Result};
 use crate::folder::{self, FORMAT};
 use crate::launch::{self, Launch, Owner};
 use crate::paths;
+use crate::process;
 use crate::progress::Progress;
 use crate::qemu::{Accel, Qemu, Spec};
 use crate::qmp::Qmp;
@@ -89,19 +90,22 @@ impl Ready {
         let folder = paths::run()?.join(&name);
         let lock = folder::lock(&folder, true, Duration::ZERO)?
             .ok_or_else(|| Error::Locked("(ready state)".to_owned()))?;
-        let made = make(
-            &Launch {
-                name: "ready",
-                folder: &folder,
-                spec,
-                qemu,
-                owner: Owner::ThisProcess,
-            },
-            &all,
-            &key,
-            patience,
-            progress,
-        );
+        let launch = Launch {
+            name: "ready",
+            folder: &folder,
+            spec,
+            qemu,
+            owner: Owner::ThisProcess,
+        };
+        let mut made = make(&launch, &all, &key, patience, progress);
+        if let Err(error @ (Error::QemuEnded(_) | Error::Stopped { .. })) = &made
+            && spec.accel == Accel::Tcg
+        {
+            // Its translator errs now and then on a busy host; a kernel that cannot boot fails twice.
+            progress.step(&format!("{error}; booting it once more"));
+            process::end(&folder)?;
+            made = make(&launch, &all, &key, patience, progress);
+        }
         let removed = folder::remove(&folder);
         drop(lock);
         made?;
@@ -236,7 +240,7 @@ fn key(spec: &Spec, qemu: &Qemu) -> Result<String> {
         "{} {} {:?} {FORMAT}\0{}\0",
         spec.memory,
         spec.cpus,
-        spec.accel.options(),
+        [spec.accel.options(false), spec.accel.options(true)],
         qemu.version
     ));
     if spec.accel == Accel::Kvm {

@@ -4,15 +4,25 @@
 mod common;
 
 use std::fs::File;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
-use common::{Say, all_down, isolated, wait};
-use vm::{Error, Machine, Options, State};
+use common::{Say, all_down, isolated, isolated_with, wait};
+use vm::{Error, Machine, Options, Progress, State};
 
 fn up(name: &str, options: &Options) -> Machine {
     Machine::up(name, options, &mut Say::new()).unwrap()
+}
+
+/// What a start says.
+#[derive(Debug, Default)]
+struct Steps(Vec<String>);
+
+impl Progress for Steps {
+    fn step(&mut self, text: &str) {
+        self.0.push(text.to_owned());
+    }
 }
 
 /// Whether `needle` is anywhere in the RAM that this file is; grep, since a debug build would look for minutes.
@@ -23,6 +33,35 @@ fn in_ram(ram: &File, needle: &[u8]) -> bool {
     let mut ram = ram.try_clone().unwrap();
     std::io::Seek::rewind(&mut ram).unwrap();
     grep.stdin(ram).status().unwrap().success()
+}
+
+/// QEMU 7.2 crashes now and then on a busy host; here it does the first time.
+#[test]
+fn a_qemu_that_crashes_is_started_once_more() {
+    let bin = tempfile::tempdir().unwrap();
+    let script = bin.path().join("qemu-system-x86_64");
+    let once = bin.path().join("once");
+    let text = format!(
+        "#!/bin/sh\n[ \"$*\" = --version ] || ! mkdir {} 2>/dev/null || kill -SEGV $$\n\
+         PATH=${{PATH#*:}} exec qemu-system-x86_64 \"$@\"\n",
+        once.display()
+    );
+    std::fs::write(&script, text).unwrap();
+    std::fs::set_permissions(&script, std::fs::Permissions::from_mode(0o755)).unwrap();
+    isolated_with(
+        "a_qemu_that_crashes_is_started_once_more",
+        Some(bin.path()),
+        || {
+            let mut said = Steps::default();
+            let machine = Machine::up("crashes", &Options::default(), &mut said).unwrap();
+            assert!(
+                said.0.iter().any(|step| step.contains("once more")),
+                "{said:?}"
+            );
+            assert_eq!(machine.status().state, State::Running);
+            machine.down().unwrap();
+        },
+    );
 }
 
 #[test]

@@ -12,11 +12,21 @@ pub(crate) const CHILD: &str = "KLAB_TEST_CHILD";
 /// Runs `body` in a child process whose `KLAB_RUN` is empty and its own; afterwards no process and no file of
 /// it may be there. `test` is the calling test's name.
 pub(crate) fn isolated(test: &str, body: impl FnOnce()) {
-    if std::env::var(CHILD).is_ok_and(|child| child == test) {
+    isolated_with(test, None, body);
+}
+
+/// The same, with the programs in the folder `first` before all others.
+pub(crate) fn isolated_with(test: &str, first: Option<&Path>, body: impl FnOnce()) {
+    if is_child(test) {
         return body();
     }
     let run = tempfile::Builder::new().prefix("klab-").tempdir().unwrap();
-    let status = this_test(test, run.path()).wait().unwrap();
+    let mut command = command(test, run.path());
+    if let Some(first) = first {
+        let path = std::env::var("PATH").unwrap();
+        command.env("PATH", format!("{}:{path}", first.display()));
+    }
+    let status = command.status().unwrap();
     if !status.success() {
         // What a failed test has up is of use to no one.
         let down = this_test("common::cleaner", run.path()).wait();
@@ -36,12 +46,16 @@ fn cleaner() {
 
 /// Runs a test of this program (its part for the child) in a process of its own.
 pub(crate) fn this_test(test: &str, run: &Path) -> Child {
+    command(test, run).spawn().unwrap()
+}
+
+fn command(test: &str, run: &Path) -> Command {
     let mut command = Command::new(std::env::current_exe().unwrap());
     command
         .args([test, "--exact", "--nocapture"])
         .env("KLAB_RUN", run)
         .env(CHILD, test);
-    command.spawn().unwrap()
+    command
 }
 
 /// Whether this process is the child that `this_test` started for `test`.
