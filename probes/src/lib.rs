@@ -28,6 +28,7 @@ pub mod sched;
 pub mod skb;
 pub mod structures;
 pub mod traffic;
+pub mod unwind;
 pub mod view;
 
 pub use error::{Error, Result};

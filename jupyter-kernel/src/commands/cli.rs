@@ -167,6 +167,26 @@ pub(crate) enum Look {
         #[command(flatten)]
         source: Source,
     },
+    /// List the loaded modules: where they lie, who uses them, what they taint
+    #[command(after_long_help = include_str!("manual/modules.txt"))]
+    Modules {
+        #[command(flatten)]
+        source: Source,
+    },
+    /// Print the kernel stacks of tasks, frame by frame, by the ORC tables
+    #[command(after_long_help = include_str!("manual/stack.txt"))]
+    Stack {
+        /// Only this task [default: all that sleep, and while the guest is paused what its CPUs run]
+        pid: Option<i32>,
+        #[command(flatten)]
+        source: Source,
+    },
+    /// Show the run queue of each CPU, and the load average
+    #[command(after_long_help = include_str!("manual/runq.txt"))]
+    Runq {
+        #[command(flatten)]
+        source: Source,
+    },
     /// Translate a virtual address, page table by page table
     #[command(after_long_help = include_str!("manual/vtop.txt"))]
     Vtop {
@@ -257,6 +277,9 @@ impl Look {
             | Self::Mounts { source, .. }
             | Self::Net { source }
             | Self::Sockets { source }
+            | Self::Modules { source }
+            | Self::Stack { source, .. }
+            | Self::Runq { source }
             | Self::Vtop { source, .. }
             | Self::Log { source }
             | Self::Sym { source, .. }

@@ -23,6 +23,10 @@ pub(crate) fn cell(command: &Look) -> anyhow::Result<String> {
         Look::Mounts { pid, .. } => format!("{guest}.mounts({pid})?"),
         Look::Net { .. } => format!("{guest}.net_devices()?"),
         Look::Sockets { .. } => format!("{guest}.sockets()?"),
+        Look::Modules { .. } => format!("{guest}.modules()?"),
+        Look::Stack { pid: None, .. } => format!("{guest}.stack_traces()?"),
+        Look::Stack { pid: Some(pid), .. } => format!("{guest}.stack_trace({pid})?"),
+        Look::Runq { .. } => format!("{guest}.run_queues()?"),
         Look::Vtop {
             address: text, pid, ..
         } => {

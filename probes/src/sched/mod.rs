@@ -16,6 +16,7 @@
 //! instant only while the guest is paused.
 
 mod pid;
+mod rq;
 mod stack;
 mod state;
 mod task;
@@ -25,6 +26,7 @@ mod tree;
 mod walk;
 
 pub use pid::{PidNumber, find_task_by_pid, pid_numbers};
+pub use rq::{FairTask, RtTask, RunQueue, RunQueues};
 pub use stack::{KernelStack, KernelStacks, StackOf};
 pub use state::{Policy, TaskState};
 #[cfg(test)]

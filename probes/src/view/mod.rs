@@ -11,12 +11,14 @@ mod map;
 mod mm;
 mod net;
 mod ring;
+mod runq;
 mod skb;
 mod stacks;
 mod svg;
 mod symbol;
 mod table;
 mod tasks;
+mod unwind;
 mod walk;
 
 pub use escape::{bytes, clean, escape};

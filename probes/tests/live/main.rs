@@ -18,7 +18,9 @@ mod log;
 mod maps;
 mod mm;
 mod net;
+mod runq;
 mod skb;
+mod stacks;
 mod tasks;
 mod traffic;
 mod types;
@@ -51,6 +53,8 @@ on_kernels!(
     containers = super::containers::are_sound,
     files = super::files::are_those_of_proc,
     net = super::net::are_those_of_proc,
+    stacks = super::stacks::are_those_of_proc,
+    run_queues = super::runq::are_those_of_proc,
 );
 
 #[test]
