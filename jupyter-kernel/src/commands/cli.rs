@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
+use super::read::{Place, Read};
+
 /// A Jupyter kernel and a command line that look into a live Linux kernel.
 #[derive(Debug, Parser)]
 #[command(name = "klab", version, after_help = SHELL_NOTE, subcommand_required = true, arg_required_else_help = true)]
@@ -110,69 +112,8 @@ pub(crate) struct Source {
 /// The commands that read a guest's memory.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Look {
-    /// List the tasks: the kernel's task list, walked in the guest's memory
-    #[command(after_long_help = include_str!("manual/ps.txt"))]
-    Ps {
-        #[command(flatten)]
-        source: Source,
-    },
-    /// Draw the tree of processes
-    #[command(after_long_help = include_str!("manual/tree.txt"))]
-    Tree {
-        #[command(flatten)]
-        source: Source,
-    },
-    /// Show the address space of a process: its `mm_struct`, as a table and as a map
-    #[command(after_long_help = include_str!("manual/mm.txt"))]
-    Mm {
-        /// The process
-        pid: i32,
-        #[command(flatten)]
-        source: Source,
-    },
-    /// List the mappings of a process: its `vm_area_struct`s
-    #[command(after_long_help = include_str!("manual/vma.txt"))]
-    Vma {
-        /// The process
-        pid: i32,
-        #[command(flatten)]
-        source: Source,
-    },
-    /// List the open files of a task: its `fdtable`, with pipes and sockets told apart
-    #[command(after_long_help = include_str!("manual/files.txt"))]
-    Files {
-        /// The task
-        pid: i32,
-        #[command(flatten)]
-        source: Source,
-    },
-    /// List what is mounted in a task's mount namespace
-    #[command(after_long_help = include_str!("manual/mounts.txt"))]
-    Mounts {
-        /// The task
-        #[arg(default_value_t = 1)]
-        pid: i32,
-        #[command(flatten)]
-        source: Source,
-    },
-    /// List the network devices of all network namespaces, with their addresses
-    #[command(after_long_help = include_str!("manual/net.txt"))]
-    Net {
-        #[command(flatten)]
-        source: Source,
-    },
-    /// List TCP, UDP, raw, unix and packet sockets, and who has them open
-    #[command(after_long_help = include_str!("manual/sockets.txt"))]
-    Sockets {
-        #[command(flatten)]
-        source: Source,
-    },
-    /// List the loaded modules: where they lie, who uses them, what they taint
-    #[command(after_long_help = include_str!("manual/modules.txt"))]
-    Modules {
-        #[command(flatten)]
-        source: Source,
-    },
+    #[command(flatten)]
+    Read(Read),
     /// Print the kernel stacks of tasks, frame by frame, by the ORC tables
     #[command(after_long_help = include_str!("manual/stack.txt"))]
     Stack {
@@ -181,26 +122,14 @@ pub(crate) enum Look {
         #[command(flatten)]
         source: Source,
     },
-    /// Show the run queue of each CPU, and the load average
-    #[command(after_long_help = include_str!("manual/runq.txt"))]
-    Runq {
-        #[command(flatten)]
-        source: Source,
-    },
     /// Translate a virtual address, page table by page table
     #[command(after_long_help = include_str!("manual/vtop.txt"))]
     Vtop {
         /// The address in hexadecimal, a symbol, or a C expression that gives an address
-        address: String,
+        address: Place,
         /// Walk the page tables of this process instead of the kernel's
         #[arg(long)]
         pid: Option<i32>,
-        #[command(flatten)]
-        source: Source,
-    },
-    /// Print the kernel's log, read from its ring buffer
-    #[command(after_long_help = include_str!("manual/log.txt"))]
-    Log {
         #[command(flatten)]
         source: Source,
     },
@@ -269,19 +198,9 @@ impl Look {
     /// Where it looks.
     pub(crate) const fn source(&self) -> &Source {
         match self {
-            Self::Ps { source, .. }
-            | Self::Tree { source }
-            | Self::Mm { source, .. }
-            | Self::Vma { source, .. }
-            | Self::Files { source, .. }
-            | Self::Mounts { source, .. }
-            | Self::Net { source }
-            | Self::Sockets { source }
-            | Self::Modules { source }
-            | Self::Stack { source, .. }
-            | Self::Runq { source }
+            Self::Read(read) => read.source(),
+            Self::Stack { source, .. }
             | Self::Vtop { source, .. }
-            | Self::Log { source }
             | Self::Sym { source, .. }
             | Self::Struct { source, .. }
             | Self::P { source, .. }

@@ -1,7 +1,8 @@
 //! The Rust cell that does what a command does: what `--code` prints. Every cell compiles and runs as it is.
 
 use super::cli::{Look, Source};
-use super::look::{address, container, is_name};
+use super::look::{address, container};
+use super::read::Argument as _;
 
 /// The cell. Its last line is the value that the command shows.
 pub(crate) fn cell(command: &Look) -> anyhow::Result<String> {
@@ -15,32 +16,16 @@ pub(crate) fn cell(command: &Look) -> anyhow::Result<String> {
         _ => "guest".to_owned(),
     };
     let value = match command {
-        Look::Ps { .. } => format!("{guest}.tasks()?"),
-        Look::Tree { .. } => format!("{guest}.task_tree()?"),
-        Look::Mm { pid, .. } => format!("{guest}.address_map({pid})?"),
-        Look::Vma { pid, .. } => format!("{guest}.vmas({pid})?"),
-        Look::Files { pid, .. } => format!("{guest}.files({pid})?"),
-        Look::Mounts { pid, .. } => format!("{guest}.mounts({pid})?"),
-        Look::Net { .. } => format!("{guest}.net_devices()?"),
-        Look::Sockets { .. } => format!("{guest}.sockets()?"),
-        Look::Modules { .. } => format!("{guest}.modules()?"),
+        Look::Read(read) => read.code(&guest),
         Look::Stack { pid: None, .. } => format!("{guest}.stack_traces()?"),
         Look::Stack { pid: Some(pid), .. } => format!("{guest}.stack_trace({pid})?"),
-        Look::Runq { .. } => format!("{guest}.run_queues()?"),
-        Look::Vtop {
-            address: text, pid, ..
-        } => {
-            let at = match address(text) {
-                Some(at) => format!("GuestVirt({:#x})", at.0),
-                None if is_name(text) => format!("{guest}.symbol({text:?})?"),
-                None => format!("GuestVirt({guest}.eval({text:?})?.u64()?)"),
-            };
+        Look::Vtop { address, pid, .. } => {
+            let at = address.literal(&guest);
             match pid {
                 Some(pid) => format!("{guest}.page_walk_of({pid}, {at})?"),
                 None => format!("{guest}.page_walk({at})?"),
             }
         }
-        Look::Log { .. } => format!("{guest}.log()?"),
         Look::Sym { what, .. } => match address(what) {
             Some(at) => format!("{guest}.kernel()?.symbol_at(GuestVirt({:#x}))?", at.0),
             None => format!("{guest}.symbol({what:?})?"),

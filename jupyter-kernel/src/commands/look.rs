@@ -13,6 +13,7 @@ use serde_json::json;
 use super::cli::{Look, Source};
 use super::code;
 use super::output::{Context, Output, Stream};
+use super::read::Place;
 
 /// Runs one of them.
 pub(crate) fn run(command: &Look, cx: &mut Context<'_>) -> Result<Output> {
@@ -33,20 +34,10 @@ pub(crate) fn run(command: &Look, cx: &mut Context<'_>) -> Result<Output> {
     }
     let guest = guest(command.source(), cx)?;
     match command {
-        Look::Ps { .. } => shown(&guest.tasks()?),
-        Look::Tree { .. } => shown(&guest.task_tree()?),
-        Look::Mm { pid, .. } => shown(&guest.address_map(*pid)?),
-        Look::Vma { pid, .. } => shown(&guest.vmas(*pid)?),
-        Look::Files { pid, .. } => shown(&guest.files(*pid)?),
-        Look::Mounts { pid, .. } => shown(&guest.mounts(*pid)?),
-        Look::Net { .. } => shown(&guest.net_devices()?),
-        Look::Sockets { .. } => shown(&guest.sockets()?),
-        Look::Modules { .. } => shown(&guest.modules()?),
+        Look::Read(read) => read.run(&guest),
         Look::Stack { pid: None, .. } => shown(&guest.stack_traces()?),
         Look::Stack { pid: Some(pid), .. } => shown(&guest.stack_trace(*pid)?),
-        Look::Runq { .. } => shown(&guest.run_queues()?),
         Look::Vtop { address, pid, .. } => translate(&guest, address, *pid, cx),
-        Look::Log { .. } => shown(&guest.log()?),
         Look::Sym { what, .. } => symbol(&guest.kernel()?, what),
         Look::Struct { ty, .. } => shown(&c_type(&guest, &ty.join(" "))?),
         Look::P { expression, .. } => evaluate(&guest, &expression.join(" ")),
@@ -100,7 +91,7 @@ fn guest(source: &Source, cx: &Context<'_>) -> Result<Guest> {
 }
 
 /// All faces of one value.
-fn shown<V: View + Serialize>(value: &V) -> Result<Output> {
+pub(super) fn shown<V: View + Serialize>(value: &V) -> Result<Output> {
     Ok(Output {
         html: value.html(),
         svg: value.svg(),
@@ -117,12 +108,13 @@ pub(super) fn address(text: &str) -> Option<GuestVirt> {
 }
 
 /// Walks the page tables; a walk that ends early is shown before it is an error.
-fn translate(guest: &Guest, text: &str, pid: Option<i32>, cx: &mut Context<'_>) -> Result<Output> {
-    let at = match address(text) {
-        Some(at) => at,
-        None if is_name(text) => guest.symbol(text)?,
-        None => GuestVirt(guest.eval(text)?.u64()?),
-    };
+fn translate(
+    guest: &Guest,
+    place: &Place,
+    pid: Option<i32>,
+    cx: &mut Context<'_>,
+) -> Result<Output> {
+    let at = place.resolve(guest)?;
     let walk = match pid {
         Some(pid) => guest.page_walk_of(pid, at)?,
         None => guest.page_walk(at)?,

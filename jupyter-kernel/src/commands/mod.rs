@@ -22,6 +22,7 @@ mod look;
 mod machine;
 mod output;
 mod progress;
+mod read;
 
 use std::process::ExitCode;
 use std::sync::Arc;

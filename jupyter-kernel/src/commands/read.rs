@@ -1,0 +1,186 @@
+//! The commands that read one value of the guest and show its faces: a line each.
+//!
+//! A line says the command's arguments and which method of `Guest` it calls with them; that is all there is to it,
+//! so that the Rust cell of `--code` is the call itself.
+
+use anyhow::Result;
+use clap::Subcommand;
+use probes::guest::Guest;
+use probes::memory::GuestVirt;
+
+use super::cli::Source;
+use super::look::{address, is_name, shown};
+use super::output::Output;
+
+/// What a command's argument is to the method that it calls.
+pub(super) trait Argument {
+    /// What the method takes.
+    type Value<'a>
+    where
+        Self: 'a;
+
+    /// The value.
+    fn value<'a>(&'a self, guest: &Guest) -> Result<Self::Value<'a>>;
+
+    /// The same in Rust, where `guest` is the cell's word for the guest.
+    fn literal(&self, guest: &str) -> String;
+}
+
+impl Argument for i32 {
+    type Value<'a> = Self;
+
+    fn value(&self, _: &Guest) -> Result<Self> {
+        Ok(*self)
+    }
+
+    fn literal(&self, _: &str) -> String {
+        self.to_string()
+    }
+}
+
+impl Argument for String {
+    type Value<'a> = &'a str;
+
+    fn value(&self, _: &Guest) -> Result<&str> {
+        Ok(self)
+    }
+
+    fn literal(&self, _: &str) -> String {
+        format!("{self:?}")
+    }
+}
+
+/// An address as people name it: in hexadecimal, by a symbol, by a C expression.
+#[derive(Debug, Clone)]
+pub(crate) struct Place(String);
+
+impl From<&str> for Place {
+    fn from(text: &str) -> Self {
+        Self(text.to_owned())
+    }
+}
+
+impl Place {
+    /// The address.
+    pub(crate) fn resolve(&self, guest: &Guest) -> Result<GuestVirt> {
+        Ok(match address(&self.0) {
+            Some(at) => at,
+            None if is_name(&self.0) => guest.symbol(&self.0)?,
+            None => GuestVirt(guest.eval(&self.0)?.u64()?),
+        })
+    }
+}
+
+impl Argument for Place {
+    type Value<'a> = GuestVirt;
+
+    fn value(&self, guest: &Guest) -> Result<GuestVirt> {
+        self.resolve(guest)
+    }
+
+    fn literal(&self, guest: &str) -> String {
+        match address(&self.0) {
+            Some(at) => format!("GuestVirt({:#x})", at.0),
+            None if is_name(&self.0) => format!("{guest}.symbol({:?})?", self.0),
+            None => format!("GuestVirt({guest}.eval({:?})?.u64()?)", self.0),
+        }
+    }
+}
+
+/// Defines [`Read`]: a variant a command, whose documentation is the command's one line.
+macro_rules! readers {
+    ($(
+        $(#[$about:meta])*
+        $command:ident ( $( $(#[$what:meta])* $argument:ident : $type:ty ),* $(,)? ) => $method:ident
+    ),* $(,)?) => {
+        /// The commands that read one value and show it.
+        #[derive(Debug, Subcommand)]
+        pub(crate) enum Read {
+            $(
+                $(#[$about])*
+                $command {
+                    $( $(#[$what])* $argument: $type, )*
+                    #[command(flatten)]
+                    source: Source,
+                },
+            )*
+        }
+
+        impl Read {
+            /// Where it looks.
+            pub(crate) const fn source(&self) -> &Source {
+                match self {
+                    $( Self::$command { source, .. } )|* => source,
+                }
+            }
+
+            /// Reads and shows.
+            pub(crate) fn run(&self, guest: &Guest) -> Result<Output> {
+                match self {
+                    $( Self::$command { $( $argument, )* .. } => {
+                        shown(&guest.$method($( Argument::value($argument, guest)? ),*)?)
+                    } )*
+                }
+            }
+
+            /// The Rust that does the same.
+            pub(crate) fn code(&self, guest: &str) -> String {
+                match self {
+                    $( Self::$command { $( $argument, )* .. } => {
+                        let arguments: &[String] = &[$( Argument::literal($argument, guest) ),*];
+                        format!("{guest}.{}({})?", stringify!($method), arguments.join(", "))
+                    } )*
+                }
+            }
+        }
+    };
+}
+
+readers! {
+    /// List the tasks: the kernel's task list, walked in the guest's memory
+    #[command(after_long_help = include_str!("manual/ps.txt"))]
+    Ps() => tasks,
+    /// Draw the tree of processes
+    #[command(after_long_help = include_str!("manual/tree.txt"))]
+    Tree() => task_tree,
+    /// Show the address space of a process: its `mm_struct`, as a table and as a map
+    #[command(after_long_help = include_str!("manual/mm.txt"))]
+    Mm(
+        /// The process
+        pid: i32,
+    ) => address_map,
+    /// List the mappings of a process: its `vm_area_struct`s
+    #[command(after_long_help = include_str!("manual/vma.txt"))]
+    Vma(
+        /// The process
+        pid: i32,
+    ) => vmas,
+    /// List the open files of a task: its `fdtable`, with pipes and sockets told apart
+    #[command(after_long_help = include_str!("manual/files.txt"))]
+    Files(
+        /// The task
+        pid: i32,
+    ) => files,
+    /// List what is mounted in a task's mount namespace
+    #[command(after_long_help = include_str!("manual/mounts.txt"))]
+    Mounts(
+        /// The task
+        #[arg(default_value_t = 1)]
+        pid: i32,
+    ) => mounts,
+    /// List the network devices of all network namespaces, with their addresses
+    #[command(after_long_help = include_str!("manual/net.txt"))]
+    Net() => net_devices,
+    /// List TCP, UDP, raw, unix and packet sockets, and who has them open
+    #[command(after_long_help = include_str!("manual/sockets.txt"))]
+    Sockets() => sockets,
+    /// List the loaded modules: where they lie, who uses them, what they taint
+    #[command(after_long_help = include_str!("manual/modules.txt"))]
+    Modules() => modules,
+    /// Show the run queue of each CPU, and the load average
+    #[command(after_long_help = include_str!("manual/runq.txt"))]
+    Runq() => run_queues,
+    /// Print the kernel's log, read from its ring buffer
+    #[command(after_long_help = include_str!("manual/log.txt"))]
+    Log() => log,
+}
