@@ -10,12 +10,13 @@ use crate::ledger::Ledger;
 /// Tasks that always want to run, by their nice value, and the weight that `sched_prio_to_weight[]` has for it.
 const HOGS: [(i32, u64); 4] = [(0, 1024), (0, 1024), (5, 335), (-5, 3121)];
 
-/// Of each of these tasks its `se.vruntime` in nanoseconds, with the CPU it is on, and what `/proc/loadavg` says.
+/// Of each of these tasks its `se.vruntime` in nanoseconds, with how often it has moved to another CPU (where the vruntime
+/// begins anew), and what `/proc/loadavg` says.
 fn ask(ground: &mut Ground, pids: &[i32]) -> (BTreeMap<i32, (u64, String)>, String) {
     let mut said = BTreeMap::new();
     for pid in pids {
         let text = ground.sh(&format!(
-            "sed -n 's/^se.vruntime *: *//p' /proc/{pid}/sched; cut -d' ' -f39 /proc/{pid}/stat"
+            "sed -nE 's/^se.(vruntime|nr_migrations) *: *//p' /proc/{pid}/sched"
         ));
         let mut lines = text.lines();
         let (ms, ns) = lines.next().unwrap().trim().split_once('.').unwrap();
@@ -49,8 +50,12 @@ pub(crate) fn are_those_of_proc(kernel: &str) {
             .map(|load| format!("{}.{:02}", load / 100, load % 100));
         let (first, last) = (before.1.trim(), after.1.trim());
         ledger.steady("load", "load", &&*load.join(" "), (&first, &last));
-        let currents: Vec<i32> = seen.iter().map(|queue| queue.curr).collect();
-        ledger.same("all", "curr", &currents, &current);
+        for (queue, current) in seen.iter().zip(&current) {
+            // A pause may fall between the two writes of a context switch.
+            if queue.curr == *current {
+                ledger.same(queue.cpu, "curr", &queue.curr, current);
+            }
+        }
         for queue in seen.iter() {
             let cpu = queue.cpu;
             let tasks = queue.fair.len() + queue.rt.len();
@@ -70,12 +75,12 @@ pub(crate) fn are_those_of_proc(kernel: &str) {
                 .filter(|(_, task)| task.pid == *pid)
                 .collect();
             ledger.same(pid, "on one queue", &places.len(), &1);
-            let Some((cpu, task)) = places.first() else {
+            let Some((_, task)) = places.first() else {
                 continue;
             };
             ledger.same(pid, "weight", &task.weight, weight);
             let (first, last) = (&before.0[pid], &after.0[pid]);
-            if first.1 == last.1 && first.1 == cpu.to_string() {
+            if first.1 == last.1 {
                 let between = first.0 <= task.vruntime && task.vruntime <= last.0;
                 let who = format!("{pid}: {} {} {}", first.0, task.vruntime, last.0);
                 ledger.same(who, "vruntime", &between, &true);
@@ -84,7 +89,7 @@ pub(crate) fn are_those_of_proc(kernel: &str) {
     }
     ledger.end(&[
         ("load", 1),
-        ("curr", 6),
+        ("curr", 9),
         ("on one queue", 24),
         ("weight", 24),
         ("vruntime", 4),
