@@ -9,22 +9,28 @@ use vm::agent::WorkloadKind;
 use crate::ground::Ground;
 use crate::ledger::Ledger;
 
-/// `function+0xoffset [module]`, line by line, by thread.
-fn ask(ground: &mut Ground) -> BTreeMap<i32, Vec<String>> {
+/// What `/proc` has of a thread: how often it left its CPU, and its stack, `function+0xoffset [module]` line by line.
+type Said = (u64, Vec<String>);
+
+fn ask(ground: &mut Ground) -> BTreeMap<i32, Said> {
     let text = ground.sh(r#"for t in /proc/[0-9]*/task/[0-9]*; do
-            echo "@${t##*/}"; cat $t/stack 2>/dev/null; done; true"#);
-    let mut said: BTreeMap<i32, Vec<String>> = BTreeMap::new();
+            echo "@${t##*/}"; grep -s ctxt_switches $t/status; cat $t/stack 2>/dev/null; done; true"#);
+    let mut said: BTreeMap<i32, Said> = BTreeMap::new();
     let mut last = 0;
     for line in text.lines() {
         if let Some(tid) = line.strip_prefix('@') {
             last = tid.parse().unwrap();
-            said.insert(last, Vec::new());
+            said.insert(last, Said::default());
+        } else if line.contains("ctxt_switches") {
+            let count = line.split_whitespace().nth(1).unwrap();
+            said.get_mut(&last).unwrap().0 += count.parse::<u64>().unwrap();
         } else if let Some(place) = line.strip_prefix("[<0>] ") {
             // The function's size stands between its offset and its module.
             let (place, rest) = place.split_once('/').unwrap();
             let module = rest.split_once(' ').map(|(_, module)| format!(" {module}"));
             said.get_mut(&last)
                 .unwrap()
+                .1
                 .push(format!("{place}{}", module.unwrap_or_default()));
         }
     }
@@ -67,7 +73,8 @@ pub(crate) fn are_those_of_proc(kernel: &str) {
         let (Some(first), Some(last)) = (before.get(&trace.pid), after.get(&trace.pid)) else {
             continue;
         };
-        if trace.cpu.is_some() || first.is_empty() {
+        // One that ran in between may be back where it was.
+        if trace.cpu.is_some() || first.1.is_empty() || first.0 != last.0 {
             continue;
         }
         let memory: Vec<String> = trace
@@ -77,7 +84,7 @@ pub(crate) fn are_those_of_proc(kernel: &str) {
             .map(line)
             .collect();
         let who = format!("{} {}", trace.pid, trace.comm);
-        ledger.steady(&who, "stack", &memory, (first, last));
+        ledger.steady(&who, "stack", &memory, (&first.1, &last.1));
     }
     running(&mut ledger, &mut ground);
     ledger.end(&[("stack", 80), ("followed to its end", 85), ("cpu", 8)]);
