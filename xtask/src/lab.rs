@@ -280,7 +280,7 @@ fn list(path: &Path, files: &mut Vec<(std::path::PathBuf, u64, u128)>) -> Result
     let meta = path
         .symlink_metadata()
         .with_context(|| format!("cannot see {}", path.display()))?;
-    if path.ends_with("tests") {
+    if path.ends_with("tests") || path.ends_with("fuzz") {
         return Ok(());
     }
     if meta.is_dir() {
