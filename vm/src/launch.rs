@@ -13,7 +13,7 @@ use crate::agent;
 use crate::error::{At, Error, Result};
 use crate::paths;
 use crate::process;
-use crate::qemu::{self, Qemu, Spec};
+use crate::qemu::{self, Begin, Qemu, Spec};
 use crate::qmp::Qmp;
 use crate::snapshot::Ready;
 use crate::sparse::{self, Zeros};
@@ -61,7 +61,7 @@ pub(crate) fn ram(folder: &Path, bytes: u64) -> Result<(PathBuf, File)> {
 }
 
 impl Launch<'_> {
-    fn start(&self, ram: &Path, incoming: bool) -> Result<()> {
+    fn start(&self, ram: &Path, begin: Begin) -> Result<()> {
         for name in ["pid", "qmp", "qemu.log"] {
             match fs::remove_file(self.folder.join(name)) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => {
@@ -70,7 +70,7 @@ impl Launch<'_> {
                 _ => {}
             }
         }
-        let args = qemu::args(self.name, self.spec, self.folder, ram, incoming);
+        let args = qemu::args(self.name, self.spec, self.folder, ram, begin);
         match self.owner {
             Owner::ThisProcess => process::start_owned(&self.qemu.program, args, self.folder),
             Owner::Detached => process::start_detached(&self.qemu.program, args, self.folder),
@@ -80,9 +80,17 @@ impl Launch<'_> {
     /// Boots the kernel and waits until the agent answers.
     pub(crate) fn boot(&self, patience: Duration) -> Result<()> {
         let (ram, _) = ram(self.folder, self.spec.memory)?;
-        self.start(&ram, false)?;
+        self.start(&ram, Begin::Boot)?;
         drop(connect(self.folder)?);
         answering(self.folder, patience)
+    }
+
+    /// Starts QEMU and holds it before the kernel's first instruction.
+    pub(crate) fn hold(&self) -> Result<PathBuf> {
+        let (ram, _) = ram(self.folder, self.spec.memory)?;
+        self.start(&ram, Begin::Held)?;
+        drop(connect(self.folder)?);
+        Ok(ram)
     }
 
     /// Starts from a ready state and waits until the agent answers. RAM is replaced in its file.
@@ -96,7 +104,7 @@ impl Launch<'_> {
         // QEMU starts while RAM is copied; it reads RAM only when it gets the device state.
         let mut qmp = std::thread::scope(|scope| {
             let copy = scope.spawn(|| sparse::copy(&from, &file, Zeros::Keep));
-            let started = self.start(&path, true).and_then(|()| {
+            let started = self.start(&path, Begin::Incoming).and_then(|()| {
                 let mut qmp = connect(self.folder)?;
                 qmp.migrate_incoming(Path::new("incoming"))?;
                 Ok(qmp)

@@ -27,7 +27,7 @@ pub mod toolchain;
 pub use error::{Error, Result};
 pub use kernels::{Kernel, KernelChoice};
 pub use launch::Owner;
-pub use machine::{Machine, Options};
+pub use machine::{Machine, Options, Start};
 pub use nic::{Cable, GUEST_MAC, MAX_FRAME};
 pub use progress::{Progress, Silent};
 pub use qemu::Accel;

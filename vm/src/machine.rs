@@ -35,6 +35,18 @@ pub struct Options {
     pub cpus: u32,
     /// How long it lives.
     pub owner: Owner,
+    /// From where it starts.
+    pub start: Start,
+}
+
+/// From where a guest starts.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Start {
+    /// From the ready state: its agent answers.
+    #[default]
+    Ready,
+    /// Before the kernel's first instruction, held there until [`Machine::resume`].
+    Held,
 }
 
 impl Default for Options {
@@ -45,6 +57,7 @@ impl Default for Options {
             memory: 512 << 20,
             cpus: 2,
             owner: Owner::Detached,
+            start: Start::Ready,
         }
     }
 }
@@ -58,7 +71,7 @@ pub struct Machine {
 
 impl Machine {
     /// Starts the guest `name` from the ready state of its kernel, RAM size and CPUs, made first if there is
-    /// none. Returns when its agent answers. What dead processes left under this name is removed.
+    /// none. Returns when its agent answers, or with [`Start::Held`] at once. What dead processes left under this name is removed.
     ///
     /// # Errors
     /// [`Error::AlreadyUp`], [`Error::Locked`]; whatever keeps the kernel, the ready state or QEMU from being
@@ -345,14 +358,17 @@ fn make(
     let mut ready = accel::ready(&mut spec, &qemu, &kernel.release, progress)?;
     progress.step(&format!("starting the guest `{name}`"));
     let restore = |spec: &Spec, ready: &Ready| {
-        Launch {
+        let launch = Launch {
             name,
             folder,
             spec,
             qemu: &qemu,
             owner: options.owner,
+        };
+        match options.start {
+            Start::Ready => launch.restore(ready),
+            Start::Held => launch.hold(),
         }
-        .restore(ready)
     };
     let ram = match restore(&spec, &ready) {
         Err(error) if spec.accel == Accel::Kvm => {

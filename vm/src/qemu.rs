@@ -133,14 +133,25 @@ fn check_version(text: &str) -> Result<String> {
     Ok(version.to_owned())
 }
 
+/// What QEMU does when it is there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Begin {
+    /// It boots the kernel.
+    Boot,
+    /// It waits before the first instruction.
+    Held,
+    /// It waits for a device state.
+    Incoming,
+}
+
 /// QEMU's arguments for a guest in `folder`, which is its working directory: so the sockets' names stay short
-/// and need no escapes. With `incoming` it waits for a device state instead of starting.
+/// and need no escapes.
 pub(crate) fn args(
     name: &str,
     spec: &Spec,
     folder: &Path,
     ram: &Path,
-    incoming: bool,
+    begin: Begin,
 ) -> Vec<OsString> {
     let mut args: Vec<OsString> = Vec::new();
     let mut add = |flag: &str, value: &str| args.extend([flag.into(), value.into()]);
@@ -161,7 +172,7 @@ pub(crate) fn args(
     );
     add("-m", &format!("{}M", spec.memory >> 20));
     add("-smp", &spec.cpus.to_string());
-    let [accel, cpu] = spec.accel.options(incoming);
+    let [accel, cpu] = spec.accel.options(begin == Begin::Incoming);
     add("-accel", accel);
     add("-cpu", cpu);
     add("-device", "vmcoreinfo");
@@ -209,12 +220,19 @@ pub(crate) fn args(
         "-device",
         &format!("virtio-net-pci,netdev=net,mac={mac},romfile="),
     );
-    add("-append", "console=ttyS0 loglevel=5 panic=-1");
+    let words = "console=ttyS0 loglevel=5 panic=-1";
+    if begin == Begin::Held {
+        // Somebody wants to see it boot: each initcall says its name, in a log that has room for all of them.
+        add("-append", &format!("{words} initcall_debug log_buf_len=1M"));
+        add("-S", "");
+    } else {
+        add("-append", words);
+    }
     add(
         "-sandbox",
         "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny",
     );
-    if incoming {
+    if begin == Begin::Incoming {
         add("-incoming", "defer");
     }
     args.retain(|arg| !arg.is_empty());

@@ -76,12 +76,8 @@ pub(crate) enum ShellCommand {
 pub(crate) enum LineCommand {
     #[command(flatten)]
     Look(Look),
-    /// Build, load and unload klab's kernel module
-    #[command(after_long_help = include_str!("manual/kmod.txt"))]
-    Kmod {
-        #[command(subcommand)]
-        command: Kmod,
-    },
+    #[command(after_long_help = include_str!("manual/kmod-cell.txt"))]
+    Kmod(KmodCell),
     /// Start, stop, reset or pause a guest
     Guest {
         #[command(subcommand)]
@@ -265,8 +261,11 @@ pub(crate) enum Kmod {
         #[arg(long, value_name = "NAME")]
         guest: Option<String>,
     },
-    /// Unload it
+    /// Unload it, or another one
     Unload {
+        /// The module
+        #[arg(default_value = vm::toolchain::NAME)]
+        module: String,
         /// The guest [default: $KLAB_GUEST, else `default`]
         #[arg(long, value_name = "NAME")]
         guest: Option<String>,
@@ -277,6 +276,19 @@ pub(crate) enum Kmod {
         #[arg(long, value_name = "NAME")]
         guest: Option<String>,
     },
+}
+
+/// Compile the cell's body as a kernel module in Rust, load it, and show what it logs; or build, load and unload klab's
+#[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true)]
+pub(crate) struct KmodCell {
+    #[command(subcommand)]
+    pub(crate) command: Option<Kmod>,
+    /// The guest [default: $KLAB_GUEST, else `default`]
+    #[arg(long, value_name = "NAME")]
+    pub(crate) guest: Option<String>,
+    /// The module's parameters: `answer=42`
+    pub(crate) parameters: Vec<String>,
 }
 
 /// The shape of a new guest.
@@ -297,6 +309,9 @@ pub(crate) struct Up {
     /// Virtual processors
     #[arg(long, default_value_t = 2)]
     pub(crate) cpus: u32,
+    /// Hold it before the kernel's first instruction, instead of its ready state; `resume` boots it
+    #[arg(long)]
+    pub(crate) hold: bool,
 }
 
 /// Run a command in a guest, streaming what it writes; exit code is the command's

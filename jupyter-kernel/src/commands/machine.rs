@@ -5,7 +5,7 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 use anyhow::Result;
 use probes::view::{Align::Left, Table, View};
 use serde_json::json;
-use vm::{KernelChoice, Machine, Options, Owner, Status};
+use vm::{KernelChoice, Machine, Options, Start, Status};
 
 use super::cli::{self, Up};
 use super::output::{Context, Output, Stream};
@@ -81,7 +81,8 @@ fn start(up: &Up, cx: &mut Context<'_>) -> Result<Output> {
         kernel,
         memory: up.memory,
         cpus: up.cpus,
-        owner: Owner::Detached,
+        start: if up.hold { Start::Held } else { Start::Ready },
+        ..Options::default()
     };
     let (name, start) = (
         up.name.clone().unwrap_or_else(|| cx.guest.clone()),

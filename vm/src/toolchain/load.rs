@@ -4,7 +4,7 @@ use std::path::Path;
 
 use super::Toolchain;
 use crate::agent::Client;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::machine::Machine;
 use crate::progress::Progress;
 
@@ -31,6 +31,40 @@ impl Machine {
         client.push_file(&module, GUEST)?;
         client.load_module(GUEST, "")?;
         Ok(true)
+    }
+}
+
+impl Machine {
+    /// Builds the module of one Rust source and loads it with these parameters; one of its name that came the same way
+    /// is unloaded first. Gives its name. `client` is one of this machine.
+    ///
+    /// # Errors
+    /// As [`Machine::load_kmod`]; [`Error::BadOption`] where a module of the kernel's own has that name.
+    pub fn load_source(
+        &self,
+        client: &mut Client,
+        source: &str,
+        parameters: &str,
+        progress: &mut dyn Progress,
+    ) -> Result<String> {
+        let toolchain = Toolchain::of(self.kernel())?;
+        toolchain.ensure(progress)?;
+        let built = toolchain.build_source(source, progress)?;
+        let name = &built.name;
+        if client.modules()?.iter().any(|module| module.name == *name) {
+            // `O`: built out of the kernel's tree (Documentation/admin-guide/tainted-kernels.rst).
+            let taints = client.read(&format!("/sys/module/{name}/taint"))?;
+            if !taints.contains(&b'O') {
+                return Err(Error::BadOption(format!(
+                    "the kernel has a module {name} of its own: give this one another name"
+                )));
+            }
+            client.unload_module(name)?;
+        }
+        let to = format!("/run/{name}.ko");
+        client.push_file(&built.path, &to)?;
+        client.load_module(&to, parameters)?;
+        Ok(built.name)
     }
 }
 

@@ -9,6 +9,7 @@ mod module;
 mod root;
 
 pub use load::{NAME, SOURCE, kmod_is_loaded};
+pub use module::Built;
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};

@@ -9,6 +9,7 @@ use object::{Object as _, ObjectSection as _, ObjectSymbol as _};
 use super::Toolchain;
 use crate::error::{At, Error, Result};
 use crate::progress::Progress;
+use crate::temporary::Temporary;
 
 /// What is taken of a module's folder.
 const SOURCES: [&str; 5] = ["Kbuild", "rs", "c", "h", "S"];
@@ -25,11 +26,42 @@ impl Toolchain {
         let work = self.folder.join("modules").join(name);
         fs::create_dir_all(&work).at("make", &work)?;
         update(folder, &work)?;
-        let what = format!("building the module {name}");
+        self.make(name, &work)
+    }
+
+    /// Builds the module of one Rust source, which is named by its `module!` block; gives its `.ko` in a folder that is
+    /// removed when dropped. The toolchain must be whole ([`Toolchain::ensure`]).
+    ///
+    /// # Errors
+    /// [`Error::BadOption`] for a source that names no module; as [`Toolchain::build`].
+    pub fn build_source(&self, source: &str, progress: &mut dyn Progress) -> Result<Built> {
+        let name = module_name(source)?;
+        let _lock = self.lock()?;
+        progress.step(&format!("building the module {name}"));
+        let modules = self.folder.join("modules");
+        fs::create_dir_all(&modules).at("make", &modules)?;
+        let work = Temporary::folder(&modules)?;
+        let texts = [
+            ("Kbuild".to_owned(), format!("obj-m := {name}.o\n")),
+            (format!("{name}.rs"), source.to_owned()),
+        ];
+        for (file, text) in texts {
+            let to = work.path().join(file);
+            fs::write(&to, text).at("write", &to)?;
+        }
+        let path = self.make(name, work.path())?;
+        Ok(Built {
+            name: name.to_owned(),
+            path,
+            _work: work,
+        })
+    }
+
+    fn make(&self, name: &str, work: &Path) -> Result<PathBuf> {
         self.run(
-            &what,
+            &format!("building the module {name}"),
             "make -C /build/linux M=/module modules",
-            Some(&work),
+            Some(work),
             &mut |_| {},
         )?;
         let made = work.join(format!("{name}.ko"));
@@ -89,6 +121,38 @@ impl Toolchain {
     }
 }
 
+/// A module that was built from one source.
+#[derive(Debug)]
+pub struct Built {
+    /// Its name.
+    pub name: String,
+    /// Its `.ko`, as long as this value lives.
+    pub path: PathBuf,
+    _work: Temporary,
+}
+
+/// The name that a Rust module's `module!` block gives it: `name: "hello"`.
+fn module_name(source: &str) -> Result<&str> {
+    let name = source.split_once("module").and_then(|(_, rest)| {
+        let line = rest
+            .lines()
+            .find_map(|line| line.trim_start().strip_prefix("name:"))?;
+        line.split('"').nth(1)
+    });
+    let Some(name) = name else {
+        return Err(Error::BadOption(
+            "the source names no module: it needs `module! { type: .., name: \"hello\", license: \"GPL\" }`".to_owned(),
+        ));
+    };
+    let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_';
+    if name == super::NAME || name.is_empty() || name.len() > 55 || !name.chars().all(plain) {
+        return Err(Error::BadOption(format!(
+            "a module cannot be named {name:?}: up to 55 of a-z, 0-9 and _, and not klab's own name"
+        )));
+    }
+    Ok(name)
+}
+
 /// `vermagic=` of `.modinfo`.
 fn vermagic(file: &object::File<'_>) -> Option<String> {
     let data = file.section_by_name(".modinfo")?.data().ok()?;
@@ -137,4 +201,25 @@ fn update(folder: &Path, work: &Path) -> Result<()> {
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_source_names_its_module() {
+        let named = |name: &str| {
+            format!(
+                "use kernel::prelude::*;\nmodule! {{\n    type: Hello,\n    name: \"{name}\",\n}}\n"
+            )
+        };
+        assert_eq!(module_name(&named("hello")).unwrap(), "hello");
+        for bad in ["", "klab", "../up", "Hello", "a b"] {
+            let said = module_name(&named(bad)).unwrap_err().to_string();
+            assert!(said.contains("cannot be named"), "{said}");
+        }
+        let said = module_name("fn main() {}").unwrap_err().to_string();
+        assert!(said.contains("names no module"), "{said}");
+    }
 }
