@@ -3,15 +3,18 @@
 use std::path::Path;
 use std::time::Instant;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
+use probes::Guest;
+use probes::printk::Log;
+use probes::view::View;
 use serde_json::json;
 use vm::agent::Client;
 use vm::toolchain::{self, Toolchain};
 use vm::{Kernel, KernelChoice, Machine};
 
-use super::cli::Kmod;
+use super::cli::{Kmod, KmodCell};
 use super::machine::attach;
-use super::output::{Context, Output};
+use super::output::{Context, Output, Stream};
 use super::progress::Shown;
 
 /// Runs one of them.
@@ -19,15 +22,61 @@ pub(crate) fn run(command: &Kmod, cx: &mut Context<'_>) -> Result<Output> {
     match command {
         Kmod::Build { guest, source } => build(guest.as_deref(), source.as_deref(), cx),
         Kmod::Load { guest } => load(guest.as_deref(), cx),
-        Kmod::Unload { guest } => {
+        Kmod::Unload { module, guest } => {
             let (machine, mut client) = connect(guest.as_deref(), cx)?;
-            client.unload_module(toolchain::NAME)?;
+            client.unload_module(module)?;
             Output::new(
-                format!("the module is no longer in {}\n", machine.name()),
-                &json!({ "name": machine.name(), "loaded": false }),
+                format!("the module {module} is no longer in {}\n", machine.name()),
+                &json!({ "name": machine.name(), "module": module, "loaded": false }),
             )
         }
         Kmod::Status { guest } => status(guest.as_deref(), cx),
+    }
+}
+
+/// `%%kmod`: the body as a module, and what the kernel's log got meanwhile; `%kmod COMMAND` without one.
+pub(crate) fn cell(cell: &KmodCell, body: &str, cx: &mut Context<'_>) -> Result<Output> {
+    match (&cell.command, body.trim().is_empty()) {
+        (Some(command), true) => return run(command, cx),
+        (None, false) => {}
+        (Some(_), false) => {
+            bail!("this command takes no body: `%%kmod` alone stands above a module's source")
+        }
+        (None, true) => {
+            bail!("`%%kmod` has nothing to compile: write a kernel module in Rust below the line")
+        }
+    }
+    let (machine, mut client) = connect(cell.guest.as_deref(), cx)?;
+    let guest = Guest::attach(machine.name())?;
+    let before = guest.log()?.last().map(|record| record.seq);
+    // On the lines where it stands in the cell, since the compiler names them.
+    let source = format!("\n{body}");
+    let parameters = cell.parameters.join(" ");
+    let loaded = machine.load_source(&mut client, &source, &parameters, &mut Shown::on(cx));
+    let records = guest.log()?;
+    let new = records
+        .iter()
+        .filter(|record| before.is_none_or(|before| record.seq > before));
+    let log = Log(new.cloned().collect());
+    match loaded {
+        Ok(name) => Ok(Output {
+            html: log.html(),
+            ..Output::new(log.text(), &json!({ "module": name, "log": log }))?
+        }),
+        Err(error) => {
+            (cx.sink)(Stream::Stderr, log.text().as_bytes());
+            Err(in_cell(error))
+        }
+    }
+}
+
+/// The compiler's words, which name the cell instead of a file in the build's folder.
+fn in_cell(error: vm::Error) -> anyhow::Error {
+    match error {
+        vm::Error::Step { what, why, .. } if why.starts_with("error") => {
+            anyhow::anyhow!("{what} failed:\n{why}")
+        }
+        error => error.into(),
     }
 }
 

@@ -24,7 +24,10 @@ pub(crate) fn run_line(line: &str, body: &str, cx: &mut Context<'_>) -> Result<O
         Err(error) => return usage(&words, &error),
     };
     if !body.trim().is_empty()
-        && !matches!(parsed.command, LineCommand::Sh(_) | LineCommand::Drgn(_))
+        && !matches!(
+            parsed.command,
+            LineCommand::Sh(_) | LineCommand::Drgn(_) | LineCommand::Kmod(_)
+        )
     {
         bail!(
             "`%{}` takes no body: put the Rust code into a cell of its own",
@@ -34,7 +37,7 @@ pub(crate) fn run_line(line: &str, body: &str, cx: &mut Context<'_>) -> Result<O
     let output = match parsed.command {
         LineCommand::Look(command) => look::run(&command, cx),
         LineCommand::Guest { command } => machine::run(&command, cx),
-        LineCommand::Kmod { command } => kmod::run(&command, cx),
+        LineCommand::Kmod(what) => kmod::cell(&what, body, cx),
         LineCommand::Sh(sh) => inside::sh(&sh, body, cx),
         LineCommand::Drgn(code) => drgn::cell(&code, body, cx),
         LineCommand::Help => Ok(help()),
@@ -136,7 +139,7 @@ fn help() -> Output {
             .get_about()
             .map(ToString::to_string)
             .unwrap_or_default();
-        let sign = if ["sh", "drgn"].contains(&command.get_name()) {
+        let sign = if ["sh", "drgn", "kmod"].contains(&command.get_name()) {
             "%%"
         } else {
             "%"
