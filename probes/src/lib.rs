@@ -14,6 +14,7 @@ pub mod error;
 pub mod exercise;
 pub mod fs;
 pub mod guest;
+pub mod initcall;
 pub mod kernel;
 pub mod memory;
 pub mod mm;

@@ -6,6 +6,7 @@
 mod escape;
 mod files;
 mod heap;
+mod initcall;
 mod log;
 mod map;
 mod mm;

@@ -13,6 +13,7 @@ mod files;
 mod ground;
 mod high;
 mod hostile;
+mod initcall;
 mod ledger;
 mod log;
 mod maps;
@@ -75,6 +76,11 @@ fn a_dump_has_the_same() {
 #[test]
 fn ram_above_4_gib() {
     high::ram_above_4_gib();
+}
+
+#[test]
+fn initcalls() {
+    initcall::are_called_in_their_order();
 }
 
 #[test]
