@@ -38,11 +38,45 @@ impl<T: Debug + ?Sized> DebugDisplay for T {
         {
             front::send(&Event::Error { evalue: inner });
         } else {
+            let lines = is_text(type_name).then(|| lines(&text)).flatten();
             front::send(&Event::Result {
-                data: &Bundle::text(text),
+                data: &Bundle::text(lines.unwrap_or(text)),
             });
         }
     }
+}
+
+/// Whether this is the name of a type of text.
+fn is_text(type_name: &str) -> bool {
+    let name = type_name.trim_start_matches('&');
+    ["str", "alloc::string::String"].contains(&name)
+}
+
+/// What stands in a literal, if it has several lines: those are to be read, not counted as `\n`.
+fn lines(literal: &str) -> Option<String> {
+    let inner = literal.strip_prefix('"')?.strip_suffix('"')?;
+    if !inner.trim_end_matches("\\n").contains("\\n") {
+        return None;
+    }
+    let (mut text, mut chars) = (String::new(), inner.chars());
+    while let Some(c) = chars.next() {
+        text.push(if c == '\\' {
+            match chars.next()? {
+                'n' => '\n',
+                't' => '\t',
+                'r' => '\r',
+                '0' => '\0',
+                'u' => {
+                    let hex: String = chars.by_ref().take_while(|c| *c != '}').collect();
+                    char::from_u32(u32::from_str_radix(hex.strip_prefix('{')?, 16).ok()?)?
+                }
+                other => other,
+            }
+        } else {
+            c
+        });
+    }
+    Some(text)
 }
 
 /// Shows a [`View`] that a fallible call returned, or reports the error.
@@ -116,4 +150,23 @@ macro_rules! displays {
             }
         }
     )+};
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    proptest::proptest! {
+        #[test]
+        fn a_text_of_lines_is_itself(text in "\\PC{0,40}\n.{1,40}[^\n]") {
+            proptest::prop_assert_eq!(lines(&format!("{text:?}")), Some(text));
+        }
+    }
+
+    #[test]
+    fn one_line_keeps_its_quotes() {
+        assert_eq!(lines("\"one\""), None);
+        assert_eq!(lines("\"one\\n\""), None);
+        assert!(is_text(std::any::type_name::<&String>()) && !is_text("alloc::vec::Vec<u8>"));
+    }
 }
