@@ -219,6 +219,10 @@ impl Worker {
         prepare::session(&say).context("the library of the cells is not ready")?;
         let mut child = prepare::cell_process()?;
         child.env("KLAB_CELL", self.front.folder());
+        // A cell that starts a guest is linked to a copy of the sources, from which nothing is built.
+        if let Ok(agent) = vm::initramfs::agent_binary(&mut vm::Silent) {
+            child.env("KLAB_AGENT", agent);
+        }
         // Rust cells and `%%drgn` cells share one drgn.
         child.env("KLAB_DRGN", probes::drgn::socket()?);
         let (context, outputs) = EvalContext::with_subprocess_command(child)
