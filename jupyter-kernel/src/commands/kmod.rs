@@ -74,7 +74,15 @@ pub(crate) fn cell(cell: &KmodCell, body: &str, cx: &mut Context<'_>) -> Result<
 fn in_cell(error: vm::Error) -> anyhow::Error {
     match error {
         vm::Error::Step { what, why, .. } if why.starts_with("error") => {
-            anyhow::anyhow!("{what} failed:\n{why}")
+            let lines = why.lines().map(|line| match line.split_once("--> ") {
+                Some((before, place)) if before.trim().is_empty() && !place.contains('/') => {
+                    let place = place.split_once(".rs:").map_or(place, |(_, place)| place);
+                    format!("{before}--> cell:{place}")
+                }
+                _ => line.to_owned(),
+            });
+            let lines: Vec<String> = lines.collect();
+            anyhow::anyhow!("{what} failed:\n{}", lines.join("\n"))
         }
         error => error.into(),
     }
