@@ -71,10 +71,13 @@ impl Launch<'_> {
             }
         }
         let args = qemu::args(self.name, self.spec, self.folder, ram, begin);
-        match self.owner {
-            Owner::ThisProcess => process::start_owned(&self.qemu.program, args, self.folder),
-            Owner::Detached => process::start_detached(&self.qemu.program, args, self.folder),
-        }
+        // Room for a dump of its memory, and as much as a console may print.
+        let limit = self.spec.memory.saturating_add(64 << 20);
+        let start = match self.owner {
+            Owner::ThisProcess => process::start_owned,
+            Owner::Detached => process::start_detached,
+        };
+        start(&self.qemu.program, args, self.folder, limit)
     }
 
     /// Boots the kernel and waits until the agent answers.

@@ -132,7 +132,12 @@ pub(crate) fn end(folder: &Path) -> Result<()> {
     }
 }
 
-/// Starts `program` so that it dies with this process, however this process dies.
+/// Runs `"$0" "$@"` so that no file of its own grows beyond `$LIMIT` blocks of 512 bytes: the guest decides what its
+/// console prints. A write past that fails, instead of ending the program.
+const BOUNDED: &str = r#"trap '' XFSZ; ulimit -f "$LIMIT"; unset LIMIT"#;
+
+/// Starts `program` so that it dies with this process, however this process dies. None of its files gets longer than
+/// `limit` bytes.
 ///
 /// PDEATHSIG is sent when the *thread* that started the child ends (prctl(2)), so a thread of its own waits for
 /// the child to end, which also leaves no zombie.
@@ -140,10 +145,13 @@ pub(crate) fn start_owned(
     program: &Path,
     args: Vec<std::ffi::OsString>,
     folder: &Path,
+    limit: u64,
 ) -> Result<()> {
     let mut command = Command::new("setpriv");
     command
-        .args(["--pdeathsig", "KILL", "--"])
+        .args(["--pdeathsig", "KILL", "--", "sh", "-c"])
+        .arg(format!(r#"{BOUNDED}; exec "$0" "$@""#))
+        .env("LIMIT", limit.div_ceil(512).to_string())
         .arg(program)
         .args(args);
     let mut log = prepare(&mut command, folder)?;
@@ -176,15 +184,18 @@ pub(crate) fn start_owned(
 
 /// Starts `program` in a session of its own, a child of init: it outlives this process and its terminal. A shell
 /// waits for it, which says in the log what signal ended it; and who looks for the guest finds the shell at every
-/// moment of the program's start.
+/// moment of the program's start. None of its files gets longer than `limit` bytes.
 pub(crate) fn start_detached(
     program: &Path,
     args: Vec<std::ffi::OsString>,
     folder: &Path,
+    limit: u64,
 ) -> Result<()> {
     let mut command = Command::new("setsid");
     command
-        .args(["--fork", "sh", "-c", r#""$0" "$@"; exit"#])
+        .args(["--fork", "sh", "-c"])
+        .arg(format!(r#"{BOUNDED}; "$0" "$@"; exit"#))
+        .env("LIMIT", limit.div_ceil(512).to_string())
         .arg(program)
         .args(args);
     let _log = prepare(&mut command, folder)?;
@@ -232,13 +243,31 @@ mod tests {
         assert!(!is_guest(ours.pid, Path::new("/nowhere")));
     }
 
+    type Start = fn(&Path, Vec<std::ffi::OsString>, &Path, u64) -> Result<()>;
+
+    #[test]
+    fn what_it_prints_without_end_has_an_end() {
+        for start in [start_owned as Start, start_detached] {
+            let folder = tempfile::tempdir().unwrap();
+            // It goes on after the write that failed.
+            let script = "head -c 100000 /dev/zero >much 2>/dev/null; touch done";
+            let args = ["-c", script].map(Into::into).to_vec();
+            start(Path::new("sh"), args, folder.path(), 10_000).unwrap();
+            let until = Instant::now() + Duration::from_secs(5);
+            while !folder.path().join("done").exists() {
+                assert!(Instant::now() < until);
+            }
+            let written = fs::metadata(folder.path().join("much")).unwrap().len();
+            assert_eq!(written, 10_000_u64.div_ceil(512) * 512);
+        }
+    }
+
     #[test]
     fn the_log_says_what_signal_ended_it() {
-        type Start = fn(&Path, Vec<std::ffi::OsString>, &Path) -> Result<()>;
         for start in [start_owned as Start, start_detached] {
             let folder = tempfile::tempdir().unwrap();
             let args = ["-c", "kill -SEGV $$", "x"].map(Into::into).to_vec();
-            start(Path::new("sh"), args, folder.path()).unwrap();
+            start(Path::new("sh"), args, folder.path(), 1 << 20).unwrap();
             let log = || fs::read_to_string(folder.path().join("qemu.log")).unwrap();
             let until = Instant::now() + Duration::from_secs(5);
             while !["Segmentation fault", "SIGSEGV"]
@@ -257,7 +286,7 @@ mod tests {
             .map(std::ffi::OsString::from)
             .to_vec();
         let args = [args, vec![folder.path().join("pid").into_os_string()]].concat();
-        start_owned(Path::new("sh"), args, folder.path()).unwrap();
+        start_owned(Path::new("sh"), args, folder.path(), 1 << 20).unwrap();
         let until = Instant::now() + Duration::from_secs(5);
         while !any(folder.path()) {
             assert!(Instant::now() < until);

@@ -242,7 +242,7 @@ fn a_guest_that_stops_is_noticed() {
         for (command, state, words) in cases {
             let mut agent = machine.agent().unwrap();
             // Most of these end before they answer. The last one does answer, and is undone where we leave before.
-            let patience = if state == State::Hung { 30 } else { 1 };
+            let patience = if state == State::Hung { 30 } else { 3 };
             agent.set_timeout(Duration::from_secs(patience));
             let _ = agent.shell(command);
             drop(agent);
