@@ -62,7 +62,9 @@ pub(crate) fn ram(folder: &Path, bytes: u64) -> Result<(PathBuf, File)> {
 
 impl Launch<'_> {
     fn start(&self, ram: &Path, begin: Begin) -> Result<()> {
-        for name in ["pid", "qmp", "qemu.log"] {
+        // A restored guest's console goes on where the saved one was.
+        let console = (begin != Begin::Incoming).then_some("serial.log");
+        for name in ["pid", "qmp", "qemu.log"].into_iter().chain(console) {
             match fs::remove_file(self.folder.join(name)) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => {
                     return Err(error).at("remove", self.folder);
