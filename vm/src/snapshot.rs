@@ -19,7 +19,7 @@ use crate::launch::{self, Launch, Owner};
 use crate::paths;
 use crate::process;
 use crate::progress::Progress;
-use crate::qemu::{Accel, Qemu, Spec};
+use crate::qemu::{self, Accel, Begin, Qemu, Spec};
 use crate::qmp::Qmp;
 use crate::ram::{self, RamRange};
 use crate::sparse::{self, Zeros};
@@ -236,13 +236,14 @@ fn key(spec: &Spec, qemu: &Qemu) -> Result<String> {
             meta.mtime_nsec()
         ));
     }
-    hash.update(format!(
-        "{} {} {:?} {FORMAT}\0{}\0",
-        spec.memory,
-        spec.cpus,
-        [spec.accel.options(false), spec.accel.options(true)],
-        qemu.version
-    ));
+    hash.update(format!("{FORMAT}\0{}\0", qemu.version));
+    // All that it is started with, but for where it lies.
+    for begin in [Begin::Boot, Begin::Incoming] {
+        for arg in qemu::args("", spec, Path::new(""), Path::new(""), begin) {
+            hash.update(arg.as_encoded_bytes());
+            hash.update("\0");
+        }
+    }
     if spec.accel == Accel::Kvm {
         // The host's processor is the guest's.
         let info = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
