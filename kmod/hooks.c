@@ -13,6 +13,7 @@
 #include <linux/tracepoint.h>
 #include <linux/uaccess.h>
 #include <net/net_namespace.h>
+#include <net/netfilter/nf_tables.h>
 #include <net/sock.h>
 #include <net/tcp_states.h>
 #include <asm/ibt.h>
@@ -20,8 +21,9 @@
 #include "hooks.h"
 
 /* ring.rs: Kind, How, Tracepoint */
-enum { ENTRY = 1, EXIT, TRACEPOINT, DERIVED, RESIZED, MERGED };
-enum { HOW_ENTRY, HOW_RETURN, HOW_DERIVE, HOW_RESIZE, HOW_MERGE, HOWS };
+enum { ENTRY = 1, EXIT, TRACEPOINT, DERIVED, RESIZED, MERGED, RULE };
+enum { HOW_ENTRY, HOW_RETURN, HOW_DERIVE, HOW_RESIZE, HOW_MERGE, HOW_END, HOW_RULE, HOWS };
+enum { HAS_SOCK = 1, HAS_DST = 2 };
 enum { POSITIONS = 6, TRACEPOINTS = 9, LONGEST_LIST = 64 };
 
 struct klab_entry {
@@ -42,7 +44,7 @@ struct klab_tracepoint {
 	bool live;
 };
 
-static struct klab_entry entries[2][POSITIONS];
+static struct klab_entry entries[HOWS][POSITIONS];
 static struct klab_exit exits[HOWS][POSITIONS];
 
 /* Read kernel memory; 0 where nothing is mapped. No object lies below PAGE_OFFSET. */
@@ -170,8 +172,24 @@ static void look(const struct sk_buff *skb, struct klab_event *e)
 	e->network_header = skb->network_header;
 	e->transport_header = skb->transport_header;
 	e->protocol = ntohs(skb->protocol);
+	e->flags = (skb->sk ? HAS_SOCK : 0) | (skb->_skb_refdst & SKB_DST_PTRMASK ? HAS_DST : 0);
+	if (e->kind == ENTRY)
+		e->arg = skb->_nfct;
 	look_at_device(skb, e);
 	look_at_packet(skb, e);
+}
+
+/* skb_data_unref() without its effect. */
+static bool is_last(const struct sk_buff *skb)
+{
+	const struct skb_shared_info *info;
+
+	if (!plausible(skb) || !peek64(&skb->head))
+		return false;
+	if (!skb->cloned)
+		return true;
+	info = (const void *)(peek64(&skb->head) + skb->end);
+	return peek32(&info->dataref) == (skb->nohdr ? (1 << SKB_DATAREF_SHIFT) + 1 : 1);
 }
 
 static void begin(struct klab_event *e, u8 kind, u32 site, const void *skb, u64 arg)
@@ -209,11 +227,25 @@ static void on_entry(unsigned long ip, unsigned long parent, struct ftrace_ops *
 {
 	struct klab_entry *entry = container_of(ops, struct klab_entry, ops);
 	const void *skb = (const void *)ftrace_regs_get_argument(regs, entry->position);
+	struct klab_event e;
 
-	if (entry->how == HOW_MERGE)
+	switch (entry->how) {
+	case HOW_MERGE:
 		hit(MERGED, site_of(ip), skb, ftrace_regs_get_argument(regs, 0));
-	else
+		break;
+	case HOW_RULE:
+		skb = (const void *)peek64(&((const struct nft_pktinfo *)skb)->skb);
+		hit(RULE, site_of(ip), skb, ftrace_regs_get_argument(regs, 0));
+		break;
+	case HOW_END:
+		begin(&e, ENTRY, site_of(ip), skb, 0);
+		look(skb, &e);
+		e.last = is_last(skb);
+		klab_record(&e);
+		break;
+	default:
 		hit(ENTRY, site_of(ip), skb, 0);
+	}
 }
 
 struct entered {
@@ -356,9 +388,9 @@ int klab_hook_entries(u32 how, u32 position, unsigned long *addresses, u32 count
 	struct klab_entry *entry;
 	int err;
 
-	if (position >= POSITIONS)
+	if (how >= HOWS || position >= POSITIONS)
 		return -EINVAL;
-	entry = &entries[how == HOW_MERGE][position];
+	entry = &entries[how][position];
 	memset(entry, 0, sizeof(*entry));
 	entry->how = how;
 	entry->position = position;
@@ -404,14 +436,12 @@ void klab_unhook(void)
 		tracepoints[i].live = false;
 	}
 	for (j = 0; j < POSITIONS; j++) {
-		for (i = 0; i < 2; i++) {
-			if (!entries[i][j].live)
-				continue;
-			unregister_ftrace_function(&entries[i][j].ops);
-			ftrace_free_filter(&entries[i][j].ops);
-			entries[i][j].live = false;
-		}
 		for (i = 0; i < HOWS; i++) {
+			if (entries[i][j].live) {
+				unregister_ftrace_function(&entries[i][j].ops);
+				ftrace_free_filter(&entries[i][j].ops);
+			}
+			entries[i][j].live = false;
 			if (exits[i][j].live)
 				unregister_fprobe(&exits[i][j].probe);
 			exits[i][j].live = false;

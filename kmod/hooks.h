@@ -18,7 +18,8 @@ struct klab_event {
 	/* Of skb->sk, as its packets on their way out have them: for what has no network header yet. Family 0: none. */
 	u8 sock_source[16], sock_destination[16];
 	u16 sock_source_port, sock_destination_port;
-	u8 sock_family, sock_protocol, zero[2];
+	/* last: nobody else has the data, when a hook says that it is freed. flags: ring.rs. */
+	u8 sock_family, sock_protocol, flags, last;
 };
 
 /* In Rust: filters and records; whether it was recorded. */

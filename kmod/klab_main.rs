@@ -3,15 +3,18 @@
 //! klab's module: what an `sk_buff` meets on its way, into rings that the host reads in the guest's RAM.
 //!
 //! The host decides what to hook; here are only the means. `ring` is shared with the host, `hooks.c` are the hooks,
-//! `event` filters and records what they see, `rings` is the memory, `capture` arms and disarms, `device` is `/dev/klab`.
+//! `event` records what they see if `filter` lets it through or `track` follows its packet, `rings` is the memory,
+//! `capture` arms and disarms, `device` is `/dev/klab`.
 
 use kernel::prelude::*;
 
 mod capture;
 mod device;
 mod event;
+mod filter;
 mod ring;
 mod rings;
+mod track;
 
 module! {
     type: Klab,

@@ -4,12 +4,14 @@ use std::collections::BTreeMap;
 
 use vm::agent::Client;
 
+use super::filter::{Filter, Wanted};
 use super::functions::{Functions, SkbFunction};
-use super::path::{Known, Paths, Site};
+use super::path::{ENDS, Known, Paths, Site};
 use super::reader::{Event, Reader};
 use super::reason::Reasons;
 use super::ring::{
-    self, Arm, How, KLAB_ARM, KLAB_COUNTERS, KLAB_DISARM, KLAB_SITES, Sites, Tracepoint,
+    self, Arm, How, KLAB_ARM, KLAB_COUNTERS, KLAB_DISARM, KLAB_FILTER, KLAB_SITES, Sites,
+    Tracepoint,
 };
 use super::stages::{PATH, layer};
 use crate::cell::{Bundle, Display, display};
@@ -42,6 +44,38 @@ impl std::str::FromStr for Profile {
     }
 }
 
+impl Profile {
+    /// This, and of all packets only those that the filter lets through.
+    #[must_use]
+    pub fn only(self, filter: Filter) -> CaptureOptions {
+        CaptureOptions {
+            profile: self,
+            filter,
+        }
+    }
+}
+
+/// What a capture records.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CaptureOptions {
+    /// The functions.
+    pub profile: Profile,
+    /// The packets.
+    pub filter: Filter,
+}
+
+impl From<Profile> for CaptureOptions {
+    fn from(profile: Profile) -> Self {
+        profile.only(Filter::default())
+    }
+}
+
+impl From<&Profile> for CaptureOptions {
+    fn from(profile: &Profile) -> Self {
+        profile.clone().into()
+    }
+}
+
 /// A capture that is under way: the module in the guest is armed. Dropped, it ends.
 #[derive(Debug)]
 pub struct Capture {
@@ -52,6 +86,7 @@ pub struct Capture {
     events: Vec<Event>,
     sites: Vec<Site>,
     hooks: HookFunctions,
+    wanted: Wanted,
     absent: Vec<String>,
 }
 
@@ -70,14 +105,17 @@ impl Guest {
     /// first, as [`Guest::load_kmod`] does. One capture at a time.
     ///
     /// # Errors
-    /// When the module cannot be had or another capture is under way; when the kernel has none of the functions.
-    pub fn capture(&self, profile: &Profile) -> Result<Capture> {
+    /// When the module cannot be had or another capture is under way; when the kernel has none of the functions, or
+    /// not the device or namespace of the filter.
+    pub fn capture(&self, options: impl Into<CaptureOptions>) -> Result<Capture> {
+        let CaptureOptions { profile, filter } = options.into();
+        let wanted = filter.resolve(self)?;
         self.load_kmod()?;
         let mut client = self.agent()?;
         let kernel = self.kernel()?;
         let functions = Functions::read(&kernel)?;
         let hooks = HookFunctions::read(&kernel)?;
-        let (sites, absent) = choose(&functions, &hooks, profile);
+        let (sites, absent) = choose(&functions, &hooks, &profile);
         if sites.is_empty() {
             return Err(Error::Other(
                 "none of these functions takes an sk_buff and can be hooked: `guest.skb_functions()?` has all that do"
@@ -89,6 +127,7 @@ impl Guest {
         for some in all.chunks(ring::SITES) {
             client.device_ioctl(KLAB_SITES, &Sites::to_bytes(some))?;
         }
+        client.device_ioctl(KLAB_FILTER, &wanted.to_ring().to_bytes())?;
         let arm = Arm {
             version: ring::VERSION,
             ring: 0,
@@ -108,6 +147,7 @@ impl Guest {
             events: Vec::new(),
             sites,
             hooks,
+            wanted,
             absent,
         })
     }
@@ -118,10 +158,10 @@ impl Guest {
     /// As [`Guest::capture`]; those of `work`.
     pub fn paths<T>(
         &self,
-        profile: &Profile,
+        options: impl Into<CaptureOptions>,
         work: impl FnOnce(&Self) -> Result<T>,
     ) -> Result<Paths> {
-        let mut capture = self.capture(profile)?;
+        let mut capture = self.capture(options)?;
         work(self)?;
         capture.settle()?;
         capture.paths()
@@ -161,7 +201,8 @@ fn choose(
     };
     match profile {
         Profile::Path => names(&mut PATH.iter().flat_map(|(_, names)| names.iter().copied())),
-        Profile::List(list) => names(&mut list.iter().map(String::as_str)),
+        // Without its end a packet would go on in the next one that has its memory.
+        Profile::List(list) => names(&mut list.iter().map(String::as_str).chain(ENDS)),
         Profile::All => {
             sites.extend(
                 functions
@@ -191,6 +232,7 @@ impl Site {
             }
             "pskb_expand_head" => How::Resize,
             "skb_gro_receive" => How::Merge,
+            name if ENDS.contains(&name) => How::End,
             _ => How::Entry,
         };
         Self {
@@ -276,6 +318,7 @@ impl Capture {
             kernel: &self.kernel,
             sites: &self.sites,
             hooks: &self.hooks,
+            wanted: &self.wanted,
             reasons: Reasons::read(&self.kernel)?,
         };
         let mut tally = self.reader.tally();

@@ -134,7 +134,7 @@ mod tests {
 
     fn event(kind: Kind, skb: u64, head: u64, arg: u64, site: u32) -> Event {
         let mut record = Record::from_bytes(&[0; RECORD]);
-        record.commit = commit(0, kind, Context::Softirq, 0);
+        record.commit = commit(0, kind, Context::Softirq, 0, 0);
         (record.skb, record.head, record.arg, record.site) = (skb, head, arg, site);
         Event {
             cpu: 0,

@@ -5,6 +5,7 @@ use std::ops::Deref;
 
 use serde::Serialize;
 
+use super::filter::Wanted;
 use super::functions::SkbFunction;
 use super::identity::{Packet, Tracker};
 use super::reader::{Event, Tally};
@@ -18,7 +19,7 @@ use crate::netfilter::{HOOKS, HookFunctions};
 use crate::traffic::{Frame, describe};
 
 /// Functions that end their `sk_buff`. Not `skb_attempt_defer_free`: the CPU that allocated it frees it later.
-const ENDS: [&str; 2] = ["skb_release_data", "kfree_skb_partial"];
+pub(super) const ENDS: [&str; 2] = ["skb_release_data", "kfree_skb_partial"];
 /// Bytes of an Ethernet header.
 const ETHERNET: usize = 14;
 
@@ -35,6 +36,7 @@ pub(super) struct Known<'a> {
     pub(super) kernel: &'a Kernel,
     pub(super) sites: &'a [Site],
     pub(super) hooks: &'a HookFunctions,
+    pub(super) wanted: &'a Wanted,
     pub(super) reasons: Reasons,
 }
 
@@ -303,13 +305,16 @@ impl Paths {
             .iter()
             .map(|site| (site.function.at.0 as u32, site))
             .collect();
-        let ends = |site: u32| {
-            sites
-                .get(&site)
-                .is_some_and(|site| ENDS.contains(&site.function.name.as_str()))
-        };
-        let packets = Tracker::sort(events, ends);
-        let incomplete = tally.lost > 0 || tally.missed > 0;
+        let ends = |site: u32| sites.get(&site).is_some_and(|site| site.how == How::End);
+        let mut packets = Tracker::sort(events, ends);
+        packets.retain(|packet| {
+            known.wanted.is_all()
+                || packet
+                    .events
+                    .iter()
+                    .any(|event| known.wanted.matches(&event.record))
+        });
+        let incomplete = tally.lost > 0 || tally.missed > 0 || tally.forgotten > 0;
         let mut paths = Vec::new();
         for packet in &packets {
             paths.extend(path(packet, incomplete, &sites, known)?);

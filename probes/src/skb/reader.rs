@@ -32,6 +32,8 @@ pub struct Tally {
     pub unreadable: u64,
     /// Returns of netfilter's hook functions that the kernel could not watch.
     pub missed: u64,
+    /// Packets that passed the filter and could not be followed any longer, for there were too many at once.
+    pub forgotten: u64,
 }
 
 #[derive(Debug)]
@@ -42,8 +44,8 @@ struct Ring {
     slots: u64,
     /// The next sequence to read.
     next: u64,
-    /// `seen` and `unreadable` when the reader was made.
-    before: (u64, u64),
+    /// `seen`, `unreadable` and `forgotten` when the reader was made.
+    before: [u64; 3],
 }
 
 /// All rings of a module.
@@ -93,7 +95,7 @@ impl Reader {
                 cpu: header.cpu,
                 slots: u64::from(header.slots),
                 next: header.produced,
-                before: (header.seen, header.unreadable),
+                before: [header.seen, header.unreadable, header.forgotten],
             });
         }
         Ok(reader)
@@ -108,12 +110,14 @@ impl Reader {
     /// All that came since the last call. A record that is still being written ends its ring's turn, unless `last`
     /// says that nothing writes any more: then it was never finished, and is lost.
     pub(super) fn drain(&mut self, last: bool, events: &mut Vec<Event>) -> Result<()> {
-        let (mut seen, mut unreadable) = (0_u64, 0_u64);
+        let mut counted = [0_u64; 3];
         for index in 0..self.rings.len() {
             let header = self.header(self.rings[index].header)?;
             let ring = &mut self.rings[index];
-            seen = seen.wrapping_add(header.seen.wrapping_sub(ring.before.0));
-            unreadable = unreadable.wrapping_add(header.unreadable.wrapping_sub(ring.before.1));
+            let now = [header.seen, header.unreadable, header.forgotten];
+            for ((sum, now), before) in counted.iter_mut().zip(now).zip(ring.before) {
+                *sum = sum.wrapping_add(now.wrapping_sub(before));
+            }
             if header.produced < ring.next {
                 return Err(malformed("its sequence went back".to_owned()));
             }
@@ -142,7 +146,7 @@ impl Reader {
                 ring.next += 1;
             }
         }
-        (self.tally.seen, self.tally.unreadable) = (seen, unreadable);
+        [self.tally.seen, self.tally.unreadable, self.tally.forgotten] = counted;
         Ok(())
     }
 
@@ -223,7 +227,7 @@ mod tests {
         fn write(&self, n: u64) {
             self.begin(n);
             self.put(slot(n) + 16, 1000 + n);
-            self.put(slot(n), commit(n, Kind::Entry, Context::Softirq, 0));
+            self.put(slot(n), commit(n, Kind::Entry, Context::Softirq, 0, 0));
         }
     }
 

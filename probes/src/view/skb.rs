@@ -244,7 +244,7 @@ impl View for Paths {
 fn tally(paths: &Paths) -> String {
     let tally = paths.tally;
     format!(
-        "{} packets; {} functions hooked; {} records read, {} lost{}",
+        "{} packets; {} functions hooked; {} records read, {} lost{}{}",
         paths.len(),
         paths.hooked,
         tally.delivered,
@@ -252,6 +252,10 @@ fn tally(paths: &Paths) -> String {
         match tally.missed {
             0 => String::new(),
             missed => format!(", {missed} returns not seen"),
+        },
+        match tally.forgotten {
+            0 => String::new(),
+            forgotten => format!(", {forgotten} packets not followed to their ends"),
         }
     )
 }

@@ -10,6 +10,7 @@ mod containers;
 mod crowded;
 mod dump;
 mod files;
+mod filters;
 mod ground;
 mod high;
 mod hostile;
@@ -100,6 +101,21 @@ fn packet_types() {
 #[test]
 fn functions_of_an_skb() {
     skb::functions();
+}
+
+#[test]
+fn filters_are_those_of_tcpdump() {
+    filters::are_those_of_tcpdump();
+}
+
+#[test]
+fn filters_by_place_and_mark() {
+    filters::by_place_and_mark();
+}
+
+#[test]
+fn filters_follow_through_nat() {
+    filters::follow_through_nat();
 }
 
 #[test]

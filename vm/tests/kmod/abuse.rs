@@ -54,7 +54,7 @@ fn every_wrong_ioctl_is_refused() {
         ("count", KLAB_SITES, with(5, 3)),
         ("zero", KLAB_SITES, with(8, 1)),
         ("position", KLAB_SITES, with(24, 6)),
-        ("how", KLAB_SITES, with(25, 5)),
+        ("how", KLAB_SITES, with(25, How::LAST as u8 + 1)),
         ("site's zero", KLAB_SITES, with(26, 1)),
         ("no text address", KLAB_SITES, with(23, 0)),
         ("all ones", KLAB_SITES, vec![0xff; good.len()]),
