@@ -15,6 +15,7 @@ mod reason;
 mod ring;
 mod sk_buff;
 mod stages;
+mod stop;
 #[path = "../../../kmod/filter.rs"]
 mod tuple;
 
@@ -27,3 +28,4 @@ pub use reader::Tally;
 pub use ring::Context;
 pub use sk_buff::SkBuff;
 pub use stages::{Layer, PATH};
+pub use stop::{Stop, Stopped};

@@ -22,6 +22,7 @@ mod net;
 mod runq;
 mod skb;
 mod stacks;
+mod stop;
 mod tasks;
 mod traffic;
 mod types;
@@ -56,6 +57,7 @@ on_kernels!(
     net = super::net::are_those_of_proc,
     stacks = super::stacks::are_those_of_proc,
     run_queues = super::runq::are_those_of_proc,
+    stop_at_a_stage = super::stop::in_place,
 );
 
 #[test]
@@ -116,6 +118,16 @@ fn filters_by_place_and_mark() {
 #[test]
 fn filters_follow_through_nat() {
     filters::follow_through_nat();
+}
+
+#[test]
+fn a_stop_survives() {
+    stop::survives();
+}
+
+#[test]
+fn a_killed_waiter_leaves_a_guest_that_goes_on() {
+    stop::killed_in_the_middle();
 }
 
 #[test]

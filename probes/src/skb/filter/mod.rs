@@ -22,6 +22,7 @@ mod push;
 #[cfg(test)]
 mod tests;
 
+use std::borrow::Cow;
 use std::net::SocketAddr;
 use std::str::FromStr;
 
@@ -264,25 +265,49 @@ impl Wanted {
 
     /// Whether a packet passes at this record.
     pub(super) fn matches(&self, record: &Record) -> bool {
+        self.sees(&Seen {
+            netns: record.netns,
+            ifindex: record.ifindex,
+            mark: record.mark,
+            protocol: record.protocol,
+            placed: record.protocol != 0
+                || record.network_header != 0 && u32::from(record.network_header) < record.tail,
+            packet: record.packet().into(),
+        })
+    }
+
+    /// Whether a packet passes that is seen so.
+    pub(super) fn sees(&self, seen: &Seen<'_>) -> bool {
         let tuple = || {
-            // Without a network header the bytes are from `data`, which may be anything before the skb has its protocol.
-            let placed = record.protocol != 0
-                || record.network_header != 0 && u32::from(record.network_header) < record.tail;
-            placed
-                .then(|| Tuple::of(record.protocol, record.packet()))
+            seen.placed
+                .then(|| Tuple::of(seen.protocol, &seen.packet))
                 .flatten()
         };
-        self.netns.is_none_or(|netns| netns == record.netns)
+        self.netns.is_none_or(|netns| netns == seen.netns)
             && self
                 .devices
                 .as_ref()
-                .is_none_or(|devices| devices.contains(&(record.ifindex, record.netns)))
+                .is_none_or(|devices| devices.contains(&(seen.ifindex, seen.netns)))
             && self
                 .mark
-                .is_none_or(|(mark, mask)| record.mark & mask == mark & mask)
+                .is_none_or(|(mark, mask)| seen.mark & mask == mark & mask)
             && self
                 .expression
                 .as_ref()
                 .is_none_or(|expression| tuple().is_some_and(|tuple| expression.matches(&tuple)))
     }
+}
+
+/// What is seen of a packet at one place.
+#[derive(Debug, Default)]
+pub(super) struct Seen<'a> {
+    pub(super) netns: u32,
+    pub(super) ifindex: u32,
+    pub(super) mark: u32,
+    /// `skb->protocol` as a number.
+    pub(super) protocol: u16,
+    /// Whether the bytes are known to be of that protocol. Without a network header they are from `data`, which may be
+    /// anything before the skb has its protocol.
+    pub(super) placed: bool,
+    pub(super) packet: Cow<'a, [u8]>,
 }
