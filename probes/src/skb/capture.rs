@@ -1,11 +1,11 @@
 //! Beginning and ending a capture: what is hooked, and the module told so.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use vm::agent::Client;
 
 use super::filter::{Filter, Wanted};
-use super::functions::{Functions, SkbFunction};
+use super::functions::{ENTRIES, Functions, SkbFunction, call_sites};
 use super::path::{ENDS, Known, Paths, Site};
 use super::reader::{Event, Reader};
 use super::reason::Reasons;
@@ -17,8 +17,25 @@ use super::stages::{PATH, layer};
 use crate::cell::{Bundle, Display, display};
 use crate::guest::Guest;
 use crate::kernel::Kernel;
+use crate::memory::GuestVirt;
 use crate::netfilter::HookFunctions;
+use crate::nftables::NftRules;
 use crate::{Error, Result};
+
+/// Expressions of nftables that do something, by how their names begin; the others only look.
+const STATEMENTS: [&str; 11] = [
+    "immediate",
+    "counter",
+    "nat",
+    "masq",
+    "redir",
+    "reject",
+    "queue",
+    "tproxy",
+    "synproxy",
+    "log",
+    "limit",
+];
 
 /// Which functions to hook.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -86,6 +103,7 @@ pub struct Capture {
     events: Vec<Event>,
     sites: Vec<Site>,
     hooks: HookFunctions,
+    rules: NftRules,
     wanted: Wanted,
     absent: Vec<String>,
 }
@@ -123,7 +141,11 @@ impl Guest {
             ));
         }
         client.device_open()?;
-        let all: Vec<ring::Site> = sites.iter().map(Site::to_ring).collect();
+        let rules = NftRules::read(&kernel)?;
+        let mut all: Vec<ring::Site> = sites.iter().map(Site::to_ring).collect();
+        if !matches!(profile, Profile::List(_)) {
+            all.extend(statements(&kernel, &rules)?);
+        }
         for some in all.chunks(ring::SITES) {
             client.device_ioctl(KLAB_SITES, &Sites::to_bytes(some))?;
         }
@@ -147,6 +169,7 @@ impl Guest {
             events: Vec::new(),
             sites,
             hooks,
+            rules,
             wanted,
             absent,
         })
@@ -222,6 +245,40 @@ fn choose(
         );
     }
     (sites.into_values().collect(), absent)
+}
+
+/// The functions that carry out the statements of these rules: `void (struct nft_expr *, struct nft_regs *, struct
+/// nft_pktinfo *)` (`include/net/netfilter/nf_tables.h`).
+fn statements(kernel: &Kernel, rules: &NftRules) -> Result<Vec<ring::Site>> {
+    let evals: BTreeSet<u64> = rules
+        .iter()
+        .flat_map(|rule| &rule.expressions)
+        .filter(|expression| {
+            STATEMENTS
+                .iter()
+                .any(|name| expression.name.starts_with(name))
+        })
+        .map(|expression| expression.eval.0)
+        .collect();
+    if evals.is_empty() {
+        return Ok(Vec::new());
+    }
+    let sites = call_sites(kernel)?;
+    let can = |at: u64| {
+        ENTRIES
+            .iter()
+            .any(|entry| sites.contains(&GuestVirt(at).offset(*entry).0))
+    };
+    Ok(evals
+        .into_iter()
+        .filter(|at| can(*at))
+        .map(|address| ring::Site {
+            address,
+            position: 2,
+            how: How::Rule as u8,
+            zero: [0; 6],
+        })
+        .collect())
 }
 
 impl Site {
@@ -318,6 +375,7 @@ impl Capture {
             kernel: &self.kernel,
             sites: &self.sites,
             hooks: &self.hooks,
+            rules: &self.rules,
             wanted: &self.wanted,
             reasons: Reasons::read(&self.kernel)?,
         };

@@ -66,7 +66,7 @@ struct FtracePage {
 }
 
 /// The addresses of all call sites that ftrace knows.
-fn call_sites(kernel: &Kernel) -> Result<HashSet<u64>> {
+pub(super) fn call_sites(kernel: &Kernel) -> Result<HashSet<u64>> {
     let mut page = GuestVirt(kernel.read_u64(kernel.symbol("ftrace_pages_start")?)?);
     let size = kernel.c_type("struct dyn_ftrace")?.size()?;
     let mut sites = HashSet::new();

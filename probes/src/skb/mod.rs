@@ -23,7 +23,7 @@ pub use capture::{Capture, CaptureOptions, Profile};
 pub use filter::{Filter, Netns};
 pub use functions::{Functions, SkbFunction};
 pub(crate) use path::context_name;
-pub use path::{Geometry, NetfilterHook, Path, Paths, Stage, What};
+pub use path::{Conntrack, Geometry, NetfilterHook, Path, Paths, RuleHit, Stage, What};
 pub use reader::Tally;
 pub use ring::Context;
 pub use sk_buff::SkBuff;

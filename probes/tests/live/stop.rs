@@ -5,7 +5,6 @@ use std::time::{Duration, Instant};
 
 use probes::memory::GuestVirt;
 use probes::skb::Filter;
-use probes::traffic::Tcp;
 use vm::State;
 use vm::agent::{SocketKind, WorkloadKind};
 
