@@ -5,7 +5,7 @@ use std::ops::Deref;
 
 use serde::Serialize;
 
-use super::filter::Wanted;
+use super::filter::{Seen, Wanted};
 use super::functions::SkbFunction;
 use super::identity::{Packet, Tracker};
 use super::reader::{Event, Tally};
@@ -398,17 +398,21 @@ fn path(
     for event in &packet.events {
         way.take(event, began, sites)?;
     }
-    let bytes = way
-        .stages
-        .iter()
-        .map(|stage| stage.packet.as_slice())
-        .find(|packet| packet.first().is_some_and(|byte| byte >> 4 == 4));
+    // On its way out a packet gets its addresses first, and its ports later.
+    let known = |record: &Record| {
+        let tuple = Seen::of(record).tuple().filter(|tuple| tuple.family == 4)?;
+        Some(tuple.ports != Some((0, 0)))
+    };
+    let records = || packet.events.iter().map(|event| &event.record);
+    let best = records()
+        .find(|record| known(record) == Some(true))
+        .or_else(|| records().find(|record| known(record).is_some()));
     Ok(Some(Path {
         first: began,
         head: GuestVirt(first.record.head),
-        packet: bytes.map_or_else(
+        packet: best.map_or_else(
             || format!("no IPv4 packet (protocol {:#06x})", first.record.protocol),
-            describe,
+            |record| describe(record.packet()),
         ),
         stages: way.stages,
         incomplete,

@@ -26,6 +26,8 @@ mod stop;
 mod tasks;
 mod traffic;
 mod types;
+mod way;
+mod ways;
 
 /// The same tests on each kernel: `on_kernels!(all_tasks, ..)` makes `default::all_tasks`, `v6_1::all_tasks`, ..
 macro_rules! on_kernels {
@@ -131,23 +133,28 @@ fn a_killed_waiter_leaves_a_guest_that_goes_on() {
 }
 
 #[test]
+fn paths_over_lo() {
+    ways::over_lo();
+}
+
+#[test]
+fn paths_over_veth() {
+    ways::over_veth();
+}
+
+#[test]
 fn paths_over_virtio_net() {
-    skb::over_virtio_net();
-}
-
-#[test]
-fn paths_with_netfilter() {
-    skb::with_netfilter();
-}
-
-#[test]
-fn paths_over_lo_and_veth() {
-    skb::over_lo_and_veth();
+    ways::over_virtio_net();
 }
 
 #[test]
 fn paths_through_a_router() {
-    skb::through_a_router();
+    ways::through_a_router();
+}
+
+#[test]
+fn paths_from_the_wire_through_nat() {
+    ways::from_the_wire_through_nat();
 }
 
 #[test]

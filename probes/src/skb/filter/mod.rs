@@ -265,24 +265,11 @@ impl Wanted {
 
     /// Whether a packet passes at this record.
     pub(super) fn matches(&self, record: &Record) -> bool {
-        self.sees(&Seen {
-            netns: record.netns,
-            ifindex: record.ifindex,
-            mark: record.mark,
-            protocol: record.protocol,
-            placed: record.protocol != 0
-                || record.network_header != 0 && u32::from(record.network_header) < record.tail,
-            packet: record.packet().into(),
-        })
+        self.sees(&Seen::of(record))
     }
 
     /// Whether a packet passes that is seen so.
     pub(super) fn sees(&self, seen: &Seen<'_>) -> bool {
-        let tuple = || {
-            seen.placed
-                .then(|| Tuple::of(seen.protocol, &seen.packet))
-                .flatten()
-        };
         self.netns.is_none_or(|netns| netns == seen.netns)
             && self
                 .devices
@@ -291,10 +278,9 @@ impl Wanted {
             && self
                 .mark
                 .is_none_or(|(mark, mask)| seen.mark & mask == mark & mask)
-            && self
-                .expression
-                .as_ref()
-                .is_none_or(|expression| tuple().is_some_and(|tuple| expression.matches(&tuple)))
+            && self.expression.as_ref().is_none_or(|expression| {
+                seen.tuple().is_some_and(|tuple| expression.matches(&tuple))
+            })
     }
 }
 
@@ -310,4 +296,25 @@ pub(super) struct Seen<'a> {
     /// anything before the skb has its protocol.
     pub(super) placed: bool,
     pub(super) packet: Cow<'a, [u8]>,
+}
+
+impl<'a> Seen<'a> {
+    pub(super) fn of(record: &'a Record) -> Self {
+        Self {
+            netns: record.netns,
+            ifindex: record.ifindex,
+            mark: record.mark,
+            protocol: record.protocol,
+            placed: record.protocol != 0
+                || record.network_header != 0 && u32::from(record.network_header) < record.tail,
+            packet: record.packet().into(),
+        }
+    }
+
+    /// Who sends to whom; `None` where the bytes do not say.
+    pub(super) fn tuple(&self) -> Option<Tuple> {
+        self.placed
+            .then(|| Tuple::of(self.protocol, &self.packet))
+            .flatten()
+    }
 }
