@@ -310,7 +310,11 @@ impl Site {
     fn to_ring(&self) -> ring::Site {
         ring::Site {
             address: self.function.at.0,
-            position: self.function.position,
+            // skb_gro_receive(struct sk_buff *p, struct sk_buff *skb): the second is what becomes part of the first.
+            position: match self.how {
+                How::Merge => 1,
+                _ => self.function.position,
+            },
             how: self.how as u8,
             zero: [0; 6],
         }

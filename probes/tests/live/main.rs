@@ -14,11 +14,13 @@ mod filters;
 mod ground;
 mod high;
 mod hostile;
+mod identity;
 mod ledger;
 mod log;
 mod maps;
 mod mm;
 mod net;
+mod nft;
 mod runq;
 mod skb;
 mod stacks;
@@ -60,6 +62,7 @@ on_kernels!(
     stacks = super::stacks::are_those_of_proc,
     run_queues = super::runq::are_those_of_proc,
     stop_at_a_stage = super::stop::in_place,
+    nft_rules = super::nft::are_those_of_nft,
 );
 
 #[test]
@@ -155,6 +158,16 @@ fn paths_through_a_router() {
 #[test]
 fn paths_from_the_wire_through_nat() {
     ways::from_the_wire_through_nat();
+}
+
+#[test]
+fn identity_through_copies_and_tunnels() {
+    identity::through_copies_and_tunnels();
+}
+
+#[test]
+fn identity_together_from_the_wire() {
+    identity::together_from_the_wire();
 }
 
 #[test]
