@@ -21,6 +21,7 @@ mod maps;
 mod mm;
 mod net;
 mod nft;
+mod planted;
 mod runq;
 mod skb;
 mod stacks;
@@ -158,6 +159,11 @@ fn paths_through_a_router() {
 #[test]
 fn paths_from_the_wire_through_nat() {
     ways::from_the_wire_through_nat();
+}
+
+#[test]
+fn planted_structures() {
+    planted::is_walked();
 }
 
 #[test]
