@@ -7,7 +7,7 @@ use vm::agent::Client;
 use super::filter::{Filter, Wanted};
 use super::functions::{ENTRIES, Functions, SkbFunction, call_sites};
 use super::path::{ENDS, Known, Paths, Site};
-use super::reader::{Event, Reader};
+use super::reader::{Event, Reader, Tally};
 use super::reason::Reasons;
 use super::ring::{
     self, Arm, How, KLAB_ARM, KLAB_COUNTERS, KLAB_DISARM, KLAB_FILTER, KLAB_SITES, Sites,
@@ -342,6 +342,12 @@ impl Capture {
         let before = self.events.len();
         self.reader.drain(false, &mut self.events)?;
         Ok(self.events.len() - before)
+    }
+
+    /// What became of the records so far: as of the last [`Capture::drain`].
+    #[must_use]
+    pub fn tally(&self) -> Tally {
+        self.reader.tally()
     }
 
     /// Waits until nothing has come for a fifth of a second, at most three seconds.

@@ -22,6 +22,7 @@ mod mm;
 mod net;
 mod nft;
 mod planted;
+mod rings;
 mod runq;
 mod skb;
 mod stacks;
@@ -159,6 +160,16 @@ fn paths_through_a_router() {
 #[test]
 fn paths_from_the_wire_through_nat() {
     ways::from_the_wire_through_nat();
+}
+
+#[test]
+fn a_million_events_on_one_cpu() {
+    rings::a_million_events(1);
+}
+
+#[test]
+fn a_million_events_on_each_of_two() {
+    rings::a_million_events(2);
 }
 
 #[test]
