@@ -73,6 +73,33 @@ pub(crate) unsafe fn set_filter(filter: Filter) {
     track::clear();
 }
 
+/// Called by the hooks once they have the packet's first bytes: whether the filter may want it. Most do not, and then nothing
+/// more is looked at.
+///
+/// # Safety
+/// `event` must be valid for reads.
+#[no_mangle]
+pub(crate) unsafe extern "C" fn klab_may(event: *const Event) -> bool {
+    // SAFETY: As the caller promises.
+    let event = unsafe { &*event };
+    // SAFETY: Not written while hooks are registered.
+    let filter = unsafe { &*FILTER.0.get() };
+    // What was made from another may be followed by that other.
+    let derived = event.kind == Kind::Derived as u8 || event.kind == Kind::Resized as u8;
+    if !filter.asks_tuple() || derived {
+        return true;
+    }
+    let wanted = match of_packet(event) {
+        Some(tuple) => filter.matches(&tuple) || track::contains(event.head),
+        None => true,
+    };
+    if let (false, Some((header, _))) = (wanted, rings::of(event.cpu)) {
+        count(header, offset_of!(RingHeader, seen));
+        count(header, offset_of!(RingHeader, rejected));
+    }
+    wanted
+}
+
 /// Called by every hook, with preemption off.
 ///
 /// # Safety
@@ -186,6 +213,10 @@ fn matches(filter: &Filter, event: &Event) -> bool {
 
 /// What the packet's headers say; the socket where there are none yet.
 fn tuple(event: &Event) -> Option<Tuple> {
+    of_packet(event).or_else(|| of_sock(event))
+}
+
+fn of_packet(event: &Event) -> Option<Tuple> {
     let packet = event
         .packet
         .get(..usize::from(event.packet_len))
@@ -193,10 +224,7 @@ fn tuple(event: &Event) -> Option<Tuple> {
     // Without a network header the bytes are from `data`, which may be anything before the skb has its protocol.
     let placed = event.protocol != 0
         || event.network_header != 0 && u32::from(event.network_header) < event.tail;
-    placed
-        .then(|| Tuple::of(event.protocol, packet))
-        .flatten()
-        .or_else(|| of_sock(event))
+    placed.then(|| Tuple::of(event.protocol, packet)).flatten()
 }
 
 fn of_sock(event: &Event) -> Option<Tuple> {

@@ -145,38 +145,45 @@ static void look_at_packet(const struct sk_buff *skb, struct klab_event *e)
 	/* A new skb's network_header is 0, which is no header where there is headroom. */
 	bool set = e->network_header && e->network_header < e->tail;
 	u32 from = set ? e->network_header : e->data, at;
+	const u8 *packet = skb->head + from;
 
 	if (from >= e->tail || e->tail > e->end || e->end > SZ_1M)
 		return;
 	e->packet_len = min_t(u32, e->tail - from, KLAB_PACKET);
 	/* skb_shared_info follows `end`, so the last word may reach past `tail`. */
-	for (at = 0; at < e->packet_len; at += 4)
-		*(u32 *)(e->packet + at) = peek32(skb->head + from + at);
+	for (at = 0; at + 8 <= e->packet_len; at += 8)
+		*(u64 *)(e->packet + at) = peek64(packet + at);
+	for (; at < e->packet_len; at += 4)
+		*(u32 *)(e->packet + at) = peek32(packet + at);
 }
 
-static void look(const struct sk_buff *skb, struct klab_event *e)
+/* Whether there is anything to record: most of what a filter refuses it refuses by the packet's first bytes. */
+static bool look(const struct sk_buff *skb, struct klab_event *e)
 {
 	if (!plausible(skb))
-		return;
+		return true;
 	e->head = peek64(&skb->head);
 	/* `users` is the last member but for extensions: with both, all of it is mapped. */
 	if (!plausible(skb) || e->head < PAGE_OFFSET || !peek32(&skb->users))
-		return;
+		return true;
 	e->readable = 1;
 	e->data = (unsigned long)skb->data - e->head;
 	e->tail = skb->tail;
 	e->end = skb->end;
+	e->network_header = skb->network_header;
+	e->protocol = ntohs(skb->protocol);
+	look_at_packet(skb, e);
+	if (!klab_may(e))
+		return false;
 	e->len = skb->len;
 	e->mark = skb->mark;
 	e->mac_header = skb->mac_header;
-	e->network_header = skb->network_header;
 	e->transport_header = skb->transport_header;
-	e->protocol = ntohs(skb->protocol);
 	e->flags = (skb->sk ? HAS_SOCK : 0) | (skb->_skb_refdst & SKB_DST_PTRMASK ? HAS_DST : 0);
 	if (e->kind == ENTRY)
 		e->arg = skb->_nfct;
 	look_at_device(skb, e);
-	look_at_packet(skb, e);
+	return true;
 }
 
 /* skb_data_unref() without its effect. */
@@ -195,7 +202,6 @@ static bool is_last(const struct sk_buff *skb)
 static void begin(struct klab_event *e, u8 kind, u32 site, const void *skb, u64 arg)
 {
 	memset(e, 0, sizeof(*e));
-	e->time = ktime_get_mono_fast_ns();
 	e->kind = kind;
 	e->site = site;
 	e->skb = (unsigned long)skb;
@@ -205,14 +211,19 @@ static void begin(struct klab_event *e, u8 kind, u32 site, const void *skb, u64 
 	e->context = in_nmi() ? 3 : in_hardirq() ? 2 : in_serving_softirq() ? 1 : 0;
 }
 
+static bool record(struct klab_event *e)
+{
+	e->time = ktime_get_mono_fast_ns();
+	return klab_record(e);
+}
+
 /* Preemption is off in every caller, so that the CPU stays the same until the record is whole. */
 static bool hit(u8 kind, u32 site, const void *skb, u64 arg)
 {
 	struct klab_event e;
 
 	begin(&e, kind, site, skb, arg);
-	look(skb, &e);
-	return klab_record(&e);
+	return look(skb, &e) && record(&e);
 }
 
 /* kallsyms's address: before the endbr64 that ftrace's call follows. */
@@ -239,9 +250,10 @@ static void on_entry(unsigned long ip, unsigned long parent, struct ftrace_ops *
 		break;
 	case HOW_END:
 		begin(&e, ENTRY, site_of(ip), skb, 0);
-		look(skb, &e);
-		e.last = is_last(skb);
-		klab_record(&e);
+		if (look(skb, &e)) {
+			e.last = is_last(skb);
+			record(&e);
+		}
 		break;
 	default:
 		hit(ENTRY, site_of(ip), skb, 0);
@@ -283,7 +295,7 @@ static void on_exit(struct fprobe *probe, unsigned long ip, unsigned long ret, s
 		begin(&e, EXIT, site_of(ip), entered->skb, value);
 		e.head = entered->head;
 		e.readable = 1;
-		klab_record(&e);
+		record(&e);
 		break;
 	case HOW_RESIZE:
 		hit(RESIZED, site_of(ip), entered->skb, entered->head);
@@ -329,7 +341,7 @@ static void on_net_dev_xmit(void *data, struct sk_buff *skb, int rc, struct net_
 	e.ifindex = dev->ifindex;
 	e.netns = netns_of(dev_net(dev));
 	e.readable = 1;
-	klab_record(&e);
+	record(&e);
 	preempt_enable_notrace();
 }
 

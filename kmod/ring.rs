@@ -13,9 +13,9 @@
 //!
 //! So to read record `n < produced`: load `commit` (acquire). Is its kind 0 or its low half that of an older lap
 //! (`(n as u32).wrapping_sub(low) as i32 > 0`), the record is still being written: come again. Is it newer, the record
-//! was overwritten: lost. Else copy the record, load `commit` again (after an acquire fence): if it changed, the copy is torn and the record
-//! lost. Every `n` from the first to `produced` is thus either delivered or counted as lost. Sequences go on over
-//! arming and disarming; begin at the `produced` of the moment.
+//! was overwritten: lost. Else copy the record and load `produced` (after an acquire fence): if that is more than `slots` ahead of `n`,
+//! another took the slot meanwhile and the record is lost. Every `n` from the first to `produced` is thus either delivered or counted as
+//! lost. Sequences go on over arming and disarming; begin at the `produced` of the moment.
 #![allow(dead_code, unreachable_pub)] // each side uses its half, in a module of its own
 
 use core::mem::{offset_of, size_of};

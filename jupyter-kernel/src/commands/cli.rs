@@ -388,8 +388,8 @@ pub(crate) struct DrgnShell {
 /// What to measure.
 #[derive(Debug, Args)]
 pub(crate) struct Bench {
-    /// The reading of memory and the machine, or the cells; both where none is named
-    pub(crate) what: Option<Half>,
+    /// One part; all where none is named
+    pub(crate) what: Option<Part>,
     /// A vmlinux with DWARF of the guest's kernel, for drgn
     #[arg(long, value_name = "FILE")]
     pub(crate) vmlinux: Option<PathBuf>,
@@ -398,11 +398,13 @@ pub(crate) struct Bench {
     pub(crate) stock: Option<PathBuf>,
 }
 
-/// A half of the measurements.
+/// A part of the measurements.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-pub(crate) enum Half {
+pub(crate) enum Part {
     /// Reading of memory, commands, boots
     Core,
+    /// Captures of packets, by klab's module
+    Skb,
     /// Cells, by a Jupyter client
     Cell,
 }

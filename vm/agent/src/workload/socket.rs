@@ -6,7 +6,7 @@ use std::{
     net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener, TcpStream, UdpSocket},
     os::fd::{AsRawFd as _, OwnedFd},
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use klab_wire::SocketKind;
@@ -22,6 +22,10 @@ use crate::error::{Context as _, Error, Result};
 /// The argument that makes this binary send once: `send tcp|udp ADDRESS:PORT TEXT`, or `send raw ADDRESS:0 HEX`, an IPv4
 /// packet from its header on.
 pub(crate) const SEND: &str = "send";
+/// The argument that makes this binary send so many bytes to itself: `stream BYTES`.
+pub(crate) const STREAM: &str = "stream";
+/// Bytes of one read and one write of a stream.
+const CHUNK: usize = 64 << 10;
 /// How long a connection may take to come about.
 const CONNECT: Duration = Duration::from_secs(5);
 
@@ -134,4 +138,53 @@ fn once(kind: &str, to: SocketAddr, text: &str) -> Result<()> {
         stream.write_all(text.as_bytes()).context("cannot send")?;
     }
     Ok(())
+}
+
+/// Sends bytes to itself by TCP over the loopback device, and prints how many nanoseconds that took.
+pub(crate) fn stream(args: &[String]) {
+    let took = args
+        .first()
+        .and_then(|bytes| bytes.parse().ok())
+        .ok_or_else(|| Error("stream BYTES".to_owned()))
+        .and_then(through_loopback);
+    match took {
+        Ok(took) => println!("{}", took.as_nanos()),
+        Err(e) => {
+            eprintln!("{}", e.0);
+            std::process::exit(1);
+        }
+    }
+}
+
+fn through_loopback(bytes: usize) -> Result<Duration> {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+    let mut sender = TcpStream::connect_timeout(&listener.local_addr()?, CONNECT)?;
+    let (mut receiver, _) = listener.accept()?;
+    let began = Instant::now();
+    let writing = thread::spawn(move || -> std::io::Result<()> {
+        let chunk = vec![0x6b; CHUNK];
+        let mut left = bytes;
+        while left > 0 {
+            let some = left.min(CHUNK);
+            sender.write_all(chunk.get(..some).unwrap_or_default())?;
+            left -= some;
+        }
+        Ok(())
+    });
+    let (mut chunk, mut came) = (vec![0; CHUNK], 0);
+    loop {
+        match receiver.read(&mut chunk)? {
+            0 => break,
+            some => came += some,
+        }
+    }
+    let took = began.elapsed();
+    match writing.join() {
+        Ok(written) => written?,
+        Err(_) => return Err(Error("the sender failed".to_owned())),
+    }
+    if came != bytes {
+        return Err(Error(format!("{came} bytes came of {bytes}")));
+    }
+    Ok(took)
 }
