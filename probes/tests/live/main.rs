@@ -22,6 +22,7 @@ mod mm;
 mod net;
 mod nft;
 mod planted;
+mod pwru;
 mod rings;
 mod runq;
 mod skb;
@@ -185,6 +186,11 @@ fn identity_through_copies_and_tunnels() {
 #[test]
 fn identity_together_from_the_wire() {
     identity::together_from_the_wire();
+}
+
+#[test]
+fn pwru_agrees() {
+    pwru::agrees();
 }
 
 #[test]
