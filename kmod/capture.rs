@@ -61,7 +61,7 @@ impl Capture {
             let text = site.address >> 32 == 0xffff_ffff;
             if !text
                 || site.position >= POSITIONS
-                || site.how > How::Merge as u8
+                || site.how > How::LAST as u8
                 || site.zero != [0; 6]
             {
                 return Err(EINVAL);
@@ -109,7 +109,7 @@ impl Capture {
     }
 
     fn hook(&self, tracepoints: u64) -> Result {
-        for how in 0..=How::Merge as u8 {
+        for how in 0..=How::LAST as u8 {
             for position in 0..POSITIONS {
                 let mut addresses: KVVec<c_ulong> = KVVec::new();
                 for site in self
@@ -124,7 +124,8 @@ impl Capture {
                 }
                 let (how_, position) = (u32::from(how), u32::from(position));
                 let (at, count) = (addresses.as_mut_ptr(), addresses.len() as u32);
-                let entry_only = how == How::Entry as u8 || how == How::Merge as u8;
+                let at_exit = [How::Return, How::Derive, How::Resize];
+                let entry_only = !at_exit.iter().any(|exit| *exit as u8 == how);
                 // SAFETY: `at` has `count` addresses, and the kernel refuses those that ftrace cannot hook.
                 to_result(unsafe {
                     if entry_only {

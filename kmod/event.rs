@@ -10,8 +10,9 @@ use core::mem::{offset_of, size_of};
 use core::ptr;
 use core::sync::atomic::{fence, AtomicU64, Ordering};
 
-use crate::ring::{Filter, Record, RingHeader, EITHER_WAY, PACKET};
-use crate::rings;
+use crate::filter::Tuple;
+use crate::ring::{Filter, Kind, Record, RingHeader, Tracepoint, PACKET};
+use crate::{rings, track};
 
 /// `struct klab_event` of hooks.h.
 #[repr(C)]
@@ -45,7 +46,8 @@ pub(crate) struct Event {
     sock_destination_port: u16,
     sock_family: u8,
     sock_protocol: u8,
-    zero: [u8; 2],
+    flags: u8,
+    last: u8,
 }
 
 const _: () = {
@@ -68,6 +70,34 @@ static FILTER: Shared = Shared(UnsafeCell::new(Filter::ANY));
 pub(crate) unsafe fn set_filter(filter: Filter) {
     // SAFETY: As the caller promises.
     unsafe { FILTER.0.get().write(filter) };
+    track::clear();
+}
+
+/// Called by the hooks once they have the packet's first bytes: whether the filter may want it. Most do not, and then nothing
+/// more is looked at.
+///
+/// # Safety
+/// `event` must be valid for reads.
+#[no_mangle]
+pub(crate) unsafe extern "C" fn klab_may(event: *const Event) -> bool {
+    // SAFETY: As the caller promises.
+    let event = unsafe { &*event };
+    // SAFETY: Not written while hooks are registered.
+    let filter = unsafe { &*FILTER.0.get() };
+    // What was made from another may be followed by that other.
+    let derived = event.kind == Kind::Derived as u8 || event.kind == Kind::Resized as u8;
+    if !filter.asks_tuple() || derived {
+        return true;
+    }
+    let wanted = match of_packet(event) {
+        Some(tuple) => filter.matches(&tuple) || track::contains(event.head),
+        None => true,
+    };
+    if let (false, Some((header, _))) = (wanted, rings::of(event.cpu)) {
+        count(header, offset_of!(RingHeader, seen));
+        count(header, offset_of!(RingHeader, rejected));
+    }
+    wanted
 }
 
 /// Called by every hook, with preemption off.
@@ -88,8 +118,8 @@ pub(crate) unsafe extern "C" fn klab_record(event: *const Event) -> bool {
     }
     // SAFETY: Not written while hooks are registered.
     let filter = unsafe { &*FILTER.0.get() };
-    // What is only named was let through at its entry, or has no packet to match.
-    if event.kind != crate::ring::Kind::Exit as u8 && !matches(filter, event) {
+    // An exit's entry was let through.
+    if *filter != Filter::ANY && event.kind != Kind::Exit as u8 && !wanted(header, filter, event) {
         count(header, offset_of!(RingHeader, rejected));
         return false;
     }
@@ -134,7 +164,8 @@ fn write(at: *mut Record, sequence: u64, event: &Event) {
     let whole = sequence & 0xffff_ffff
         | u64::from(event.kind) << 32
         | u64::from(event.context) << 40
-        | u64::from(event.packet_len) << 48;
+        | u64::from(event.packet_len) << 48
+        | u64::from(event.flags) << 56;
     // SAFETY: `at` is one of the ring's slots, which only this CPU writes; the host only reads it.
     unsafe {
         let commit = AtomicU64::from_ptr(&raw mut (*at).commit);
@@ -145,118 +176,63 @@ fn write(at: *mut Record, sequence: u64, event: &Event) {
     }
 }
 
-/// Whether the filter lets this through.
-fn matches(filter: &Filter, event: &Event) -> bool {
-    (filter.ifindex == 0 || filter.ifindex == event.ifindex)
-        && (filter.netns == 0 || filter.netns == event.netns)
-        && event.mark & filter.mark_mask == filter.mark & filter.mark_mask
-        && matches_tuple(filter, event)
+/// Whether the filter lets this through, or has let its packet through before.
+fn wanted(header: *mut RingHeader, filter: &Filter, event: &Event) -> bool {
+    let named = event.head == 0;
+    if !matches(filter, event) {
+        let derived = event.kind == Kind::Derived as u8 || event.kind == Kind::Resized as u8;
+        let followed = track::contains(event.head)
+            || named && track::contains(event.skb)
+            || derived && track::contains(event.arg);
+        if !followed {
+            return false;
+        }
+    }
+    for key in [event.head, event.skb] {
+        if !track::insert(key) {
+            count(header, offset_of!(RingHeader, forgotten));
+        }
+    }
+    if event.kind == Kind::Tracepoint as u8
+        && (event.site == Tracepoint::KfreeSkb as u32
+            || event.site == Tracepoint::ConsumeSkb as u32)
+    {
+        track::remove(event.skb);
+    }
+    if event.last != 0 {
+        track::remove(event.head);
+        track::remove(event.skb);
+    }
+    true
 }
 
-fn matches_tuple(filter: &Filter, event: &Event) -> bool {
-    let asks_ports = filter.source_port != 0 || filter.destination_port != 0;
-    let asks = filter.family != 0
-        || filter.protocol != 0
-        || asks_ports
-        || filter.source != [0; 16]
-        || filter.destination != [0; 16];
-    if !asks {
-        return true;
-    }
-    let Some(tuple) = Tuple::of(event) else {
-        return false;
-    };
-    if filter.family != 0 && filter.family != tuple.family
-        || filter.protocol != 0 && filter.protocol != tuple.protocol
-    {
-        return false;
-    }
-    let way = |source: (&[u8; 16], u16), destination: (&[u8; 16], u16)| {
-        (*source.0 == [0; 16] || *source.0 == tuple.source)
-            && (*destination.0 == [0; 16] || *destination.0 == tuple.destination)
-            && (source.1 == 0 || Some(source.1) == tuple.ports.map(|ports| ports.0))
-            && (destination.1 == 0 || Some(destination.1) == tuple.ports.map(|ports| ports.1))
-    };
-    let source = (&filter.source, filter.source_port);
-    let destination = (&filter.destination, filter.destination_port);
-    way(source, destination) || filter.flags & EITHER_WAY != 0 && way(destination, source)
+fn matches(filter: &Filter, event: &Event) -> bool {
+    filter.admits(event.ifindex, event.netns, event.mark)
+        && (!filter.asks_tuple() || tuple(event).is_some_and(|tuple| filter.matches(&tuple)))
 }
 
 /// What the packet's headers say; the socket where there are none yet.
-struct Tuple {
-    family: u8,
-    protocol: u8,
-    source: [u8; 16],
-    destination: [u8; 16],
-    ports: Option<(u16, u16)>,
+fn tuple(event: &Event) -> Option<Tuple> {
+    of_packet(event).or_else(|| of_sock(event))
 }
 
-impl Tuple {
-    fn of(event: &Event) -> Option<Self> {
-        let packet = event
-            .packet
-            .get(..usize::from(event.packet_len))
-            .unwrap_or_default();
-        match (packet.first().map_or(0, |first| first >> 4), event.protocol) {
-            // On its way out an skb gets its protocol late.
-            (4, 0x0800 | 0) => Self::ipv4(packet),
-            (6, 0x86dd | 0) => Self::ipv6(packet),
-            _ => None,
-        }
-        .or_else(|| Self::of_sock(event))
-    }
-
-    fn of_sock(event: &Event) -> Option<Self> {
-        (event.sock_family != 0).then_some(Self {
-            family: event.sock_family,
-            protocol: event.sock_protocol,
-            source: event.sock_source,
-            destination: event.sock_destination,
-            ports: Some((event.sock_source_port, event.sock_destination_port)),
-        })
-    }
-
-    fn ipv4(packet: &[u8]) -> Option<Self> {
-        let mut tuple = Self {
-            family: 4,
-            protocol: *packet.get(9)?,
-            source: [0; 16],
-            destination: [0; 16],
-            ports: None,
-        };
-        tuple.source[..4].copy_from_slice(packet.get(12..16)?);
-        tuple.destination[..4].copy_from_slice(packet.get(16..20)?);
-        let first_fragment = (packet.get(6)? & 0x1f) == 0 && *packet.get(7)? == 0;
-        if first_fragment {
-            tuple.ports = ports(
-                packet,
-                usize::from(packet.first()? & 15).wrapping_mul(4),
-                tuple.protocol,
-            );
-        }
-        Some(tuple)
-    }
-
-    fn ipv6(packet: &[u8]) -> Option<Self> {
-        let protocol = *packet.get(6)?;
-        Some(Self {
-            family: 6,
-            protocol,
-            source: packet.get(8..24)?.try_into().ok()?,
-            destination: packet.get(24..40)?.try_into().ok()?,
-            ports: ports(packet, 40, protocol),
-        })
-    }
+fn of_packet(event: &Event) -> Option<Tuple> {
+    let packet = event
+        .packet
+        .get(..usize::from(event.packet_len))
+        .unwrap_or_default();
+    // Without a network header the bytes are from `data`, which may be anything before the skb has its protocol.
+    let placed = event.protocol != 0
+        || event.network_header != 0 && u32::from(event.network_header) < event.tail;
+    placed.then(|| Tuple::of(event.protocol, packet)).flatten()
 }
 
-/// TCP, UDP, DCCP, SCTP and UDP-Lite begin with their ports.
-fn ports(packet: &[u8], at: usize, protocol: u8) -> Option<(u16, u16)> {
-    if !matches!(protocol, 6 | 17 | 33 | 132 | 136) {
-        return None;
-    }
-    let ports = packet.get(at..at.wrapping_add(4))?;
-    Some((
-        u16::from_be_bytes([ports[0], ports[1]]),
-        u16::from_be_bytes([ports[2], ports[3]]),
-    ))
+fn of_sock(event: &Event) -> Option<Tuple> {
+    (event.sock_family != 0).then_some(Tuple {
+        family: event.sock_family,
+        protocol: event.sock_protocol,
+        source: event.sock_source,
+        destination: event.sock_destination,
+        ports: Some((event.sock_source_port, event.sock_destination_port)),
+    })
 }

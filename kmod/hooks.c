@@ -13,6 +13,7 @@
 #include <linux/tracepoint.h>
 #include <linux/uaccess.h>
 #include <net/net_namespace.h>
+#include <net/netfilter/nf_tables.h>
 #include <net/sock.h>
 #include <net/tcp_states.h>
 #include <asm/ibt.h>
@@ -20,8 +21,9 @@
 #include "hooks.h"
 
 /* ring.rs: Kind, How, Tracepoint */
-enum { ENTRY = 1, EXIT, TRACEPOINT, DERIVED, RESIZED, MERGED };
-enum { HOW_ENTRY, HOW_RETURN, HOW_DERIVE, HOW_RESIZE, HOW_MERGE, HOWS };
+enum { ENTRY = 1, EXIT, TRACEPOINT, DERIVED, RESIZED, MERGED, RULE };
+enum { HOW_ENTRY, HOW_RETURN, HOW_DERIVE, HOW_RESIZE, HOW_MERGE, HOW_END, HOW_RULE, HOWS };
+enum { HAS_SOCK = 1, HAS_DST = 2 };
 enum { POSITIONS = 6, TRACEPOINTS = 9, LONGEST_LIST = 64 };
 
 struct klab_entry {
@@ -42,7 +44,7 @@ struct klab_tracepoint {
 	bool live;
 };
 
-static struct klab_entry entries[2][POSITIONS];
+static struct klab_entry entries[HOWS][POSITIONS];
 static struct klab_exit exits[HOWS][POSITIONS];
 
 /* Read kernel memory; 0 where nothing is mapped. No object lies below PAGE_OFFSET. */
@@ -143,41 +145,63 @@ static void look_at_packet(const struct sk_buff *skb, struct klab_event *e)
 	/* A new skb's network_header is 0, which is no header where there is headroom. */
 	bool set = e->network_header && e->network_header < e->tail;
 	u32 from = set ? e->network_header : e->data, at;
+	const u8 *packet = skb->head + from;
 
 	if (from >= e->tail || e->tail > e->end || e->end > SZ_1M)
 		return;
 	e->packet_len = min_t(u32, e->tail - from, KLAB_PACKET);
 	/* skb_shared_info follows `end`, so the last word may reach past `tail`. */
-	for (at = 0; at < e->packet_len; at += 4)
-		*(u32 *)(e->packet + at) = peek32(skb->head + from + at);
+	for (at = 0; at + 8 <= e->packet_len; at += 8)
+		*(u64 *)(e->packet + at) = peek64(packet + at);
+	for (; at < e->packet_len; at += 4)
+		*(u32 *)(e->packet + at) = peek32(packet + at);
 }
 
-static void look(const struct sk_buff *skb, struct klab_event *e)
+/* Whether there is anything to record: most of what a filter refuses it refuses by the packet's first bytes. */
+static bool look(const struct sk_buff *skb, struct klab_event *e)
 {
 	if (!plausible(skb))
-		return;
+		return true;
 	e->head = peek64(&skb->head);
 	/* `users` is the last member but for extensions: with both, all of it is mapped. */
 	if (!plausible(skb) || e->head < PAGE_OFFSET || !peek32(&skb->users))
-		return;
+		return true;
 	e->readable = 1;
 	e->data = (unsigned long)skb->data - e->head;
 	e->tail = skb->tail;
 	e->end = skb->end;
+	e->network_header = skb->network_header;
+	e->protocol = ntohs(skb->protocol);
+	look_at_packet(skb, e);
+	if (!klab_may(e))
+		return false;
 	e->len = skb->len;
 	e->mark = skb->mark;
 	e->mac_header = skb->mac_header;
-	e->network_header = skb->network_header;
 	e->transport_header = skb->transport_header;
-	e->protocol = ntohs(skb->protocol);
+	e->flags = (skb->sk ? HAS_SOCK : 0) | (skb->_skb_refdst & SKB_DST_PTRMASK ? HAS_DST : 0);
+	if (e->kind == ENTRY)
+		e->arg = skb->_nfct;
 	look_at_device(skb, e);
-	look_at_packet(skb, e);
+	return true;
+}
+
+/* skb_data_unref() without its effect. */
+static bool is_last(const struct sk_buff *skb)
+{
+	const struct skb_shared_info *info;
+
+	if (!plausible(skb) || !peek64(&skb->head))
+		return false;
+	if (!skb->cloned)
+		return true;
+	info = (const void *)(peek64(&skb->head) + skb->end);
+	return peek32(&info->dataref) == (skb->nohdr ? (1 << SKB_DATAREF_SHIFT) + 1 : 1);
 }
 
 static void begin(struct klab_event *e, u8 kind, u32 site, const void *skb, u64 arg)
 {
 	memset(e, 0, sizeof(*e));
-	e->time = ktime_get_mono_fast_ns();
 	e->kind = kind;
 	e->site = site;
 	e->skb = (unsigned long)skb;
@@ -187,14 +211,19 @@ static void begin(struct klab_event *e, u8 kind, u32 site, const void *skb, u64 
 	e->context = in_nmi() ? 3 : in_hardirq() ? 2 : in_serving_softirq() ? 1 : 0;
 }
 
+static bool record(struct klab_event *e)
+{
+	e->time = ktime_get_mono_fast_ns();
+	return klab_record(e);
+}
+
 /* Preemption is off in every caller, so that the CPU stays the same until the record is whole. */
 static bool hit(u8 kind, u32 site, const void *skb, u64 arg)
 {
 	struct klab_event e;
 
 	begin(&e, kind, site, skb, arg);
-	look(skb, &e);
-	return klab_record(&e);
+	return look(skb, &e) && record(&e);
 }
 
 /* kallsyms's address: before the endbr64 that ftrace's call follows. */
@@ -209,11 +238,26 @@ static void on_entry(unsigned long ip, unsigned long parent, struct ftrace_ops *
 {
 	struct klab_entry *entry = container_of(ops, struct klab_entry, ops);
 	const void *skb = (const void *)ftrace_regs_get_argument(regs, entry->position);
+	struct klab_event e;
 
-	if (entry->how == HOW_MERGE)
+	switch (entry->how) {
+	case HOW_MERGE:
 		hit(MERGED, site_of(ip), skb, ftrace_regs_get_argument(regs, 0));
-	else
+		break;
+	case HOW_RULE:
+		skb = (const void *)peek64(&((const struct nft_pktinfo *)skb)->skb);
+		hit(RULE, site_of(ip), skb, ftrace_regs_get_argument(regs, 0));
+		break;
+	case HOW_END:
+		begin(&e, ENTRY, site_of(ip), skb, 0);
+		if (look(skb, &e)) {
+			e.last = is_last(skb);
+			record(&e);
+		}
+		break;
+	default:
 		hit(ENTRY, site_of(ip), skb, 0);
+	}
 }
 
 struct entered {
@@ -251,7 +295,7 @@ static void on_exit(struct fprobe *probe, unsigned long ip, unsigned long ret, s
 		begin(&e, EXIT, site_of(ip), entered->skb, value);
 		e.head = entered->head;
 		e.readable = 1;
-		klab_record(&e);
+		record(&e);
 		break;
 	case HOW_RESIZE:
 		hit(RESIZED, site_of(ip), entered->skb, entered->head);
@@ -297,7 +341,7 @@ static void on_net_dev_xmit(void *data, struct sk_buff *skb, int rc, struct net_
 	e.ifindex = dev->ifindex;
 	e.netns = netns_of(dev_net(dev));
 	e.readable = 1;
-	klab_record(&e);
+	record(&e);
 	preempt_enable_notrace();
 }
 
@@ -356,9 +400,9 @@ int klab_hook_entries(u32 how, u32 position, unsigned long *addresses, u32 count
 	struct klab_entry *entry;
 	int err;
 
-	if (position >= POSITIONS)
+	if (how >= HOWS || position >= POSITIONS)
 		return -EINVAL;
-	entry = &entries[how == HOW_MERGE][position];
+	entry = &entries[how][position];
 	memset(entry, 0, sizeof(*entry));
 	entry->how = how;
 	entry->position = position;
@@ -404,14 +448,12 @@ void klab_unhook(void)
 		tracepoints[i].live = false;
 	}
 	for (j = 0; j < POSITIONS; j++) {
-		for (i = 0; i < 2; i++) {
-			if (!entries[i][j].live)
-				continue;
-			unregister_ftrace_function(&entries[i][j].ops);
-			ftrace_free_filter(&entries[i][j].ops);
-			entries[i][j].live = false;
-		}
 		for (i = 0; i < HOWS; i++) {
+			if (entries[i][j].live) {
+				unregister_ftrace_function(&entries[i][j].ops);
+				ftrace_free_filter(&entries[i][j].ops);
+			}
+			entries[i][j].live = false;
 			if (exits[i][j].live)
 				unregister_fprobe(&exits[i][j].probe);
 			exits[i][j].live = false;

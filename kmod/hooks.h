@@ -18,16 +18,20 @@ struct klab_event {
 	/* Of skb->sk, as its packets on their way out have them: for what has no network header yet. Family 0: none. */
 	u8 sock_source[16], sock_destination[16];
 	u16 sock_source_port, sock_destination_port;
-	u8 sock_family, sock_protocol, zero[2];
+	/* last: nobody else has the data, when a hook says that it is freed. flags: ring.rs. */
+	u8 sock_family, sock_protocol, flags, last;
 };
 
-/* In Rust: filters and records; whether it was recorded. */
+/* In Rust: whether the filter may want it, as far as its packet says; filters and records, whether it was recorded. */
+bool klab_may(const struct klab_event *event);
 bool klab_record(const struct klab_event *event);
 
 int klab_hook_entries(u32 how, u32 position, unsigned long *addresses, u32 count);
 int klab_hook_exits(u32 how, u32 position, unsigned long *addresses, u32 count);
 int klab_hook_tracepoint(u32 id, const char *name, size_t len);
 void klab_unhook(void);
+int klab_watch_int3(void);
+void klab_unwatch_int3(void);
 u64 klab_missed(void);
 u64 klab_phys(const void *address);
 

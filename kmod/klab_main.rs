@@ -3,15 +3,19 @@
 //! klab's module: what an `sk_buff` meets on its way, into rings that the host reads in the guest's RAM.
 //!
 //! The host decides what to hook; here are only the means. `ring` is shared with the host, `hooks.c` are the hooks,
-//! `event` filters and records what they see, `rings` is the memory, `capture` arms and disarms, `device` is `/dev/klab`.
+//! `event` records what they see if `filter` lets it through or `track` follows its packet, `rings` is the memory,
+//! `capture` arms and disarms, `device` is `/dev/klab`; `int3.c` is about QEMU.
 
+use kernel::error::to_result;
 use kernel::prelude::*;
 
 mod capture;
 mod device;
 mod event;
+mod filter;
 mod ring;
 mod rings;
+mod track;
 
 module! {
     type: Klab,
@@ -21,10 +25,34 @@ module! {
     license: "GPL",
 }
 
+extern "C" {
+    fn klab_watch_int3() -> c_int;
+    fn klab_unwatch_int3();
+}
+
+/// See `int3.c`; undone when dropped.
+struct WatchInt3;
+
+impl WatchInt3 {
+    fn new() -> Result<Self> {
+        // SAFETY: Called once, and undone once.
+        to_result(unsafe { klab_watch_int3() })?;
+        Ok(Self)
+    }
+}
+
+impl Drop for WatchInt3 {
+    fn drop(&mut self) {
+        // SAFETY: It was registered.
+        unsafe { klab_unwatch_int3() };
+    }
+}
+
 #[pin_data(PinnedDrop)]
 struct Klab {
     #[pin]
     device: kernel::miscdevice::MiscDeviceRegistration<device::Opened>,
+    _watch: WatchInt3,
 }
 
 impl kernel::InPlaceModule for Klab {
@@ -35,6 +63,7 @@ impl kernel::InPlaceModule for Klab {
             device <- kernel::miscdevice::MiscDeviceRegistration::register(
                 kernel::miscdevice::MiscDeviceOptions { name: c"klab" },
             ),
+            _watch: WatchInt3::new()?,
         })
     }
 }

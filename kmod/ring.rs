@@ -13,9 +13,9 @@
 //!
 //! So to read record `n < produced`: load `commit` (acquire). Is its kind 0 or its low half that of an older lap
 //! (`(n as u32).wrapping_sub(low) as i32 > 0`), the record is still being written: come again. Is it newer, the record
-//! was overwritten: lost. Else copy the record, load `commit` again (after an acquire fence): if it changed, the copy is torn and the record
-//! lost. Every `n` from the first to `produced` is thus either delivered or counted as lost. Sequences go on over
-//! arming and disarming; begin at the `produced` of the moment.
+//! was overwritten: lost. Else copy the record and load `produced` (after an acquire fence): if that is more than `slots` ahead of `n`,
+//! another took the slot meanwhile and the record is lost. Every `n` from the first to `produced` is thus either delivered or counted as
+//! lost. Sequences go on over arming and disarming; begin at the `produced` of the moment.
 #![allow(dead_code, unreachable_pub)] // each side uses its half, in a module of its own
 
 use core::mem::{offset_of, size_of};
@@ -23,7 +23,7 @@ use core::mem::{offset_of, size_of};
 /// `KLABRING` in memory.
 pub const MAGIC: u64 = u64::from_le_bytes(*b"KLABRING");
 /// Of this file's layouts; a module and a host of different versions refuse each other.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 /// Bytes of a record.
 pub const RECORD: usize = size_of::<Record>();
 /// Bytes of the packet in a record: an IPv6 header and the ports.
@@ -45,7 +45,8 @@ pub const POSITIONS: u8 = 6;
 #[repr(C)]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Record {
-    /// Sequence (low half), then one byte each: [`Kind`], [`Context`], bytes valid in `packet`, 0. See [`commit`].
+    /// Sequence (low half), then one byte each: [`Kind`], [`Context`], bytes valid in `packet`, [`HAS_SOCK`] and
+    /// [`HAS_DST`]. See [`commit`].
     pub commit: u64,
     /// `ktime_get_mono_fast_ns()`.
     pub time: u64,
@@ -97,7 +98,7 @@ const _: () = {
     assert!(offset_of!(Record, len) == 72 && offset_of!(Record, mac_header) == 76);
     assert!(offset_of!(Record, network_header) == 78 && offset_of!(Record, transport_header) == 80);
     assert!(offset_of!(Record, protocol) == 82 && offset_of!(Record, packet) == 84);
-    assert!(size_of::<RingHeader>() == 80 && offset_of!(RingHeader, produced) == 40);
+    assert!(size_of::<RingHeader>() == 88 && offset_of!(RingHeader, produced) == 40);
     assert!(size_of::<Site>() == 16 && size_of::<Sites>() == 16 + SITES * 16);
     assert!(size_of::<Arm>() == 24 && size_of::<Filter>() == 64);
     assert!(size_of::<RingInfo>() == 48 && size_of::<Counters>() == 40 + MAX_CPUS * 48);
@@ -106,15 +107,25 @@ const _: () = {
 };
 
 /// The word that makes a record whole.
-pub const fn commit(sequence: u64, kind: Kind, context: Context, packet: u8) -> u64 {
-    sequence & 0xffff_ffff | (kind as u64) << 32 | (context as u64) << 40 | (packet as u64) << 48
+pub const fn commit(sequence: u64, kind: Kind, context: Context, packet: u8, flags: u8) -> u64 {
+    sequence & 0xffff_ffff
+        | (kind as u64) << 32
+        | (context as u64) << 40
+        | (packet as u64) << 48
+        | (flags as u64) << 56
 }
+
+/// `skb->sk` was set.
+pub const HAS_SOCK: u8 = 1;
+/// The skb had its route: `skb_dst()`.
+pub const HAS_DST: u8 = 2;
 
 /// What happened.
 #[repr(u8)]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Kind {
-    /// A function was called with this skb. `arg`: 0.
+    /// A function was called with this skb. `arg`: `skb->_nfct`, the `nf_conn` with `enum ip_conntrack_info` in its low
+    /// three bits.
     Entry = 1,
     /// A function of [`How::Return`] came back. `arg`: its return value. The skb may be freed by then, so it is not
     /// read: the record has its address and `head` of the entry, the rest is 0.
@@ -127,6 +138,8 @@ pub enum Kind {
     Resized = 5,
     /// A function of [`How::Merge`] was called: this skb is about to become part of the one in `arg`.
     Merged = 6,
+    /// A function of [`How::Rule`] was called for this skb. `arg`: its `struct nft_expr`, which lies in a rule.
+    Rule = 7,
 }
 
 /// In what the CPU was.
@@ -207,6 +220,16 @@ pub enum How {
     Resize = 3,
     /// [`Kind::Merged`], into the skb of argument 0: `skb_gro_receive`.
     Merge = 4,
+    /// [`Kind::Entry`], and the memory of the skb is free if nothing else has it: `skb_release_data`.
+    End = 5,
+    /// [`Kind::Rule`]: evaluates an expression of nftables, argument 0, for the packet of a `struct nft_pktinfo`, which is
+    /// the argument at the position.
+    Rule = 6,
+}
+
+impl How {
+    /// The last of them.
+    pub const LAST: Self = Self::Rule;
 }
 
 /// The first page of a ring; the counters are each written by the ring's CPU only.
@@ -237,6 +260,8 @@ pub struct RingHeader {
     pub unreadable: u64,
     /// Exits that the kernel's fprobe could not watch (`nmissed`); counted in CPU 0's ring, when asked by ioctl.
     pub missed: u64,
+    /// Packets that the filter had let through and that could be followed no more: the table was full.
+    pub forgotten: u64,
 }
 
 /// A function to hook.
@@ -282,6 +307,8 @@ pub struct Arm {
 }
 
 /// What is recorded; a part that is zero matches anything. Set before arming, forgotten by disarming.
+///
+/// A packet that matched once is followed, whatever becomes of its addresses, until its memory is free.
 #[repr(C)]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Filter {
@@ -434,6 +461,7 @@ impl Kind {
             4 => Self::Derived,
             5 => Self::Resized,
             6 => Self::Merged,
+            7 => Self::Rule,
             _ => return None,
         })
     }
@@ -485,6 +513,16 @@ impl Record {
         }
     }
 
+    /// Whether `skb->sk` was set.
+    pub const fn has_sock(&self) -> bool {
+        (self.commit >> 56) as u8 & HAS_SOCK != 0
+    }
+
+    /// Whether the skb had its route.
+    pub const fn has_dst(&self) -> bool {
+        (self.commit >> 56) as u8 & HAS_DST != 0
+    }
+
     /// The packet's bytes, as many as there were.
     pub fn packet(&self) -> &[u8] {
         let len = usize::from((self.commit >> 48) as u8);
@@ -518,6 +556,7 @@ impl RingHeader {
             rejected: u64_at(from, 56),
             unreadable: u64_at(from, 64),
             missed: u64_at(from, 72),
+            forgotten: u64_at(from, 80),
         }
     }
 }

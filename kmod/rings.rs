@@ -98,6 +98,7 @@ fn make_one(cpu: usize, bytes: usize) -> Result {
         rejected: 0,
         unreadable: 0,
         missed: 0,
+        forgotten: 0,
     };
     // SAFETY: A page, aligned and ours.
     unsafe { header.write(first) };

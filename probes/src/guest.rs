@@ -224,14 +224,14 @@ fn settled(machine: &Machine) -> Result<u64> {
 }
 
 /// One call of `paused` that is under way. Dropped without `end` when the work panicked.
-struct Pause<'a> {
+pub(crate) struct Pause<'a> {
     guest: &'a Guest,
     machine: Option<Machine>,
     open: bool,
 }
 
 impl<'a> Pause<'a> {
-    fn begin(guest: &'a Guest) -> Result<Self> {
+    pub(crate) fn begin(guest: &'a Guest) -> Result<Self> {
         let (machine, bare) = {
             let known = guest.known()?;
             (
@@ -263,7 +263,7 @@ impl<'a> Pause<'a> {
         })
     }
 
-    fn end(mut self) -> Result<()> {
+    pub(crate) fn end(mut self) -> Result<()> {
         self.open = false;
         self.leave()
     }

@@ -21,6 +21,8 @@ pub mod mm;
 pub mod module;
 pub mod net;
 pub mod netfilter;
+pub mod nf_conntrack;
+pub mod nftables;
 pub mod object;
 pub mod packet_type;
 pub mod prelude;

@@ -76,6 +76,17 @@ pub enum Error {
         "another cell or command is on the network cable of the guest `{0}`: drop its `net` first"
     )]
     CableTaken(String),
+    /// Another process stops the guest at breakpoints.
+    #[error(
+        "another cell or command waits for the guest `{0}` to reach a place in its kernel: end that first"
+    )]
+    DebuggerTaken(String),
+    /// The guest stands still already.
+    #[error("the guest `{0}` is paused: `klab resume {0}` first")]
+    Paused(String),
+    /// QEMU's gdbstub.
+    #[error("QEMU's gdbstub does not do as it should ({0}): `klab resume` lets the guest go on")]
+    Debugger(String),
     /// The guest's QEMU is gone.
     #[error("the guest `{name}` is dead ({why}): `klab down {name}`, then `klab up {name}`")]
     Dead {

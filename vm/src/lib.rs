@@ -4,6 +4,7 @@
 
 mod accel;
 pub mod agent;
+mod debugger;
 mod error;
 mod folder;
 pub mod initramfs;
@@ -24,6 +25,7 @@ mod status;
 mod temporary;
 pub mod toolchain;
 
+pub use debugger::{Debugger, Stop};
 pub use error::{Error, Result};
 pub use kernels::{Kernel, KernelChoice};
 pub use launch::Owner;
@@ -32,5 +34,5 @@ pub use nic::{Cable, GUEST_MAC, MAX_FRAME};
 pub use progress::{Progress, Silent};
 pub use qemu::Accel;
 pub use ram::{RamFile, RamRange};
-pub use registers::Registers;
+pub use registers::{GENERAL, Registers};
 pub use status::{State, Status};

@@ -7,6 +7,7 @@ use qapi::qmp::RunState;
 
 use crate::accel;
 use crate::agent;
+use crate::debugger::Debugger;
 use crate::error::{Error, Result};
 use crate::folder::{self, FORMAT, Meta};
 use crate::initramfs;
@@ -219,12 +220,27 @@ impl Machine {
         Ok(self.qmp()?.status()? == RunState::running)
     }
 
-    /// Lets its CPUs go on. One that panicked or powered off stays as it is: reset it.
+    /// Lets its CPUs go on. One that panicked or powered off stays as it is: reset it. Breakpoints of a process that is
+    /// gone are taken away first.
     ///
     /// # Errors
     /// When QEMU does not answer or refuses.
     pub fn resume(&self) -> Result<()> {
+        self.alive()?;
+        Debugger::clear_away(&self.folder)?;
         self.qmp()?.cont()
+    }
+
+    /// Stops the guest, to be stopped again where its CPUs reach certain addresses; for one holder at a time. It runs
+    /// when it is told to, and when this is dropped.
+    ///
+    /// # Errors
+    /// [`Error::Paused`] when it stands still already, [`Error::DebuggerTaken`], [`Error::Dead`].
+    pub fn debugger(&self) -> Result<Debugger> {
+        if !self.runs()? {
+            return Err(Error::Paused(self.meta.name.clone()));
+        }
+        Debugger::attach(&self.folder, &self.meta.name)
     }
 
     /// Its RAM.

@@ -4,17 +4,45 @@ use crate::Machine;
 use crate::error::Result;
 use crate::qmp::Qmp;
 
-/// What a stack trace begins with, of one CPU.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// The general registers of one CPU.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Registers {
     /// The CPU's number.
     pub cpu: u32,
     /// The address of the next instruction.
     pub rip: u64,
+    /// In the order of their numbers in instructions: `rax`, `rcx`, `rdx`, `rbx`, `rsp`, `rbp`, `rsi`, `rdi`, `r8` to `r15`.
+    pub general: [u64; 16],
+}
+
+/// The names of [`Registers::general`].
+pub const GENERAL: [&str; 16] = [
+    "rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi", "r8", "r9", "r10", "r11", "r12", "r13",
+    "r14", "r15",
+];
+
+impl Registers {
     /// The stack pointer.
-    pub rsp: u64,
+    #[must_use]
+    pub fn rsp(&self) -> u64 {
+        self.general[4]
+    }
+
     /// The frame pointer, or what else the program keeps there.
-    pub rbp: u64,
+    #[must_use]
+    pub fn rbp(&self) -> u64 {
+        self.general[5]
+    }
+
+    /// An argument of the function that the CPU is about to enter, from 0; `None` for one that is not in a register (System V
+    /// ABI).
+    #[must_use]
+    pub fn argument(&self, position: usize) -> Option<u64> {
+        // rdi, rsi, rdx, rcx, r8, r9
+        [7, 6, 2, 1, 8, 9]
+            .get(position)
+            .map(|register| self.general[*register])
+    }
 }
 
 impl Machine {
@@ -32,19 +60,22 @@ fn parse(text: &str) -> Vec<Registers> {
     let mut all: Vec<Registers> = Vec::new();
     for word in text.split_whitespace() {
         if let Some(cpu) = word.strip_prefix("CPU#").and_then(|n| n.parse().ok()) {
-            let (rip, rsp, rbp) = (0, 0, 0);
-            all.push(Registers { cpu, rip, rsp, rbp });
+            all.push(Registers {
+                cpu,
+                ..Registers::default()
+            });
         }
         let (Some(last), Some((name, value))) = (all.last_mut(), word.split_once('=')) else {
             continue;
         };
-        if let Ok(value) = u64::from_str_radix(value, 16) {
-            match name {
-                "RIP" => last.rip = value,
-                "RSP" => last.rsp = value,
-                "RBP" => last.rbp = value,
-                _ => {}
-            }
+        let Ok(value) = u64::from_str_radix(value, 16) else {
+            continue;
+        };
+        let name = name.to_ascii_lowercase();
+        if name == "rip" {
+            last.rip = value;
+        } else if let Some(index) = GENERAL.iter().position(|general| *general == name) {
+            last.general[index] = value;
         }
     }
     all
@@ -63,9 +94,10 @@ mod tests {
         let all = parse(text);
         assert_eq!(all.len(), 2);
         assert_eq!(
-            (all[0].rip, all[0].rsp),
+            (all[0].rip, all[0].rsp()),
             (0xffff_ffff_8dd3_b1cb, 0xffff_ffff_8e60_3e90)
         );
+        assert_eq!(all[0].general[3], 0xffff_ffff_8e60_ce40);
         assert_eq!((all[1].cpu, all[1].rip), (1, 0x40_1000));
     }
 }

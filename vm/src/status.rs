@@ -145,6 +145,10 @@ fn live(folder: &Path) -> (State, Option<String>) {
             },
         },
         RunState::paused => (State::Paused, None),
+        RunState::debug => (
+            State::Paused,
+            Some("stopped at a packet; `klab resume` lets it go on".to_owned()),
+        ),
         RunState::guest_panicked => (State::Panicked, panic_line(folder)),
         RunState::shutdown => stopped(folder),
         RunState::prelaunch

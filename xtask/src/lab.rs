@@ -268,6 +268,7 @@ pub(crate) fn sources(root: &Path) -> Result<Key> {
         "jupyter-kernel",
         "probes",
         "vm",
+        "kmod/filter.rs",
         "kmod/ring.rs",
     ] {
         list(&root.join(name), &mut files)?;

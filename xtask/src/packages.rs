@@ -45,11 +45,18 @@ pub(crate) const LAB: &[Package] = &[
 ];
 
 /// What the tests need besides.
-pub(crate) const TESTS: &[Package] = &[Package {
-    name: "pahole",
-    why: "reads BTF a second way",
-    sign: Sign::Program("pahole"),
-}];
+pub(crate) const TESTS: &[Package] = &[
+    Package {
+        name: "pahole",
+        why: "reads BTF a second way",
+        sign: Sign::Program("pahole"),
+    },
+    Package {
+        name: "tcpdump",
+        why: "filters packets a second way",
+        sign: Sign::Program("tcpdump"),
+    },
+];
 
 impl Package {
     fn is_there(&self) -> bool {

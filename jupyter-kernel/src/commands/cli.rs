@@ -176,6 +176,8 @@ pub(crate) enum Look {
         /// The functions to hook: `path`, `all`, or names with commas between them
         #[arg(long, value_name = "path|all|NAMES", default_value = "path")]
         profile: String,
+        #[command(flatten)]
+        filter: PacketFilter,
         /// Only packets whose description has this in it: `10.1.0.2`, `UDP`, `echo request`
         #[arg(long, value_name = "TEXT")]
         about: Option<String>,
@@ -188,6 +190,38 @@ pub(crate) enum Look {
         #[arg(required = true, allow_hyphen_values = true, trailing_var_arg = true)]
         command: Vec<String>,
     },
+}
+
+/// Which packets a capture is about.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct PacketFilter {
+    /// Record only packets of a pcap-filter expression: `tcp port 80 and not host 10.0.0.7`
+    #[arg(long, value_name = "EXPRESSION")]
+    pub(crate) filter: Option<String>,
+    /// .. that pass a network device of this name
+    #[arg(long, value_name = "NAME")]
+    pub(crate) interface: Option<String>,
+    /// .. in this network namespace: that of a task, or as `ip netns` calls it, or by its inode number
+    #[arg(long, value_name = "PID|NAME|INODE")]
+    pub(crate) netns: Option<String>,
+    /// .. with this mark, of which the bits of the mask count
+    #[arg(long, value_name = "MARK[/MASK]", value_parser = mark)]
+    pub(crate) mark: Option<(u32, u32)>,
+}
+
+/// `1`, `0x10/0xff`.
+fn mark(text: &str) -> Result<(u32, u32), String> {
+    let number = |text: &str| {
+        let number = match text.strip_prefix("0x") {
+            Some(digits) => u32::from_str_radix(digits, 16),
+            None => text.parse(),
+        };
+        number.map_err(|_| "write a mark as 1, 0x10 or 0x10/0xff".to_owned())
+    };
+    match text.split_once('/') {
+        Some((mark, mask)) => Ok((number(mark)?, number(mask)?)),
+        None => Ok((number(text)?, u32::MAX)),
+    }
 }
 
 impl Look {
@@ -369,8 +403,8 @@ pub(crate) struct DrgnShell {
 /// What to measure.
 #[derive(Debug, Args)]
 pub(crate) struct Bench {
-    /// The reading of memory and the machine, or the cells; both where none is named
-    pub(crate) what: Option<Half>,
+    /// One part; all where none is named
+    pub(crate) what: Option<Part>,
     /// A vmlinux with DWARF of the guest's kernel, for drgn
     #[arg(long, value_name = "FILE")]
     pub(crate) vmlinux: Option<PathBuf>,
@@ -379,11 +413,13 @@ pub(crate) struct Bench {
     pub(crate) stock: Option<PathBuf>,
 }
 
-/// A half of the measurements.
+/// A part of the measurements.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-pub(crate) enum Half {
+pub(crate) enum Part {
     /// Reading of memory, commands, boots
     Core,
+    /// Captures of packets, by klab's module
+    Skb,
     /// Cells, by a Jupyter client
     Cell,
 }

@@ -1,6 +1,6 @@
 //! The Rust cell that does what a command does: what `--code` prints. Every cell compiles and runs as it is.
 
-use super::cli::{Look, Source};
+use super::cli::{Look, PacketFilter, Source};
 use super::look::{address, container};
 use super::read::Argument as _;
 
@@ -48,6 +48,7 @@ pub(crate) fn cell(command: &Look) -> anyhow::Result<String> {
         }
         Look::Skb {
             profile,
+            filter,
             about,
             command,
             ..
@@ -67,12 +68,40 @@ pub(crate) fn cell(command: &Look) -> anyhow::Result<String> {
                 Some(text) => format!(".about({text:?})"),
                 None => String::new(),
             };
+            let only = only(filter);
             format!(
-                "{guest}.paths(&{profile}, |guest| {{ guest.agent()?.output(&{command:?})?; Ok(()) }})?{about}"
+                "{guest}.paths({profile}{only}, |guest| {{ guest.agent()?.output(&{command:?})?; Ok(()) }})?{about}"
             )
         }
     };
     Ok(format!("{value}\n"))
+}
+
+/// A capture's filter, if it has one.
+fn only(filter: &PacketFilter) -> String {
+    let mut parts = Vec::new();
+    parts.extend(
+        filter
+            .interface
+            .iter()
+            .map(|name| format!(".interface({name:?})")),
+    );
+    parts.extend(
+        filter
+            .netns
+            .iter()
+            .map(|netns| format!(".netns({netns:?})")),
+    );
+    parts.extend(
+        filter
+            .mark
+            .map(|(mark, mask)| format!(".mark({mark:#x}, {mask:#x})")),
+    );
+    match &filter.filter {
+        Some(expression) => format!(".only(Filter::new({expression:?})?{})", parts.concat()),
+        None if parts.is_empty() => String::new(),
+        None => format!(".only(Filter::default(){})", parts.concat()),
+    }
 }
 
 /// `entry`'s members as text, a space between.

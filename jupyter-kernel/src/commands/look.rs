@@ -5,12 +5,12 @@ use probes::guest::Guest;
 use probes::kernel::Kernel;
 use probes::kernel::btf::Declaration;
 use probes::memory::GuestVirt;
-use probes::skb::Paths;
+use probes::skb::{Filter, Paths, Profile};
 use probes::view::View;
 use serde::Serialize;
 use serde_json::json;
 
-use super::cli::{Look, Source};
+use super::cli::{Look, PacketFilter, Source};
 use super::code;
 use super::output::{Context, Output, Stream};
 use super::read::Place;
@@ -49,12 +49,13 @@ pub(crate) fn run(command: &Look, cx: &mut Context<'_>) -> Result<Output> {
         } => list(&guest, &expression.join(" "), of.as_deref(), show),
         Look::Skb {
             profile,
+            filter,
             about,
             pcapng,
             command,
             ..
         } => {
-            let paths = paths(&guest, profile, about.as_deref(), command)?;
+            let paths = paths(&guest, profile, filter, about.as_deref(), command)?;
             if let Some(file) = pcapng {
                 std::fs::write(file, paths.pcapng())
                     .with_context(|| format!("cannot write {}", file.display()))?;
@@ -65,9 +66,28 @@ pub(crate) fn run(command: &Look, cx: &mut Context<'_>) -> Result<Output> {
 }
 
 /// The packets that the guest's kernel handles while a command runs in it.
-fn paths(guest: &Guest, profile: &str, about: Option<&str>, command: &[String]) -> Result<Paths> {
-    let Ok(profile) = profile.parse();
-    let paths = guest.paths(&profile, |guest| {
+fn paths(
+    guest: &Guest,
+    profile: &str,
+    wanted: &PacketFilter,
+    about: Option<&str>,
+    command: &[String],
+) -> Result<Paths> {
+    let Ok(profile) = profile.parse::<Profile>();
+    let mut filter = match &wanted.filter {
+        Some(expression) => Filter::new(expression)?,
+        None => Filter::default(),
+    };
+    if let Some(name) = &wanted.interface {
+        filter = filter.interface(name);
+    }
+    if let Some(netns) = &wanted.netns {
+        filter = filter.netns(netns.as_str());
+    }
+    if let Some((mark, mask)) = wanted.mark {
+        filter = filter.mark(mark, mask);
+    }
+    let paths = guest.paths(profile.only(filter), |guest| {
         guest.agent()?.output(command)?;
         Ok(())
     })?;

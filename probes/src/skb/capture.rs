@@ -1,22 +1,41 @@
 //! Beginning and ending a capture: what is hooked, and the module told so.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use vm::agent::Client;
 
-use super::functions::{Functions, SkbFunction};
-use super::path::{Known, Paths, Site};
-use super::reader::{Event, Reader};
+use super::filter::{Filter, Wanted};
+use super::functions::{ENTRIES, Functions, SkbFunction, call_sites};
+use super::path::{ENDS, Known, Paths, Site};
+use super::reader::{Event, Reader, Tally};
 use super::reason::Reasons;
 use super::ring::{
-    self, Arm, How, KLAB_ARM, KLAB_COUNTERS, KLAB_DISARM, KLAB_SITES, Sites, Tracepoint,
+    self, Arm, How, KLAB_ARM, KLAB_COUNTERS, KLAB_DISARM, KLAB_FILTER, KLAB_SITES, Sites,
+    Tracepoint,
 };
 use super::stages::{PATH, layer};
 use crate::cell::{Bundle, Display, display};
 use crate::guest::Guest;
 use crate::kernel::Kernel;
+use crate::memory::GuestVirt;
 use crate::netfilter::HookFunctions;
+use crate::nftables::NftRules;
 use crate::{Error, Result};
+
+/// Expressions of nftables that do something, by how their names begin; the others only look.
+const STATEMENTS: [&str; 11] = [
+    "immediate",
+    "counter",
+    "nat",
+    "masq",
+    "redir",
+    "reject",
+    "queue",
+    "tproxy",
+    "synproxy",
+    "log",
+    "limit",
+];
 
 /// Which functions to hook.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -42,6 +61,38 @@ impl std::str::FromStr for Profile {
     }
 }
 
+impl Profile {
+    /// This, and of all packets only those that the filter lets through.
+    #[must_use]
+    pub fn only(self, filter: Filter) -> CaptureOptions {
+        CaptureOptions {
+            profile: self,
+            filter,
+        }
+    }
+}
+
+/// What a capture records.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CaptureOptions {
+    /// The functions.
+    pub profile: Profile,
+    /// The packets.
+    pub filter: Filter,
+}
+
+impl From<Profile> for CaptureOptions {
+    fn from(profile: Profile) -> Self {
+        profile.only(Filter::default())
+    }
+}
+
+impl From<&Profile> for CaptureOptions {
+    fn from(profile: &Profile) -> Self {
+        profile.clone().into()
+    }
+}
+
 /// A capture that is under way: the module in the guest is armed. Dropped, it ends.
 #[derive(Debug)]
 pub struct Capture {
@@ -52,6 +103,8 @@ pub struct Capture {
     events: Vec<Event>,
     sites: Vec<Site>,
     hooks: HookFunctions,
+    rules: NftRules,
+    wanted: Wanted,
     absent: Vec<String>,
 }
 
@@ -70,14 +123,17 @@ impl Guest {
     /// first, as [`Guest::load_kmod`] does. One capture at a time.
     ///
     /// # Errors
-    /// When the module cannot be had or another capture is under way; when the kernel has none of the functions.
-    pub fn capture(&self, profile: &Profile) -> Result<Capture> {
+    /// When the module cannot be had or another capture is under way; when the kernel has none of the functions, or
+    /// not the device or namespace of the filter.
+    pub fn capture(&self, options: impl Into<CaptureOptions>) -> Result<Capture> {
+        let CaptureOptions { profile, filter } = options.into();
+        let wanted = filter.resolve(self)?;
         self.load_kmod()?;
         let mut client = self.agent()?;
         let kernel = self.kernel()?;
         let functions = Functions::read(&kernel)?;
         let hooks = HookFunctions::read(&kernel)?;
-        let (sites, absent) = choose(&functions, &hooks, profile);
+        let (sites, absent) = choose(&functions, &hooks, &profile);
         if sites.is_empty() {
             return Err(Error::Other(
                 "none of these functions takes an sk_buff and can be hooked: `guest.skb_functions()?` has all that do"
@@ -85,10 +141,15 @@ impl Guest {
             ));
         }
         client.device_open()?;
-        let all: Vec<ring::Site> = sites.iter().map(Site::to_ring).collect();
+        let rules = NftRules::read(&kernel)?;
+        let mut all: Vec<ring::Site> = sites.iter().map(Site::to_ring).collect();
+        if !matches!(profile, Profile::List(_)) {
+            all.extend(statements(&kernel, &rules)?);
+        }
         for some in all.chunks(ring::SITES) {
             client.device_ioctl(KLAB_SITES, &Sites::to_bytes(some))?;
         }
+        client.device_ioctl(KLAB_FILTER, &wanted.to_ring().to_bytes())?;
         let arm = Arm {
             version: ring::VERSION,
             ring: 0,
@@ -108,6 +169,8 @@ impl Guest {
             events: Vec::new(),
             sites,
             hooks,
+            rules,
+            wanted,
             absent,
         })
     }
@@ -118,10 +181,10 @@ impl Guest {
     /// As [`Guest::capture`]; those of `work`.
     pub fn paths<T>(
         &self,
-        profile: &Profile,
+        options: impl Into<CaptureOptions>,
         work: impl FnOnce(&Self) -> Result<T>,
     ) -> Result<Paths> {
-        let mut capture = self.capture(profile)?;
+        let mut capture = self.capture(options)?;
         work(self)?;
         capture.settle()?;
         capture.paths()
@@ -161,7 +224,8 @@ fn choose(
     };
     match profile {
         Profile::Path => names(&mut PATH.iter().flat_map(|(_, names)| names.iter().copied())),
-        Profile::List(list) => names(&mut list.iter().map(String::as_str)),
+        // Without its end a packet would go on in the next one that has its memory.
+        Profile::List(list) => names(&mut list.iter().map(String::as_str).chain(ENDS)),
         Profile::All => {
             sites.extend(
                 functions
@@ -183,6 +247,40 @@ fn choose(
     (sites.into_values().collect(), absent)
 }
 
+/// The functions that carry out the statements of these rules: `void (struct nft_expr *, struct nft_regs *, struct
+/// nft_pktinfo *)` (`include/net/netfilter/nf_tables.h`).
+fn statements(kernel: &Kernel, rules: &NftRules) -> Result<Vec<ring::Site>> {
+    let evals: BTreeSet<u64> = rules
+        .iter()
+        .flat_map(|rule| &rule.expressions)
+        .filter(|expression| {
+            STATEMENTS
+                .iter()
+                .any(|name| expression.name.starts_with(name))
+        })
+        .map(|expression| expression.eval.0)
+        .collect();
+    if evals.is_empty() {
+        return Ok(Vec::new());
+    }
+    let sites = call_sites(kernel)?;
+    let can = |at: u64| {
+        ENTRIES
+            .iter()
+            .any(|entry| sites.contains(&GuestVirt(at).offset(*entry).0))
+    };
+    Ok(evals
+        .into_iter()
+        .filter(|at| can(*at))
+        .map(|address| ring::Site {
+            address,
+            position: 2,
+            how: How::Rule as u8,
+            zero: [0; 6],
+        })
+        .collect())
+}
+
 impl Site {
     fn of(function: &SkbFunction) -> Self {
         let how = match function.name.as_str() {
@@ -191,6 +289,7 @@ impl Site {
             }
             "pskb_expand_head" => How::Resize,
             "skb_gro_receive" => How::Merge,
+            name if ENDS.contains(&name) => How::End,
             _ => How::Entry,
         };
         Self {
@@ -211,7 +310,11 @@ impl Site {
     fn to_ring(&self) -> ring::Site {
         ring::Site {
             address: self.function.at.0,
-            position: self.function.position,
+            // skb_gro_receive(struct sk_buff *p, struct sk_buff *skb): the second is what becomes part of the first.
+            position: match self.how {
+                How::Merge => 1,
+                _ => self.function.position,
+            },
             how: self.how as u8,
             zero: [0; 6],
         }
@@ -239,6 +342,12 @@ impl Capture {
         let before = self.events.len();
         self.reader.drain(false, &mut self.events)?;
         Ok(self.events.len() - before)
+    }
+
+    /// What became of the records so far: as of the last [`Capture::drain`].
+    #[must_use]
+    pub fn tally(&self) -> Tally {
+        self.reader.tally()
     }
 
     /// Waits until nothing has come for a fifth of a second, at most three seconds.
@@ -276,6 +385,8 @@ impl Capture {
             kernel: &self.kernel,
             sites: &self.sites,
             hooks: &self.hooks,
+            rules: &self.rules,
+            wanted: &self.wanted,
             reasons: Reasons::read(&self.kernel)?,
         };
         let mut tally = self.reader.tally();

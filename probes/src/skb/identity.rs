@@ -13,8 +13,6 @@ use super::ring::{Kind, Tracepoint};
 #[derive(Debug, Default)]
 pub(super) struct Packet {
     pub(super) events: Vec<Event>,
-    /// The packet that this one became part of (GRO).
-    pub(super) into: Option<usize>,
 }
 
 #[derive(Debug, Default)]
@@ -78,14 +76,11 @@ impl Tracker {
             self.heads.insert(head, packet);
             self.users.entry(head).or_default().insert(skb);
         }
-        if record.kind() == Some(Kind::Merged) {
-            let into = self.last.get(&arg).map(|(packet, _)| *packet);
-            self.packets[packet].into = into.filter(|into| *into != packet);
-        }
         let said = record.kind() == Some(Kind::Tracepoint)
             && (record.site == Tracepoint::KfreeSkb as u32
                 || record.site == Tracepoint::ConsumeSkb as u32);
-        if said && head != 0 {
+        // kfree_skb_partial() calls skb_release_data() where the memory was not taken by another.
+        if (said || ending) && head != 0 {
             self.freed.insert(skb, (packet, head));
         }
         if said || ending {
@@ -134,7 +129,7 @@ mod tests {
 
     fn event(kind: Kind, skb: u64, head: u64, arg: u64, site: u32) -> Event {
         let mut record = Record::from_bytes(&[0; RECORD]);
-        record.commit = commit(0, kind, Context::Softirq, 0);
+        record.commit = commit(0, kind, Context::Softirq, 0, 0);
         (record.skb, record.head, record.arg, record.site) = (skb, head, arg, site);
         Event {
             cpu: 0,
@@ -184,7 +179,19 @@ mod tests {
             event(Entry, 1, 0x10, 0, 7),
             event(Point, 1, 0x10, 0, Tracepoint::ConsumeSkb as u32),
             event(Entry, 1, 0x10, 0, FREE),
+            event(Entry, 1, 0x10, 0, 7),
+        ];
+        assert_eq!(sizes(events), [3, 1]);
+    }
+
+    #[test]
+    fn a_packet_that_was_freed_in_two_steps_is_one() {
+        use Kind::Entry;
+        let events = vec![
+            event(Entry, 1, 0x10, 0, 7),
             event(Entry, 1, 0x10, 0, FREE),
+            event(Entry, 1, 0x10, 0, FREE),
+            event(Entry, 1, 0x10, 0, 7),
         ];
         assert_eq!(sizes(events), [3, 1]);
     }

@@ -5,6 +5,7 @@
 //! here: [`functions`](SkbFunction) by BTF, [`Capture`] to begin and end, [`Paths`] for what was seen.
 
 mod capture;
+mod filter;
 mod functions;
 mod identity;
 mod path;
@@ -14,12 +15,17 @@ mod reason;
 mod ring;
 mod sk_buff;
 mod stages;
+mod stop;
+#[path = "../../../kmod/filter.rs"]
+mod tuple;
 
-pub use capture::{Capture, Profile};
+pub use capture::{Capture, CaptureOptions, Profile};
+pub use filter::{Filter, Netns};
 pub use functions::{Functions, SkbFunction};
 pub(crate) use path::context_name;
-pub use path::{Geometry, NetfilterHook, Path, Paths, Stage, What};
+pub use path::{Conntrack, Geometry, NetfilterHook, Path, Paths, RuleHit, Stage, What};
 pub use reader::Tally;
 pub use ring::Context;
 pub use sk_buff::SkBuff;
 pub use stages::{Layer, PATH};
+pub use stop::{Stop, Stopped};

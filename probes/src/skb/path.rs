@@ -5,6 +5,7 @@ use std::ops::Deref;
 
 use serde::Serialize;
 
+use super::filter::{Seen, Wanted};
 use super::functions::SkbFunction;
 use super::identity::{Packet, Tracker};
 use super::reader::{Event, Tally};
@@ -15,10 +16,16 @@ use crate::Result;
 use crate::kernel::Kernel;
 use crate::memory::GuestVirt;
 use crate::netfilter::{HOOKS, HookFunctions};
+use crate::nf_conntrack::NfConn;
+use crate::nftables::NftRules;
 use crate::traffic::{Frame, describe};
 
 /// Functions that end their `sk_buff`. Not `skb_attempt_defer_free`: the CPU that allocated it frees it later.
-const ENDS: [&str; 2] = ["skb_release_data", "kfree_skb_partial"];
+pub(super) const ENDS: [&str; 2] = ["skb_release_data", "kfree_skb_partial"];
+/// Statements of nftables that give a verdict.
+const ENDING: [&str; 10] = [
+    "drop", "accept", "stolen", "queue", "nat", "masq", "redir", "reject", "tproxy", "synproxy",
+];
 /// Bytes of an Ethernet header.
 const ETHERNET: usize = 14;
 
@@ -35,6 +42,8 @@ pub(super) struct Known<'a> {
     pub(super) kernel: &'a Kernel,
     pub(super) sites: &'a [Site],
     pub(super) hooks: &'a HookFunctions,
+    pub(super) rules: &'a NftRules,
+    pub(super) wanted: &'a Wanted,
     pub(super) reasons: Reasons,
 }
 
@@ -68,6 +77,43 @@ pub struct NetfilterHook {
     pub chain: Option<String>,
     /// `ACCEPT`, `DROP`, `STOLEN`, `QUEUE`, `REPEAT`; `None` when its return was not seen.
     pub verdict: Option<&'static str>,
+    /// The rules of nftables whose statements it carried out, in order.
+    pub rules: Vec<RuleHit>,
+}
+
+impl NetfilterHook {
+    /// The rule that gave the verdict, by its own statement: `drop`, `accept`, NAT, .. `None` where that was the chain's policy or
+    /// a verdict map, of which the kernel leaves no trace.
+    #[must_use]
+    pub fn rule(&self) -> Option<&RuleHit> {
+        self.rules.iter().rev().find(|hit| hit.ends)
+    }
+}
+
+/// A rule of nftables, one statement of which was carried out for the packet: so all before it in the rule matched.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct RuleHit {
+    /// `table/chain`
+    pub chain: String,
+    /// The rule's handle, as `nft -a list ruleset` shows it.
+    pub handle: u64,
+    /// `drop`, `accept`, `jump to CHAIN`, `counter`, `nat`, ..
+    pub statement: String,
+    /// Whether that ends the chain, with a verdict.
+    pub ends: bool,
+}
+
+/// What connection tracking says of a packet: `skb->_nfct`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Conntrack {
+    /// `NEW`, `ESTABLISHED`, `RELATED`, `UNTRACKED`: at that moment.
+    pub state: &'static str,
+    /// Whether it is of the direction that answers.
+    pub reply: bool,
+    /// The `struct nf_conn`.
+    pub at: GuestVirt,
+    /// The connection as it was when the capture ended; `None` when it was gone by then.
+    pub conn: Option<NfConn>,
 }
 
 /// What a stage is.
@@ -139,6 +185,12 @@ pub struct Stage {
     pub geometry: Geometry,
     /// The first bytes from its network header on.
     pub packet: Vec<u8>,
+    /// Whether it had its socket: `skb->sk`.
+    pub sock: bool,
+    /// Whether it had its route: `skb_dst()`.
+    pub route: bool,
+    /// What connection tracking says of it; only of calls.
+    pub conntrack: Option<Conntrack>,
     /// What else is to be said.
     pub note: Option<String>,
 }
@@ -303,13 +355,16 @@ impl Paths {
             .iter()
             .map(|site| (site.function.at.0 as u32, site))
             .collect();
-        let ends = |site: u32| {
-            sites
-                .get(&site)
-                .is_some_and(|site| ENDS.contains(&site.function.name.as_str()))
-        };
-        let packets = Tracker::sort(events, ends);
-        let incomplete = tally.lost > 0 || tally.missed > 0;
+        let ends = |site: u32| sites.get(&site).is_some_and(|site| site.how == How::End);
+        let mut packets = Tracker::sort(events, ends);
+        packets.retain(|packet| {
+            known.wanted.is_all()
+                || packet
+                    .events
+                    .iter()
+                    .any(|event| known.wanted.matches(&event.record))
+        });
+        let incomplete = tally.lost > 0 || tally.missed > 0 || tally.forgotten > 0;
         let mut paths = Vec::new();
         for packet in &packets {
             paths.extend(path(packet, incomplete, &sites, known)?);
@@ -337,22 +392,27 @@ fn path(
     let mut way = Way {
         stages: Vec::new(),
         hook: None,
+        conns: HashMap::new(),
         known,
     };
     for event in &packet.events {
         way.take(event, began, sites)?;
     }
-    let bytes = way
-        .stages
-        .iter()
-        .map(|stage| stage.packet.as_slice())
-        .find(|packet| packet.first().is_some_and(|byte| byte >> 4 == 4));
+    // On its way out a packet gets its addresses first, and its ports later.
+    let known = |record: &Record| {
+        let tuple = Seen::of(record).tuple().filter(|tuple| tuple.family == 4)?;
+        Some(tuple.ports != Some((0, 0)))
+    };
+    let records = || packet.events.iter().map(|event| &event.record);
+    let best = records()
+        .find(|record| known(record) == Some(true))
+        .or_else(|| records().find(|record| known(record).is_some()));
     Ok(Some(Path {
         first: began,
         head: GuestVirt(first.record.head),
-        packet: bytes.map_or_else(
+        packet: best.map_or_else(
             || format!("no IPv4 packet (protocol {:#06x})", first.record.protocol),
-            describe,
+            |record| describe(record.packet()),
         ),
         stages: way.stages,
         incomplete,
@@ -364,6 +424,8 @@ struct Way<'a> {
     stages: Vec<Stage>,
     /// The hook that comes next, by the function that was last.
     hook: Option<usize>,
+    /// The connections that it was of, as they are now.
+    conns: HashMap<GuestVirt, Option<NfConn>>,
     known: &'a Known<'a>,
 }
 
@@ -374,6 +436,10 @@ impl Way<'_> {
         let (name, module, layer, what) = match record.kind() {
             Some(Kind::Exit) => {
                 self.verdict(record, event.cpu, site);
+                return Ok(());
+            }
+            Some(Kind::Rule) => {
+                self.rule(record, event.cpu);
                 return Ok(());
             }
             Some(Kind::Tracepoint) => {
@@ -413,9 +479,13 @@ impl Way<'_> {
                 )
             }
         };
-        self.went_past(&name);
+        self.went_past(&name, record);
+        let conntrack = self.conntrack(record);
         self.stages.push(Stage {
             note: None,
+            sock: record.has_sock(),
+            route: record.has_dst(),
+            conntrack,
             module,
             layer,
             what,
@@ -462,7 +532,13 @@ impl Way<'_> {
     }
 
     /// What is true of a stage that the next one shows.
-    fn went_past(&mut self, next: &str) {
+    fn went_past(&mut self, next: &str, record: &Record) {
+        let looks = |name: &str| {
+            self.known
+                .sites
+                .iter()
+                .any(|site| site.function.name == name)
+        };
         let Some(before) = self
             .stages
             .iter_mut()
@@ -471,23 +547,98 @@ impl Way<'_> {
         else {
             return;
         };
-        let routed = matches!(
-            next,
-            "ip_route_input_noref" | "ip_route_input_slow" | "ip_route_use_hint"
-        );
-        let looks = |name: &str| {
-            self.known
-                .sites
-                .iter()
-                .any(|site| site.function.name == name)
-        };
+        // What ip_rcv_finish_core() of net/ipv4/ip_input.c does instead of ip_route_input_noref().
         if before.name == "ip_rcv_finish_core"
-            && !routed
-            && looks("ip_route_input_noref")
             && matches!(next, "ip_local_deliver" | "ip_forward")
+            && looks("ip_route_input_noref")
         {
-            // skb_valid_dst: from the sender on loopback, or from the socket that early demux found.
-            before.note = Some("no route lookup: the packet had its route already".to_owned());
+            before.note = Some(
+                if before.route {
+                    "no route lookup: it came with its route"
+                } else if record.has_sock() {
+                    "no route lookup: early demux found its socket, which knows the route"
+                } else {
+                    "no route lookup: a hint, the route of the packet before it"
+                }
+                .to_owned(),
+            );
+        }
+        if before.name == "ip_route_use_hint" {
+            before.note = Some("a hint: the route of the packet before it".to_owned());
+        }
+    }
+
+    /// What a record of a call says of connection tracking.
+    fn conntrack(&mut self, record: &Record) -> Option<Conntrack> {
+        // NFCT_INFOMASK of include/linux/skbuff.h.
+        let (at, info) = (GuestVirt(record.arg & !7), record.arg & 7);
+        if record.kind() != Some(Kind::Entry) || record.arg == 0 {
+            return None;
+        }
+        // enum ip_conntrack_info of include/uapi/linux/netfilter/nf_conntrack_common.h.
+        let (state, reply) = match info {
+            0 => ("ESTABLISHED", false),
+            1 => ("RELATED", false),
+            2 => ("NEW", false),
+            3 => ("ESTABLISHED", true),
+            4 => ("RELATED", true),
+            7 => ("UNTRACKED", false),
+            _ => return None,
+        };
+        Some(Conntrack {
+            state,
+            reply,
+            at,
+            conn: self.conn(at, record.packet()),
+        })
+    }
+
+    /// The connection, if it is still the one that this packet is of.
+    fn conn(&mut self, at: GuestVirt, packet: &[u8]) -> Option<NfConn> {
+        let kernel = self.known.kernel;
+        let read = || NfConn::read(kernel, at).ok().flatten();
+        let conn = self.conns.entry(at).or_insert_with(read).as_ref()?;
+        let address = |from: usize| <[u8; 4]>::try_from(packet.get(from..from + 4)?).ok();
+        let (source, destination) = (address(12)?, address(16)?);
+        // Its addresses change from those of one tuple to the other's, turned round.
+        let ends = [&conn.original, &conn.reply]
+            .map(|tuple| [tuple.source.ip().octets(), tuple.destination.ip().octets()]);
+        let known = |address: [u8; 4]| ends.iter().flatten().any(|end| *end == address);
+        let same = *packet.get(9)? == conn.original.protocol && known(source) && known(destination);
+        same.then(|| conn.clone())
+    }
+
+    /// A statement of a rule, within the call of a hook function that is not over yet.
+    fn rule(&mut self, record: &Record, cpu: u32) {
+        let Some((rule, expression)) = self.known.rules.at(GuestVirt(record.arg)) else {
+            return;
+        };
+        // An `immediate` that only loads a value for what follows.
+        if expression.name == "immediate" && expression.verdict.is_none() {
+            return;
+        }
+        let called = self
+            .stages
+            .iter_mut()
+            .rev()
+            .find_map(|stage| match &mut stage.what {
+                What::Hook(hook)
+                    if hook.verdict.is_none() && stage.cpu == cpu && stage.skb.0 == record.skb =>
+                {
+                    Some(hook)
+                }
+                _ => None,
+            });
+        if let Some(hook) = called {
+            let statement = expression.verdict.as_ref().unwrap_or(&expression.name);
+            hook.rules.push(RuleHit {
+                chain: format!("{}/{}", rule.table, rule.chain),
+                handle: rule.handle,
+                statement: statement.clone(),
+                ends: ENDING
+                    .iter()
+                    .any(|ending| statement == ending || expression.name.starts_with(ending)),
+            });
         }
     }
 
@@ -505,6 +656,7 @@ impl Way<'_> {
             priority: registered.map(|function| function.priority),
             chain: registered.and_then(|function| function.chain.clone()),
             verdict: None,
+            rules: Vec::new(),
         }
     }
 

@@ -110,6 +110,9 @@ mod tests {
             head: GuestVirt(2),
             geometry: Geometry::default(),
             packet: packet.to_vec(),
+            sock: false,
+            route: false,
+            conntrack: None,
             note: None,
         };
         let paths = Paths {

@@ -1,6 +1,6 @@
 //! The rings of the module, read through the mapping of the guest's RAM: nothing in the guest takes part.
 
-use std::mem::size_of;
+use std::mem::{offset_of, size_of};
 use std::sync::Arc;
 use std::sync::atomic::{Ordering, fence};
 
@@ -9,6 +9,11 @@ use serde::Serialize;
 use super::ring::{Counters, MAGIC, MAX_CPUS, MAX_RING, RECORD, Record, RingHeader, VERSION};
 use crate::memory::{GuestPhys, PhysMemory};
 use crate::{Error, Result};
+
+/// Records that are copied at once.
+const SOME: usize = 256;
+/// Where in a ring's header the count is of the sequences that were given out.
+const PRODUCED: u64 = offset_of!(RingHeader, produced) as u64;
 
 /// A record and where it comes from.
 #[derive(Debug, Clone, Copy)]
@@ -32,6 +37,8 @@ pub struct Tally {
     pub unreadable: u64,
     /// Returns of netfilter's hook functions that the kernel could not watch.
     pub missed: u64,
+    /// Packets that passed the filter and could not be followed any longer, for there were too many at once.
+    pub forgotten: u64,
 }
 
 #[derive(Debug)]
@@ -42,8 +49,8 @@ struct Ring {
     slots: u64,
     /// The next sequence to read.
     next: u64,
-    /// `seen` and `unreadable` when the reader was made.
-    before: (u64, u64),
+    /// `seen`, `unreadable` and `forgotten` when the reader was made.
+    before: [u64; 3],
 }
 
 /// All rings of a module.
@@ -52,6 +59,7 @@ pub(super) struct Reader {
     memory: Arc<dyn PhysMemory>,
     rings: Vec<Ring>,
     tally: Tally,
+    copy: Vec<u8>,
 }
 
 impl Reader {
@@ -74,6 +82,7 @@ impl Reader {
             memory,
             rings: Vec::new(),
             tally: Tally::default(),
+            copy: vec![0; SOME * RECORD],
         };
         for info in counters.rings.iter().take(counters.cpus as usize) {
             let at = GuestPhys(info.header);
@@ -93,7 +102,7 @@ impl Reader {
                 cpu: header.cpu,
                 slots: u64::from(header.slots),
                 next: header.produced,
-                before: (header.seen, header.unreadable),
+                before: [header.seen, header.unreadable, header.forgotten],
             });
         }
         Ok(reader)
@@ -108,12 +117,14 @@ impl Reader {
     /// All that came since the last call. A record that is still being written ends its ring's turn, unless `last`
     /// says that nothing writes any more: then it was never finished, and is lost.
     pub(super) fn drain(&mut self, last: bool, events: &mut Vec<Event>) -> Result<()> {
-        let (mut seen, mut unreadable) = (0_u64, 0_u64);
+        let mut counted = [0_u64; 3];
         for index in 0..self.rings.len() {
             let header = self.header(self.rings[index].header)?;
             let ring = &mut self.rings[index];
-            seen = seen.wrapping_add(header.seen.wrapping_sub(ring.before.0));
-            unreadable = unreadable.wrapping_add(header.unreadable.wrapping_sub(ring.before.1));
+            let now = [header.seen, header.unreadable, header.forgotten];
+            for ((sum, now), before) in counted.iter_mut().zip(now).zip(ring.before) {
+                *sum = sum.wrapping_add(now.wrapping_sub(before));
+            }
             if header.produced < ring.next {
                 return Err(malformed("its sequence went back".to_owned()));
             }
@@ -123,26 +134,43 @@ impl Reader {
                 self.tally.lost += oldest - ring.next;
                 ring.next = oldest;
             }
-            while ring.next < header.produced {
+            let mut stuck = false;
+            while ring.next < header.produced && !stuck {
                 let slot = ring.next & (ring.slots - 1);
+                let count = (header.produced - ring.next)
+                    .min(ring.slots - slot)
+                    .min(SOME as u64);
                 let at = GuestPhys(ring.records.0.wrapping_add(slot * RECORD as u64));
-                match read(&*self.memory, at, ring.next)? {
-                    Read::Whole(record) => {
-                        self.tally.delivered += 1;
-                        events.push(Event {
-                            cpu: ring.cpu,
-                            sequence: ring.next,
-                            record,
-                        });
+                let some = &mut self.copy[..count as usize * RECORD];
+                // What makes a record whole is read before the record, and whether it was overwritten after it.
+                self.memory.read(at, some)?;
+                let commits: Vec<u64> = some.chunks_exact(RECORD).map(first_word).collect();
+                fence(Ordering::Acquire);
+                self.memory.read(at, some)?;
+                fence(Ordering::Acquire);
+                let produced = self.memory.read_u64(ring.header.offset(PRODUCED))?;
+                for (before, bytes) in commits.into_iter().zip(some.chunks_exact(RECORD)) {
+                    let overwritten = produced.saturating_sub(ring.slots) > ring.next;
+                    match read(before, bytes, ring.next) {
+                        Read::Whole(record) if !overwritten => {
+                            self.tally.delivered += 1;
+                            events.push(Event {
+                                cpu: ring.cpu,
+                                sequence: ring.next,
+                                record,
+                            });
+                        }
+                        Read::NotYet if !last && !overwritten => {
+                            stuck = true;
+                            break;
+                        }
+                        _ => self.tally.lost += 1,
                     }
-                    Read::Lost => self.tally.lost += 1,
-                    Read::NotYet if last => self.tally.lost += 1,
-                    Read::NotYet => break,
+                    ring.next += 1;
                 }
-                ring.next += 1;
             }
         }
-        (self.tally.seen, self.tally.unreadable) = (seen, unreadable);
+        [self.tally.seen, self.tally.unreadable, self.tally.forgotten] = counted;
         Ok(())
     }
 
@@ -157,25 +185,24 @@ enum Read {
     Lost,
 }
 
-/// Reads record `sequence` as the head comment of `kmod/ring.rs` says.
-fn read(memory: &dyn PhysMemory, at: GuestPhys, sequence: u64) -> Result<Read> {
-    let before = memory.read_u64(at)?;
-    fence(Ordering::Acquire);
+fn first_word(bytes: &[u8]) -> u64 {
+    bytes
+        .first_chunk()
+        .map_or(0, |word| u64::from_le_bytes(*word))
+}
+
+/// Looks at a copy of record `sequence` as the head comment of `kmod/ring.rs` says; `before` is its commit word, read
+/// before the copy was made.
+fn read(before: u64, bytes: &[u8], sequence: u64) -> Read {
     let age = (sequence as u32).wrapping_sub(before as u32) as i32;
     let whole = (before >> 32) as u8 != 0;
-    if !whole || age > 0 {
-        return Ok(Read::NotYet);
+    match bytes.first_chunk() {
+        _ if !whole || age > 0 => Read::NotYet,
+        Some(bytes) if age == 0 && first_word(bytes) == before => {
+            Read::Whole(Record::from_bytes(bytes))
+        }
+        _ => Read::Lost,
     }
-    if age < 0 {
-        return Ok(Read::Lost);
-    }
-    let mut bytes = [0; RECORD];
-    memory.read(at, &mut bytes)?;
-    fence(Ordering::Acquire);
-    if memory.read_u64(at)? != before {
-        return Ok(Read::Lost);
-    }
-    Ok(Read::Whole(Record::from_bytes(&bytes)))
 }
 
 fn malformed(why: String) -> Error {
@@ -223,7 +250,7 @@ mod tests {
         fn write(&self, n: u64) {
             self.begin(n);
             self.put(slot(n) + 16, 1000 + n);
-            self.put(slot(n), commit(n, Kind::Entry, Context::Softirq, 0));
+            self.put(slot(n), commit(n, Kind::Entry, Context::Softirq, 0, 0));
         }
     }
 

@@ -128,7 +128,8 @@ impl Guest {
         shell(self, &format!("{enter}nft -f - <<'END'\n{text}END")).map(drop)
     }
 
-    /// Sends a text from the guest by a socket of its own: `kind` is `udp` or `tcp`, `netns` a namespace or empty.
+    /// Sends a text from the guest by a socket of its own: `kind` is `udp` or `tcp`, `netns` a namespace or empty. Of kind
+    /// `raw` the text is a whole IPv4 packet in hexadecimal, sent as it is, and the port is 0.
     ///
     /// # Errors
     /// When it cannot be sent, or the connection does not come about in five seconds.

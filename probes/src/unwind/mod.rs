@@ -143,6 +143,16 @@ impl Guest {
         Ok(StackTraces(traces))
     }
 
+    /// The frames of the task that a CPU runs, while the guest stands still.
+    pub(crate) fn stack_of_cpu(&self, cpu: u32) -> Result<StackTrace> {
+        let kernel = self.kernel()?;
+        let tracer = Tracer::new(&kernel)?;
+        settle(&format!("the stack of CPU {cpu}"), || {
+            let task = self.current(cpu)?;
+            tracer.trace(&task, self.of_cpu(&task)?)
+        })
+    }
+
     /// The registers of the CPU that runs a task.
     fn of_cpu(&self, task: &Task) -> Result<Start> {
         let machine = self.machine()?;
@@ -159,8 +169,8 @@ impl Guest {
         })?;
         Ok(Start {
             ip: GuestVirt(registers.rip),
-            sp: GuestVirt(registers.rsp),
-            bp: GuestVirt(registers.rbp),
+            sp: GuestVirt(registers.rsp()),
+            bp: GuestVirt(registers.rbp()),
             exact: true,
         })
     }

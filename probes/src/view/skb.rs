@@ -2,7 +2,7 @@
 
 use super::svg::{ACCENT, Anchor, FAINT, Svg, Text, shorten};
 use super::{Align, Table, View};
-use crate::skb::{Functions, Layer, Path, Paths, Stage, What, context_name};
+use crate::skb::{Functions, Layer, NetfilterHook, Path, Paths, Stage, What, context_name};
 
 impl View for Path {
     fn text(&self) -> String {
@@ -40,14 +40,15 @@ fn remark(stage: &Stage) -> String {
         What::Call => String::new(),
         What::Tracepoint => "tracepoint".to_owned(),
         What::Hook(hook) => format!(
-            "{}{}{}: {}",
+            "{}{}{}: {}{}",
             hook.hook.unwrap_or("hook"),
             hook.priority
                 .map_or_else(String::new, |priority| format!(" priority {priority}")),
             hook.chain
                 .as_ref()
                 .map_or_else(String::new, |chain| format!(" chain {chain}")),
-            hook.verdict.unwrap_or("return not seen")
+            hook.verdict.unwrap_or("return not seen"),
+            rules(hook)
         ),
         What::NoHook(_) => "no hook registered here".to_owned(),
         What::Dropped { reason, location } => format!("DROPPED {reason} in {location}"),
@@ -56,11 +57,51 @@ fn remark(stage: &Stage) -> String {
         What::Resized => "new memory".to_owned(),
         What::Merged { into } => format!("becomes part of {into}"),
     };
+    let what = match conntrack(stage) {
+        Some(said) if what.is_empty() => said,
+        Some(said) => format!("{what}; {said}"),
+        None => what,
+    };
     match &stage.note {
         Some(note) if what.is_empty() => note.clone(),
         Some(note) => format!("{what}; {note}"),
         None => what,
     }
+}
+
+/// Which rules a hook function carried out, and which of them gave the verdict.
+fn rules(hook: &NetfilterHook) -> String {
+    let mut said = match hook.rule() {
+        Some(rule) => format!(
+            " by rule {} of {} ({})",
+            rule.handle, rule.chain, rule.statement
+        ),
+        None if hook.chain.is_some() && hook.verdict.is_some() => {
+            " by no rule: policy or map".to_owned()
+        }
+        None => String::new(),
+    };
+    for hit in hook.rules.iter().filter(|hit| !hit.ends) {
+        said += &format!(
+            ", past rule {} of {} ({})",
+            hit.handle, hit.chain, hit.statement
+        );
+    }
+    said
+}
+
+/// What connection tracking says, where it is its own function that says it or a hook.
+fn conntrack(stage: &Stage) -> Option<String> {
+    let known = stage.conntrack.as_ref()?;
+    if !matches!(stage.what, What::Hook(_)) && stage.layer != Layer::Netfilter {
+        return None;
+    }
+    let reply = if known.reply { " reply" } else { "" };
+    let conn = known
+        .conn
+        .as_ref()
+        .map_or_else(String::new, |conn| format!(" of {}", conn.original));
+    Some(format!("ct {}{reply}{conn}", known.state))
 }
 
 fn table(path: &Path) -> Table {
@@ -244,7 +285,7 @@ impl View for Paths {
 fn tally(paths: &Paths) -> String {
     let tally = paths.tally;
     format!(
-        "{} packets; {} functions hooked; {} records read, {} lost{}",
+        "{} packets; {} functions hooked; {} records read, {} lost{}{}",
         paths.len(),
         paths.hooked,
         tally.delivered,
@@ -252,6 +293,10 @@ fn tally(paths: &Paths) -> String {
         match tally.missed {
             0 => String::new(),
             missed => format!(", {missed} returns not seen"),
+        },
+        match tally.forgotten {
+            0 => String::new(),
+            forgotten => format!(", {forgotten} packets not followed to their ends"),
         }
     )
 }

@@ -42,14 +42,21 @@ impl Ground {
 
     /// The same without the crowd, and with so many bytes of RAM.
     pub(crate) fn bare(kernel: &str, memory: u64) -> Self {
+        Self::of(Options {
+            kernel: kernel.parse().unwrap(),
+            memory,
+            ..Options::default()
+        })
+    }
+
+    /// A fresh copy of the ready guest of these options.
+    pub(crate) fn of(options: Options) -> Self {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let id = NEXT.fetch_add(1, Ordering::Relaxed);
         let name = format!("live-{}-{id}", std::process::id());
         let options = Options {
-            kernel: kernel.parse().unwrap(),
-            memory,
             owner: Owner::ThisProcess,
-            ..Options::default()
+            ..options
         };
         let machine = Machine::up(&name, &options, &mut Silent).unwrap();
         let agent = machine.agent().unwrap();

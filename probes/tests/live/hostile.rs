@@ -35,7 +35,8 @@ pub(crate) fn every_lie_is_survived() {
 
 /// Copies the RAM of a guest, and starts this test again in a process of its own that lies in it.
 fn in_a_process() {
-    let ground = Ground::new("default");
+    let mut ground = Ground::new("default");
+    ground.sh("nft 'table ip t { chain c { type filter hook input priority 0; tcp dport 9 counter drop; }; }'");
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("ram");
     let ram = ground.guest.machine().unwrap().ram().clone();
@@ -232,6 +233,8 @@ fn read_guest(guest: &Guest, fared: &mut Fared) -> Result<()> {
     }
     fared.note(guest.log().map(|log| log.text()));
     fared.note(guest.modules());
+    fared.note(guest.nf_hooks());
+    fared.note(guest.nft_rules());
     fared.note(guest.thread_size());
     for cpu in 0..2 {
         fared.note(guest.current(cpu));

@@ -10,21 +10,30 @@ mod containers;
 mod crowded;
 mod dump;
 mod files;
+mod filters;
 mod ground;
 mod high;
 mod hostile;
+mod identity;
 mod initcall;
 mod ledger;
 mod log;
 mod maps;
 mod mm;
 mod net;
+mod nft;
+mod planted;
+mod pwru;
+mod rings;
 mod runq;
 mod skb;
 mod stacks;
+mod stop;
 mod tasks;
 mod traffic;
 mod types;
+mod way;
+mod ways;
 
 /// The same tests on each kernel: `on_kernels!(all_tasks, ..)` makes `default::all_tasks`, `v6_1::all_tasks`, ..
 macro_rules! on_kernels {
@@ -56,6 +65,8 @@ on_kernels!(
     net = super::net::are_those_of_proc,
     stacks = super::stacks::are_those_of_proc,
     run_queues = super::runq::are_those_of_proc,
+    stop_at_a_stage = super::stop::in_place,
+    nft_rules = super::nft::are_those_of_nft,
 );
 
 #[test]
@@ -109,23 +120,83 @@ fn functions_of_an_skb() {
 }
 
 #[test]
+fn filters_are_those_of_tcpdump() {
+    filters::are_those_of_tcpdump();
+}
+
+#[test]
+fn filters_by_place_and_mark() {
+    filters::by_place_and_mark();
+}
+
+#[test]
+fn filters_follow_through_nat() {
+    filters::follow_through_nat();
+}
+
+#[test]
+fn a_stop_survives() {
+    stop::survives();
+}
+
+#[test]
+fn a_killed_waiter_leaves_a_guest_that_goes_on() {
+    stop::killed_in_the_middle();
+}
+
+#[test]
+fn paths_over_lo() {
+    ways::over_lo();
+}
+
+#[test]
+fn paths_over_veth() {
+    ways::over_veth();
+}
+
+#[test]
 fn paths_over_virtio_net() {
-    skb::over_virtio_net();
-}
-
-#[test]
-fn paths_with_netfilter() {
-    skb::with_netfilter();
-}
-
-#[test]
-fn paths_over_lo_and_veth() {
-    skb::over_lo_and_veth();
+    ways::over_virtio_net();
 }
 
 #[test]
 fn paths_through_a_router() {
-    skb::through_a_router();
+    ways::through_a_router();
+}
+
+#[test]
+fn paths_from_the_wire_through_nat() {
+    ways::from_the_wire_through_nat();
+}
+
+#[test]
+fn a_million_events_on_one_cpu() {
+    rings::a_million_events(1);
+}
+
+#[test]
+fn a_million_events_on_each_of_two() {
+    rings::a_million_events(2);
+}
+
+#[test]
+fn planted_structures() {
+    planted::is_walked();
+}
+
+#[test]
+fn identity_through_copies_and_tunnels() {
+    identity::through_copies_and_tunnels();
+}
+
+#[test]
+fn identity_together_from_the_wire() {
+    identity::together_from_the_wire();
+}
+
+#[test]
+fn pwru_agrees() {
+    pwru::agrees();
 }
 
 #[test]

@@ -1,35 +1,26 @@
-//! Whole ways of packets, each beside what the guest's own tracer saw.
+//! The functions that are hooked, and what the guest's own tracer says of their calls.
 
-use std::net::Ipv4Addr;
-
-use probes::skb::{Path, Paths, Profile, What};
-use probes::traffic::{Rule, Tcp};
-use probes::view::View;
+use probes::skb::{Paths, Profile, What};
+use probes::traffic::Tcp;
 use vm::agent::{SocketKind, WorkloadKind};
 
 use crate::ground::Ground;
 
 const PORT: u16 = 80;
 
-fn listen(ground: &mut Ground, kind: SocketKind, netns: &str) {
+pub(crate) fn listen(ground: &mut Ground, kind: SocketKind, netns: &str) {
     let netns = netns.to_owned();
     let socket = WorkloadKind::Socket { kind, netns };
     ground.agent.workload(socket).unwrap();
 }
 
-/// The names of a way, in order, must be these among others.
-fn passes(path: &Path, names: &[&str]) {
-    assert!(path.passes(names), "not {names:?}:\n{}", path.text());
-    assert!(!path.incomplete, "{}", path.text());
-}
-
-fn sound(paths: &Paths) {
+pub(crate) fn sound(paths: &Paths) {
     let tally = paths.tally;
     assert_eq!((tally.lost, tally.missed), (0, 0), "{tally:?}");
     assert!(tally.delivered > 0);
 }
 
-fn syn(source: u16) -> Tcp {
+pub(crate) fn syn(source: u16) -> Tcp {
     Tcp {
         source,
         destination: PORT,
@@ -37,254 +28,6 @@ fn syn(source: u16) -> Tcp {
         flags: Tcp::SYN,
         ..Tcp::default()
     }
-}
-
-/// What a received packet goes through before its protocol gets it.
-const RECEIVED: [&str; 6] = [
-    "eth_type_trans",
-    "netif_receive_skb",
-    "ip_rcv_core",
-    "ip_rcv_finish_core",
-    "ip_local_deliver",
-    "ip_protocol_deliver_rcu",
-];
-
-fn received(path: &Path, then: &[&str]) {
-    let all: Vec<&str> = RECEIVED.iter().chain(then).copied().collect();
-    passes(path, &all);
-    let (first, last) = (
-        path.stage("ip_rcv_core").unwrap(),
-        path.stage("ip_protocol_deliver_rcu").unwrap(),
-    );
-    // One packet, one memory; the IP header was passed over: 20 bytes.
-    assert_eq!(first.head, last.head);
-    assert_eq!(last.geometry.data - first.geometry.data, 20);
-    assert_eq!(first.packet, last.packet);
-}
-
-pub(crate) fn over_virtio_net() {
-    let mut ground = Ground::bare("default", 512 << 20);
-    let guest = ground.guest.clone();
-    let net = guest.net().unwrap();
-    listen(&mut ground, SocketKind::Tcp { port: PORT }, "");
-    listen(&mut ground, SocketKind::Udp { port: 53 }, "");
-    // The guest has learnt our address, so that no packet waits for an answer to ARP.
-    net.ping(1, 0).unwrap();
-    std::thread::sleep(std::time::Duration::from_millis(300));
-
-    let mut sent = Vec::new();
-    let paths = guest
-        .paths(&Profile::Path, |_| {
-            sent.push(net.segment(syn(40_000), b"")?);
-            sent.push(net.segment(
-                Tcp {
-                    destination: 81,
-                    ..syn(40_001)
-                },
-                b"",
-            )?);
-            sent.push(net.datagram(1000, 53, b"to an open port")?);
-            sent.push(net.datagram(1000, 54, b"to a closed port")?);
-            sent.push(net.ping(1, 1)?);
-            let bad = probes::traffic::Frame::udp(
-                (probes::traffic::HOST, 1000),
-                (probes::traffic::GUEST, 53),
-                b"with a wrong check sum",
-            )?;
-            let bad = bad.corrupted();
-            net.send(&bad)?;
-            sent.push(bad);
-            Ok(())
-        })
-        .unwrap();
-    println!("{}", paths.text());
-    sound(&paths);
-    let one = |index: usize| paths.one(&sent[index]).unwrap();
-
-    received(
-        &one(0),
-        &["tcp_v4_rcv", "tcp_v4_do_rcv", "tcp_conn_request"],
-    );
-    received(&one(1), &["tcp_v4_rcv", "tcp_v4_send_reset", "kfree_skb"]);
-    assert_eq!(one(1).dropped(), Some("NO_SOCKET"));
-    received(&one(2), &["udp_rcv"]);
-    assert_eq!(one(2).dropped(), None);
-    received(&one(3), &["udp_rcv", "__icmp_send", "kfree_skb"]);
-    assert_eq!(one(3).dropped(), Some("NO_SOCKET"));
-    received(&one(4), &["icmp_rcv", "icmp_echo", "consume_skb"]);
-    received(&one(5), &["udp_rcv", "kfree_skb"]);
-    assert_eq!(one(5).dropped(), Some("UDP_CSUM"));
-    // And what the guest sent: the answer to the ping, from the stack to the driver.
-    // (The driver frees an older one only when it sends again.)
-    let answers = paths.about("192.0.2.2 > 192.0.2.1 ICMP echo reply");
-    let answer = answers
-        .iter()
-        .find(|path| path.stage("ip_output").is_some());
-    passes(
-        answer.unwrap(),
-        &[
-            "__ip_local_out",
-            "ip_output",
-            "__dev_queue_xmit",
-            "dev_hard_start_xmit",
-            "start_xmit",
-        ],
-    );
-}
-
-pub(crate) fn with_netfilter() {
-    let ground = Ground::bare("default", 512 << 20);
-    let guest = ground.guest.clone();
-    let net = guest.net().unwrap();
-    guest.nftables("", &[Rule::DropTcp { port: PORT }]).unwrap();
-    let mut sent = Vec::new();
-    let paths = guest
-        .paths(&Profile::Path, |_| {
-            sent.push(net.segment(syn(40_000), b"")?);
-            Ok(())
-        })
-        .unwrap();
-    println!("{}", paths.text());
-    sound(&paths);
-    let path = paths.one(&sent[0]).unwrap();
-    passes(
-        &path,
-        &[
-            "ip_rcv_core",
-            "ip_local_deliver",
-            "nf_hook_slow",
-            "nft_do_chain_ipv4",
-            "kfree_skb",
-        ],
-    );
-    assert_eq!(path.dropped(), Some("NETFILTER_DROP"));
-    let What::Hook(hook) = &path.stage("nft_do_chain_ipv4").unwrap().what else {
-        panic!("{}", path.text());
-    };
-    assert_eq!(
-        (
-            hook.hook,
-            hook.priority,
-            hook.chain.as_deref(),
-            hook.verdict
-        ),
-        (Some("LOCAL_IN"), Some(0), Some("klab/input"), Some("DROP"))
-    );
-    // Nothing is registered on PRE_ROUTING.
-    assert!(
-        path.iter()
-            .any(|stage| stage.what == What::NoHook("PRE_ROUTING")),
-        "{}",
-        path.text()
-    );
-    assert!(path.stage("tcp_v4_rcv").is_none());
-}
-
-pub(crate) fn over_lo_and_veth() {
-    let mut ground = Ground::bare("default", 512 << 20);
-    let guest = ground.guest.clone();
-    guest.veth().unwrap();
-    ground.sh("ip netns exec left ping -c 1 -W 5 10.1.0.2");
-    let paths = guest
-        .paths(&Profile::Path, |guest| {
-            guest
-                .agent()?
-                .shell("ping -c 1 -W 5 127.0.0.1; ip netns exec left ping -c 1 -W 5 10.1.0.2")?;
-            Ok(())
-        })
-        .unwrap();
-    println!("{}", paths.text());
-    sound(&paths);
-    for (about, device) in [
-        ("127.0.0.1 > 127.0.0.1 ICMP echo request", "loopback_xmit"),
-        ("10.1.0.1 > 10.1.0.2 ICMP echo request", "veth_xmit"),
-    ] {
-        let these = paths.about(about);
-        let path = these.first().unwrap();
-        passes(
-            path,
-            &[
-                "ip_output",
-                "__dev_queue_xmit",
-                device,
-                "enqueue_to_backlog",
-                "ip_rcv",
-                "ip_rcv_core",
-                "ip_local_deliver",
-                "icmp_rcv",
-                "icmp_echo",
-            ],
-        );
-    }
-}
-
-pub(crate) fn through_a_router() {
-    let mut ground = Ground::bare("default", 512 << 20);
-    let guest = ground.guest.clone();
-    guest.router().unwrap();
-    listen(&mut ground, SocketKind::Tcp { port: PORT }, "outside");
-    let to = Ipv4Addr::new(10, 2, 0, 2);
-    guest
-        .nftables(
-            "router",
-            &[
-                Rule::Dnat { port: PORT, to },
-                Rule::Masquerade { out: "out0" },
-            ],
-        )
-        .unwrap();
-    guest
-        .send_from("inside", "tcp", "10.1.0.1:80", "first, for ARP")
-        .unwrap();
-    let paths = guest
-        .paths(&Profile::Path, |guest| {
-            guest.send_from("inside", "tcp", "10.1.0.1:80", "hello")
-        })
-        .unwrap();
-    println!("{}", paths.text());
-    sound(&paths);
-    // The SYN: one packet all the way, under three pairs of addresses.
-    let syn = paths.about("TCP SYN");
-    let path = syn
-        .iter()
-        .find(|path| path.packet.contains("10.1.0.2:"))
-        .unwrap();
-    passes(
-        path,
-        &[
-            "ip_output",
-            "veth_xmit",
-            "ip_rcv",
-            "nf_nat_ipv4_pre_routing",
-            "ip_forward",
-            "ip_output",
-            "nf_nat_ipv4_out",
-            "veth_xmit",
-            "ip_rcv",
-            "ip_local_deliver",
-            "tcp_v4_rcv",
-        ],
-    );
-    let at = |name: &str| {
-        probes::traffic::describe(
-            &path
-                .iter()
-                .rev()
-                .find(|stage| stage.name == name)
-                .unwrap()
-                .packet,
-        )
-    };
-    assert!(
-        at("ip_forward").contains("> 10.2.0.2:80"),
-        "{}",
-        at("ip_forward")
-    );
-    assert!(
-        at("tcp_v4_rcv").starts_with("10.2.0.1:"),
-        "{}",
-        at("tcp_v4_rcv")
-    );
 }
 
 /// The kernel's function tracer, on functions that only packets call: the same calls in the same order.

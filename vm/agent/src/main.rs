@@ -25,6 +25,7 @@ fn main() {
         Some(workload::CHILD) => workload::shape::child(&args.collect::<Vec<_>>()),
         Some(server::SERVE) => server::serve(),
         Some(workload::socket::SEND) => workload::socket::send(&args.collect::<Vec<_>>()),
+        Some(workload::socket::STREAM) => workload::socket::stream(&args.collect::<Vec<_>>()),
         _ if std::process::id() == 1 => init::init(),
         _ => {
             eprintln!("klab-agent is PID 1 of a klab guest: `klab up` puts it there");

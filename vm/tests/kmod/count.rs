@@ -1,7 +1,7 @@
 //! What is recorded is what happened: compared with the guest's own counters and tracer.
 
 use crate::ring::{Filter, How, Kind, Tracepoint};
-use crate::{Guest, arm, disarm, site};
+use crate::{Guest, TEST, arm, disarm, module, site};
 
 const PING: &str = "ping -c 3 -i 0.2 -W 5 127.0.0.1 > /dev/null";
 
@@ -160,4 +160,47 @@ fn verdicts_clones_and_the_filter() {
         assert_eq!(original.head, record.head, "a clone shares its head");
         assert_ne!(record.skb, record.arg);
     }
+}
+
+/// The last records of a million are whole and in order: the caller numbers its calls in `skb->mark`.
+#[test]
+fn at_full_speed_records_are_whole_and_in_order() {
+    const CALLS: u32 = 1_000_000;
+    let mut guest = Guest::up("speed", 2);
+    guest.push_file(module(&TEST), "/run/klab_test.ko").unwrap();
+    guest.load_module("/run/klab_test.ko", "").unwrap();
+    let at = guest.addresses(&["skb_pull"])[0];
+    arm(&mut guest, &[site(at, 0, How::Entry)], None, 0, 0).unwrap();
+    guest.sh(&format!(
+        "for mask in 1 2; do taskset $mask sh -c 'echo {CALLS} >/sys/module/klab_test/parameters/hits' & done; wait"
+    ));
+    disarm(&mut guest);
+    let counters = guest.counters();
+    let (records, lost) = guest.records();
+    for ring in &counters.rings[..2] {
+        assert!(ring.produced >= u64::from(CALLS), "{}", ring.produced);
+    }
+    let slots = counters.slots as usize;
+    assert_eq!(records.len(), 2 * slots);
+    assert_eq!(
+        lost + records.len() as u64,
+        counters.rings.iter().map(|ring| ring.produced).sum::<u64>()
+    );
+    // Of each caller's skb: one call after the other, up to the last.
+    let skbs: std::collections::BTreeSet<u64> = records.iter().map(|record| record.skb).collect();
+    assert_eq!(skbs.len(), 2);
+    for skb in skbs {
+        let marks: Vec<u32> = records
+            .iter()
+            .filter(|record| record.skb == skb)
+            .map(|record| record.mark)
+            .collect();
+        let first = CALLS - marks.len() as u32;
+        assert!(
+            marks.iter().copied().eq(first..CALLS),
+            "{:?}..",
+            &marks[..8]
+        );
+    }
+    guest.unload_module("klab_test").unwrap();
 }

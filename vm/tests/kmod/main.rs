@@ -23,15 +23,33 @@ use vm::{Kernel, KernelChoice, Machine, Options, Owner, Silent};
 /// Where the module lies in a guest.
 const KO: &str = "/run/klab.ko";
 
+/// A module and where its sources are, built once.
+struct Module {
+    name: &'static str,
+    folder: &'static str,
+    built: OnceLock<PathBuf>,
+}
+
+static KLAB: Module = Module {
+    name: "klab",
+    folder: "../kmod",
+    built: OnceLock::new(),
+};
+/// What the tests plant and call.
+static TEST: Module = Module {
+    name: "klab_test",
+    folder: "../kmod/test",
+    built: OnceLock::new(),
+};
+
 /// The built module.
-fn module() -> &'static Path {
-    static MODULE: OnceLock<PathBuf> = OnceLock::new();
-    MODULE.get_or_init(|| {
+fn module(module: &'static Module) -> &'static Path {
+    module.built.get_or_init(|| {
         let kernel = Kernel::resolve(&KernelChoice::Default, &mut Silent).unwrap();
         let toolchain = Toolchain::of(&kernel).unwrap();
         toolchain.ensure(&mut Say).unwrap();
-        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("../kmod");
-        toolchain.build("klab", &source, &mut Say).unwrap()
+        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join(module.folder);
+        toolchain.build(module.name, &source, &mut Say).unwrap()
     })
 }
 
@@ -60,7 +78,7 @@ impl Guest {
         let name = format!("kmod-{name}-{}", std::process::id());
         let machine = Machine::up(&name, &options, &mut Silent).unwrap();
         let mut client = machine.agent().unwrap();
-        client.push_file(module(), KO).unwrap();
+        client.push_file(module(&KLAB), KO).unwrap();
         client.load_module(KO, "").unwrap();
         let ram = File::open(&machine.ram().path).unwrap();
         Self {

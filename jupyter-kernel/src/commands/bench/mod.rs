@@ -7,6 +7,7 @@ mod cell;
 mod core;
 mod peers;
 mod report;
+mod skb;
 
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -14,7 +15,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, bail};
 use vm::{Machine, Options, Owner};
 
-use super::cli::{Bench, Half};
+use super::cli::{Bench, Part};
 use super::output::{Context, Output, Stream};
 use super::progress::Shown;
 use report::Report;
@@ -24,12 +25,18 @@ pub(crate) fn run(bench: &Bench, cx: &mut Context<'_>) -> Result<Output> {
     let mut report = Report::default();
     let name = format!("bench-{}", std::process::id());
     let guest = Guarded(Some(up(&name, cx)?));
-    if bench.what != Some(Half::Cell)
+    let wanted = |part| bench.what.is_none_or(|what| what == part);
+    if wanted(Part::Core)
         && let Err(why) = core::run(&name, bench, &mut report, cx)
     {
         report.failed("memory, commands, machine: the rest", &why);
     }
-    if bench.what != Some(Half::Core)
+    if wanted(Part::Skb)
+        && let Err(why) = skb::run(&name, &mut report, cx)
+    {
+        report.failed("captures of packets: the rest", &why);
+    }
+    if wanted(Part::Cell)
         && let Err(why) = cell::run(&name, bench, &mut report, cx)
     {
         report.failed("cells: the rest", &why);

@@ -3,22 +3,29 @@
 use std::{
     fs::File,
     io::{Read as _, Write as _},
-    net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket},
+    net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener, TcpStream, UdpSocket},
     os::fd::{AsRawFd as _, OwnedFd},
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use klab_wire::SocketKind;
 use nix::{
     sched::{CloneFlags, setns},
-    sys::socket::{AddressFamily, SockFlag, SockProtocol, SockType, recv, socket},
+    sys::socket::{
+        AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrIn, recv, sendto, socket,
+    },
 };
 
 use crate::error::{Context as _, Error, Result};
 
-/// The argument that makes this binary send once: `send tcp|udp ADDRESS:PORT TEXT`.
+/// The argument that makes this binary send once: `send tcp|udp ADDRESS:PORT TEXT`, or `send raw ADDRESS:0 HEX`, an IPv4
+/// packet from its header on.
 pub(crate) const SEND: &str = "send";
+/// The argument that makes this binary send so many bytes to itself: `stream BYTES`.
+pub(crate) const STREAM: &str = "stream";
+/// Bytes of one read and one write of a stream.
+const CHUNK: usize = 64 << 10;
 /// How long a connection may take to come about.
 const CONNECT: Duration = Duration::from_secs(5);
 
@@ -69,11 +76,7 @@ fn forget(socket: OwnedFd) {
         let mut packet = [0; 4096];
         loop {
             // An error is a message too: a port that was unreachable.
-            let _ = recv(
-                socket.as_raw_fd(),
-                &mut packet,
-                nix::sys::socket::MsgFlags::empty(),
-            );
+            let _ = recv(socket.as_raw_fd(), &mut packet, MsgFlags::empty());
         }
     });
 }
@@ -93,12 +96,37 @@ pub(crate) fn send(args: &[String]) {
             .parse()
             .map_err(|_| Error(format!("`{to}` is no ADDRESS:PORT")))
             .and_then(|to| once(kind, to, text)),
-        _ => Err(Error("send tcp|udp ADDRESS:PORT TEXT".to_owned())),
+        ["raw", to, hex] => packet(to, hex),
+        _ => Err(Error(
+            "send tcp|udp ADDRESS:PORT TEXT, or raw ADDRESS:0 HEX".to_owned(),
+        )),
     };
     if let Err(e) = sent {
         eprintln!("{}", e.0);
         std::process::exit(1);
     }
+}
+
+/// Sends a packet as it is, whatever its addresses and check sums (`IPPROTO_RAW`, raw(7)).
+fn packet(to: &str, hex: &str) -> Result<()> {
+    let to: SocketAddrV4 = to
+        .parse()
+        .map_err(|_| Error(format!("`{to}` is no ADDRESS:PORT")))?;
+    let bytes: Option<Vec<u8>> = hex
+        .as_bytes()
+        .chunks(2)
+        .map(|pair| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok())
+        .collect();
+    let bytes = bytes.ok_or_else(|| Error("the packet is not in hexadecimal".to_owned()))?;
+    let socket = socket(
+        AddressFamily::Inet,
+        SockType::Raw,
+        SockFlag::SOCK_CLOEXEC,
+        SockProtocol::Raw,
+    )?;
+    let to = SockaddrIn::from(to);
+    sendto(socket.as_raw_fd(), &bytes, &to, MsgFlags::empty())?;
+    Ok(())
 }
 
 fn once(kind: &str, to: SocketAddr, text: &str) -> Result<()> {
@@ -110,4 +138,53 @@ fn once(kind: &str, to: SocketAddr, text: &str) -> Result<()> {
         stream.write_all(text.as_bytes()).context("cannot send")?;
     }
     Ok(())
+}
+
+/// Sends bytes to itself by TCP over the loopback device, and prints how many nanoseconds that took.
+pub(crate) fn stream(args: &[String]) {
+    let took = args
+        .first()
+        .and_then(|bytes| bytes.parse().ok())
+        .ok_or_else(|| Error("stream BYTES".to_owned()))
+        .and_then(through_loopback);
+    match took {
+        Ok(took) => println!("{}", took.as_nanos()),
+        Err(e) => {
+            eprintln!("{}", e.0);
+            std::process::exit(1);
+        }
+    }
+}
+
+fn through_loopback(bytes: usize) -> Result<Duration> {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+    let mut sender = TcpStream::connect_timeout(&listener.local_addr()?, CONNECT)?;
+    let (mut receiver, _) = listener.accept()?;
+    let began = Instant::now();
+    let writing = thread::spawn(move || -> std::io::Result<()> {
+        let chunk = vec![0x6b; CHUNK];
+        let mut left = bytes;
+        while left > 0 {
+            let some = left.min(CHUNK);
+            sender.write_all(chunk.get(..some).unwrap_or_default())?;
+            left -= some;
+        }
+        Ok(())
+    });
+    let (mut chunk, mut came) = (vec![0; CHUNK], 0);
+    loop {
+        match receiver.read(&mut chunk)? {
+            0 => break,
+            some => came += some,
+        }
+    }
+    let took = began.elapsed();
+    match writing.join() {
+        Ok(written) => written?,
+        Err(_) => return Err(Error("the sender failed".to_owned())),
+    }
+    if came != bytes {
+        return Err(Error(format!("{came} bytes came of {bytes}")));
+    }
+    Ok(took)
 }

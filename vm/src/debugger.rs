@@ -1,0 +1,347 @@
+//! QEMU's gdbstub: stops the guest where one of its CPUs reaches an address.
+//!
+//! Of the remote serial protocol only what that needs. Its breakpoints are in QEMU (the translator's, or the
+//! processor's own under KVM): nothing is written into the guest. QEMU keeps them when its client dies, so a file
+//! in the run folder says that there may be some, and [`Machine::resume`](crate::Machine::resume) takes them away.
+
+use std::fs::{self, File};
+use std::io::{self, ErrorKind, Read, Write};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use nix::fcntl::Flock;
+
+use crate::error::{At, Error, Result};
+use crate::paths;
+use crate::registers::Registers;
+
+/// The longest packet: the registers of one CPU are 1 KiB.
+const LONGEST: usize = 64 << 10;
+/// How long QEMU may take to answer.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// What asks to stop.
+const BREAK: u8 = 3;
+/// `GDB_SIGNAL_TRAP`: a breakpoint, or one step.
+const TRAP: u8 = 5;
+/// In the gdbstub's order, which is gdb's, the general registers by their numbers: `rax`, `rbx`, `rcx`, `rdx`, `rsi`, `rdi`, `rbp`, `rsp`, ..
+const ORDER: [usize; 16] = [0, 3, 1, 2, 6, 7, 5, 4, 8, 9, 10, 11, 12, 13, 14, 15];
+
+/// Where the guest stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Stop {
+    /// Whose breakpoint it was.
+    pub cpu: u32,
+    /// Whether it was a breakpoint, and not somebody else's pause.
+    pub breakpoint: bool,
+}
+
+/// The one client of a guest's gdbstub. Dropped, it takes its breakpoints away and lets the guest run.
+#[derive(Debug)]
+pub struct Debugger {
+    stream: UnixStream,
+    read: Vec<u8>,
+    runs: bool,
+    mark: PathBuf,
+    /// Held for its life.
+    _lock: Flock<File>,
+}
+
+impl Debugger {
+    pub(crate) fn attach(folder: &Path, guest: &str) -> Result<Self> {
+        let lock = paths::lock(&folder.join("gdb.lock"), Duration::ZERO)?;
+        let lock = lock.ok_or_else(|| Error::DebuggerTaken(guest.to_owned()))?;
+        Self::connect(folder, lock)
+    }
+
+    /// Ends what a process that is gone left: its breakpoints, and the guest's standing at one.
+    pub(crate) fn clear_away(folder: &Path) -> Result<()> {
+        if mark(folder).exists()
+            && let Some(lock) = paths::lock(&folder.join("gdb.lock"), Duration::ZERO)?
+        {
+            drop(Self::connect(folder, lock)?);
+        }
+        Ok(())
+    }
+
+    /// Connecting stops the guest.
+    fn connect(folder: &Path, lock: Flock<File>) -> Result<Self> {
+        let (socket, mark) = (folder.join("gdb"), mark(folder));
+        fs::write(&mark, "").at("write", &mark)?;
+        let stream = UnixStream::connect(&socket).at("connect to", &socket)?;
+        let mut debugger = Self {
+            stream,
+            read: Vec::new(),
+            runs: false,
+            mark,
+            _lock: lock,
+        };
+        // Why it stands; a gdbstub that is asked takes all breakpoints away. Before that it may say that it stopped.
+        debugger.send("?")?;
+        while debugger
+            .stop(PATIENCE)?
+            .is_some_and(|stop| !stop.breakpoint)
+        {}
+        Ok(debugger)
+    }
+
+    /// Stops the guest whenever a CPU is about to execute the instruction at an address.
+    ///
+    /// # Errors
+    /// When QEMU refuses: a processor has few breakpoints.
+    pub fn set(&mut self, address: u64) -> Result<()> {
+        self.done(&format!("Z1,{address:x},1"))
+    }
+
+    /// Lets the guest run. A CPU that stands at a breakpoint passes it.
+    ///
+    /// # Errors
+    /// When QEMU does not answer.
+    pub fn run(&mut self, from: Option<Stop>) -> Result<()> {
+        if let Some(stop) = from.filter(|stop| stop.breakpoint) {
+            // One step of that CPU, for which its breakpoints do not count; the others stand.
+            self.send(&format!("vCont;s:{:x}", stop.cpu + 1))?;
+            if self.stop(PATIENCE)?.is_none() {
+                return Err(Error::Debugger("a step does not end".to_owned()));
+            }
+        }
+        self.send("c")?;
+        self.runs = true;
+        Ok(())
+    }
+
+    /// Waits for the guest to stop; `None` when it does not within `patience`.
+    ///
+    /// # Errors
+    /// When QEMU ends, as it does when the guest is reset.
+    pub fn wait(&mut self, patience: Duration) -> Result<Option<Stop>> {
+        let stop = self.stop(patience)?;
+        self.runs = self.runs && stop.is_none();
+        Ok(stop)
+    }
+
+    /// The registers of a CPU, while the guest stands.
+    ///
+    /// # Errors
+    /// When QEMU does not tell.
+    pub fn registers(&mut self, cpu: u32) -> Result<Registers> {
+        self.done(&format!("Hg{:x}", cpu + 1))?;
+        let text = self.ask("g")?;
+        let word = |index: usize| {
+            let digits = text.get(index * 16..index * 16 + 16)?;
+            Some(u64::from_str_radix(digits, 16).ok()?.swap_bytes())
+        };
+        let mut registers = Registers {
+            cpu,
+            ..Registers::default()
+        };
+        for (index, number) in ORDER.into_iter().enumerate() {
+            registers.general[number] =
+                word(index).ok_or_else(|| Error::Debugger("it gives no registers".to_owned()))?;
+        }
+        registers.rip =
+            word(16).ok_or_else(|| Error::Debugger("it gives no registers".to_owned()))?;
+        Ok(registers)
+    }
+
+    fn done(&mut self, packet: &str) -> Result<()> {
+        match self.ask(packet)?.as_str() {
+            "OK" => Ok(()),
+            other => Err(Error::Debugger(format!("`{packet}` gives `{other}`"))),
+        }
+    }
+
+    fn ask(&mut self, packet: &str) -> Result<String> {
+        self.send(packet)?;
+        self.packet(PATIENCE)?
+            .ok_or_else(|| Error::Debugger(format!("no answer to `{packet}`")))
+    }
+
+    /// The next stop reply: `T05thread:01;`.
+    fn stop(&mut self, patience: Duration) -> Result<Option<Stop>> {
+        let until = Instant::now() + patience;
+        loop {
+            let left = until.saturating_duration_since(Instant::now());
+            let Some(packet) = self.packet(left)? else {
+                return Ok(None);
+            };
+            let signal = packet
+                .strip_prefix(['T', 'S'])
+                .and_then(|rest| u8::from_str_radix(rest.get(..2)?, 16).ok());
+            let thread = packet
+                .split_once("thread:")
+                .and_then(|(_, rest)| u32::from_str_radix(rest.split([';', '.']).next()?, 16).ok());
+            if let Some(signal) = signal {
+                return Ok(Some(Stop {
+                    cpu: thread.unwrap_or(1).saturating_sub(1),
+                    breakpoint: signal == TRAP,
+                }));
+            }
+            if packet.starts_with(['W', 'X']) {
+                return Err(Error::Debugger("the guest ended".to_owned()));
+            }
+        }
+    }
+
+    fn send(&mut self, packet: &str) -> Result<()> {
+        let sum = packet.bytes().fold(0_u8, u8::wrapping_add);
+        self.write(format!("${packet}#{sum:02x}").as_bytes())
+    }
+
+    fn write(&mut self, bytes: &[u8]) -> Result<()> {
+        let sent = self
+            .stream
+            .set_write_timeout(Some(PATIENCE))
+            .and_then(|()| self.stream.write_all(bytes));
+        sent.map_err(failed)
+    }
+
+    /// The next packet, acknowledged; `None` when none comes within `patience`.
+    fn packet(&mut self, patience: Duration) -> Result<Option<String>> {
+        let until = Instant::now() + patience;
+        loop {
+            if let Some(packet) = self.taken() {
+                self.write(b"+")?;
+                return Ok(Some(packet));
+            }
+            if self.read.len() > LONGEST {
+                return Err(Error::Debugger("its answer has no end".to_owned()));
+            }
+            let left = until.saturating_duration_since(Instant::now());
+            // A time of zero would mean for ever.
+            let left = left.max(Duration::from_millis(1));
+            let mut some = [0; 4096];
+            let got = self
+                .stream
+                .set_read_timeout(Some(left))
+                .and_then(|()| self.stream.read(&mut some));
+            match got {
+                Ok(0) => return Err(gone()),
+                Ok(count) => self.read.extend_from_slice(&some[..count]),
+                Err(error) if waited(&error) && Instant::now() >= until => return Ok(None),
+                Err(error) if waited(&error) => {}
+                Err(error) => return Err(failed(error)),
+            }
+        }
+    }
+
+    /// A whole packet of what was read: `$` text `#` two digits.
+    fn taken(&mut self) -> Option<String> {
+        let begin = self.read.iter().position(|byte| *byte == b'$')?;
+        let length = self
+            .read
+            .get(begin..)?
+            .iter()
+            .position(|byte| *byte == b'#')?;
+        let end = begin + length + 3;
+        if end > self.read.len() {
+            return None;
+        }
+        let text = self.read.get(begin + 1..begin + length)?;
+        let text = String::from_utf8_lossy(text).into_owned();
+        self.read.drain(..end);
+        Some(text)
+    }
+}
+
+fn failed(error: io::Error) -> Error {
+    match error.kind() {
+        ErrorKind::BrokenPipe | ErrorKind::ConnectionReset => gone(),
+        _ => Error::Debugger(error.to_string()),
+    }
+}
+
+fn gone() -> Error {
+    Error::Debugger("QEMU ended: the guest was reset or taken down".to_owned())
+}
+
+fn waited(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        ErrorKind::WouldBlock | ErrorKind::TimedOut | ErrorKind::Interrupted
+    )
+}
+
+/// Says that there may be breakpoints.
+fn mark(folder: &Path) -> PathBuf {
+    folder.join("gdb.used")
+}
+
+impl Drop for Debugger {
+    fn drop(&mut self) {
+        let detached = (|| {
+            if self.runs {
+                self.write(&[BREAK])?;
+                self.stop(PATIENCE)?;
+            }
+            // Takes the breakpoints away and lets it run.
+            self.done("D")
+        })();
+        // Else QEMU is gone, or the next `resume` does it.
+        if detached.is_ok() {
+            let _ = fs::remove_file(&self.mark);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixListener;
+
+    use super::*;
+
+    /// A gdbstub that gives these answers, each to one packet.
+    fn stub(answers: &'static [&'static str]) -> (tempfile::TempDir, std::thread::JoinHandle<()>) {
+        let folder = tempfile::tempdir().unwrap();
+        let listener = UnixListener::bind(folder.path().join("gdb")).unwrap();
+        let served = std::thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            for answer in answers {
+                let mut some = [0; 256];
+                while !some.contains(&b'#') && !some.contains(&BREAK) {
+                    if stream.read(&mut some).unwrap_or(0) == 0 {
+                        return;
+                    }
+                }
+                let _ = stream.write_all(answer.as_bytes());
+            }
+            // The last acknowledgement.
+            let _ = stream.read(&mut [0; 256]);
+        });
+        (folder, served)
+    }
+
+    #[test]
+    fn a_breakpoint_is_set_met_and_taken_away() {
+        let (folder, served) = stub(&[
+            "+$T02thread:01;#00$T05thread:01;#00",
+            "+$OK#9a",
+            "+",
+            "$T05thread:02;#00",
+            "+$OK#9a",
+        ]);
+        let mut debugger = Debugger::attach(folder.path(), "x").unwrap();
+        assert!(matches!(
+            Debugger::attach(folder.path(), "x"),
+            Err(Error::DebuggerTaken(_))
+        ));
+        assert!(folder.path().join("gdb.used").exists());
+        debugger.set(0xffff_ffff_8100_0000).unwrap();
+        debugger.run(None).unwrap();
+        assert_eq!(debugger.wait(Duration::from_millis(20)).unwrap(), None);
+        drop(debugger);
+        served.join().unwrap();
+        assert!(!folder.path().join("gdb.used").exists());
+    }
+
+    #[test]
+    fn nonsense_and_an_end_are_errors() {
+        for answers in [&["+$T05#00"][..], &["+$T05#00", "+$E22#00"], &["$xx#00"]] {
+            let (folder, served) = stub(answers);
+            if let Ok(mut debugger) = Debugger::attach(folder.path(), "x") {
+                assert!(debugger.set(1).is_err());
+            }
+            served.join().unwrap();
+        }
+    }
+}
