@@ -38,7 +38,7 @@ fn in_a_process() {
     let ground = Ground::new("default");
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("ram");
-    let ram = ground.guest.machine().unwrap().ram().clone();
+    let ram = ground.guest.machine().unwrap().ram().unwrap().clone();
     ground
         .guest
         .paused(|_| {
