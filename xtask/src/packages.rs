@@ -45,11 +45,18 @@ pub(crate) const LAB: &[Package] = &[
 ];
 
 /// What the tests need besides.
-pub(crate) const TESTS: &[Package] = &[Package {
-    name: "pahole",
-    why: "reads BTF a second way",
-    sign: Sign::Program("pahole"),
-}];
+pub(crate) const TESTS: &[Package] = &[
+    Package {
+        name: "pahole",
+        why: "reads BTF a second way",
+        sign: Sign::Program("pahole"),
+    },
+    Package {
+        name: "makedumpfile",
+        why: "reads and compresses klab's dumps",
+        sign: Sign::Program("makedumpfile"),
+    },
+];
 
 impl Package {
     fn is_there(&self) -> bool {
