@@ -9,22 +9,30 @@ use vm::agent::WorkloadKind;
 use crate::ground::Ground;
 use crate::ledger::Ledger;
 
-/// `function+0xoffset [module]`, line by line, by thread.
-fn ask(ground: &mut Ground) -> BTreeMap<i32, Vec<String>> {
+/// How often a thread was switched from, and `function+0xoffset [module]`, line by line.
+type Said = (String, Vec<String>);
+
+/// By thread. One that ran between two readings and sleeps again elsewhere has been switched from.
+fn ask(ground: &mut Ground) -> BTreeMap<i32, Said> {
     let text = ground.sh(r#"for t in /proc/[0-9]*/task/[0-9]*; do
-            echo "@${t##*/}"; cat $t/stack 2>/dev/null; done; true"#);
-    let mut said: BTreeMap<i32, Vec<String>> = BTreeMap::new();
+            echo "@${t##*/}"; cat $t/stack 2>/dev/null
+            while read -r line; do case $line in *ctxt_switches*) echo "+$line";; esac; done 2>/dev/null <$t/status
+            done; true"#);
+    let mut said: BTreeMap<i32, Said> = BTreeMap::new();
     let mut last = 0;
     for line in text.lines() {
         if let Some(tid) = line.strip_prefix('@') {
             last = tid.parse().unwrap();
-            said.insert(last, Vec::new());
+            said.insert(last, Said::default());
+        } else if let Some(count) = line.strip_prefix('+') {
+            said.get_mut(&last).unwrap().0.push_str(count);
         } else if let Some(place) = line.strip_prefix("[<0>] ") {
             // The function's size stands between its offset and its module.
             let (place, rest) = place.split_once('/').unwrap();
             let module = rest.split_once(' ').map(|(_, module)| format!(" {module}"));
             said.get_mut(&last)
                 .unwrap()
+                .1
                 .push(format!("{place}{}", module.unwrap_or_default()));
         }
     }
@@ -67,7 +75,7 @@ pub(crate) fn are_those_of_proc(kernel: &str) {
         let (Some(first), Some(last)) = (before.get(&trace.pid), after.get(&trace.pid)) else {
             continue;
         };
-        if trace.cpu.is_some() || first.is_empty() {
+        if trace.cpu.is_some() || first.1.is_empty() {
             continue;
         }
         let memory: Vec<String> = trace
@@ -77,6 +85,7 @@ pub(crate) fn are_those_of_proc(kernel: &str) {
             .map(line)
             .collect();
         let who = format!("{} {}", trace.pid, trace.comm);
+        let memory = (first.0.clone(), memory);
         ledger.steady(&who, "stack", &memory, (first, last));
     }
     running(&mut ledger, &mut ground);
