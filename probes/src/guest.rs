@@ -4,10 +4,11 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use vm::Machine;
 use vm::agent::Client;
+use vm::{Machine, Registers};
 
 use crate::kernel::Kernel;
+use crate::memory::vmcore::Core;
 use crate::memory::{self, PhysMemory, RamFile, RamRange};
 use crate::{Error, Result};
 
@@ -35,6 +36,8 @@ struct Inner {
 struct Known {
     kernel: Kernel,
     machine: Option<Running>,
+    /// The registers that a dump has.
+    registers: Vec<Registers>,
     /// Memory that a machine we do not have may write to.
     bare: bool,
 }
@@ -42,7 +45,7 @@ struct Known {
 #[derive(Debug)]
 struct Running {
     machine: Machine,
-    ram: RamFile,
+    memory: Arc<dyn PhysMemory>,
     generation: u64,
 }
 
@@ -51,12 +54,25 @@ struct Running {
 struct Pauses {
     depth: u32,
     resume: bool,
+    /// What holds the guest, where that is not its machine.
+    held: Option<Arc<dyn PhysMemory>>,
 }
 
 impl Guest {
-    /// The guest that `klab up NAME` made. Fails with one sentence and the cure when there is none, or no kernel in it.
+    /// The guest that `klab up NAME` made, or `klab attach NAME` named. Fails with one sentence and the cure when there is
+    /// none, or no kernel in it.
     pub fn attach(name: &str) -> Result<Self> {
         Ok(Self::of(Known::attach(name)?))
+    }
+
+    /// A guest in a QEMU that someone else started, by its QMP socket; from now on it has this name, as after
+    /// `klab attach NAME --qmp SOCKET`. Its RAM is mapped, or read from QEMU's process.
+    ///
+    /// # Errors
+    /// As [`Machine::adopt`]; when there is no kernel in it.
+    pub fn attach_qmp(name: &str, qmp: impl AsRef<Path>) -> Result<Self> {
+        Machine::adopt(name, qmp.as_ref(), None)?;
+        Self::attach(name)
     }
 
     /// A guest that is nothing but its RAM file: no machine to pause, no agent.
@@ -66,13 +82,22 @@ impl Guest {
         Ok(Self::of(Known {
             kernel,
             machine: None,
+            registers: Vec::new(),
             bare: true,
         }))
     }
 
-    /// A guest that was dumped: an ELF file as QEMU's `dump-guest-memory` writes it.
+    /// A guest that was dumped: an ELF core or a kdump file, as `klab dump`, QEMU's `dump-guest-memory` and makedumpfile
+    /// write them.
     pub fn open_core(path: impl AsRef<Path>) -> Result<Self> {
-        Self::from_memory(Arc::new(memory::open_core(path.as_ref())?))
+        let core = Core::open(path.as_ref())?;
+        let kernel = Kernel::discover_noted(core.memory, core.vmcoreinfo.as_deref())?;
+        Ok(Self::of(Known {
+            kernel,
+            machine: None,
+            registers: core.registers,
+            bare: false,
+        }))
     }
 
     /// A guest that is nothing but memory: the kernel in it is found as in any other.
@@ -86,6 +111,7 @@ impl Guest {
         Self::of(Known {
             kernel,
             machine: None,
+            registers: Vec::new(),
             bare: false,
         })
     }
@@ -103,6 +129,33 @@ impl Guest {
     /// When the guest was reset or started anew since, and no kernel is found in it.
     pub fn kernel(&self) -> Result<Kernel> {
         Ok(self.known()?.kernel.clone())
+    }
+
+    /// The registers of its CPUs: of a machine that stands still, or those that were saved with a dump.
+    ///
+    /// # Errors
+    /// When the machine runs, or the dump has none.
+    pub fn registers(&self) -> Result<Vec<Registers>> {
+        let saved = {
+            let known = self.known()?;
+            known.machine.is_none().then(|| known.registers.clone())
+        };
+        match saved {
+            Some(saved) if saved.is_empty() => Err(Error::Other(
+                "this guest is memory alone, and nobody saved the registers of its CPUs with it"
+                    .to_owned(),
+            )),
+            Some(saved) => Ok(saved),
+            None => {
+                let machine = self.machine()?;
+                if machine.runs()? {
+                    return Err(Error::Other(
+                        "the guest runs: pause it to read the registers of its CPUs".to_owned(),
+                    ));
+                }
+                Ok(machine.registers()?)
+            }
+        }
     }
 
     /// The machine that runs it.
@@ -172,11 +225,20 @@ impl Guest {
             return Ok(known);
         };
         let machine = &running.machine;
-        if !running.ram.is(&machine.ram().path) {
-            // Taken down, and perhaps started anew under its name.
-            *known = Known::attach(machine.name())?;
-        } else if settled(machine)? != running.generation {
-            *known = Known::of(machine.clone(), running.ram.clone())?;
+        if let Ok(file) = machine.ram() {
+            if !running
+                .memory
+                .as_ram()
+                .is_some_and(|ram| ram.is(&file.path))
+            {
+                // Taken down, and perhaps started anew under its name.
+                *known = Known::attach(machine.name())?;
+            } else if settled(machine)? != running.generation {
+                *known = Known::of(machine.clone())?;
+            }
+        } else if machine.lives() && !known.kernel.is_there() {
+            // Nobody counts the boots of a machine that klab did not start.
+            *known = Known::of(machine.clone())?;
         }
         Ok(known)
     }
@@ -184,22 +246,22 @@ impl Guest {
 
 impl Known {
     fn attach(name: &str) -> Result<Self> {
-        let machine = Machine::attach(name)?;
-        let ram = RamFile::open(&machine.ram().path, &machine.ram().ranges)?;
-        Self::of(machine, ram)
+        Self::of(Machine::attach(name)?)
     }
 
-    fn of(machine: Machine, ram: RamFile) -> Result<Self> {
+    fn of(machine: Machine) -> Result<Self> {
+        let memory = memory::of_machine(&machine)?;
         let generation = settled(&machine)?;
-        let kernel = Kernel::discover(Arc::new(ram.clone()))?;
+        let kernel = Kernel::discover(Arc::clone(&memory))?;
         let machine = Some(Running {
             machine,
-            ram,
+            memory,
             generation,
         });
         Ok(Self {
             kernel,
             machine,
+            registers: Vec::new(),
             bare: false,
         })
     }
@@ -232,13 +294,12 @@ pub(crate) struct Pause<'a> {
 
 impl<'a> Pause<'a> {
     pub(crate) fn begin(guest: &'a Guest) -> Result<Self> {
-        let (machine, bare) = {
+        let (machine, memory, bare) = {
             let known = guest.known()?;
+            let machine = known.machine.as_ref();
             (
-                known
-                    .machine
-                    .as_ref()
-                    .map(|running| running.machine.clone()),
+                machine.map(|running| running.machine.clone()),
+                machine.map(|running| Arc::clone(&running.memory)),
                 known.bare,
             )
         };
@@ -248,10 +309,14 @@ impl<'a> Pause<'a> {
             ));
         }
         let mut pauses = guest.pauses();
-        if let (Some(machine), 0) = (&machine, pauses.depth) {
-            pauses.resume = machine.runs()?;
-            if pauses.resume {
-                machine.pause()?;
+        if let (Some(machine), Some(memory), 0) = (&machine, memory, pauses.depth) {
+            if memory.hold(true)? {
+                pauses.held = Some(memory);
+            } else {
+                pauses.resume = machine.runs()?;
+                if pauses.resume {
+                    machine.pause()?;
+                }
             }
         }
         pauses.depth += 1;
@@ -271,8 +336,14 @@ impl<'a> Pause<'a> {
     fn leave(&self) -> Result<()> {
         let mut pauses = self.guest.pauses();
         pauses.depth = pauses.depth.saturating_sub(1);
+        if pauses.depth > 0 {
+            return Ok(());
+        }
+        if let Some(memory) = pauses.held.take() {
+            return memory.hold(false).map(drop);
+        }
         match &self.machine {
-            Some(machine) if pauses.depth == 0 && pauses.resume => Ok(machine.resume()?),
+            Some(machine) if pauses.resume => Ok(machine.resume()?),
             _ => Ok(()),
         }
     }

@@ -94,7 +94,8 @@ impl Guest {
 
 /// Lets the guest boot, a few milliseconds at a time, until its kernel can be read.
 fn hold(machine: &Machine) -> Result<()> {
-    let ram = RamFile::open(&machine.ram().path, &machine.ram().ranges)?;
+    let file = machine.ram()?;
+    let ram = RamFile::open(&file.path, &file.ranges)?;
     let began = Instant::now();
     while began.elapsed() < PATIENCE {
         check_interrupt();

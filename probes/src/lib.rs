@@ -10,6 +10,7 @@ extern crate self as probes;
 
 pub mod cell;
 pub mod drgn;
+pub mod dump;
 pub mod error;
 pub mod exercise;
 pub mod fs;

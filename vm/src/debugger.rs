@@ -24,8 +24,9 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const BREAK: u8 = 3;
 /// `GDB_SIGNAL_TRAP`: a breakpoint, or one step.
 const TRAP: u8 = 5;
-/// In the gdbstub's order, which is gdb's, the general registers by their numbers: `rax`, `rbx`, `rcx`, `rdx`, `rsi`, `rdi`, `rbp`, `rsp`, ..
-const ORDER: [usize; 16] = [0, 3, 1, 2, 6, 7, 5, 4, 8, 9, 10, 11, 12, 13, 14, 15];
+/// In the gdbstub's order, which is gdb's, where in `struct user_regs_struct` each register is: `rax`, `rbx`, `rcx`, `rdx`, `rsi`,
+/// `rdi`, `rbp`, `rsp`, `r8` to `r15`, `rip`.
+const ORDER: [usize; 17] = [10, 5, 11, 12, 13, 14, 4, 19, 9, 8, 7, 6, 3, 2, 1, 0, 16];
 
 /// Where the guest stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -131,17 +132,12 @@ impl Debugger {
             let digits = text.get(index * 16..index * 16 + 16)?;
             Some(u64::from_str_radix(digits, 16).ok()?.swap_bytes())
         };
-        let mut registers = Registers {
-            cpu,
-            ..Registers::default()
-        };
-        for (index, number) in ORDER.into_iter().enumerate() {
-            registers.general[number] =
+        let mut words = [0; Registers::USER];
+        for (index, slot) in ORDER.into_iter().enumerate() {
+            words[slot] =
                 word(index).ok_or_else(|| Error::Debugger("it gives no registers".to_owned()))?;
         }
-        registers.rip =
-            word(16).ok_or_else(|| Error::Debugger("it gives no registers".to_owned()))?;
-        Ok(registers)
+        Ok(Registers::from_user(cpu, &words))
     }
 
     fn done(&mut self, packet: &str) -> Result<()> {

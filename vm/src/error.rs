@@ -66,6 +66,62 @@ pub enum Error {
         /// QEMU's process.
         pid: u32,
     },
+    /// The name is another guest's.
+    #[error("there is a guest `{name}` already: `klab {} {name}` first, or choose another name", if *.adopted { "detach" } else { "down" })]
+    NameTaken {
+        /// The name.
+        name: String,
+        /// Whether that one was attached, not started.
+        adopted: bool,
+    },
+    /// What was asked for is there only in a guest that klab started.
+    #[error("klab did not start the guest `{name}`, {why}")]
+    Foreign {
+        /// Its name.
+        name: String,
+        /// What it lacks, or what klab does not do to it.
+        why: &'static str,
+    },
+    /// `detach` of a guest that klab started.
+    #[error("klab started the guest `{0}`: `klab down {0}` stops it")]
+    Own(String),
+    /// The QEMU of a guest that klab did not start is gone.
+    #[error("QEMU (process {0}), which ran the guest, has ended: `klab detach` forgets the guest")]
+    Ended(u32),
+    /// What is at the other end of a socket is not the QEMU that was looked for.
+    #[error("no QEMU can be found behind the socket {}: {why}", path.display())]
+    NoQemuThere {
+        /// The socket.
+        path: PathBuf,
+        /// Why.
+        why: String,
+    },
+    /// A socket that does not speak QMP.
+    #[error("the socket {} is no QMP socket of a QEMU ({why}): start QEMU with `-qmp unix:PATH,server=on,wait=off`", path.display())]
+    NoQmp {
+        /// The socket.
+        path: PathBuf,
+        /// What came of it.
+        why: String,
+    },
+    /// RAM that this user may not read.
+    #[error(
+        "the RAM of QEMU (process {pid}) cannot be read ({why}): be root or QEMU's user (kernel.yama.ptrace_scope 0), or name its gdbstub with `--gdb`, or start QEMU with its RAM in a file (`memory-backend-file,share=on`)"
+    )]
+    Unreadable {
+        /// QEMU's process.
+        pid: u32,
+        /// What the system said.
+        why: String,
+    },
+    /// A gdbstub failed.
+    #[error("the gdbstub at {address} cannot be read: {why}")]
+    Gdb {
+        /// The socket or `host:port`.
+        address: String,
+        /// What came of it.
+        why: String,
+    },
     /// Another command holds the guest's lock.
     #[error(
         "another command is starting, resetting or stopping the guest `{0}`: wait for it to end, then try again"

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! meta.json     what the guest is (`Meta`); absent until it is whole
+//! adopted.json  instead of it: a machine that klab did not start (`Adopted`); `qmp` is a link then
 //! generation    even; odd while a reset is under way
 //! pid           QEMU's process
 //! qmp qmp2      QEMU's control sockets: ours, and one for other tools
@@ -18,8 +19,10 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use nix::fcntl::{Flock, FlockArg, OFlag};
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use crate::adopt::Adopted;
 use crate::error::{At, Error, Result};
 use crate::kernels::Kernel;
 use crate::paths;
@@ -48,39 +51,70 @@ pub(crate) struct Meta {
     pub(crate) ready: String,
 }
 
+/// What stands in a guest's folder.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Record {
+    /// A guest that klab started.
+    Own(Meta),
+    /// One that it did not.
+    Adopted(Adopted),
+}
+
+impl Record {
+    /// The record in `folder`; `None` where there is none yet.
+    pub(crate) fn read(folder: &Path) -> Result<Option<Self>> {
+        if let Some(meta) = Meta::read(folder)? {
+            return Ok(Some(Self::Own(meta)));
+        }
+        let cure = "remove that file";
+        let adopted: Option<Adopted> = parse(&folder.join("adopted.json"), cure)?;
+        Ok(adopted.map(Self::Adopted))
+    }
+}
+
 impl Meta {
     /// The record in `folder`; `None` where there is none yet.
     pub(crate) fn read(folder: &Path) -> Result<Option<Self>> {
-        let path = folder.join("meta.json");
-        let bad = |why: String| Error::Damaged {
-            path: path.clone(),
-            why,
-            cure: "`klab up` of that name replaces the guest".to_owned(),
-        };
-        let text = match File::open(&path) {
-            Ok(file) => {
-                let mut text = Vec::new();
-                io::Read::read_to_end(&mut io::Read::take(file, LONGEST_META), &mut text)
-                    .at("read", &path)?;
-                text
-            }
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(error).at("open", &path),
-        };
-        let meta: Self = serde_json::from_slice(&text).map_err(|error| bad(error.to_string()))?;
-        if meta.format != FORMAT {
-            return Err(bad(format!(
-                "it is of format {}, this klab writes {FORMAT}",
-                meta.format
-            )));
-        }
-        Ok(Some(meta))
+        parse(
+            &folder.join("meta.json"),
+            "`klab up` of that name replaces the guest",
+        )
     }
 
     pub(crate) fn write(&self, folder: &Path) -> Result<()> {
         let text = serde_json::to_vec_pretty(self).unwrap_or_default();
         paths::write_whole(&folder.join("meta.json"), &text)
     }
+}
+
+/// A record of this klab's format.
+fn parse<T: DeserializeOwned>(path: &Path, cure: &str) -> Result<Option<T>> {
+    #[derive(Deserialize)]
+    struct Format {
+        format: u32,
+    }
+    let bad = |why: String| Error::Damaged {
+        path: path.to_owned(),
+        why,
+        cure: cure.to_owned(),
+    };
+    let mut text = Vec::new();
+    match File::open(path) {
+        Ok(file) => io::Read::read_to_end(&mut io::Read::take(file, LONGEST_META), &mut text)
+            .at("read", path)?,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error).at("open", path),
+    };
+    let Format { format } =
+        serde_json::from_slice(&text).map_err(|error| bad(error.to_string()))?;
+    if format != FORMAT {
+        return Err(bad(format!(
+            "it is of format {format}, this klab writes {FORMAT}"
+        )));
+    }
+    serde_json::from_slice(&text)
+        .map(Some)
+        .map_err(|error| bad(error.to_string()))
 }
 
 /// The folder of the guest `name`, there or not.
@@ -140,6 +174,7 @@ pub(crate) fn remove(folder: &Path) -> Result<()> {
     // Without its record it is stale: whoever looks next goes on where a killed `down` left off.
     let meta = folder.join("meta.json");
     gone(fs::remove_file(&meta)).at("remove", &meta)?;
+    // Only what klab started: its command line names a pid file in this folder.
     process::end(folder)?;
     if let Some(ram) = paths::shm_file(folder)? {
         gone(fs::remove_file(&ram)).at("remove", &ram)?;
@@ -162,8 +197,9 @@ fn gone(result: io::Result<()>) -> io::Result<()> {
 /// Whether what is in `folder` (whose lock the caller holds, so nobody is at work on it) has no right to be
 /// there: it was never finished, or its owner is gone.
 pub(crate) fn stale(folder: &Path) -> bool {
-    match Meta::read(folder) {
-        Ok(Some(meta)) => meta.owner.is_some_and(|owner| !owner.lives()),
+    match Record::read(folder) {
+        Ok(Some(Record::Own(meta))) => meta.owner.is_some_and(|owner| !owner.lives()),
+        Ok(Some(Record::Adopted(_))) => false,
         // One of another klab's format is of no use to this one either.
         Ok(None) | Err(Error::Damaged { .. }) => true,
         Err(_) => false,
@@ -179,10 +215,12 @@ pub(crate) fn sweep() -> Result<Vec<PathBuf>> {
         if !fs::symlink_metadata(&folder).is_ok_and(|meta| meta.is_dir()) {
             continue;
         }
-        // Who cannot be locked is being worked on.
-        if matches!(lock(&folder, false, Duration::ZERO), Ok(Some(_lock)) if stale(&folder)) {
+        // Who cannot be locked is being worked on. The lock is held until the folder is gone.
+        if let Ok(Some(_lock)) = lock(&folder, false, Duration::ZERO)
+            && stale(&folder)
+        {
             remove(&folder)?;
-        } else if Meta::read(&folder).is_ok_and(|meta| meta.is_some()) {
+        } else if Record::read(&folder).is_ok_and(|record| record.is_some()) {
             kept.push(folder);
         }
     }

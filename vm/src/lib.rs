@@ -3,14 +3,17 @@
 //! Nothing here knows a kernel structure: it moves bytes and processes.
 
 mod accel;
+mod adopt;
 pub mod agent;
 mod debugger;
 mod error;
 mod folder;
+mod gdb;
 pub mod initramfs;
 pub mod kernels;
 mod launch;
 mod machine;
+mod memory;
 mod nic;
 pub mod paths;
 mod process;
@@ -24,15 +27,18 @@ mod sparse;
 mod status;
 mod temporary;
 pub mod toolchain;
+mod unix;
 
 pub use debugger::{Debugger, Stop};
 pub use error::{Error, Result};
+pub use gdb::Gdb;
 pub use kernels::{Kernel, KernelChoice};
 pub use launch::Owner;
 pub use machine::{Machine, Options, Start};
+pub use memory::Memory;
 pub use nic::{Cable, GUEST_MAC, MAX_FRAME};
 pub use progress::{Progress, Silent};
 pub use qemu::Accel;
 pub use ram::{RamFile, RamRange};
-pub use registers::{GENERAL, Registers};
+pub use registers::Registers;
 pub use status::{State, Status};

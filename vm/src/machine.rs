@@ -8,11 +8,12 @@ use qapi::qmp::RunState;
 use crate::accel;
 use crate::agent;
 use crate::debugger::Debugger;
-use crate::error::{Error, Result};
-use crate::folder::{self, FORMAT, Meta};
+use crate::error::{At, Error, Result};
+use crate::folder::{self, FORMAT, Meta, Record};
 use crate::initramfs;
 use crate::kernels::{Kernel, KernelChoice};
 use crate::launch::{Launch, Owner};
+use crate::memory::Memory;
 use crate::nic::Cable;
 use crate::process::{self, Identity};
 use crate::progress::Progress;
@@ -23,7 +24,7 @@ use crate::snapshot::Ready;
 use crate::status::{self, Status};
 
 /// How long another command may hold a guest before we say so.
-const PATIENCE: Duration = Duration::from_secs(2);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(2);
 
 /// What guest to make.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -63,11 +64,12 @@ impl Default for Options {
     }
 }
 
-/// A guest that was started and not taken down; it may have stopped since. Dropping this does nothing to it.
+/// A guest that was started, or attached, and not taken down; it may have stopped since. Dropping this does nothing to
+/// it.
 #[derive(Debug, Clone)]
 pub struct Machine {
     folder: PathBuf,
-    meta: Meta,
+    record: Record,
 }
 
 impl Machine {
@@ -89,6 +91,12 @@ impl Machine {
                 pid,
             });
         }
+        if let Ok(Some(Record::Adopted(_))) = Record::read(&folder) {
+            return Err(Error::NameTaken {
+                name: name.to_owned(),
+                adopted: true,
+            });
+        }
         let lock = if folder.join("meta.json").exists() {
             // Its QEMU is gone.
             folder::remove(&folder)?;
@@ -103,7 +111,11 @@ impl Machine {
             let _ = folder::remove(&folder);
         }
         drop(lock);
-        made.map(|meta| Self { folder, meta })
+        made.map(|meta| Self::of(folder, Record::Own(meta)))
+    }
+
+    pub(crate) fn of(folder: PathBuf, record: Record) -> Self {
+        Self { folder, record }
     }
 
     /// Makes what [`Self::up`] with these options needs and starts nothing: the kernel, its initramfs with the agent,
@@ -126,9 +138,15 @@ impl Machine {
     /// [`Error::UnknownGuest`] with the names of those there are.
     pub fn attach(name: &str) -> Result<Self> {
         let folder = folder::of(name)?;
-        match Meta::read(&folder)? {
-            Some(meta) if meta.owner.is_none_or(Identity::lives) => Ok(Self { folder, meta }),
-            _ => Err(Error::UnknownGuest {
+        match Record::read(&folder)? {
+            Some(Record::Own(meta)) if !meta.owner.is_none_or(Identity::lives) => {
+                Err(Error::UnknownGuest {
+                    name: name.to_owned(),
+                    known: folder::names(),
+                })
+            }
+            Some(record) => Ok(Self { folder, record }),
+            None => Err(Error::UnknownGuest {
                 name: name.to_owned(),
                 known: folder::names(),
             }),
@@ -143,64 +161,105 @@ impl Machine {
         let folders = folder::sweep()?;
         Ok(folders
             .iter()
-            .filter_map(|folder| Some(status::of(folder, &Meta::read(folder).ok()??)))
+            .filter_map(|folder| Some(status::of(folder, &Record::read(folder).ok()??)))
             .collect())
     }
 
     /// Its name.
     pub fn name(&self) -> &str {
-        &self.meta.name
+        match &self.record {
+            Record::Own(meta) => &meta.name,
+            Record::Adopted(adopted) => &adopted.name,
+        }
     }
 
-    /// Its kernel.
-    pub fn kernel(&self) -> &Kernel {
-        &self.meta.kernel
+    /// Whether klab started it; else it was attached, and nothing here stops it.
+    pub fn is_own(&self) -> bool {
+        matches!(self.record, Record::Own(_))
+    }
+
+    /// Its record, or the sentence that says what one that klab did not start lacks.
+    fn own(&self, why: &'static str) -> Result<&Meta> {
+        match &self.record {
+            Record::Own(meta) => Ok(meta),
+            Record::Adopted(adopted) => Err(Error::Foreign {
+                name: adopted.name.clone(),
+                why,
+            }),
+        }
+    }
+
+    /// The kernel that it was started with.
+    ///
+    /// # Errors
+    /// [`Error::Foreign`].
+    pub fn kernel(&self) -> Result<&Kernel> {
+        let meta = self.own("so it knows no package of its kernel: `klab up` starts one")?;
+        Ok(&meta.kernel)
     }
 
     /// What it does now. Greets the agent, for which a hung guest takes some seconds.
     pub fn status(&self) -> Status {
-        status::of(&self.folder, &self.meta)
+        status::of(&self.folder, &self.record)
     }
 
-    /// Ends the guest and removes all that it has.
+    /// Ends the guest and removes all that it has; one that was attached is forgotten and goes on.
     ///
     /// # Errors
     /// [`Error::Locked`] while another command is at work on it.
     pub fn down(self) -> Result<()> {
         let _lock = self.lock()?;
+        if !self.is_own() {
+            let record = self.folder.join("adopted.json");
+            std::fs::remove_file(&record).at("remove", &record)?;
+        }
         folder::remove(&self.folder)
+    }
+
+    /// Forgets a guest that was attached; it goes on as it is.
+    ///
+    /// # Errors
+    /// [`Error::Own`] for one that klab started.
+    pub fn detach(self) -> Result<()> {
+        if self.is_own() {
+            return Err(Error::Own(self.name().to_owned()));
+        }
+        self.down()
     }
 
     /// Puts the guest back into its ready state, whatever became of it. The RAM file stays the same file and is
     /// refilled, so that whoever has it mapped reads the fresh guest; [`Self::generation`] tells them.
     ///
     /// # Errors
-    /// [`Error::NotReady`] when its ready state is gone from the cache, [`Error::Locked`].
+    /// [`Error::NotReady`] when its ready state is gone from the cache, [`Error::Locked`], [`Error::Foreign`].
     pub fn reset(&mut self) -> Result<()> {
+        let mut meta = self
+            .own("so there is no ready state to put it back into")?
+            .clone();
         let _lock = self.lock()?;
-        let ready = Ready::find(&self.meta.ready)?
-            .ok_or_else(|| Error::NotReady(self.meta.name.clone()))?;
+        let ready = Ready::find(&meta.ready)?.ok_or_else(|| Error::NotReady(meta.name.clone()))?;
         let qemu = Qemu::find()?;
         let generation = folder::generation(&self.folder) | 1;
         folder::set_generation(&self.folder, generation)?;
         process::end(&self.folder)?;
         // An owner's own reset binds the new QEMU to it again; after another's, the next command ends a guest
         // whose owner is gone.
-        let owner = if self.meta.owner == Some(Identity::ours()) {
+        let owner = if meta.owner == Some(Identity::ours()) {
             Owner::ThisProcess
         } else {
             Owner::Detached
         };
         let launch = Launch {
-            name: &self.meta.name,
+            name: &meta.name,
             folder: &self.folder,
-            spec: &self.meta.spec,
+            spec: &meta.spec,
             qemu: &qemu,
             owner,
         };
         launch.restore(&ready)?;
-        self.meta.since = now();
-        self.meta.write(&self.folder)?;
+        meta.since = now();
+        meta.write(&self.folder)?;
+        self.record = Record::Own(meta);
         folder::set_generation(&self.folder, generation.wrapping_add(1))
     }
 
@@ -237,15 +296,35 @@ impl Machine {
     /// # Errors
     /// [`Error::Paused`] when it stands still already, [`Error::DebuggerTaken`], [`Error::Dead`].
     pub fn debugger(&self) -> Result<Debugger> {
+        let name = &self.own("so klab does not know its gdbstub")?.name;
         if !self.runs()? {
-            return Err(Error::Paused(self.meta.name.clone()));
+            return Err(Error::Paused(name.clone()));
         }
-        Debugger::attach(&self.folder, &self.meta.name)
+        Debugger::attach(&self.folder, name)
     }
 
-    /// Its RAM.
-    pub fn ram(&self) -> &RamFile {
-        &self.meta.ram
+    /// The one file that is its RAM.
+    ///
+    /// # Errors
+    /// [`Error::Foreign`]: see [`Self::memory`] for one that was attached.
+    pub fn ram(&self) -> Result<&RamFile> {
+        Ok(&self.own("so its RAM is in no file of klab's")?.ram)
+    }
+
+    /// How its RAM is reached.
+    pub fn memory(&self) -> Memory {
+        match &self.record {
+            Record::Own(meta) => Memory::Files(vec![meta.ram.clone()]),
+            Record::Adopted(adopted) => adopted.memory.clone(),
+        }
+    }
+
+    /// Whether its QEMU lives.
+    pub fn lives(&self) -> bool {
+        match &self.record {
+            Record::Own(_) => process::recorded(&self.folder).is_some(),
+            Record::Adopted(adopted) => adopted.qemu.lives(),
+        }
     }
 
     /// Even; another number after each reset, odd while one is under way. What was read under one number does
@@ -284,6 +363,7 @@ impl Machine {
     /// # Errors
     /// [`Error::Dead`], [`agent::Error`] when it does not answer.
     pub fn agent(&self) -> Result<agent::Client> {
+        self.own("so no agent of klab's runs in it: `klab up` starts one that has it")?;
         self.alive()?;
         Ok(agent::Client::connect(
             &self.folder,
@@ -296,39 +376,44 @@ impl Machine {
     /// # Errors
     /// [`Error::Dead`], [`Error::CableTaken`].
     pub fn cable(&self) -> Result<Cable> {
+        let meta = self.own("so klab has no end of its network cable: `klab up` starts one")?;
         self.alive()?;
-        Cable::connect(&self.folder, &self.meta.name)
+        Cable::connect(&self.folder, &meta.name)
     }
 
-    fn qmp(&self) -> Result<Qmp> {
+    pub(crate) fn qmp(&self) -> Result<Qmp> {
         self.alive()?;
         Qmp::connect(&self.folder)
     }
 
     fn alive(&self) -> Result<()> {
-        if process::recorded(&self.folder).is_some() {
+        if self.lives() {
             return Ok(());
         }
         if !self.folder.exists() {
-            return Err(Error::UnknownGuest {
-                name: self.meta.name.clone(),
-                known: folder::names(),
-            });
+            return Err(self.unknown());
         }
-        Err(Error::Dead {
-            name: self.meta.name.clone(),
-            why: crate::launch::last_words(&self.folder),
+        Err(match &self.record {
+            Record::Own(meta) => Error::Dead {
+                name: meta.name.clone(),
+                why: crate::launch::last_words(&self.folder),
+            },
+            Record::Adopted(adopted) => Error::Ended(adopted.qemu.pid()),
         })
+    }
+
+    fn unknown(&self) -> Error {
+        Error::UnknownGuest {
+            name: self.name().to_owned(),
+            known: folder::names(),
+        }
     }
 
     fn lock(&self) -> Result<nix::fcntl::Flock<std::fs::File>> {
         match folder::lock(&self.folder, false, PATIENCE) {
             Ok(Some(lock)) => Ok(lock),
-            Ok(None) => Err(Error::Locked(self.meta.name.clone())),
-            Err(_) => Err(Error::UnknownGuest {
-                name: self.meta.name.clone(),
-                known: folder::names(),
-            }),
+            Ok(None) => Err(Error::Locked(self.name().to_owned())),
+            Err(_) => Err(self.unknown()),
         }
     }
 }
@@ -426,7 +511,7 @@ fn make(
     Ok(meta)
 }
 
-fn now() -> u64 {
+pub(crate) fn now() -> u64 {
     SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .map_or(0, |since| since.as_secs())

@@ -36,6 +36,16 @@ impl Identity {
         }
     }
 
+    /// The process `pid`, if it lives.
+    pub(crate) fn of(pid: u32) -> Option<Self> {
+        let start = start_of(pid)?;
+        Some(Self { pid, start })
+    }
+
+    pub(crate) fn pid(self) -> u32 {
+        self.pid
+    }
+
     pub(crate) fn lives(self) -> bool {
         start_of(self.pid) == Some(self.start)
     }

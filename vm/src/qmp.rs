@@ -7,17 +7,20 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use nix::fcntl::Flock;
+use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
 use qapi::qmp;
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 
 use crate::error::{Error, Result};
-use crate::paths;
+use crate::{paths, unix};
 
 /// The longest answer taken; `info mtree -f` of a big machine is some 50 KB.
 const LONGEST: usize = 4 << 20;
 /// How long another command of ours may hold the socket.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// How long QEMU may take to greet a client; it does not while it has another.
+const GREETING: Duration = Duration::from_secs(5);
 
 /// One client of QEMU's control socket; QEMU serves one at a time, so it is held under a lock and briefly.
 #[allow(missing_debug_implementations)] // `qapi::Qmp` has none.
@@ -32,11 +35,17 @@ impl Qmp {
         let path = folder.join("qmp");
         let lock = paths::lock(&folder.join("qmp.lock"), PATIENCE)?
             .ok_or_else(|| Error::Busy(path.clone()))?;
-        let failed = |error: io::Error| Error::Qmp {
-            command: "connect".to_owned(),
-            why: error.to_string(),
+        let real = || std::fs::canonicalize(&path).unwrap_or_else(|_| path.clone());
+        let stream = match unix::connect(&path, GREETING) {
+            Ok(stream) => stream,
+            Err(error) if is_timeout(&error) => return Err(Error::Busy(real())),
+            Err(error) => {
+                return Err(Error::NoQmp {
+                    path: real(),
+                    why: error.to_string(),
+                });
+            }
         };
-        let stream = UnixStream::connect(&path).map_err(failed)?;
         let mut inner = qapi::Qmp::new(Lines {
             stream,
             read: Vec::new(),
@@ -44,16 +53,34 @@ impl Qmp {
             end: 0,
             until: Instant::now(),
         });
-        inner.inner_mut().until = Instant::now() + Duration::from_secs(5);
+        inner.inner_mut().until = Instant::now() + GREETING;
         match inner.handshake() {
             Ok(_) => Ok(Self { inner, _lock: lock }),
             // No greeting: QEMU has another client, one that is not ours.
-            Err(qapi::ExecuteError::Io(error)) if is_timeout(&error) => Err(Error::Busy(path)),
-            Err(error) => Err(Error::Qmp {
-                command: "connect".to_owned(),
-                why: error.to_string(),
+            Err(qapi::ExecuteError::Io(error)) if is_timeout(&error) => Err(Error::Busy(real())),
+            Err(error) => Err(Error::NoQmp {
+                path: real(),
+                why: match &error {
+                    qapi::ExecuteError::Io(error)
+                        if error.kind() == io::ErrorKind::UnexpectedEof =>
+                    {
+                        "it hung up".to_owned()
+                    }
+                    other => other.to_string(),
+                },
             }),
         }
+    }
+
+    /// The process at the other end: who called `listen` on the socket (unix(7), `SO_PEERCRED`); `None` for one of
+    /// another pid namespace.
+    pub(crate) fn peer(&mut self) -> Result<Option<u32>> {
+        let stream = &self.inner.inner_mut().stream;
+        let credentials = getsockopt(stream, PeerCredentials).map_err(|errno| Error::Qmp {
+            command: "SO_PEERCRED".to_owned(),
+            why: errno.to_string(),
+        })?;
+        Ok(u32::try_from(credentials.pid()).ok().filter(|pid| *pid > 0))
     }
 
     /// Runs a command, waiting at most `patience` for its answer.
@@ -91,6 +118,25 @@ impl Qmp {
     /// `cont`.
     pub(crate) fn cont(&mut self) -> Result<()> {
         self.run(&qmp::cont {}, Duration::from_secs(10)).map(drop)
+    }
+
+    /// The names of the memory backends (`query-memdev`): of the machine's RAM, and of nothing else.
+    pub(crate) fn memory_backends(&mut self) -> Result<Vec<String>> {
+        let all = self.run(&qmp::query_memdev {}, Duration::from_secs(5))?;
+        Ok(all.into_iter().filter_map(|backend| backend.id).collect())
+    }
+
+    /// How many CPUs there are.
+    pub(crate) fn cpus(&mut self) -> Result<u32> {
+        let all = self.run(&qmp::query_cpus_fast {}, Duration::from_secs(5))?;
+        Ok(u32::try_from(all.len()).unwrap_or(u32::MAX))
+    }
+
+    /// Whether KVM runs them.
+    pub(crate) fn kvm(&mut self) -> Result<bool> {
+        Ok(self
+            .run(&qmp::query_kvm {}, Duration::from_secs(5))?
+            .enabled)
     }
 
     /// `quit`; QEMU may end before it answers.
@@ -293,7 +339,7 @@ mod tests {
         (folder, served)
     }
 
-    const GREETING: &[u8] =
+    const HELLO: &[u8] =
         br#"{"QMP": {"version": {"qemu": {"micro": 0, "minor": 0, "major": 99}, "package": ""}, "capabilities": []}}"#;
 
     #[test]
@@ -301,7 +347,7 @@ mod tests {
         let event = b"\n{\"timestamp\": {\"seconds\": 1, \"microseconds\": 2}, \"event\": \"FROM_THE_FUTURE\", \"data\": {}}\n";
         let rest =
             b"{\"return\": {}}\n{\"return\": {\"status\": \"paused\", \"running\": false}}\n";
-        let (folder, served) = answers(&[GREETING, event, rest].concat());
+        let (folder, served) = answers(&[HELLO, event, rest].concat());
         assert_eq!(
             Qmp::connect(folder.path()).unwrap().status().unwrap(),
             qmp::RunState::paused
@@ -311,7 +357,7 @@ mod tests {
 
     #[test]
     fn an_end_and_nonsense_are_errors() {
-        for bytes in [&b""[..], b"\xff\xff\n", b"{}\n", GREETING] {
+        for bytes in [&b""[..], b"\xff\xff\n", b"{}\n", HELLO] {
             let (folder, served) = answers(bytes);
             assert!(Qmp::connect(folder.path()).is_err());
             served.join().unwrap();

@@ -6,6 +6,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 
+/// More ranges of RAM than any machine has.
+const MOST: usize = 4096;
+
 /// The file that is the guest's RAM, and where in guest-physical space its parts lie.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RamFile {
@@ -26,34 +29,56 @@ pub struct RamRange {
     pub len: u64,
 }
 
-/// The ranges that the memory backend `ram` has in QEMU's flat view of the system's memory (`info mtree -f`).
+/// The ranges that the memory backend `ram`, of `memory` bytes, has in QEMU's flat view of the system's memory
+/// (`info mtree -f`).
 ///
 /// Parts that the firmware made read-only (`rom`) are in the same file, so they belong to it.
 pub(crate) fn parse(mtree: &str, memory: u64) -> Result<Vec<RamRange>> {
-    let bad = |why: &str| Error::Qmp {
+    let ranges = blocks(mtree, |name| name == "ram")?;
+    let outside = |range: &RamRange| {
+        range
+            .offset
+            .checked_add(range.len)
+            .is_none_or(|end| end > memory)
+    };
+    if ranges.iter().any(|(_, range)| outside(range)) {
+        return Err(bad("a range lies outside of the RAM file"));
+    }
+    Ok(ranges.into_iter().map(|(_, range)| range).collect())
+}
+
+fn bad(why: &str) -> Error {
+    Error::Qmp {
         command: "info mtree -f".to_owned(),
         why: why.to_owned(),
-    };
+    }
+}
+
+/// The ranges of all memory regions that are `wanted` by name, each with that name, offsets being into the region.
+/// What goes on where the range before it ends is one range with it.
+pub(crate) fn blocks(mtree: &str, wanted: impl Fn(&str) -> bool) -> Result<Vec<(&str, RamRange)>> {
     let view = mtree.split("FlatView #").find(|view| {
         view.lines()
             .any(|line| line.trim().starts_with("AS \"memory\""))
     });
     let view = view.ok_or_else(|| bad("its text has no view of the system's memory"))?;
-    let mut ranges: Vec<RamRange> = Vec::new();
-    for range in view.lines().filter_map(line) {
-        let end = range
-            .offset
-            .checked_add(range.len)
-            .filter(|&end| end <= memory);
-        end.ok_or_else(|| bad("a range lies outside of the RAM file"))?;
+    let mut ranges: Vec<(&str, RamRange)> = Vec::new();
+    for (name, range) in view.lines().filter_map(line) {
+        if !wanted(name) {
+            continue;
+        }
+        if range.offset.checked_add(range.len).is_none() {
+            return Err(bad("a range has no end"));
+        }
         match ranges.last_mut() {
-            Some(last)
-                if last.gpa.checked_add(last.len) == Some(range.gpa)
+            Some((before, last))
+                if *before == name
+                    && last.gpa.checked_add(last.len) == Some(range.gpa)
                     && last.offset.checked_add(last.len) == Some(range.offset) =>
             {
                 last.len += range.len;
             }
-            Some(last)
+            Some((_, last))
                 if last
                     .gpa
                     .checked_add(last.len)
@@ -61,7 +86,10 @@ pub(crate) fn parse(mtree: &str, memory: u64) -> Result<Vec<RamRange>> {
             {
                 return Err(bad("its ranges overlap"));
             }
-            _ => ranges.push(range),
+            _ => ranges.push((name, range)),
+        }
+        if ranges.len() > MOST {
+            return Err(bad("it has too many ranges of RAM"));
         }
     }
     if ranges.is_empty() {
@@ -72,7 +100,7 @@ pub(crate) fn parse(mtree: &str, memory: u64) -> Result<Vec<RamRange>> {
 }
 
 /// `  0000000000100000-000000001fffffff (prio 0, ram): ram @0000000000100000`; the offset is left out where it is 0.
-fn line(line: &str) -> Option<RamRange> {
+fn line(line: &str) -> Option<(&str, RamRange)> {
     let (span, rest) = line.trim().split_once(' ')?;
     let (first, last) = span.split_once('-')?;
     let (kind, name) = rest.split_once("): ")?;
@@ -80,9 +108,7 @@ fn line(line: &str) -> Option<RamRange> {
         return None;
     }
     let mut words = name.split_ascii_whitespace();
-    if words.next()? != "ram" {
-        return None;
-    }
+    let name = words.next()?;
     let offset = match words.next().and_then(|word| word.strip_prefix('@')) {
         Some(hex) => u64::from_str_radix(hex, 16).ok()?,
         None => 0,
@@ -91,11 +117,12 @@ fn line(line: &str) -> Option<RamRange> {
         u64::from_str_radix(first, 16).ok()?,
         u64::from_str_radix(last, 16).ok()?,
     );
-    Some(RamRange {
+    let range = RamRange {
         gpa: first,
         offset,
         len: last.checked_sub(first)?.checked_add(1)?,
-    })
+    };
+    Some((name, range))
 }
 
 #[cfg(test)]

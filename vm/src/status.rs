@@ -7,9 +7,10 @@ use std::time::Duration;
 use qapi::qmp::RunState;
 use serde::{Deserialize, Serialize};
 
+use crate::adopt::Adopted;
 use crate::agent;
 use crate::error::Error;
-use crate::folder::Meta;
+use crate::folder::{Meta, Record};
 use crate::launch;
 use crate::process;
 use crate::qemu::Accel;
@@ -24,8 +25,8 @@ pub struct Status {
     pub state: State,
     /// Why, where there is more to say; one clause, and the cure.
     pub detail: Option<String>,
-    /// `uname -r` of its kernel.
-    pub kernel: String,
+    /// `uname -r` of the kernel that it was started with; `None` for one that was attached.
+    pub kernel: Option<String>,
     /// RAM in bytes.
     pub memory: u64,
     /// CPUs.
@@ -38,6 +39,8 @@ pub struct Status {
     pub since: u64,
     /// Whether it ends with the process that started it.
     pub owned: bool,
+    /// The control socket of the QEMU that it was attached to; `None` for one that klab started.
+    pub attached: Option<PathBuf>,
     /// Where its sockets are.
     pub run_dir: PathBuf,
 }
@@ -88,7 +91,66 @@ impl fmt::Display for State {
 /// How long the agent of a guest whose CPUs run may say nothing; under emulation a busy guest is slow.
 const SILENCE: Duration = Duration::from_secs(3);
 
-pub(crate) fn of(folder: &Path, meta: &Meta) -> Status {
+pub(crate) fn of(folder: &Path, record: &Record) -> Status {
+    match record {
+        Record::Own(meta) => own(folder, meta),
+        Record::Adopted(adopted) => attached(folder, adopted),
+    }
+}
+
+fn attached(folder: &Path, adopted: &Adopted) -> Status {
+    let pid = adopted.qemu.lives().then(|| adopted.qemu.pid());
+    let (state, detail) = match pid {
+        None => (
+            State::Dead,
+            Some(format!(
+                "QEMU has ended: `klab detach {}` forgets the guest",
+                adopted.name
+            )),
+        ),
+        Some(_) => match Qmp::connect(folder).and_then(|mut qmp| qmp.status()) {
+            Ok(RunState::running) => (State::Running, None),
+            Ok(RunState::shutdown) => (State::PoweredOff, None),
+            Ok(state) => halted(state),
+            Err(error) => (State::Unreachable, Some(error.to_string())),
+        },
+    };
+    Status {
+        name: adopted.name.clone(),
+        state,
+        detail,
+        kernel: None,
+        memory: adopted.memory.bytes(),
+        cpus: adopted.cpus,
+        accel: adopted.accel,
+        pid,
+        since: adopted.since,
+        owned: false,
+        attached: Some(adopted.qmp.clone()),
+        run_dir: folder.to_owned(),
+    }
+}
+
+/// A machine whose CPUs stand still.
+fn halted(state: RunState) -> (State, Option<String>) {
+    match state {
+        RunState::paused => (State::Paused, None),
+        RunState::guest_panicked => (State::Panicked, None),
+        RunState::prelaunch
+        | RunState::inmigrate
+        | RunState::restore_vm
+        | RunState::postmigrate => (State::Starting, None),
+        other => (
+            State::Failed,
+            Some(format!(
+                "QEMU stopped it ({})",
+                format!("{other:?}").replace('_', " ")
+            )),
+        ),
+    }
+}
+
+fn own(folder: &Path, meta: &Meta) -> Status {
     let pid = process::recorded(folder);
     let (state, why) = match pid {
         None => (
@@ -112,13 +174,14 @@ pub(crate) fn of(folder: &Path, meta: &Meta) -> Status {
         name: meta.name.clone(),
         state,
         detail,
-        kernel: meta.kernel.release.clone(),
+        kernel: Some(meta.kernel.release.clone()),
         memory: meta.spec.memory,
         cpus: meta.spec.cpus,
         accel: meta.spec.accel,
         pid,
         since: meta.since,
         owned: meta.owner.is_some(),
+        attached: None,
         run_dir: folder.to_owned(),
     }
 }
@@ -144,24 +207,13 @@ fn live(folder: &Path) -> (State, Option<String>) {
                 None => (State::Hung, Some(format!("its CPUs run but {error}"))),
             },
         },
-        RunState::paused => (State::Paused, None),
         RunState::debug => (
             State::Paused,
             Some("stopped at a packet; `klab resume` lets it go on".to_owned()),
         ),
         RunState::guest_panicked => (State::Panicked, panic_line(folder)),
         RunState::shutdown => stopped(folder),
-        RunState::prelaunch
-        | RunState::inmigrate
-        | RunState::restore_vm
-        | RunState::postmigrate => (State::Starting, None),
-        other => (
-            State::Failed,
-            Some(format!(
-                "QEMU stopped it ({})",
-                format!("{other:?}").replace('_', " ")
-            )),
-        ),
+        other => halted(other),
     }
 }
 

@@ -81,7 +81,7 @@ fn a_guest_comes_is_reset_and_goes() {
                 .unwrap()
                 .text()
                 .trim(),
-            status.kernel
+            status.kernel.unwrap()
         );
         assert_eq!(
             machine
@@ -95,7 +95,7 @@ fn a_guest_comes_is_reset_and_goes() {
         );
 
         // What the guest holds is in the file, and the reset takes it away without another file.
-        let ram = File::open(&machine.ram().path).unwrap();
+        let ram = File::open(&machine.ram().unwrap().path).unwrap();
         let marker = "klab-marker-".to_owned() + &"7531".repeat(3);
         machine
             .agent()
@@ -112,7 +112,7 @@ fn a_guest_comes_is_reset_and_goes() {
         assert_eq!(machine.generation() % 2, 0);
         assert!(!in_ram(&ram, &marker));
         assert_eq!(
-            File::open(&machine.ram().path)
+            File::open(&machine.ram().unwrap().path)
                 .unwrap()
                 .metadata()
                 .unwrap()
@@ -251,7 +251,10 @@ fn a_guest_that_stops_is_noticed() {
             assert!(detail.contains(words), "{command}: {detail}");
             // The kernel's own note of itself, which every kernel has in RAM.
             assert!(
-                in_ram(&File::open(&machine.ram().path).unwrap(), b"OSRELEASE="),
+                in_ram(
+                    &File::open(&machine.ram().unwrap().path).unwrap(),
+                    b"OSRELEASE="
+                ),
                 "{command}"
             );
             machine.reset().unwrap();
@@ -267,7 +270,7 @@ fn a_guest_that_stops_is_noticed() {
             machine.status().state == State::Dead
         });
         assert!(in_ram(
-            &File::open(&machine.ram().path).unwrap(),
+            &File::open(&machine.ram().unwrap().path).unwrap(),
             b"OSRELEASE="
         ));
         let error = machine.pause().unwrap_err().to_string();
@@ -317,7 +320,7 @@ fn ram_above_the_hole_and_older_kernels() {
                 ..Options::default()
             },
         );
-        let ranges = &big.ram().ranges;
+        let ranges = &big.ram().unwrap().ranges;
         assert!(
             ranges.iter().any(|range| range.gpa == 1 << 32),
             "{ranges:?}"

@@ -25,6 +25,8 @@ cargo xtask lab [--headless] [--no-browser]   set everything up, boot the guest,
                 --no-browser  print the address, open nothing
 cargo xtask test [STAGE..]                    run every test, or only these stages:
                 fmt clippy unit live drgn kernel stock notebooks
+                layouts: every structure, by BTF and by DWARF (fetches 350 MB)
+                matrix, or one kernel of vm/src/kernels/matrix.txt: the readers on each kernel
 cargo xtask clean                             remove everything that was made";
 
 fn main() -> ExitCode {

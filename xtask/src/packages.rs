@@ -56,6 +56,11 @@ pub(crate) const TESTS: &[Package] = &[
         why: "filters packets a second way",
         sign: Sign::Program("tcpdump"),
     },
+    Package {
+        name: "makedumpfile",
+        why: "reads and compresses klab's dumps",
+        sign: Sign::Program("makedumpfile"),
+    },
 ];
 
 impl Package {

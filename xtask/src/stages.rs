@@ -52,6 +52,10 @@ struct Stage {
     name: &'static str,
     /// Whether it uses what `cargo xtask lab` sets up.
     needs_lab: bool,
+    /// Whether it is run where none is named.
+    always: bool,
+    /// The kernel that its tests boot instead of the default one.
+    kernel: Option<&'static str>,
     programs: fn(&Paths) -> Result<Vec<Program>>,
 }
 
@@ -66,11 +70,15 @@ const STAGES: &[Stage] = &[
     Stage {
         name: "fmt",
         needs_lab: false,
+        always: true,
+        kernel: None,
         programs: |_| Ok(vec![check(&["fmt", "--all", "--check"])]),
     },
     Stage {
         name: "unit",
         needs_lab: false,
+        always: true,
+        kernel: None,
         programs: |_| {
             Ok(vec![
                 tests(&[&["test", "--no-fail-fast", "--lib", "--bins"], LIGHT].concat()),
@@ -82,6 +90,8 @@ const STAGES: &[Stage] = &[
     Stage {
         name: "clippy",
         needs_lab: false,
+        always: true,
+        kernel: None,
         programs: |_| {
             let strict = &["--all-targets", "--", "-D", "warnings"];
             Ok(vec![
@@ -93,6 +103,8 @@ const STAGES: &[Stage] = &[
     Stage {
         name: "live",
         needs_lab: true,
+        always: true,
+        kernel: None,
         programs: |_| {
             Ok(vec![tests(
                 &[&["test", "--no-fail-fast", "--test", "*"], LIGHT].concat(),
@@ -102,11 +114,27 @@ const STAGES: &[Stage] = &[
     Stage {
         name: "drgn",
         needs_lab: true,
+        always: true,
+        kernel: None,
         programs: |paths| Ok(vec![pytest(paths, "jupyter-kernel/drgn/tests", |_| true)?]),
+    },
+    Stage {
+        name: "layouts",
+        needs_lab: true,
+        // It fetches a vmlinux with DWARF: some 350 MB.
+        always: false,
+        kernel: None,
+        programs: |paths| {
+            Ok(vec![pytest(paths, "jupyter-kernel/drgn/layouts", |_| {
+                true
+            })?])
+        },
     },
     Stage {
         name: "kernel",
         needs_lab: true,
+        always: true,
+        kernel: None,
         programs: |paths| {
             Ok(vec![pytest(paths, TESTS, |name| {
                 !name.starts_with("test_stock")
@@ -116,6 +144,8 @@ const STAGES: &[Stage] = &[
     Stage {
         name: "stock",
         needs_lab: true,
+        always: true,
+        kernel: None,
         programs: |paths| {
             Ok(vec![
                 check(STOCK),
@@ -126,6 +156,8 @@ const STAGES: &[Stage] = &[
     Stage {
         name: "notebooks",
         needs_lab: true,
+        always: true,
+        kernel: None,
         programs: |paths| {
             Ok(vec![Program {
                 words: vec![
@@ -140,19 +172,56 @@ const STAGES: &[Stage] = &[
     },
 ];
 
-/// Run the stages of these names, or all.
+/// The kernels, a stage each: a name, and perhaps when it is run.
+const MATRIX: &str = include_str!("../../vm/src/kernels/matrix.txt");
+
+/// The name of all of them.
+const ALL: &str = "matrix";
+
+/// The tests of the readers on each kernel of the list.
+fn matrix() -> impl Iterator<Item = Stage> {
+    let lines = MATRIX.lines().filter(|line| !line.starts_with('#'));
+    lines.filter_map(|line| {
+        let mut words = line.split_whitespace();
+        let kernel = words.next()?;
+        Some(Stage {
+            name: kernel,
+            needs_lab: true,
+            always: words.next() == Some("ci"),
+            kernel: Some(kernel),
+            programs: |_| {
+                let readers = ["--package", "probes", "--test", "live", "default::"];
+                Ok(vec![tests(
+                    &[&["test", "--no-fail-fast"][..], &readers].concat(),
+                )])
+            },
+        })
+    })
+}
+
+impl Stage {
+    fn is(&self, name: &str) -> bool {
+        self.name == name || (name == ALL && self.kernel.is_some())
+    }
+}
+
+/// Run the stages of these names, or all that are always run.
 pub(crate) fn run(names: &[&str]) -> Result<ExitCode> {
+    let kernels: Vec<Stage> = matrix().collect();
+    let all = STAGES.iter().chain(&kernels);
     if let Some(name) = names
         .iter()
-        .find(|name| !STAGES.iter().any(|stage| stage.name == **name))
+        .find(|name| !all.clone().any(|stage| stage.is(name)))
     {
-        let known: Vec<&str> = STAGES.iter().map(|stage| stage.name).collect();
+        let mut known: Vec<&str> = all.map(|stage| stage.name).collect();
+        known.push(ALL);
         bail!("there is no stage {name}: there are {}", known.join(", "));
     }
     let paths = Paths::new()?;
-    let stages = STAGES
-        .iter()
-        .filter(|stage| names.is_empty() || names.contains(&stage.name));
+    let stages = all.filter(|stage| match names {
+        [] => stage.always,
+        names => names.iter().any(|name| stage.is(name)),
+    });
     let mut lines = Vec::new();
     let mut total = Tally::default();
     for stale in Guests::stale() {
@@ -162,7 +231,7 @@ pub(crate) fn run(names: &[&str]) -> Result<ExitCode> {
     let mut lab = None;
     let mut note = |name: &str, began: Instant, tally: Tally| {
         let line = format!(
-            "{name:<10} {:<40} {}",
+            "{name:<20} {:<40} {}",
             tally.to_string(),
             time(began.elapsed())
         );
@@ -219,7 +288,7 @@ impl Stage {
     fn run(&self, paths: &Paths, guests: &Guests) -> Result<Tally> {
         let mut tally = Tally::default();
         for program in (self.programs)(paths)? {
-            tally += program.run(paths, guests)?;
+            tally += program.run(paths, guests, self.kernel)?;
         }
         Ok(tally)
     }
@@ -227,7 +296,7 @@ impl Stage {
 
 impl Program {
     /// Run it, show what it prints, and count.
-    fn run(&self, paths: &Paths, guests: &Guests) -> Result<Tally> {
+    fn run(&self, paths: &Paths, guests: &Guests, kernel: Option<&str>) -> Result<Tally> {
         let words: Vec<_> = self
             .words
             .iter()
@@ -251,6 +320,7 @@ impl Program {
             .env("KLAB_RUN", &guests.run)
             .env("EVCXR", paths.program("evcxr"))
             .env("EVCXR_JUPYTER", paths.program("evcxr_jupyter"))
+            .envs(kernel.map(|kernel| ("KLAB_TEST_KERNEL", kernel)))
             .stdin(Stdio::null())
             .stdout(input.try_clone()?)
             .stderr(input);
@@ -355,6 +425,18 @@ mod tests {
         );
         assert_eq!(verdict(false, counted(0, 0), true), counted(1, 0));
         assert_eq!(verdict(false, counted(0, 0), false), counted(0, 1));
+    }
+
+    #[test]
+    fn the_list_of_kernels_has_each_once() {
+        let mut names: Vec<&str> = matrix().map(|stage| stage.name).collect();
+        assert!(names.len() >= 12 && names.contains(&"6.1-rt"), "{names:?}");
+        assert!(matrix().any(|stage| stage.always));
+        assert!(matrix().all(|stage| stage.is(ALL)));
+        names.sort_unstable();
+        let count = names.len();
+        names.dedup();
+        assert_eq!(names.len(), count);
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use probes::Guest;
 use probes::kernel::btf::{Btf, Kind, TypeId};
-use probes::memory::{GuestPhys, GuestVirt, PAGE_SIZE};
+use probes::memory::{GuestPhys, GuestVirt};
 use pyo3::exceptions::{PyOSError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
@@ -102,20 +102,16 @@ impl Kernel {
         self.guest.machine().is_ok()
     }
 
+    /// Lets a guest go on that stands still for being read, by its gdbstub. A reader that drgn has never ends.
+    fn let_go(&self, py: Python<'_>) -> PyResult<()> {
+        let memory = self.kernel.space().memory();
+        py.detach(|| memory.hold(false)).map(drop).map_err(fault)
+    }
+
     /// The VMCOREINFO text, as the kernel wrote it.
     fn vmcoreinfo<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyBytes>> {
-        let at = self.kernel.vmcoreinfo().map_err(fault)?.at();
-        let mut page = vec![0; PAGE_SIZE as usize];
-        self.kernel
-            .space()
-            .memory()
-            .read(at, &mut page)
-            .map_err(fault)?;
-        let end = page
-            .iter()
-            .position(|byte| *byte == 0)
-            .unwrap_or(page.len());
-        Ok(PyBytes::new(py, &page[..end]))
+        let info = self.kernel.vmcoreinfo().map_err(fault)?;
+        Ok(PyBytes::new(py, info.text().as_bytes()))
     }
 
     /// The RAM there is: start and length of each range, physical.

@@ -61,6 +61,13 @@ pub(crate) enum ShellCommand {
         #[command(subcommand)]
         command: Kmod,
     },
+    /// Fetch the vmlinux with debug information of a guest's kernel, for other tools; klab needs none
+    #[command(after_long_help = include_str!("manual/vmlinux.txt"))]
+    Vmlinux {
+        /// The kernel, as `klab up --kernel` takes it [default: the guest's, else the one that `klab up` boots]
+        #[arg(long, value_name = "VERSION")]
+        kernel: Option<String>,
+    },
     /// Say what is there, what is missing and how to get it
     #[command(after_long_help = include_str!("manual/doctor.txt"))]
     Doctor,
@@ -97,7 +104,7 @@ pub(crate) struct Source {
     /// The guest to look into [default: $KLAB_GUEST, else `default`]
     #[arg(long, value_name = "NAME")]
     pub(crate) guest: Option<String>,
-    /// Look into an ELF dump of a guest's memory instead (QEMU's `dump-guest-memory`)
+    /// Look into a dump of a guest's memory instead: an ELF core or a kdump file (`klab dump`, QEMU's `dump-guest-memory`)
     #[arg(long, value_name = "FILE", conflicts_with = "guest")]
     pub(crate) core: Option<PathBuf>,
     /// Print the Rust cell that does the same
@@ -252,7 +259,33 @@ pub(crate) enum Machine {
         /// Only this guest
         name: Option<String>,
     },
-    /// Stop a guest and remove its files
+    /// Give a running QEMU that klab did not start a name, under which every command finds it
+    #[command(after_long_help = include_str!("manual/attach.txt"))]
+    Attach {
+        /// The name to give it
+        name: String,
+        /// QEMU's control socket (`-qmp unix:SOCKET,server=on,wait=off`)
+        #[arg(long, value_name = "SOCKET")]
+        qmp: PathBuf,
+        /// Read its RAM by its gdbstub, a Unix socket or HOST:PORT [default: map it where QEMU shares it by a file, else
+        /// read it from QEMU's process]
+        #[arg(long, value_name = "ADDRESS")]
+        gdb: Option<String>,
+    },
+    /// Forget a guest that was attached; it goes on as it is
+    Detach {
+        /// Its name
+        name: String,
+    },
+    /// Write a guest's memory and registers into a file: an ELF core that drgn, crash and `--core` open
+    #[command(after_long_help = include_str!("manual/dump.txt"))]
+    Dump {
+        /// The guest
+        name: String,
+        /// The file
+        file: PathBuf,
+    },
+    /// Stop a guest and remove its files; one that was attached is only forgotten
     Down {
         /// The guest [default: $KLAB_GUEST, else `default`]
         name: Option<String>,
@@ -330,7 +363,7 @@ pub(crate) struct KmodCell {
 pub(crate) struct Up {
     /// The guest's name [default: $KLAB_GUEST, else `default`]
     pub(crate) name: Option<String>,
-    /// A version (`6.1`, `6.12`, `7.3.4+deb13-cloud-amd64`) or a path to a vmlinuz [default: the newest of Debian 13
+    /// A version (`6.1`, `6.12+deb13-rt`, `7.3.4+deb13-cloud-amd64`) or a path to a vmlinuz [default: the newest of Debian 13
     /// backports]
     #[arg(long, value_name = "VERSION|PATH")]
     pub(crate) kernel: Option<String>,
@@ -375,7 +408,7 @@ pub(crate) struct Drgn {
     /// The guest [default: $KLAB_GUEST, else `default`]
     #[arg(long, value_name = "NAME")]
     pub(crate) guest: Option<String>,
-    /// Look into an ELF dump of a guest's memory instead
+    /// Look into a dump of a guest's memory instead
     #[arg(long, value_name = "FILE", conflicts_with = "guest")]
     pub(crate) core: Option<PathBuf>,
     /// One line of Python, instead of a body
@@ -389,7 +422,7 @@ pub(crate) struct DrgnShell {
     /// The guest [default: $KLAB_GUEST, else `default`]
     #[arg(long, value_name = "NAME")]
     pub(crate) guest: Option<String>,
-    /// Look into an ELF dump of a guest's memory instead
+    /// Look into a dump of a guest's memory instead
     #[arg(long, value_name = "FILE", conflicts_with = "guest")]
     pub(crate) core: Option<PathBuf>,
     /// An expression or statements instead of the prompt

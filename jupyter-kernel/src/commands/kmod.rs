@@ -89,9 +89,9 @@ fn in_cell(error: vm::Error) -> anyhow::Error {
 }
 
 /// The kernel of the guest that is meant, else the one that `klab up` would boot.
-fn kernel(guest: Option<&str>, cx: &mut Context<'_>) -> Result<Kernel> {
+pub(super) fn kernel(guest: Option<&str>, cx: &mut Context<'_>) -> Result<Kernel> {
     match (attach(guest, cx), guest) {
-        (Ok(machine), _) => Ok(machine.kernel().clone()),
+        (Ok(machine), _) => Ok(machine.kernel()?.clone()),
         (Err(error), Some(_)) => Err(error),
         (Err(_), None) => Ok(Kernel::resolve(&KernelChoice::Default, &mut Shown::on(cx))?),
     }

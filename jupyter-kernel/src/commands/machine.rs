@@ -1,8 +1,10 @@
 //! The commands that start, stop and hold a guest.
 
+use std::path::Path;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::Result;
+use probes::Guest;
 use probes::view::{Align::Left, Table, View};
 use serde_json::json;
 use vm::{KernelChoice, Machine, Options, Start, Status};
@@ -18,10 +20,16 @@ pub(crate) fn run(command: &cli::Machine, cx: &mut Context<'_>) -> Result<Output
         M::Up(up) => start(up, cx),
         M::Status { name } => status(name.as_deref()),
         M::Down { all: true, .. } => down_all(cx),
+        M::Attach { name, qmp, gdb } => adopt(name, qmp, gdb.as_deref()),
+        M::Detach { name } => {
+            Machine::attach(name)?.detach()?;
+            done(name, "detached")
+        }
+        M::Dump { name, file } => dump(name, file),
         M::Down { name, all: false } => attach(name.as_deref(), cx).and_then(|machine| {
-            let name = machine.name().to_owned();
+            let (name, own) = (machine.name().to_owned(), machine.is_own());
             machine.down()?;
-            done(&name, "down")
+            done(&name, if own { "down" } else { "detached" })
         }),
         M::Reset { name } => {
             let (mut machine, start) = (attach(name.as_deref(), cx)?, Instant::now());
@@ -67,6 +75,42 @@ fn done(name: &str, state: &str) -> Result<Output> {
     )
 }
 
+fn adopt(name: &str, qmp: &Path, gdb: Option<&str>) -> Result<Output> {
+    let machine = Machine::adopt(name, qmp, gdb)?;
+    let (status, way) = (machine.status(), machine.memory().way());
+    // One that has not booted yet is attached all the same.
+    let kernel = Guest::attach(name).and_then(|guest| guest.kernel());
+    let found = match &kernel {
+        Ok(kernel) => format!("linux {}", kernel.release()),
+        Err(error) => error.to_string(),
+    };
+    let text = format!(
+        "{name} is attached and {}: {found}, {}, RAM {way}\n",
+        status.state,
+        shape(&status)
+    );
+    let mut value = serde_json::to_value(&status)?;
+    value["kernel"] = json!(kernel.ok().map(|kernel| kernel.release().to_owned()));
+    value["ram"] = json!(way);
+    Output::new(text, &value)
+}
+
+fn dump(name: &str, file: &Path) -> Result<Output> {
+    let start = Instant::now();
+    let dump = Guest::attach(name)?.dump(file)?;
+    let seconds = start.elapsed().as_secs_f64();
+    let plural = if dump.cpus == 1 { "" } else { "s" };
+    let text = format!(
+        "{}: linux {}, {} MiB of memory ({} MiB on the disk), registers of {} CPU{plural} ({seconds:.2} s)\n",
+        dump.path.display(),
+        dump.release,
+        dump.memory >> 20,
+        dump.written.div_ceil(1 << 20),
+        dump.cpus
+    );
+    Output::new(text, &dump)
+}
+
 fn start(up: &Up, cx: &mut Context<'_>) -> Result<Output> {
     let mut kernel: KernelChoice = up
         .kernel
@@ -90,7 +134,7 @@ fn start(up: &Up, cx: &mut Context<'_>) -> Result<Output> {
     );
     let machine = Machine::up(&name, &options, &mut Shown::on(cx))?;
     let seconds = start.elapsed().as_secs_f64();
-    let (status, kernel) = (machine.status(), &machine.kernel().release);
+    let (status, kernel) = (machine.status(), &machine.kernel()?.release);
     let text = format!(
         "{name} is {}: linux {kernel}, {} ({seconds:.2} s)\n",
         status.state,
@@ -133,7 +177,10 @@ fn status(name: Option<&str>) -> Result<Output> {
         table.row([
             guest.name.clone(),
             guest.state.to_string(),
-            guest.kernel.clone(),
+            guest
+                .kernel
+                .clone()
+                .unwrap_or_else(|| "(attached)".to_owned()),
             shape(guest),
             since,
             pid,

@@ -23,6 +23,7 @@ mod machine;
 mod output;
 mod progress;
 mod read;
+mod vmlinux;
 
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -63,6 +64,7 @@ fn run(shell: Shell) -> Result<Output> {
         ShellCommand::Look(command) => look::run(&command, &mut cx),
         ShellCommand::Machine(command) => machine::run(&command, &mut cx),
         ShellCommand::Kmod { command } => kmod::run(&command, &mut cx),
+        ShellCommand::Vmlinux { kernel } => vmlinux::run(kernel.as_deref(), &mut cx),
         ShellCommand::Doctor => doctor::run(),
         ShellCommand::Bench(what) => bench::run(&what, &mut cx),
         ShellCommand::Setup(setup) => {

@@ -26,9 +26,15 @@ pub(super) struct Layout {
 }
 
 impl Layout {
-    /// Scans RAM for the page of VMCOREINFO that describes the kernel around it.
-    pub(super) fn find(memory: &Arc<dyn PhysMemory>) -> Result<Self> {
-        let mut fault = None;
+    /// Finds the VMCOREINFO that describes the kernel around it: `noted`, the text that came with the memory, else a page
+    /// of RAM, which is searched.
+    pub(super) fn find(memory: &Arc<dyn PhysMemory>, noted: Option<&[u8]>) -> Result<Self> {
+        let noted = noted.map(|text| VmcoreInfo::parse(text, None));
+        let mut fault = match noted.map(|info| info.and_then(|info| Self::of(memory, info))) {
+            Some(Ok(layout)) => return Ok(layout),
+            Some(Err(fault)) => Some(fault),
+            None => None,
+        };
         let mut from = GuestPhys(0);
         while let Some(page) = memory.find_page(vmcoreinfo::PREFIX, from)? {
             match VmcoreInfo::read(memory.as_ref(), page).and_then(|info| Self::of(memory, info)) {
@@ -48,12 +54,8 @@ impl Layout {
 
     /// The layout that `info` describes, if the memory agrees with it.
     fn of(memory: &Arc<dyn PhysMemory>, info: VmcoreInfo) -> Result<Self> {
-        let absent = |what: &str| {
-            Error::NoKernel(format!(
-                "VMCOREINFO at physical {} has no {what}",
-                info.at()
-            ))
-        };
+        let absent =
+            |what: &str| Error::NoKernel(format!("VMCOREINFO {} has no {what}", info.place()));
         let phys_base = info
             .number("phys_base")
             .ok_or_else(|| absent("phys_base"))?
@@ -70,9 +72,9 @@ impl Layout {
 
         // A page left over from an earlier boot, or a file that looks like one, fails here.
         if space.translate(top).ok() != Some(root) {
-            let at = info.at();
+            let place = info.place();
             return Err(Error::NoKernel(format!(
-                "VMCOREINFO at physical {at} names page tables that do not map themselves: it is of another boot"
+                "VMCOREINFO {place} names page tables that do not map themselves: it is of another boot"
             )));
         }
         if let (Some(uts), Some(name)) = (
@@ -81,13 +83,13 @@ impl Layout {
         ) {
             let release = space.read_cstr(uts.offset(name).offset(UTS_RELEASE), 65)?;
             if release != info.release().as_bytes() {
-                let (at, named, found) = (
-                    info.at(),
+                let (place, named, found) = (
+                    info.place(),
                     info.release(),
                     String::from_utf8_lossy(&release).into_owned(),
                 );
                 return Err(Error::NoKernel(format!(
-                    "VMCOREINFO at physical {at} is of {named} but the kernel there is {found:?}"
+                    "VMCOREINFO {place} is of {named} but the kernel there is {found:?}"
                 )));
             }
         }

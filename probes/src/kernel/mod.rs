@@ -49,7 +49,13 @@ struct Inner {
 impl Kernel {
     /// Finds the kernel in `memory`: VMCOREINFO by a scan, then its page tables. Symbols are decoded when first used.
     pub fn discover(memory: Arc<dyn PhysMemory>) -> Result<Self> {
-        let layout = Layout::find(&memory)?;
+        Self::discover_noted(memory, None)
+    }
+
+    /// As [`Self::discover`], in memory that came with the text of VMCOREINFO: a dump with a note. Where the note is not
+    /// of this memory, it is searched.
+    pub fn discover_noted(memory: Arc<dyn PhysMemory>, noted: Option<&[u8]>) -> Result<Self> {
+        let layout = Layout::find(&memory, noted)?;
         let (release, space) = (layout.info.release().to_owned(), layout.space.clone());
         Ok(Self::of(release, space, Some(layout), OnceLock::new()))
     }
@@ -100,6 +106,26 @@ impl Kernel {
     #[must_use]
     pub fn space(&self) -> &AddressSpace {
         &self.inner.space
+    }
+
+    /// Whether this is still what its memory holds: its VMCOREINFO stands where it stood, and its page tables map
+    /// themselves. A machine that rebooted has neither.
+    pub(crate) fn is_there(&self) -> bool {
+        let Some(layout) = &self.inner.layout else {
+            return true;
+        };
+        let Some(at) = layout.info.at() else {
+            return true;
+        };
+        let text = layout.info.text().as_bytes();
+        let mut now = vec![0; text.len()];
+        let same = self.space().memory().read(at, &mut now).is_ok() && now == text;
+        let top = layout.info.symbol("swapper_pg_dir");
+        // By the tables: the linear rule would not look.
+        same && top.is_some_and(|top| {
+            let walk = self.space().walk(top);
+            walk.is_ok_and(|walk| walk.phys.is_some() && walk.phys == self.space().root())
+        })
     }
 
     fn layout(&self) -> Result<&Layout> {

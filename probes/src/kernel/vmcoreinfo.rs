@@ -11,8 +11,9 @@ pub(crate) const PREFIX: &[u8] = b"OSRELEASE=";
 /// A parsed VMCOREINFO: `KEY=value` lines, kept by key.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct VmcoreInfo {
+    text: String,
     lines: HashMap<String, String>,
-    at: GuestPhys,
+    at: Option<GuestPhys>,
 }
 
 impl VmcoreInfo {
@@ -20,11 +21,11 @@ impl VmcoreInfo {
     pub fn read(memory: &dyn PhysMemory, at: GuestPhys) -> Result<Self> {
         let mut page = vec![0; PAGE_SIZE as usize];
         memory.read(at, &mut page)?;
-        Self::parse(&page, at)
+        Self::parse(&page, Some(at))
     }
 
-    /// Parses text up to its first NUL; `at` is where it was.
-    pub fn parse(text: &[u8], at: GuestPhys) -> Result<Self> {
+    /// Parses text up to its first NUL; `at` is where it was, `None` where a dump's note had it.
+    pub fn parse(text: &[u8], at: Option<GuestPhys>) -> Result<Self> {
         let malformed = |why: String| Error::Malformed {
             what: "VMCOREINFO",
             why,
@@ -36,17 +37,32 @@ impl VmcoreInfo {
         let lines = lines
             .map(|(key, value)| (key.to_owned(), value.to_owned()))
             .collect();
-        let info = Self { lines, at };
+        let text = text.to_owned();
+        let info = Self { text, lines, at };
         if info.release().is_empty() {
             return Err(malformed("no OSRELEASE".to_owned()));
         }
         Ok(info)
     }
 
-    /// Where the text is, guest-physical.
+    /// Where the text is, guest-physical; `None` where a dump's note had it.
     #[must_use]
-    pub fn at(&self) -> GuestPhys {
+    pub fn at(&self) -> Option<GuestPhys> {
         self.at
+    }
+
+    /// The text, as the kernel wrote it.
+    #[must_use]
+    pub fn text(&self) -> &str {
+        &self.text
+    }
+
+    /// Where it was, in words.
+    pub(super) fn place(&self) -> String {
+        self.at.map_or_else(
+            || "in the dump's note".to_owned(),
+            |at| format!("at physical {at}"),
+        )
     }
 
     /// The kernel's release, as `uname -r` prints it.
@@ -118,7 +134,7 @@ mod tests {
     fn values_of_each_kind() {
         let text = b"OSRELEASE=7.3.4\nSYMBOL(_stext)=ffffffff9ea00000\nNUMBER(phys_base)=-358612992\n\
             NUMBER(VMALLOC_START)=0xff736da480000000\nKERNELOFFSET=1da00000\nSIZE(page)=64\nOFFSET(page.lru)=8\n\0junk";
-        let info = VmcoreInfo::parse(text, GuestPhys(0x1000)).unwrap();
+        let info = VmcoreInfo::parse(text, None).unwrap();
         assert_eq!(info.release(), "7.3.4");
         assert_eq!(
             info.symbol("_stext"),
@@ -143,7 +159,7 @@ mod tests {
     proptest! {
         #[test]
         fn any_bytes_are_text_or_an_error(text in prop::collection::vec(any::<u8>(), 0..5000)) {
-            let _ = VmcoreInfo::parse(&text, GuestPhys(0));
+            let _ = VmcoreInfo::parse(&text, None);
         }
     }
 }

@@ -2,20 +2,39 @@
 
 mod addr;
 mod fake;
+mod gdbstub;
 mod pagetable;
+mod process;
 mod ram;
 mod space;
-mod vmcore;
+pub mod vmcore;
 
 pub use addr::{GuestPhys, GuestVirt, PAGE_SIZE};
 pub use fake::FakeMemory;
+pub use gdbstub::GdbMemory;
 pub use pagetable::{Entry, EntryKind, Level, PageWalk, Paging, PresentPage, PresentPages, Step};
+pub use process::ProcessMemory;
 pub use ram::RamFile;
 pub use space::{AddressSpace, Linear};
 pub use vm::RamRange;
-pub use vmcore::open_core;
+
+use std::sync::Arc;
+
+use vm::{Machine, Memory};
 
 use crate::Result;
+
+/// The memory of a machine, by the way that its record says.
+///
+/// # Errors
+/// When it cannot be mapped or opened.
+pub fn of_machine(machine: &Machine) -> Result<Arc<dyn PhysMemory>> {
+    Ok(match machine.memory() {
+        Memory::Files(files) => Arc::new(RamFile::open_all(&files)?),
+        Memory::Process(file) => Arc::new(ProcessMemory::open(&file)?),
+        Memory::Gdb { ranges, .. } => Arc::new(GdbMemory::new(machine.clone(), &ranges)),
+    })
+}
 
 /// A stretch of guest RAM, in guest-physical addresses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,7 +45,7 @@ pub struct PhysRange {
     pub len: u64,
 }
 
-/// Physical memory of a guest. Implemented by the mapped RAM file, a vmcore, gdbstub and the fake image.
+/// Physical memory of a guest. Implemented by the mapped RAM file, QEMU's process, its gdbstub, dumps and the fake image.
 pub trait PhysMemory: Send + Sync + std::fmt::Debug {
     /// Fills `buf` from `at`, or fails and says which part is not RAM.
     fn read(&self, at: GuestPhys, buf: &mut [u8]) -> Result<()>;
@@ -37,6 +56,11 @@ pub trait PhysMemory: Send + Sync + std::fmt::Debug {
         let mut word = [0; 8];
         self.read(at, &mut word)?;
         Ok(u64::from_le_bytes(word))
+    }
+
+    /// Fills `buf` from `at` as [`Self::read`] does, for bytes that are looked at once: nothing of them is kept.
+    fn read_once(&self, at: GuestPhys, buf: &mut [u8]) -> Result<()> {
+        self.read(at, buf)
     }
 
     /// The RAM there is, ascending, without overlaps.
@@ -64,6 +88,12 @@ pub trait PhysMemory: Send + Sync + std::fmt::Debug {
             }
         }
         Ok(None)
+    }
+
+    /// Keeps the guest standing still, until it is called with `false`, where only a guest that stands still can be read;
+    /// then true. Else who wants the guest still pauses its machine.
+    fn hold(&self, _still: bool) -> Result<bool> {
+        Ok(false)
     }
 
     /// The mapped RAM file, when this is one: translation then reads it without a call through this trait.

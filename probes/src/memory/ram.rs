@@ -1,4 +1,4 @@
-//! The guest's RAM as QEMU shares it: one file, mapped read-only, no copy in between.
+//! The guest's RAM as QEMU shares it: a file, or several, mapped read-only, no copy in between.
 //!
 //! The guest writes while we read. Aligned words are loaded atomically, so they are never torn; longer reads are
 //! plain copies and may be. The mapping follows the file, so it stays valid when a snapshot is written back into
@@ -21,7 +21,6 @@ pub struct RamFile {
     /// The longest first: most reads are in it.
     regions: Arc<[Region]>,
     ranges: Arc<[PhysRange]>,
-    file: Arc<File>,
 }
 
 #[derive(Debug)]
@@ -33,6 +32,7 @@ struct Region {
     /// A mapping begins at a page of the file: what of that page comes before the first byte.
     skip: u64,
     map: MmapRegion<()>,
+    file: Arc<File>,
 }
 
 impl RamFile {
@@ -40,57 +40,42 @@ impl RamFile {
     ///
     /// Fails when a range lies beyond the end of the file, is not a whole number of pages, or overlaps another.
     pub fn open(path: &Path, ranges: &[RamRange]) -> Result<Self> {
-        let fault = |why: String| {
-            Error::Machine(format!(
-                "cannot map the guest's RAM file {}: {why}",
-                path.display()
-            ))
-        };
-        let file = File::open(path).map_err(|e| fault(e.to_string()))?;
-        let size = file.metadata().map_err(|e| fault(e.to_string()))?.len();
-        let mut sorted = ranges.to_vec();
-        sorted.sort_by_key(|r| r.gpa);
-        let mut regions = Vec::with_capacity(sorted.len());
-        let mut end = 0;
-        for RamRange { gpa, offset, len } in sorted {
-            if len == 0 || (gpa | len) % PAGE_SIZE != 0 || gpa < end {
-                return Err(fault(format!(
-                    "the range of {len:#x} bytes at {gpa:#x} is not page-aligned or overlaps"
-                )));
-            }
-            if offset.checked_add(len).is_none_or(|end| end > size) {
-                return Err(fault(format!(
-                    "{len:#x} bytes at offset {offset:#x} are more than its {size:#x} bytes"
-                )));
-            }
-            end = gpa
-                .checked_add(len)
-                .ok_or_else(|| fault(format!("{gpa:#x} + {len:#x} overflows")))?;
-            let skip = offset % PAGE_SIZE;
-            let owned = file.try_clone().map_err(|e| fault(e.to_string()))?;
-            let backing = FileOffset::new(owned, offset - skip);
-            let bytes = usize::try_from(len + skip).map_err(|e| fault(e.to_string()))?;
-            let flags = nix::libc::MAP_SHARED | nix::libc::MAP_NORESERVE;
-            let map = MmapRegion::build(Some(backing), bytes, nix::libc::PROT_READ, flags)
-                .map_err(|e| fault(e.to_string()))?;
-            regions.push(Region {
-                start: gpa,
-                len,
-                offset,
-                skip,
-                map,
-            });
+        Self::of(map(path, ranges)?)
+    }
+
+    /// Maps RAM that lies in several files.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub fn open_all(files: &[vm::RamFile]) -> Result<Self> {
+        let mut regions = Vec::new();
+        for file in files {
+            regions.append(&mut map(&file.path, &file.ranges)?);
         }
-        let range = |r: &Region| PhysRange {
-            start: GuestPhys(r.start),
-            len: r.len,
+        Self::of(regions)
+    }
+
+    fn of(mut regions: Vec<Region>) -> Result<Self> {
+        regions.sort_by_key(|region| region.start);
+        let mut end = 0;
+        for region in &regions {
+            if region.start < end {
+                return Err(Error::Machine(format!(
+                    "cannot map the guest's RAM: two ranges overlap at {:#x}",
+                    region.start
+                )));
+            }
+            end = region.start + region.len;
+        }
+        let range = |region: &Region| PhysRange {
+            start: GuestPhys(region.start),
+            len: region.len,
         };
         let ranges = regions.iter().map(range).collect();
-        regions.sort_by_key(|r: &Region| std::cmp::Reverse(r.len));
+        regions.sort_by_key(|region| std::cmp::Reverse(region.len));
         Ok(Self {
             regions: regions.into(),
             ranges,
-            file: Arc::new(file),
         })
     }
 
@@ -114,13 +99,16 @@ impl RamFile {
         )
     }
 
-    /// Whether `path` is still the file that was mapped.
+    /// Whether `path` is still the one file that was mapped.
     #[must_use]
     pub fn is(&self, path: &Path) -> bool {
-        let same = |at: std::fs::Metadata| {
-            Some((at.dev(), at.ino())) == self.file.metadata().ok().map(|of| (of.dev(), of.ino()))
-        };
-        std::fs::metadata(path).is_ok_and(same)
+        let id = |of: std::io::Result<std::fs::Metadata>| of.ok().map(|of| (of.dev(), of.ino()));
+        let at = id(std::fs::metadata(path));
+        at.is_some()
+            && self
+                .regions
+                .iter()
+                .all(|region| id(region.file.metadata()) == at)
     }
 
     /// The region that holds `at`, and the offset into it.
@@ -172,6 +160,18 @@ impl PhysMemory for RamFile {
         &self.ranges
     }
 
+    fn read_once(&self, at: GuestPhys, buf: &mut [u8]) -> Result<()> {
+        let (region, offset) = self
+            .locate(at)
+            .filter(|(region, _)| buf.len() as u64 <= region.start + region.len - at.0)
+            .ok_or(Error::NotRam { at, len: buf.len() })?;
+        let from = region.offset - region.skip + offset as u64;
+        region
+            .file
+            .read_exact_at(buf, from)
+            .map_err(|e| Error::Machine(format!("cannot read the guest's RAM file: {e}")))
+    }
+
     /// Reads the file rather than the mapping: pages looked at once must not stay in this process, and the file's
     /// holes are skipped.
     fn find_page(&self, prefix: &[u8], from: GuestPhys) -> Result<Option<GuestPhys>> {
@@ -189,13 +189,14 @@ impl PhysMemory for RamFile {
             };
             while at < end {
                 let Some(data) =
-                    next_data(&self.file, region.offset + at).map(|data| data - region.offset)
+                    next_data(&region.file, region.offset + at).map(|data| data - region.offset)
                 else {
                     break;
                 };
                 at = data & !(PAGE_SIZE - 1);
                 let want = end.saturating_sub(at).min(chunk.len() as u64) as usize;
-                self.file
+                region
+                    .file
                     .read_exact_at(&mut chunk[..want], region.offset + at)
                     .map_err(|e| {
                         Error::Machine(format!("cannot read the guest's RAM file: {e}"))
@@ -213,6 +214,47 @@ impl PhysMemory for RamFile {
     fn as_ram(&self) -> Option<&RamFile> {
         Some(self)
     }
+}
+
+/// Maps these ranges of a file.
+fn map(path: &Path, ranges: &[RamRange]) -> Result<Vec<Region>> {
+    let fault = |why: String| {
+        Error::Machine(format!(
+            "cannot map the guest's RAM file {}: {why}",
+            path.display()
+        ))
+    };
+    let file = Arc::new(File::open(path).map_err(|e| fault(e.to_string()))?);
+    let size = file.metadata().map_err(|e| fault(e.to_string()))?.len();
+    let mut regions = Vec::with_capacity(ranges.len());
+    for &RamRange { gpa, offset, len } in ranges {
+        if len == 0 || (gpa | len) % PAGE_SIZE != 0 || gpa.checked_add(len).is_none() {
+            return Err(fault(format!(
+                "the range of {len:#x} bytes at {gpa:#x} is not page-aligned"
+            )));
+        }
+        if offset.checked_add(len).is_none_or(|end| end > size) {
+            return Err(fault(format!(
+                "{len:#x} bytes at offset {offset:#x} are more than its {size:#x} bytes"
+            )));
+        }
+        let skip = offset % PAGE_SIZE;
+        let owned = file.try_clone().map_err(|e| fault(e.to_string()))?;
+        let backing = FileOffset::new(owned, offset - skip);
+        let bytes = usize::try_from(len + skip).map_err(|e| fault(e.to_string()))?;
+        let flags = nix::libc::MAP_SHARED | nix::libc::MAP_NORESERVE;
+        let map = MmapRegion::build(Some(backing), bytes, nix::libc::PROT_READ, flags)
+            .map_err(|e| fault(e.to_string()))?;
+        regions.push(Region {
+            start: gpa,
+            len,
+            offset,
+            skip,
+            map,
+            file: Arc::clone(&file),
+        });
+    }
+    Ok(regions)
 }
 
 /// The first offset at or after `from` that the file holds bytes for, `from` itself where the filesystem cannot say.

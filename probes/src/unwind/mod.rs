@@ -155,22 +155,19 @@ impl Guest {
 
     /// The registers of the CPU that runs a task.
     fn of_cpu(&self, task: &Task) -> Result<Start> {
-        let machine = self.machine()?;
-        if machine.runs()? {
-            return Err(Error::Other(format!(
-                "task {} ({}) runs on CPU {}: pause the guest to read that CPU's registers",
+        let all = self.registers().map_err(|error| {
+            Error::Other(format!(
+                "task {} ({}) runs on CPU {}, whose registers are wanted: {error}",
                 task.pid, task.comm, task.cpu
-            )));
-        }
-        let all = machine.registers()?;
-        let registers = all.iter().find(|registers| registers.cpu == task.cpu);
-        let registers = registers.ok_or_else(|| {
-            Error::Machine(format!("QEMU tells no registers of CPU {}", task.cpu))
+            ))
         })?;
+        let registers = all.iter().find(|registers| registers.cpu == task.cpu);
+        let registers = registers
+            .ok_or_else(|| Error::Machine(format!("there are no registers of CPU {}", task.cpu)))?;
         Ok(Start {
             ip: GuestVirt(registers.rip),
-            sp: GuestVirt(registers.rsp()),
-            bp: GuestVirt(registers.rbp()),
+            sp: GuestVirt(registers.rsp),
+            bp: GuestVirt(registers.rbp),
             exact: true,
         })
     }

@@ -39,7 +39,7 @@ fn in_a_process() {
     ground.sh("nft 'table ip t { chain c { type filter hook input priority 0; tcp dport 9 counter drop; }; }'");
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("ram");
-    let ram = ground.guest.machine().unwrap().ram().clone();
+    let ram = ground.guest.machine().unwrap().ram().unwrap().clone();
     ground
         .guest
         .paused(|_| {

@@ -8,7 +8,6 @@
 
 mod containers;
 mod crowded;
-mod dump;
 mod files;
 mod filters;
 mod ground;
@@ -27,6 +26,7 @@ mod pwru;
 mod rings;
 mod runq;
 mod skb;
+mod sources;
 mod stacks;
 mod stop;
 mod tasks;
@@ -35,11 +35,16 @@ mod types;
 mod way;
 mod ways;
 
+/// The kernel of the tests in `default`: another one where the matrix of kernels is run (`cargo xtask test matrix`).
+fn kernel() -> String {
+    std::env::var("KLAB_TEST_KERNEL").unwrap_or_else(|_| "default".to_owned())
+}
+
 /// The same tests on each kernel: `on_kernels!(all_tasks, ..)` makes `default::all_tasks`, `v6_1::all_tasks`, ..
 macro_rules! on_kernels {
     ($($test:ident = $path:path),* $(,)?) => {
         mod default {
-            $(#[test] fn $test() { $path("default"); })*
+            $(#[test] fn $test() { $path(&crate::kernel()); })*
         }
         mod v6_1 {
             $(#[test] fn $test() { $path("6.1"); })*
@@ -80,8 +85,23 @@ fn busy_and_running() {
 }
 
 #[test]
-fn a_dump_has_the_same() {
-    dump::has_the_same("default");
+fn sources_of_the_default() {
+    sources::give_the_same("default");
+}
+
+#[test]
+fn sources_of_6_1() {
+    sources::give_the_same("6.1");
+}
+
+#[test]
+fn sources_of_someone_else() {
+    sources::of_someone_else();
+}
+
+#[test]
+fn sources_in_odd_places() {
+    sources::in_odd_places();
 }
 
 #[test]

@@ -26,7 +26,7 @@ const BOUND: usize = 10_000;
 /// Builds and loads the module of the tests.
 pub(crate) fn load(ground: &mut Ground) {
     let machine = ground.guest.machine().unwrap();
-    let toolchain = Toolchain::of(machine.kernel()).unwrap();
+    let toolchain = Toolchain::of(machine.kernel().unwrap()).unwrap();
     toolchain.ensure(&mut Silent).unwrap();
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("../kmod/test");
     let module = toolchain.build("klab_test", &source, &mut Silent).unwrap();

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use probes::Guest;
 use probes::sched::RunQueues;
 
 use crate::ground::Ground;
@@ -11,8 +12,8 @@ use crate::ledger::Ledger;
 const HOGS: [(i32, u64); 4] = [(0, 1024), (0, 1024), (5, 335), (-5, 3121)];
 
 /// Of each of these tasks its `se.vruntime` in nanoseconds, with how often it has moved to another CPU (where the vruntime
-/// begins anew), and what `/proc/loadavg` says.
-fn ask(ground: &mut Ground, pids: &[i32]) -> (BTreeMap<i32, (u64, String)>, String) {
+/// begins anew).
+fn ask(ground: &mut Ground, pids: &[i32]) -> BTreeMap<i32, (u64, String)> {
     let mut said = BTreeMap::new();
     for pid in pids {
         let text = ground.sh(&format!(
@@ -23,7 +24,7 @@ fn ask(ground: &mut Ground, pids: &[i32]) -> (BTreeMap<i32, (u64, String)>, Stri
         let ns = ms.parse::<u64>().unwrap() * 1_000_000 + ns.parse::<u64>().unwrap();
         said.insert(*pid, (ns, lines.next().unwrap().to_owned()));
     }
-    (said, ground.sh("cut -d' ' -f1-3 /proc/loadavg"))
+    said
 }
 
 pub(crate) fn are_those_of_proc(kernel: &str) {
@@ -45,11 +46,6 @@ pub(crate) fn are_those_of_proc(kernel: &str) {
                 Ok((guest.run_queues()?, vec![current(0)?, current(1)?]))
             },
         );
-        let load = seen
-            .load
-            .map(|load| format!("{}.{:02}", load / 100, load % 100));
-        let (first, last) = (before.1.trim(), after.1.trim());
-        ledger.steady("load", "load", &&*load.join(" "), (&first, &last));
         for (queue, current) in seen.iter().zip(&current) {
             // A pause may fall between the two writes of a context switch.
             if queue.curr == *current {
@@ -79,12 +75,25 @@ pub(crate) fn are_those_of_proc(kernel: &str) {
                 continue;
             };
             ledger.same(pid, "weight", &task.weight, weight);
-            let (first, last) = (&before.0[pid], &after.0[pid]);
+            let (first, last) = (&before[pid], &after[pid]);
             if first.1 == last.1 {
                 let between = first.0 <= task.vruntime && task.vruntime <= last.0;
                 let who = format!("{pid}: {} {} {}", first.0, task.vruntime, last.0);
                 ledger.same(who, "vruntime", &between, &true);
             }
+        }
+    }
+    // It is computed anew every five seconds, which is soon on a busy host.
+    for _ in 0..20 {
+        let ask =
+            |ground: &mut Ground| ground.sh("cut -d' ' -f1-3 /proc/loadavg").trim().to_owned();
+        let (first, seen, last) = ground.sandwich(ask, Guest::run_queues);
+        let load = seen
+            .load
+            .map(|load| format!("{}.{:02}", load / 100, load % 100));
+        ledger.steady("load", "load", &load.join(" "), (&first, &last));
+        if first == last {
+            break;
         }
     }
     ledger.end(&[

@@ -35,6 +35,8 @@ const WANTED: &[&str] = &[
     "af_packet",
     "loop",
     "overlay",
+    // tells QEMU of VMCOREINFO, for tools that ask QEMU
+    "qemu_fw_cfg",
     // nftables and connection tracking
     "nf_tables",
     "nf_conntrack",
@@ -108,6 +110,8 @@ struct Module {
     /// Below `lib/modules/RELEASE`, without compression's suffix.
     path: String,
     depends: Vec<String>,
+    /// What it asks for when it is loaded, by name or by algorithm (`MODULE_SOFTDEP("pre: ..")`).
+    softdeps: Vec<String>,
     aliases: Vec<String>,
 }
 
@@ -127,9 +131,18 @@ pub(super) fn add(archive: &mut Archive, kernel: &Kernel) -> Result<()> {
             .unwrap_or(file)
             .to_string_lossy();
         let path = inside.strip_suffix(".xz").unwrap_or(&inside).to_owned();
-        let module =
+        let mut module =
             describe(path, &bytes).map_err(|e| bad(file, format!("is no kernel module: {e}")))?;
         archive.file(&format!("{base}/{}", module.path), 0o644, bytes);
+        // The portable implementation of an algorithm is named so; where there is none, it is built in.
+        let there = |name: &String| {
+            let generic = format!("{name}_generic");
+            [name.clone(), generic]
+                .into_iter()
+                .find(|name| files.contains_key(name))
+        };
+        let softdeps: Vec<String> = module.softdeps.iter().filter_map(there).collect();
+        module.depends.extend(softdeps);
         wanted.extend(module.depends.iter().cloned());
         modules.insert(name, module);
     }
@@ -220,7 +233,7 @@ fn describe(path: String, bytes: &[u8]) -> object::read::Result<Module> {
         .map(|s| s.data())
         .transpose()?
         .unwrap_or_default();
-    let (mut depends, mut aliases) = (Vec::new(), Vec::new());
+    let (mut depends, mut softdeps, mut aliases) = (Vec::new(), Vec::new(), Vec::new());
     for line in info.split(|&b| b == 0) {
         match std::str::from_utf8(line)
             .ok()
@@ -234,6 +247,14 @@ fn describe(path: String, bytes: &[u8]) -> object::read::Result<Module> {
                         .map(|n| n.replace('-', "_")),
                 );
             }
+            Some(("softdep", words)) => {
+                let pre = words
+                    .split_whitespace()
+                    .skip_while(|word| *word != "pre:")
+                    .skip(1)
+                    .take_while(|word| *word != "post:");
+                softdeps.extend(pre.map(|n| n.replace('-', "_")));
+            }
             Some(("alias", pattern)) if !pattern.contains(char::is_whitespace) => {
                 aliases.push(pattern.to_owned())
             }
@@ -243,6 +264,7 @@ fn describe(path: String, bytes: &[u8]) -> object::read::Result<Module> {
     Ok(Module {
         path,
         depends,
+        softdeps,
         aliases,
     })
 }
@@ -256,6 +278,7 @@ mod tests {
         let module = |path: &str, depends: &[&str]| Module {
             path: path.to_owned(),
             depends: depends.iter().map(|&d| d.to_owned()).collect(),
+            softdeps: Vec::new(),
             aliases: Vec::new(),
         };
         let modules = BTreeMap::from([

@@ -198,6 +198,41 @@ impl Apt {
         to: &Path,
         progress: &mut dyn Progress,
     ) -> Result<()> {
+        self.fetch(packages, closure, progress, |deb| {
+            output(Command::new("dpkg-deb").arg("-x").arg(deb).arg(to)).map(drop)
+        })
+    }
+
+    /// Fetches one package, and unpacks what of it has a name like `pattern` (as a shell's) into `to`.
+    pub(crate) fn unpack_some(
+        &self,
+        package: &str,
+        pattern: &str,
+        to: &Path,
+        progress: &mut dyn Progress,
+    ) -> Result<()> {
+        self.fetch(&[package], false, progress, |deb| {
+            let tar =
+                r#"dpkg-deb --fsys-tarfile "$0" | tar --extract --directory="$1" --wildcards "$2""#;
+            output(
+                Command::new("sh")
+                    .args(["-c", tar])
+                    .arg(deb)
+                    .arg(to)
+                    .arg(pattern),
+            )
+            .map(drop)
+        })
+    }
+
+    /// Fetches packages, and gives each to `unpack`.
+    fn fetch(
+        &self,
+        packages: &[&str],
+        closure: bool,
+        progress: &mut dyn Progress,
+        unpack: impl Fn(&Path) -> Result<()>,
+    ) -> Result<()> {
         let archives = self.root.join("archives");
         // apt leaves out what is in its archives already, as an interrupted fetch leaves it: it looks where nothing is.
         let nothing = format!("Dir::Cache::Archives={}", self.root.join("empty").display());
@@ -229,8 +264,7 @@ impl Apt {
             progress,
         )?;
         for archive in &wanted {
-            let deb = archives.join(&archive.file);
-            output(Command::new("dpkg-deb").arg("-x").arg(&deb).arg(to))?;
+            unpack(&archives.join(&archive.file))?;
         }
         for archive in &wanted {
             let deb = archives.join(&archive.file);

@@ -1,6 +1,7 @@
 //! Kernels of the guest: stock Debian cloud kernels, fetched once and cached, or any vmlinuz.
 
 pub(crate) mod apt;
+mod debug;
 mod version;
 
 use std::collections::BTreeMap;
@@ -18,6 +19,7 @@ use crate::progress::Progress;
 use crate::temporary::Temporary;
 use apt::Apt;
 pub use apt::Suite;
+use version::Asked;
 
 /// A kernel that a guest can boot.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -36,7 +38,8 @@ pub enum KernelChoice {
     /// The newest Debian 13 backports cloud kernel whose image, headers and source are all there.
     #[default]
     Default,
-    /// A Debian kernel by the beginning of its release: `6.1`, `6.12`, `7.3.4+deb13-cloud-amd64`.
+    /// A Debian kernel by the beginning of its release: `6.1`, `6.12`, `7.3.4+deb13-cloud-amd64`; a Debian and a flavour
+    /// may follow: `6.12+deb13`, `6.1-rt`, `default-generic`.
     Release(String),
     /// A vmlinuz and its modules (`None`: looked for beside it and in `/lib/modules`).
     Path {
@@ -90,7 +93,7 @@ impl Kernel {
         if let Some(kernel) = remembered(&folder, asked) {
             return Ok(kernel);
         }
-        let (apt, release) = select(choice, asked, progress)?;
+        let (apt, release) = select(asked, progress)?;
         let kernel = match whole(&folder, &release) {
             Some(kernel) => kernel,
             None => fetch(&apt, &folder, &release, progress)?,
@@ -138,33 +141,28 @@ fn layout(root: &Path, release: &str) -> Kernel {
 }
 
 /// The release to fetch, and the apt that has it.
-fn select(
-    choice: &KernelChoice,
-    asked: &str,
-    progress: &mut dyn Progress,
-) -> Result<(Apt, String)> {
-    let old = asked == "6.1" || asked.starts_with("6.1.") || asked.starts_with("6.12");
-    let suites = match choice {
-        KernelChoice::Default => &[Suite::Trixie][..],
-        _ if old => &[Suite::Bookworm, Suite::Trixie],
+fn select(asked: &str, progress: &mut dyn Progress) -> Result<(Apt, String)> {
+    let wanted = Asked::parse(asked);
+    let suites = match (wanted.debian, wanted.is_default()) {
+        (Some("deb12"), _) => &[Suite::Bookworm][..],
+        (Some("deb13"), _) | (_, true) => &[Suite::Trixie],
+        _ if wanted.is_of_debian_12() => &[Suite::Bookworm, Suite::Trixie],
         _ => &[Suite::Trixie, Suite::Bookworm],
     };
     let mut known = Vec::new();
     for &suite in suites {
         let apt = Apt::open(suite)?;
         apt.refresh(progress)?;
-        let releases = version::releases(&apt.names("linux-image-")?);
-        let found = match choice {
-            KernelChoice::Default => newest_buildable(&apt, &releases)?,
-            _ => releases
-                .iter()
-                .find(|release| version::begins(release, asked))
-                .cloned(),
+        let names = apt.names("linux-image-")?;
+        let releases = version::releases(&names, wanted);
+        let found = match wanted.is_default() {
+            true => newest_buildable(&apt, &releases)?,
+            false => releases.into_iter().next(),
         };
         if let Some(release) = found {
             return Ok((apt, release));
         }
-        known.extend(releases);
+        known.extend(version::releases(&names, Asked::parse("default")));
     }
     known.truncate(8);
     let known = if known.is_empty() {

@@ -22,7 +22,7 @@ impl Machine {
     /// # Errors
     /// As [`Toolchain::of`], [`Toolchain::ensure`] and [`Toolchain::build`]; when the guest's kernel refuses the module.
     pub fn load_kmod(&self, client: &mut Client, progress: &mut dyn Progress) -> Result<bool> {
-        let toolchain = Toolchain::of(self.kernel())?;
+        let toolchain = Toolchain::of(self.kernel()?)?;
         if kmod_is_loaded(client)? {
             return Ok(false);
         }
@@ -47,7 +47,7 @@ impl Machine {
         parameters: &str,
         progress: &mut dyn Progress,
     ) -> Result<String> {
-        let toolchain = Toolchain::of(self.kernel())?;
+        let toolchain = Toolchain::of(self.kernel()?)?;
         toolchain.ensure(progress)?;
         let built = toolchain.build_source(source, progress)?;
         let name = &built.name;

@@ -80,7 +80,7 @@ impl Guest {
         let mut client = machine.agent().unwrap();
         client.push_file(module(&KLAB), KO).unwrap();
         client.load_module(KO, "").unwrap();
-        let ram = File::open(&machine.ram().path).unwrap();
+        let ram = File::open(&machine.ram().unwrap().path).unwrap();
         Self {
             machine: Some(machine),
             client,
@@ -114,7 +114,7 @@ impl Guest {
     }
 
     fn read(&self, gpa: u64, to: &mut [u8]) {
-        let ranges = &self.machine.as_ref().unwrap().ram().ranges;
+        let ranges = &self.machine.as_ref().unwrap().ram().unwrap().ranges;
         let range = ranges
             .iter()
             .find(|range| (range.gpa..range.gpa + range.len).contains(&gpa))

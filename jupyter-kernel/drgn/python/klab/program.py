@@ -1,5 +1,6 @@
 """A `drgn.Program` on a guest's memory."""
 
+import atexit
 import ctypes
 import os
 
@@ -18,10 +19,10 @@ KERNEL_HALF = 0xFF00_0000_0000_0000
 
 
 def program(guest=None, *, core=None, native=True):
-    """A program on a guest, or on an ELF dump of one.
+    """A program on a guest, or on a dump of one.
 
-    :param guest: the name that `klab up` was given; `$KLAB_GUEST`, else `default`, where it is none.
-    :param core: the path of a dump instead, as QEMU's `dump-guest-memory` writes it.
+    :param guest: the name that `klab up` or `klab attach` was given; `$KLAB_GUEST`, else `default`, where it is none.
+    :param core: the path of a dump instead, ELF or kdump, as `klab dump` and QEMU's `dump-guest-memory` write them.
     :param native: read by the C callback. Without it drgn calls Python for each read, which is some ten times slower.
     """
     kernel = Kernel.open_core(core) if core is not None else Kernel.attach(guest or os.environ.get("KLAB_GUEST") or "default")
@@ -47,6 +48,7 @@ def on(kernel, *, native=True):
     prog.register_symbol_finder("klab", objects.symbols, enable_index=0)
     _image(prog, kernel)
     prog.cache["klab"] = kernel
+    atexit.register(kernel.let_go)
     return prog
 
 

@@ -58,7 +58,7 @@ pub(super) fn chase(
             .eval(&format!("offsetof(struct task_struct, {member})"))?
             .u64()
     };
-    let ram = machine.ram();
+    let ram = machine.ram()?;
     let [low, rest @ ..] = ram.ranges.as_slice() else {
         bail!("the guest has no RAM")
     };

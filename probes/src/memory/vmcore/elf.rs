@@ -1,0 +1,170 @@
+//! ELF dumps of a guest's memory: QEMU's `dump-guest-memory`, and what else writes `PT_LOAD` by physical address.
+
+use std::fs::File;
+use std::path::Path;
+use std::sync::Arc;
+
+use object::read::elf::{FileHeader as _, ProgramHeader as _};
+use object::{Endianness, ReadCache, elf};
+
+use super::{Core, notes, piece};
+use crate::memory::{PAGE_SIZE, RamFile, RamRange};
+
+/// More bytes than the notes of any dump have: some hundred a CPU.
+const NOTES: u64 = 16 << 20;
+
+/// Maps the memory in an ELF dump; it is read like a RAM file, and does not change.
+pub(super) fn open(path: &Path, file: File) -> Result<Core, String> {
+    let copy = file.try_clone().map_err(|e| e.to_string())?;
+    let data = ReadCache::new(copy);
+    let damaged = |e: object::read::Error| format!("{e}: it was cut off, or is damaged");
+    let header = elf::FileHeader64::<Endianness>::parse(&data).map_err(damaged)?;
+    let endian = header.endian().map_err(damaged)?;
+    if header.e_type(endian) != elf::ET_CORE || header.e_machine(endian) != elf::EM_X86_64 {
+        return Err("it is an ELF file but no core of x86-64".to_owned());
+    }
+    let segments = header.program_headers(endian, &data).map_err(damaged)?;
+    let of = |kind| segments.iter().filter(move |s| s.p_type(endian) == kind);
+    let mut said = notes::Notes::default();
+    for segment in of(elf::PT_NOTE) {
+        let (at, len) = (segment.p_offset(endian), segment.p_filesz(endian));
+        let parsed = notes::parse(&piece(&file, "its notes", at, len, NOTES)?);
+        said.registers.extend(parsed.registers);
+        said.vmcoreinfo = said.vmcoreinfo.or(parsed.vmcoreinfo);
+    }
+    let loads = of(elf::PT_LOAD).map(|s| RamRange {
+        gpa: s.p_paddr(endian),
+        offset: s.p_offset(endian),
+        len: s.p_filesz(endian) & !(PAGE_SIZE - 1),
+    });
+    // What has no physical address has all bits set (`/proc/kcore`).
+    let ranges = apart(loads.filter(|range| range.gpa != u64::MAX).collect());
+    if ranges.is_empty() {
+        return Err("no segment of it holds memory".to_owned());
+    }
+    let memory = RamFile::open(path, &ranges).map_err(|e| e.to_string())?;
+    Ok(Core {
+        memory: Arc::new(memory),
+        registers: said.registers,
+        vmcoreinfo: said.vmcoreinfo,
+    })
+}
+
+/// The ranges without what is in another too: the kernel's image has a segment of its own and is in that of its RAM.
+fn apart(mut ranges: Vec<RamRange>) -> Vec<RamRange> {
+    ranges.sort_by_key(|range| (range.gpa, std::cmp::Reverse(range.len)));
+    let mut end = 0_u64;
+    ranges.retain_mut(|range| {
+        let skip = end.saturating_sub(range.gpa).min(range.len);
+        let (gpa, offset) = (range.gpa.checked_add(skip), range.offset.checked_add(skip));
+        // One that ends nowhere is refused when it is mapped.
+        range.gpa = gpa.unwrap_or(range.gpa);
+        range.offset = offset.unwrap_or(range.offset);
+        range.len -= skip;
+        end = end.max(range.gpa.saturating_add(range.len));
+        range.len > 0
+    });
+    ranges
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::guest::Guest;
+    use crate::kernel::FakeKernel;
+    use crate::memory::GuestPhys;
+    use crate::memory::PhysMemory as _;
+
+    /// An ELF core with one segment a range; memory starts at an offset that is no page's, as QEMU writes it.
+    fn core(ram: &[u8], segments: &[(u64, u64, u64)]) -> tempfile::NamedTempFile {
+        let mut bytes = b"\x7fELF\x02\x01\x01".to_vec();
+        bytes.resize(16, 0);
+        bytes.extend([4, 0, 62, 0, 1, 0, 0, 0]);
+        bytes.extend([0; 8]);
+        bytes.extend(64_u64.to_le_bytes());
+        bytes.extend([0; 8 + 4]);
+        bytes.extend([64, 0, 56, 0, segments.len() as u8, 0, 0, 0, 0, 0, 0, 0]);
+        let data = 64 + 56 * segments.len() as u64;
+        for (gpa, offset, len) in segments {
+            bytes.extend([1, 0, 0, 0, 0, 0, 0, 0]);
+            for word in [data + offset, 0, *gpa, *len, *len, 0] {
+                bytes.extend(word.to_le_bytes());
+            }
+        }
+        bytes.extend_from_slice(ram);
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), bytes).unwrap();
+        file
+    }
+
+    #[test]
+    fn a_kernel_in_a_dump() {
+        let mut ram = vec![0; 16 << 20];
+        FakeKernel::new()
+            .memory()
+            .unwrap()
+            .read(GuestPhys(0), &mut ram)
+            .unwrap();
+        let half = 8 << 20;
+        let file = core(&ram, &[(half, half, half), (0, 0, half)]);
+        let guest = Guest::open_core(file.path()).unwrap();
+        assert_eq!(guest.kernel().unwrap().release(), "7.3.4-fake");
+        assert_eq!(guest.paused(|_| Ok(7)).unwrap(), 7);
+        assert_eq!(guest.kernel().unwrap().space().memory().ranges().len(), 2);
+    }
+
+    fn said(file: &tempfile::NamedTempFile) -> String {
+        let said = Core::open(file.path()).unwrap_err().to_string();
+        assert_eq!(said.lines().count(), 1, "{said}");
+        said
+    }
+
+    #[test]
+    fn what_is_no_dump_is_refused() {
+        let text = tempfile::NamedTempFile::new().unwrap();
+        for bytes in [&b""[..], b"ELF", b"MZ                            "] {
+            std::fs::write(text.path(), bytes).unwrap();
+            assert!(said(&text).contains("must be an ELF core or a kdump file"));
+        }
+        let folder = tempfile::tempdir().unwrap();
+        let fault = Core::open(folder.path()).unwrap_err().to_string();
+        assert!(fault.contains("must be an ELF core"), "{fault}");
+        assert!(said(&core(&[0; 4096], &[(0, 4096, 4096)])).contains("more than its"));
+        assert!(said(&core(&[0; 4096], &[])).contains("no segment"));
+        assert!(said(&core(&[0; 4096], &[(0, u64::MAX - 5000, 4096)])).contains("more than its"));
+        assert!(said(&core(&[0; 4096], &[(u64::MAX - 0xfff, 0, 4096)])).contains("page-aligned"));
+    }
+
+    #[test]
+    fn what_is_cut_off_is_told() {
+        let whole = std::fs::read(core(&[0; 8192], &[(0, 0, 8192)]).path()).unwrap();
+        let file = tempfile::NamedTempFile::new().unwrap();
+        for len in [20, 63, 64, 100, 64 + 56, 4096, whole.len() - 1] {
+            std::fs::write(file.path(), &whole[..len]).unwrap();
+            said(&file);
+        }
+        // A note that claims more than there is, and a count of headers that is more than the file.
+        let mut lie = whole.clone();
+        lie[64] = 4;
+        lie[64 + 32..64 + 40].copy_from_slice(&(1_u64 << 60).to_le_bytes());
+        std::fs::write(file.path(), &lie).unwrap();
+        assert!(said(&file).contains("its notes"));
+        lie[56..58].copy_from_slice(&[0xfe, 0xff]);
+        std::fs::write(file.path(), &lie).unwrap();
+        assert!(said(&file).contains("cut off"));
+    }
+
+    #[test]
+    fn a_segment_in_another_is_read_once() {
+        let range = |gpa, offset, len| RamRange { gpa, offset, len };
+        let ranges = apart(vec![
+            range(0x5000, 0x9000, 0x1000),
+            range(0x1000, 0, 0x8000),
+            range(0x8000, 0x20_000, 0x2000),
+        ]);
+        assert_eq!(
+            ranges,
+            [range(0x1000, 0, 0x8000), range(0x9000, 0x21_000, 0x1000)]
+        );
+    }
+}

@@ -1,0 +1,112 @@
+//! The notes of a dump (elf(5)): registers of CPUs, and VMCOREINFO.
+
+use vm::Registers;
+
+use super::u32_at;
+
+/// The type of a note with a CPU's registers, named `CORE`.
+pub(crate) const NT_PRSTATUS: u32 = 1;
+/// Bytes of `struct elf_prstatus` (`include/linux/elfcore.h`).
+pub(crate) const PRSTATUS: usize = 336;
+/// Where its `pr_pid` is.
+pub(crate) const PRSTATUS_PID: usize = 32;
+/// Where its `pr_reg` is.
+pub(crate) const PRSTATUS_REGISTERS: usize = 112;
+/// More CPUs than any x86-64 kernel supports.
+const CPUS: usize = 8192;
+
+/// What notes say.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Notes {
+    pub(super) registers: Vec<Registers>,
+    pub(super) vmcoreinfo: Option<Vec<u8>>,
+}
+
+/// Reads notes one after another, up to the first that is not whole.
+pub(super) fn parse(mut bytes: &[u8]) -> Notes {
+    let mut notes = Notes::default();
+    while let Some((note, rest)) = next(bytes) {
+        bytes = rest;
+        let data = note.data;
+        match (note.name, note.kind) {
+            (b"CORE", NT_PRSTATUS) if data.len() >= PRSTATUS && notes.registers.len() < CPUS => {
+                let words: [u64; Registers::USER] =
+                    std::array::from_fn(|slot| super::u64_at(data, PRSTATUS_REGISTERS + slot * 8));
+                let cpu = notes.registers.len() as u32;
+                notes.registers.push(Registers::from_user(cpu, &words));
+            }
+            (b"VMCOREINFO", 0) => notes.vmcoreinfo = Some(data.to_vec()),
+            _ => {}
+        }
+    }
+    notes
+}
+
+struct Note<'a> {
+    name: &'a [u8],
+    kind: u32,
+    data: &'a [u8],
+}
+
+/// The first note, and what comes after it. Each part is padded to a multiple of 4 bytes.
+fn next(bytes: &[u8]) -> Option<(Note<'_>, &[u8])> {
+    let (head, rest) = bytes.split_at_checked(12)?;
+    let (name, data) = (u32_at(head, 0) as usize, u32_at(head, 4) as usize);
+    let (padded, rest) = rest.split_at_checked(name.checked_next_multiple_of(4)?)?;
+    let content = rest.get(..data)?;
+    // The last one's padding may be missing.
+    let rest = rest
+        .get(data.checked_next_multiple_of(4)?..)
+        .unwrap_or_default();
+    let name = padded.get(..name)?;
+    let note = Note {
+        name: name.strip_suffix(b"\0").unwrap_or(name),
+        kind: u32_at(head, 8),
+        data: content,
+    };
+    Some((note, rest))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    pub(crate) fn note(name: &[u8], kind: u32, data: &[u8]) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        for word in [name.len() as u32, data.len() as u32, kind] {
+            bytes.extend(word.to_le_bytes());
+        }
+        for part in [name, data] {
+            bytes.extend(part);
+            bytes.resize(bytes.len().next_multiple_of(4), 0);
+        }
+        bytes
+    }
+
+    #[test]
+    fn registers_and_vmcoreinfo_are_found_among_others() {
+        let mut status = [0; PRSTATUS];
+        status[PRSTATUS_REGISTERS + 16 * 8] = 7;
+        let bytes = [
+            note(b"QEMU\0", 0, &[1; 440]),
+            note(b"CORE\0", NT_PRSTATUS, &status),
+            note(b"CORE\0", NT_PRSTATUS, &status[..100]),
+            note(b"VMCOREINFO\0", 0, b"OSRELEASE=x\n"),
+        ]
+        .concat();
+        let notes = parse(&bytes);
+        assert_eq!(notes.registers.len(), 1);
+        assert_eq!(notes.registers[0].rip, 7);
+        assert_eq!(notes.vmcoreinfo.unwrap(), b"OSRELEASE=x\n");
+        assert_eq!(parse(&bytes[..bytes.len() - 1]).registers.len(), 1);
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_notes_or_none(bytes in prop::collection::vec(any::<u8>(), 0..2000)) {
+            let _ = parse(&bytes);
+        }
+    }
+}

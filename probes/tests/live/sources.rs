@@ -1,0 +1,529 @@
+//! One guest that stands still, read by every way there is: all readers must give the same.
+
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use probes::{Guest, Result};
+use serde::Serialize;
+use serde_json::Value;
+use vm::{Kernel, KernelChoice, Machine, Memory, Silent, State};
+
+use crate::ground::Ground;
+use crate::ledger::Ledger;
+
+/// What the readers give, by their names.
+fn readings(guest: &Guest) -> Result<Vec<(&'static str, Value)>> {
+    fn json(value: impl Serialize) -> Value {
+        serde_json::to_value(value).unwrap()
+    }
+    let tasks = guest.tasks()?;
+    let user = || tasks.iter().filter(|task| task.mm.is_some());
+    let each = |read: &dyn Fn(i32) -> Result<Value>| {
+        let all = user().map(|task| read(task.pid));
+        Ok::<_, probes::Error>(Value::Array(all.collect::<Result<_>>()?))
+    };
+    Ok(vec![
+        ("tasks", json(&tasks)),
+        ("tree", json(guest.task_tree()?)),
+        ("mm", each(&|pid| Ok(json(guest.address_map(pid)?)))?),
+        ("vmas", each(&|pid| Ok(json(guest.vmas(pid)?)))?),
+        ("files", each(&|pid| Ok(json(guest.files(pid)?)))?),
+        ("mounts", json(guest.mounts(1)?)),
+        ("net", json(guest.net_devices()?)),
+        ("sockets", json(guest.sockets()?)),
+        ("modules", json(guest.modules()?)),
+        ("log", json(guest.log()?)),
+        ("run queues", json(guest.run_queues()?)),
+        ("stacks", json(guest.stack_traces()?)),
+        ("eval", json(guest.eval("init_task.tasks")?.to_value()?)),
+        ("symbol", json(guest.symbol("init_task")?)),
+        ("walk", json(guest.page_walk(guest.symbol("init_task")?)?)),
+    ])
+}
+
+fn compare(ledger: &mut Ledger, source: &str, truth: &[(&'static str, Value)], guest: &Guest) {
+    let began = Instant::now();
+    match readings(guest) {
+        Ok(read) => {
+            for ((name, here), (_, there)) in read.iter().zip(truth) {
+                // The values are long: what differs is enough.
+                if here == there {
+                    ledger.same(source, name, &(), &());
+                } else {
+                    ledger.fault(format!(
+                        "{source}: {name} differ: {}",
+                        first_difference(here, there)
+                    ));
+                }
+            }
+        }
+        Err(error) => ledger.fault(format!("{source}: {error}")),
+    }
+    println!("{source}: {:.2} s", began.elapsed().as_secs_f64());
+}
+
+fn first_difference(here: &Value, there: &Value) -> String {
+    match (here, there) {
+        (Value::Array(here), Value::Array(there)) if here.len() == there.len() => {
+            let pair = here.iter().zip(there).find(|(here, there)| here != there);
+            pair.map_or_else(String::new, |(here, there)| first_difference(here, there))
+        }
+        (Value::Object(here), Value::Object(there)) if here.len() == there.len() => {
+            let found = here
+                .iter()
+                .find(|(name, value)| there.get(*name) != Some(value));
+            found.map_or_else(String::new, |(name, value)| {
+                let other = there.get(name).unwrap_or(&Value::Null);
+                format!("{name}: {}", first_difference(value, other))
+            })
+        }
+        _ => format!("{here:.300} {there:.300}"),
+    }
+}
+
+/// A machine that was attached, and is forgotten with the test.
+struct Attached {
+    name: String,
+    guest: Guest,
+}
+
+impl Attached {
+    fn new(name: &str, qmp: &Path, gdb: Option<&str>) -> Self {
+        let name = format!("{name}-{}", std::process::id());
+        let guest = match gdb {
+            None => Guest::attach_qmp(&name, qmp).unwrap(),
+            gdb => {
+                Machine::adopt(&name, qmp, gdb).unwrap();
+                Guest::attach(&name).unwrap()
+            }
+        };
+        Self { name, guest }
+    }
+
+    fn memory(&self) -> Memory {
+        self.guest.machine().unwrap().memory()
+    }
+}
+
+impl Drop for Attached {
+    fn drop(&mut self) {
+        Machine::attach(&self.name).unwrap().detach().unwrap();
+    }
+}
+
+/// A client of a QMP socket that shares no code with klab's.
+struct Qmp {
+    stream: UnixStream,
+    answers: std::io::Lines<BufReader<UnixStream>>,
+}
+
+impl Qmp {
+    fn connect(socket: &Path) -> Self {
+        let stream = UnixStream::connect(socket).unwrap();
+        let mut answers = BufReader::new(stream.try_clone().unwrap()).lines();
+        answers.next().unwrap().unwrap();
+        let mut qmp = Self { stream, answers };
+        qmp.run("qmp_capabilities", &Value::Null);
+        qmp
+    }
+
+    fn run(&mut self, command: &str, arguments: &Value) -> Value {
+        let mut line = serde_json::json!({ "execute": command });
+        if !arguments.is_null() {
+            line["arguments"] = arguments.clone();
+        }
+        writeln!(self.stream, "{line}").unwrap();
+        loop {
+            let answer = self.answers.next().unwrap().unwrap();
+            let answer: Value = serde_json::from_str(&answer).unwrap();
+            assert!(answer.get("error").is_none(), "{command}: {answer}");
+            if let Some(value) = answer.get("return") {
+                return value.clone();
+            }
+        }
+    }
+
+    fn dump(&mut self, to: &Path, format: &str) {
+        let protocol = format!("file:{}", to.display());
+        let arguments =
+            serde_json::json!({ "paging": false, "protocol": protocol, "format": format });
+        self.run("dump-guest-memory", &arguments);
+    }
+}
+
+/// Its kernels are older than the guests', so it is told to go on (`-f` overwrites, too).
+fn makedumpfile(options: &[&str], from: &Path, to: &Path) {
+    let mut command = Command::new("makedumpfile");
+    command.args(options).arg("--message-level").arg("0");
+    let ran = if options.contains(&"-F") {
+        let out = std::fs::File::create(to).unwrap();
+        command.arg(from).stdout(out).output()
+    } else {
+        command.arg("-f").arg(from).arg(to).output()
+    };
+    let ran = ran.expect("makedumpfile is not installed: `apt install makedumpfile`");
+    let said = String::from_utf8_lossy(&ran.stderr);
+    assert!(ran.status.success(), "makedumpfile {options:?}: {said}");
+}
+
+/// Every 61st page of RAM.
+fn same_pages(ledger: &mut Ledger, who: &str, core: &Guest, truth: &Guest) {
+    let (core, truth) = (core.kernel().unwrap(), truth.kernel().unwrap());
+    let (core, truth) = (core.space().memory(), truth.space().memory());
+    for range in truth.ranges() {
+        for at in (0..range.len).step_by(61 * 4096) {
+            let at = range.start.offset(at);
+            let (mut here, mut there) = ([1; 4096], [0; 4096]);
+            core.read(at, &mut here).unwrap();
+            truth.read_once(at, &mut there).unwrap();
+            ledger.same(format!("{who} {at}"), "page", &(here == there), &true);
+        }
+    }
+}
+
+/// klab's own guest with a crowd in it, as it is attached to and dumped.
+pub(crate) fn give_the_same(kernel: &str) {
+    let ground = Ground::new(kernel);
+    let folder = tempfile::tempdir().unwrap();
+    let file = |name: &str| folder.path().join(name);
+    let machine = ground.guest.machine().unwrap();
+    let (qmp, gdb) = (machine.qmp_socket(), machine.gdb_socket());
+    let mut ledger = Ledger::new(format!("sources of {kernel}"));
+    machine.pause().unwrap();
+    let truth = readings(&ground.guest).unwrap();
+
+    let attached = Attached::new("mapped", &qmp, None);
+    assert!(matches!(attached.memory(), Memory::Files(_)));
+    compare(&mut ledger, "attached", &truth, &attached.guest);
+    drop(attached);
+    let attached = Attached::new("by-gdb", &qmp, gdb.to_str());
+    assert!(matches!(attached.memory(), Memory::Gdb { .. }));
+    compare(&mut ledger, "gdbstub", &truth, &attached.guest);
+    drop(attached);
+    // It was paused before, and is.
+    assert!(!machine.runs().unwrap());
+
+    let dumped = file("klab");
+    let dump = ground.guest.dump(&dumped).unwrap();
+    assert_eq!((dump.cpus, dump.memory), (2, machine.memory().bytes()));
+    compare(
+        &mut ledger,
+        "klab dump",
+        &truth,
+        &Guest::open_core(&dumped).unwrap(),
+    );
+    let mut client = Qmp::connect(&qmp);
+    for format in ["elf", "kdump-zlib"] {
+        client.dump(&file(format), format);
+        let core = Guest::open_core(file(format)).unwrap();
+        compare(&mut ledger, format, &truth, &core);
+    }
+    if kernel.starts_with("6.1-") || kernel == "6.1" {
+        // Without zeros, caches, user's and free pages. It takes slabs of newer kernels for those.
+        let to = file("left out");
+        makedumpfile(&["-c", "-d", "31"], &dumped, &to);
+        compare(
+            &mut ledger,
+            "left out",
+            &truth,
+            &Guest::open_core(&to).unwrap(),
+        );
+    }
+    // What makedumpfile makes of klab's dump, compressed in each way.
+    for (name, options) in [
+        ("zlib", &["-c", "-d", "1"][..]),
+        ("lzo", &["-l", "-d", "0"]),
+        ("snappy", &["-p", "-d", "0"]),
+        ("zstd", &["-z", "-d", "0"]),
+        ("flattened", &["-F", "-l", "-d", "1"]),
+    ] {
+        let to = file("made");
+        makedumpfile(options, &dumped, &to);
+        let core = Guest::open_core(&to).unwrap();
+        ledger.same(
+            name,
+            "tasks",
+            &core.tasks().unwrap(),
+            &ground.guest.tasks().unwrap(),
+        );
+        ledger.same(
+            name,
+            "log",
+            &core.log().unwrap(),
+            &ground.guest.log().unwrap(),
+        );
+        same_pages(&mut ledger, name, &core, &ground.guest);
+    }
+    let least = [("tasks", 10), ("stacks", 5), ("log", 10), ("page", 10_000)];
+    ledger.end(&least);
+}
+
+/// A QEMU that klab did not start.
+struct Foreign {
+    child: Child,
+    folder: tempfile::TempDir,
+}
+
+impl Foreign {
+    fn start(options: &[&str]) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let mut command = Command::new("qemu-system-x86_64");
+        command
+            .current_dir(folder.path())
+            .args([
+                "-nodefaults",
+                "-no-user-config",
+                "-display",
+                "none",
+                "-serial",
+                "file:serial",
+            ])
+            .args(["-qmp", "unix:qmp,server=on,wait=off"])
+            .args(options)
+            .stdin(Stdio::null());
+        let child = command.spawn().unwrap();
+        let foreign = Self { child, folder };
+        let until = Instant::now() + Duration::from_secs(20);
+        while UnixStream::connect(foreign.qmp()).is_err() {
+            assert!(Instant::now() < until, "QEMU does not start");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        foreign
+    }
+
+    fn qmp(&self) -> PathBuf {
+        self.folder.path().join("qmp")
+    }
+}
+
+impl Drop for Foreign {
+    fn drop(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+}
+
+/// A QEMU that someone else started with RAM of its own, its gdbstub on TCP.
+pub(crate) fn of_someone_else() {
+    let choice: KernelChoice = "default".parse().unwrap();
+    let kernel = Kernel::resolve(&choice, &mut Silent).unwrap();
+    let initramfs = vm::initramfs::build(&kernel, &mut Silent).unwrap();
+    let port = std::net::TcpListener::bind("127.0.0.1:0")
+        .and_then(|listener| listener.local_addr())
+        .unwrap()
+        .port();
+    let gdb = format!("127.0.0.1:{port}");
+    let foreign = Foreign::start(&[
+        "-M",
+        "q35",
+        "-accel",
+        "tcg,thread=single",
+        "-cpu",
+        "max",
+        "-m",
+        "256M",
+        "-smp",
+        "2",
+        "-gdb",
+        &format!("tcp:{gdb}"),
+        "-kernel",
+        kernel.vmlinuz.to_str().unwrap(),
+        "-initrd",
+        initramfs.to_str().unwrap(),
+        "-append",
+        "console=ttyS0 panic=-1",
+    ]);
+    let name = format!("foreign-{}", std::process::id());
+    let machine = Machine::adopt(&name, &foreign.qmp(), None).unwrap();
+    assert!(matches!(machine.memory(), Memory::Process(_)));
+    let guest = until_booted(&name);
+    let mut ledger = Ledger::new("a QEMU of someone else");
+
+    // What needs a guest of klab's says so.
+    for said in [
+        guest.agent().unwrap_err().to_string(),
+        guest.reset().unwrap_err().to_string(),
+        machine.cable().unwrap_err().to_string(),
+    ] {
+        assert!(
+            said.contains("klab did not start the guest") && said.lines().count() == 1,
+            "{said}"
+        );
+    }
+    let said = Machine::adopt(&name, &foreign.qmp(), None)
+        .unwrap_err()
+        .to_string();
+    assert!(said.contains(&format!("`klab detach {name}`")), "{said}");
+
+    guest
+        .paused(|guest| {
+            assert_eq!(guest.status()?.state, State::Paused);
+            let truth = readings(guest)?;
+            let attached = Attached::new("foreign-gdb", &foreign.qmp(), Some(&gdb));
+            compare(&mut ledger, "gdbstub on TCP", &truth, &attached.guest);
+            let folder = tempfile::tempdir().unwrap();
+            let path = folder.path().join("core");
+            guest.dump(&path)?;
+            compare(&mut ledger, "klab dump", &truth, &Guest::open_core(&path)?);
+            let path = folder.path().join("by-gdb");
+            attached.guest.dump(&path)?;
+            compare(
+                &mut ledger,
+                "klab dump by gdbstub",
+                &truth,
+                &Guest::open_core(&path)?,
+            );
+            Qmp::connect(&foreign.qmp()).dump(&path, "elf");
+            compare(&mut ledger, "elf", &truth, &Guest::open_core(&path)?);
+            Ok(())
+        })
+        .unwrap();
+    assert_eq!(machine.status().state, State::Running);
+    ledger.end(&[("tasks", 4), ("stacks", 4)]);
+
+    // One that runs is let go on after each burst, and holds still within `paused`.
+    let attached = Attached::new("foreign-gdb", &foreign.qmp(), Some(&gdb));
+    attached
+        .guest
+        .paused(|guest| {
+            let (first, second) = (guest.log()?, guest.tasks()?);
+            std::thread::sleep(Duration::from_millis(200));
+            assert_eq!(machine.status().state, State::Paused);
+            assert_eq!(guest.tasks()?, second);
+            assert_eq!(guest.log()?, first);
+            Ok(())
+        })
+        .unwrap();
+    assert_eq!(machine.status().state, State::Running);
+    assert!(attached.guest.tasks().unwrap().len() > 20);
+    let until = Instant::now() + Duration::from_secs(10);
+    while machine.status().state != State::Running {
+        assert!(Instant::now() < until, "it was not let go on");
+    }
+    drop(attached);
+
+    // Another boot is noticed.
+    let before = places(&guest).unwrap();
+    Qmp::connect(&foreign.qmp()).run("system_reset", &Value::Null);
+    let until = Instant::now() + Duration::from_secs(180);
+    while places(&guest).is_none_or(|now| now == before) {
+        assert!(Instant::now() < until, "the old kernel is still shown");
+        std::thread::sleep(Duration::from_millis(500));
+    }
+
+    // QEMU's end is one sentence, and its name can be forgotten.
+    drop(foreign);
+    for said in [
+        guest.tasks().unwrap_err().to_string(),
+        machine.pause().unwrap_err().to_string(),
+        Guest::attach(&name).unwrap_err().to_string(),
+    ] {
+        assert!(said.lines().count() == 1, "{said}");
+    }
+    assert_eq!(machine.status().state, State::Dead);
+    machine.detach().unwrap();
+    assert!(Machine::attach(&name).is_err());
+}
+
+fn until_booted(name: &str) -> Guest {
+    let until = Instant::now() + Duration::from_secs(180);
+    loop {
+        // Until then there is no kernel, or one without a process.
+        match Guest::attach(name) {
+            Ok(guest) if guest.task(1).is_ok_and(|task| task.mm.is_some()) => return guest,
+            other => assert!(Instant::now() < until, "{other:?}"),
+        }
+        std::thread::sleep(Duration::from_millis(500));
+    }
+}
+
+/// What KASLR draws anew at each boot.
+fn places(guest: &Guest) -> Option<(u64, u64, u64)> {
+    let kernel = guest.kernel().ok()?;
+    let virt = kernel.page_offset_base().ok()?;
+    Some((
+        kernel.kaslr_offset().ok()?,
+        kernel.phys_base().ok()?,
+        virt.0,
+    ))
+}
+
+/// RAM in two files that have no name, and sockets that are no QEMU's.
+pub(crate) fn in_odd_places() {
+    let foreign = Foreign::start(&[
+        "-S",
+        "-M",
+        "q35",
+        "-m",
+        "256M",
+        "-object",
+        "memory-backend-memfd,id=a,size=128M,share=on",
+        "-object",
+        "memory-backend-memfd,id=b,size=128M,share=on",
+        "-numa",
+        "node,memdev=a",
+        "-numa",
+        "node,memdev=b",
+    ]);
+    let name = format!("memfd-{}", std::process::id());
+    let machine = Machine::adopt(&name, &foreign.qmp(), None).unwrap();
+    let Memory::Files(files) = machine.memory() else {
+        panic!("{:?}", machine.memory());
+    };
+    assert_eq!(files.len(), 2, "{files:?}");
+    assert!(machine.memory().bytes() > 250 << 20);
+    let memory = probes::memory::of_machine(&machine).unwrap();
+    let last = memory.ranges().last().unwrap();
+    assert_eq!(last.start.0 + last.len, 256 << 20);
+    // Nothing has booted: that is said, and nothing else happens.
+    let said = Guest::attach(&name).unwrap_err().to_string();
+    assert!(said.contains("has not booted yet"), "{said}");
+    assert!(!machine.runs().unwrap());
+
+    // Another client has the socket.
+    let held = Qmp::connect(&foreign.qmp());
+    let said = machine.runs().unwrap_err().to_string();
+    assert!(said.contains("busy with another client"), "{said}");
+    let said = Machine::adopt("odd", &foreign.qmp(), None)
+        .unwrap_err()
+        .to_string();
+    assert!(said.contains("busy with another client"), "{said}");
+    drop(held);
+
+    // A gdbstub that is none.
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let attached = Machine::adopt("odd", &foreign.qmp(), Some(&address)).unwrap();
+    let said = Guest::attach("odd").unwrap_err().to_string();
+    assert!(
+        said.contains("no answer in 5 s") && said.lines().count() == 1,
+        "{said}"
+    );
+    attached.detach().unwrap();
+    machine.down().unwrap();
+    let mut qmp = Qmp::connect(&foreign.qmp());
+    assert_eq!(qmp.run("query-status", &Value::Null)["status"], "prelaunch");
+
+    // Sockets that speak something else, and nothing.
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("socket");
+    let listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
+    std::thread::spawn(move || {
+        while let Ok((mut stream, _)) = listener.accept() {
+            let _ = stream.write_all(b"220 mail ready\r\n");
+        }
+    });
+    let said = Machine::adopt("odd", &path, None).unwrap_err().to_string();
+    assert!(
+        said.contains("no QMP socket") && said.lines().count() == 1,
+        "{said}"
+    );
+    let said = Machine::adopt("odd", &folder.path().join("none"), None)
+        .unwrap_err()
+        .to_string();
+    assert!(said.contains("none"), "{said}");
+    assert!(Machine::attach("odd").is_err(), "something was left");
+}
