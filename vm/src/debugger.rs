@@ -5,7 +5,7 @@
 //! in the run folder says that there may be some, and [`Machine::resume`](crate::Machine::resume) takes them away.
 
 use std::fs::{self, File};
-use std::io::{self, ErrorKind, Read, Write};
+use std::io::{self, ErrorKind};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -15,6 +15,7 @@ use nix::fcntl::Flock;
 use crate::error::{At, Error, Result};
 use crate::paths;
 use crate::registers::Registers;
+use crate::rsp::{Rsp, Stream, packet};
 
 /// The longest packet: the registers of one CPU are 1 KiB.
 const LONGEST: usize = 64 << 10;
@@ -40,8 +41,7 @@ pub struct Stop {
 /// The one client of a guest's gdbstub. Dropped, it takes its breakpoints away and lets the guest run.
 #[derive(Debug)]
 pub struct Debugger {
-    stream: UnixStream,
-    read: Vec<u8>,
+    rsp: Rsp,
     runs: bool,
     mark: PathBuf,
     /// Held for its life.
@@ -71,8 +71,7 @@ impl Debugger {
         fs::write(&mark, "").at("write", &mark)?;
         let stream = UnixStream::connect(&socket).at("connect to", &socket)?;
         let mut debugger = Self {
-            stream,
-            read: Vec::new(),
+            rsp: Rsp::new(Stream::Unix(stream), LONGEST),
             runs: false,
             mark,
             _lock: lock,
@@ -179,83 +178,30 @@ impl Debugger {
         }
     }
 
-    fn send(&mut self, packet: &str) -> Result<()> {
-        let sum = packet.bytes().fold(0_u8, u8::wrapping_add);
-        self.write(format!("${packet}#{sum:02x}").as_bytes())
+    fn send(&mut self, data: &str) -> Result<()> {
+        self.rsp.send(packet(data).as_bytes()).map_err(failed)
     }
 
-    fn write(&mut self, bytes: &[u8]) -> Result<()> {
-        let sent = self
-            .stream
-            .set_write_timeout(Some(PATIENCE))
-            .and_then(|()| self.stream.write_all(bytes));
-        sent.map_err(failed)
-    }
-
-    /// The next packet, acknowledged; `None` when none comes within `patience`.
+    /// The next packet, acknowledged, since a break would be taken for the acknowledgement; `None` when none comes within
+    /// `patience`.
     fn packet(&mut self, patience: Duration) -> Result<Option<String>> {
-        let until = Instant::now() + patience;
-        loop {
-            if let Some(packet) = self.taken() {
-                self.write(b"+")?;
-                return Ok(Some(packet));
-            }
-            if self.read.len() > LONGEST {
-                return Err(Error::Debugger("its answer has no end".to_owned()));
-            }
-            let left = until.saturating_duration_since(Instant::now());
-            // A time of zero would mean for ever.
-            let left = left.max(Duration::from_millis(1));
-            let mut some = [0; 4096];
-            let got = self
-                .stream
-                .set_read_timeout(Some(left))
-                .and_then(|()| self.stream.read(&mut some));
-            match got {
-                Ok(0) => return Err(gone()),
-                Ok(count) => self.read.extend_from_slice(&some[..count]),
-                Err(error) if waited(&error) && Instant::now() >= until => return Ok(None),
-                Err(error) if waited(&error) => {}
-                Err(error) => return Err(failed(error)),
-            }
+        let got = self.rsp.packet(Instant::now() + patience).map_err(failed)?;
+        if got.is_some() {
+            self.rsp.send(b"+").map_err(failed)?;
         }
-    }
-
-    /// A whole packet of what was read: `$` text `#` two digits.
-    fn taken(&mut self) -> Option<String> {
-        let begin = self.read.iter().position(|byte| *byte == b'$')?;
-        let length = self
-            .read
-            .get(begin..)?
-            .iter()
-            .position(|byte| *byte == b'#')?;
-        let end = begin + length + 3;
-        if end > self.read.len() {
-            return None;
-        }
-        let text = self.read.get(begin + 1..begin + length)?;
-        let text = String::from_utf8_lossy(text).into_owned();
-        self.read.drain(..end);
-        Some(text)
+        Ok(got.map(|data| String::from_utf8_lossy(&data).into_owned()))
     }
 }
 
 fn failed(error: io::Error) -> Error {
     match error.kind() {
-        ErrorKind::BrokenPipe | ErrorKind::ConnectionReset => gone(),
+        ErrorKind::BrokenPipe | ErrorKind::ConnectionReset | ErrorKind::UnexpectedEof => gone(),
         _ => Error::Debugger(error.to_string()),
     }
 }
 
 fn gone() -> Error {
     Error::Debugger("QEMU ended: the guest was reset or taken down".to_owned())
-}
-
-fn waited(error: &io::Error) -> bool {
-    matches!(
-        error.kind(),
-        ErrorKind::WouldBlock | ErrorKind::TimedOut | ErrorKind::Interrupted
-    )
 }
 
 /// Says that there may be breakpoints.
@@ -267,7 +213,7 @@ impl Drop for Debugger {
     fn drop(&mut self) {
         let detached = (|| {
             if self.runs {
-                self.write(&[BREAK])?;
+                self.rsp.send(&[BREAK]).map_err(failed)?;
                 self.stop(PATIENCE)?;
             }
             // Takes the breakpoints away and lets it run.
@@ -282,11 +228,12 @@ impl Drop for Debugger {
 
 #[cfg(test)]
 mod tests {
+    use std::io::{Read as _, Write as _};
     use std::os::unix::net::UnixListener;
 
     use super::*;
 
-    /// A gdbstub that gives these answers, each to one packet.
+    /// A gdbstub that gives these answers, each to one packet; what stands between `$` and `#` is made a packet.
     fn stub(answers: &'static [&'static str]) -> (tempfile::TempDir, std::thread::JoinHandle<()>) {
         let folder = tempfile::tempdir().unwrap();
         let listener = UnixListener::bind(folder.path().join("gdb")).unwrap();
@@ -299,7 +246,11 @@ mod tests {
                         return;
                     }
                 }
-                let _ = stream.write_all(answer.as_bytes());
+                let parts = answer.split('#').map(|part| match part.split_once('$') {
+                    Some((before, data)) => format!("{before}{}", packet(data)),
+                    None => part.to_owned(),
+                });
+                let _ = stream.write_all(parts.collect::<String>().as_bytes());
             }
             // The last acknowledgement.
             let _ = stream.read(&mut [0; 256]);
@@ -310,11 +261,11 @@ mod tests {
     #[test]
     fn a_breakpoint_is_set_met_and_taken_away() {
         let (folder, served) = stub(&[
-            "+$T02thread:01;#00$T05thread:01;#00",
-            "+$OK#9a",
+            "+$T02thread:01;#$T05thread:01;#",
+            "+$OK#",
             "+",
-            "$T05thread:02;#00",
-            "+$OK#9a",
+            "$T05thread:02;#",
+            "+$OK#",
         ]);
         let mut debugger = Debugger::attach(folder.path(), "x").unwrap();
         assert!(matches!(
@@ -332,7 +283,7 @@ mod tests {
 
     #[test]
     fn nonsense_and_an_end_are_errors() {
-        for answers in [&["+$T05#00"][..], &["+$T05#00", "+$E22#00"], &["$xx#00"]] {
+        for answers in [&["+$T05#"][..], &["+$T05#", "+$E22#"], &["$xx#"]] {
             let (folder, served) = stub(answers);
             if let Ok(mut debugger) = Debugger::attach(folder.path(), "x") {
                 assert!(debugger.set(1).is_err());

@@ -5,9 +5,8 @@
 //! gdbstub), and answers in order.
 
 use std::fs::File;
-use std::io::{self, Read, Write};
+use std::io;
 use std::net::{TcpStream, ToSocketAddrs};
-use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -16,6 +15,7 @@ use nix::fcntl::Flock;
 use crate::error::{Error, Result};
 use crate::machine::Machine;
 use crate::memory::Memory;
+use crate::rsp::{Rsp, Stream, packet};
 use crate::{paths, unix};
 
 /// How long an answer may take.
@@ -24,26 +24,17 @@ const PATIENCE: Duration = Duration::from_secs(5);
 const CHUNK: usize = 2048;
 /// Packets that are sent ahead of their answers.
 const AHEAD: usize = 32;
-/// The longest packet taken.
-const LONGEST: usize = 64 << 10;
+/// All that may come unasked, and the answers to what was sent ahead.
+const LONGEST: usize = (64 << 10) + AHEAD * 2 * CHUNK;
 
 /// A client of a machine's gdbstub, which serves one at a time.
 #[derive(Debug)]
 pub struct Gdb {
-    stream: Stream,
-    /// What came and was not looked at, from `at` on.
-    read: Vec<u8>,
-    at: usize,
+    rsp: Rsp,
     address: String,
     /// Whether the guest ran before.
     ran: bool,
     _lock: Option<Flock<File>>,
-}
-
-#[derive(Debug)]
-enum Stream {
-    Unix(UnixStream),
-    Tcp(TcpStream),
 }
 
 impl Machine {
@@ -78,9 +69,7 @@ impl Gdb {
             Stream::Tcp(TcpStream::connect_timeout(&to, PATIENCE).map_err(failed)?)
         };
         let mut gdb = Self {
-            stream,
-            read: Vec::new(),
-            at: 0,
+            rsp: Rsp::new(stream, LONGEST),
             address: address.to_owned(),
             ran: false,
             _lock: lock,
@@ -166,15 +155,9 @@ impl Gdb {
     }
 
     fn send(&mut self, bytes: &[u8]) -> Result<()> {
-        let sent = match &mut self.stream {
-            Stream::Unix(stream) => stream
-                .set_write_timeout(Some(PATIENCE))
-                .and_then(|()| stream.write_all(bytes)),
-            Stream::Tcp(stream) => stream
-                .set_write_timeout(Some(PATIENCE))
-                .and_then(|()| stream.write_all(bytes)),
-        };
-        sent.map_err(|error| fault(&self.address, &error))
+        self.rsp
+            .send(bytes)
+            .map_err(|error| fault(&self.address, &error))
     }
 
     /// What the next packet holds; notices that a CPU has stopped are passed over.
@@ -182,63 +165,13 @@ impl Gdb {
         let until = Instant::now() + PATIENCE;
         loop {
             let got = self
+                .rsp
                 .packet(until)
+                .and_then(|got| got.ok_or_else(|| io::ErrorKind::TimedOut.into()))
                 .map_err(|error| fault(&self.address, &error))?;
             if !matches!(got.first(), Some(b'T' | b'S' | b'W' | b'X')) {
                 return Ok(got);
             }
-        }
-    }
-
-    /// `$DATA#SUM`, where `SUM` is the sum of the bytes of `DATA` modulo 256.
-    fn packet(&mut self, until: Instant) -> io::Result<Vec<u8>> {
-        let bad = |why: &'static str| io::Error::new(io::ErrorKind::InvalidData, why);
-        loop {
-            let seen = &self.read[self.at..];
-            let find = |byte, from: usize| {
-                let found = seen.get(from..)?.iter().position(|other| *other == byte);
-                found.map(|at| from + at)
-            };
-            let start = find(b'$', 0);
-            let end = start.and_then(|start| find(b'#', start));
-            if let (Some(start), Some(end)) = (start, end)
-                && let Some(sum) = seen.get(end + 1..end + 3)
-            {
-                let data = &seen[start + 1..end];
-                let told = std::str::from_utf8(sum)
-                    .ok()
-                    .and_then(|sum| u8::from_str_radix(sum, 16).ok());
-                if told != Some(checksum(data)) {
-                    return Err(bad("a packet has a wrong check sum"));
-                }
-                let data = data.to_vec();
-                self.at += end + 3;
-                return Ok(data);
-            }
-            if seen.len() > LONGEST + AHEAD * 2 * CHUNK {
-                return Err(bad("what it says are no packets"));
-            }
-            self.read.drain(..self.at);
-            self.at = 0;
-            let left = until.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                return Err(io::ErrorKind::TimedOut.into());
-            }
-            let mut some = [0; 16 << 10];
-            let len = match &mut self.stream {
-                Stream::Unix(stream) => {
-                    stream.set_read_timeout(Some(left))?;
-                    stream.read(&mut some)?
-                }
-                Stream::Tcp(stream) => {
-                    stream.set_read_timeout(Some(left))?;
-                    stream.read(&mut some)?
-                }
-            };
-            if len == 0 {
-                return Err(io::ErrorKind::UnexpectedEof.into());
-            }
-            self.read.extend_from_slice(&some[..len]);
         }
     }
 }
@@ -260,14 +193,6 @@ fn fault(address: &str, error: &io::Error) -> Error {
     }
 }
 
-fn checksum(data: &[u8]) -> u8 {
-    data.iter().fold(0, |sum, byte| sum.wrapping_add(*byte))
-}
-
-fn packet(data: &str) -> String {
-    format!("${data}#{:02x}", checksum(data.as_bytes()))
-}
-
 /// Hexadecimal digits into exactly `to`; `false` where they are something else.
 fn unhex(digits: &[u8], to: &mut [u8]) -> bool {
     if digits.len() != to.len() * 2 {
@@ -285,6 +210,7 @@ fn unhex(digits: &[u8], to: &mut [u8]) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::io::{Read as _, Write as _};
     use std::net::TcpListener;
     use std::os::unix::net::UnixListener;
     use std::thread;

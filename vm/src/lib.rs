@@ -22,6 +22,7 @@ mod qemu;
 mod qmp;
 mod ram;
 mod registers;
+mod rsp;
 mod snapshot;
 mod sparse;
 mod status;
