@@ -9,11 +9,13 @@
 extern crate self as probes;
 
 pub mod cell;
+pub mod device;
 pub mod drgn;
 pub mod error;
 pub mod exercise;
 pub mod fs;
 pub mod guest;
+pub mod irq;
 pub mod kernel;
 pub mod memory;
 pub mod mm;
@@ -27,9 +29,11 @@ pub mod printk;
 pub mod sched;
 pub mod skb;
 pub mod structures;
+pub mod time;
 pub mod traffic;
 pub mod unwind;
 pub mod view;
+pub mod workqueue;
 
 pub use error::{Error, Result};
 pub use guest::Guest;

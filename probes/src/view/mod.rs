@@ -3,13 +3,17 @@
 //! Views render plain values that were read before; none reads the guest. Everything that comes from the guest is
 //! escaped: control characters in text ([`clean`]), markup in HTML and SVG ([`escape`]).
 
+mod block;
+mod device;
 mod escape;
 mod files;
 mod heap;
+mod irq;
 mod log;
 mod map;
 mod mm;
 mod net;
+mod pci;
 mod ring;
 mod runq;
 mod skb;
@@ -18,8 +22,10 @@ mod svg;
 mod symbol;
 mod table;
 mod tasks;
+mod time;
 mod unwind;
 mod walk;
+mod workqueue;
 
 pub use escape::{bytes, clean, escape};
 pub use ring::{ListRing, RingNode};
