@@ -8,6 +8,8 @@
 // `#[derive(Mirror)]` names this crate, here too.
 extern crate self as probes;
 
+pub mod audit;
+pub mod bpf;
 pub mod cell;
 pub mod device;
 pub mod drgn;
@@ -15,6 +17,7 @@ pub mod error;
 pub mod exercise;
 pub mod fs;
 pub mod guest;
+pub mod init;
 pub mod irq;
 pub mod kernel;
 pub mod memory;
@@ -26,10 +29,12 @@ pub mod object;
 pub mod packet_type;
 pub mod prelude;
 pub mod printk;
+pub mod rcu;
 pub mod sched;
 pub mod skb;
 pub mod structures;
 pub mod time;
+pub mod trace;
 pub mod traffic;
 pub mod unwind;
 pub mod view;

@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use crate::Result;
 use crate::guest::Guest;
-use crate::kernel::{Function, Functions};
+use crate::kernel::{Function, Functions, Kernel};
 use crate::memory::GuestVirt;
 use crate::object::{Mirror, Plan};
 
@@ -70,29 +70,32 @@ struct Raw {
 impl Guest {
     /// The interrupt descriptor table, `idt_table`.
     pub fn idt(&self) -> Result<Idt> {
-        let kernel = self.kernel()?;
-        let functions = Functions::new(&kernel);
-        let table = kernel.symbol("idt_table")?;
-        let plan = Plan::<Raw>::new(&kernel)?;
-        let mut gates = Vec::new();
-        for vector in 0..ENTRIES {
-            let raw = plan.load(table.offset(vector * plan.size()))?;
-            let at = u64::from(raw.offset_high) << 32
-                | u64::from(raw.offset_middle) << 16
-                | u64::from(raw.offset_low);
-            gates.push(Gate {
-                vector: vector as u8,
-                exception: EXCEPTIONS
-                    .get(vector as usize)
-                    .copied()
-                    .filter(|name| !name.is_empty()),
-                handler: functions.at(GuestVirt(at))?,
-                ist: raw.ist,
-                dpl: raw.dpl,
-                kind: raw.kind,
-                present: raw.present,
-            });
-        }
-        Ok(Idt(gates))
+        gates(&self.kernel()?).map(Idt)
     }
+}
+
+pub(crate) fn gates(kernel: &Kernel) -> Result<Vec<Gate>> {
+    let functions = Functions::new(kernel);
+    let table = kernel.symbol("idt_table")?;
+    let plan = Plan::<Raw>::new(kernel)?;
+    let mut gates = Vec::new();
+    for vector in 0..ENTRIES {
+        let raw = plan.load(table.offset(vector * plan.size()))?;
+        let at = u64::from(raw.offset_high) << 32
+            | u64::from(raw.offset_middle) << 16
+            | u64::from(raw.offset_low);
+        gates.push(Gate {
+            vector: vector as u8,
+            exception: EXCEPTIONS
+                .get(vector as usize)
+                .copied()
+                .filter(|name| !name.is_empty()),
+            handler: functions.at(GuestVirt(at))?,
+            ist: raw.ist,
+            dpl: raw.dpl,
+            kind: raw.kind,
+            present: raw.present,
+        });
+    }
+    Ok(gates)
 }

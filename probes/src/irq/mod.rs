@@ -7,6 +7,7 @@ mod stat;
 
 use std::ops::Deref;
 
+pub(crate) use idt::gates;
 pub use idt::{Gate, Idt};
 use serde::Serialize;
 pub use softirq::{Softirq, Softirqs};

@@ -3,6 +3,7 @@
 //! Views render plain values that were read before; none reads the guest. Everything that comes from the guest is
 //! escaped: control characters in text ([`clean`]), markup in HTML and SVG ([`escape`]).
 
+mod audit;
 mod block;
 mod device;
 mod escape;
@@ -12,6 +13,7 @@ mod irq;
 mod log;
 mod map;
 mod mm;
+mod module;
 mod net;
 mod pci;
 mod ring;
@@ -23,6 +25,7 @@ mod symbol;
 mod table;
 mod tasks;
 mod time;
+mod trace;
 mod unwind;
 mod walk;
 mod workqueue;
