@@ -8,6 +8,7 @@
 
 mod containers;
 mod crowded;
+mod devices;
 mod dump;
 mod files;
 mod ground;
@@ -55,6 +56,7 @@ on_kernels!(
     net = super::net::are_those_of_proc,
     stacks = super::stacks::are_those_of_proc,
     run_queues = super::runq::are_those_of_proc,
+    devices = super::devices::are_those_of_sys,
 );
 
 #[test]
