@@ -27,6 +27,8 @@ use crate::structures::{
 const BOUND: usize = 1 << 16;
 /// Bytes of the longest name.
 const NAME: usize = 256;
+/// `IRQD_SETAFFINITY_PENDING` of `include/linux/irq.h`: the affinity changes with the next interrupt.
+const AFFINITY_PENDING: u32 = 1 << 8;
 
 /// A handler of an interrupt: a `struct irqaction`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -62,7 +64,7 @@ pub struct Irq {
     pub flow: Option<Function>,
     /// How often it came to each CPU that is online.
     pub counts: Vec<u64>,
-    /// The CPUs that it may come to.
+    /// The CPUs that it may come to, from the next time on.
     pub affinity: Vec<u32>,
     /// Those of them that it comes to.
     pub effective: Vec<u32>,
@@ -96,6 +98,8 @@ struct Desc {
     irq: u32,
     #[mirror(member = "irq_data.hwirq")]
     hwirq: u64,
+    #[mirror(member = "irq_common_data.state_use_accessors")]
+    state: u32,
     #[mirror(member = "irq_data.chip")]
     chip: GuestVirt,
     kstat_irqs: GuestVirt,
@@ -179,6 +183,11 @@ impl Reader<'_> {
             }
         };
         let c = "struct irq_desc";
+        // As show_irq_affinity() of kernel/irq/proc.c.
+        let affinity = match raw.state & AFFINITY_PENDING {
+            0 => "irq_common_data.affinity",
+            _ => "pending_mask",
+        };
         let next = offset_of(kernel, "struct irqaction", "next")?;
         Ok(Irq {
             at,
@@ -188,7 +197,7 @@ impl Reader<'_> {
             name: self.text(raw.name)?,
             flow: self.functions.of(raw.handle_irq)?,
             counts,
-            affinity: cpumask_var(kernel, at, (c, "irq_common_data.affinity"))?,
+            affinity: cpumask_var(kernel, at, (c, affinity))?,
             effective: cpumask_var(kernel, at, (c, "irq_common_data.effective_affinity"))?,
             actions: chain(kernel, raw.action, next)
                 .map(|at| self.action(at?))

@@ -252,8 +252,10 @@ fn buses(ground: &mut Ground, kernel: &str) {
     ]);
 }
 
-/// Of each PCI device what its files say: numbers, then the lines of `resource`, then the driver.
-fn ask_pci(ground: &mut Ground) -> BTreeMap<String, (Vec<u64>, Vec<[u64; 3]>, String)> {
+/// What a PCI device's files say: its numbers, the lines of `resource`, its driver.
+type PciFiles = (Vec<u64>, Vec<[u64; 3]>, String);
+
+fn ask_pci(ground: &mut Ground) -> BTreeMap<String, PciFiles> {
     let mut devices = BTreeMap::new();
     let said = ground.sh(
         "cd /sys/bus/pci/devices && for d in *; do echo = $d $(readlink $d/driver); \

@@ -14,6 +14,7 @@ mod files;
 mod ground;
 mod high;
 mod hostile;
+mod irq;
 mod ledger;
 mod log;
 mod maps;
@@ -57,6 +58,7 @@ on_kernels!(
     stacks = super::stacks::are_those_of_proc,
     run_queues = super::runq::are_those_of_proc,
     devices = super::devices::are_those_of_sys,
+    interrupts = super::irq::are_those_of_proc,
 );
 
 #[test]
