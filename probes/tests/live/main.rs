@@ -24,6 +24,7 @@ mod runq;
 mod skb;
 mod stacks;
 mod tasks;
+mod time;
 mod traffic;
 mod types;
 
@@ -58,6 +59,7 @@ on_kernels!(
     stacks = super::stacks::are_those_of_proc,
     run_queues = super::runq::are_those_of_proc,
     devices = super::devices::are_those_of_sys,
+    time = super::time::is_that_of_proc,
     interrupts = super::irq::are_those_of_proc,
 );
 
