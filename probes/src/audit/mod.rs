@@ -141,9 +141,9 @@ impl Auditor<'_> {
     ) -> Result<()> {
         let function = self.functions.at(at)?;
         let owner = self.code.owner(at);
-        // What lies nowhere has no instructions to look at.
+        // What lies nowhere, or was freed, has no instructions to look at.
         let detour = match owner {
-            Owner::Nobody => None,
+            Owner::Nobody | Owner::Init => None,
             _ => entry::detour(self, at)?,
         };
         if let Some(why) = wrong(point, &function, &owner, detour.as_ref()) {

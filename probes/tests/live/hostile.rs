@@ -38,20 +38,7 @@ fn in_a_process() {
     let ground = Ground::new("default");
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("ram");
-    let ram = ground.guest.machine().unwrap().ram().clone();
-    ground
-        .guest
-        .paused(|_| {
-            let copy = Command::new("cp")
-                .args(["--sparse=always", "-L"])
-                .args([&ram.path, &file])
-                .status();
-            assert!(copy.unwrap().success());
-            Ok(())
-        })
-        .unwrap();
-    let ranges = serde_json::to_vec(&ram.ranges).unwrap();
-    std::fs::write(file.with_extension("ranges"), ranges).unwrap();
+    Ram::copy(&ground, &file);
     drop(ground);
     let test = thread::current().name().unwrap().to_owned();
     let said = folder.path().join("said");
@@ -89,7 +76,7 @@ fn in_a_process() {
 }
 
 /// The RAM file, and what was in it before the last lie.
-struct Ram {
+pub(crate) struct Ram {
     file: File,
     path: PathBuf,
     ranges: Vec<RamRange>,
@@ -98,7 +85,25 @@ struct Ram {
 }
 
 impl Ram {
-    fn open(path: &Path) -> Self {
+    /// Copies the RAM of a guest, at one instant, into a file.
+    pub(crate) fn copy(ground: &Ground, file: &Path) {
+        let ram = ground.guest.machine().unwrap().ram().clone();
+        ground
+            .guest
+            .paused(|_| {
+                let copy = Command::new("cp")
+                    .args(["--sparse=always", "-L"])
+                    .args([ram.path.as_path(), file])
+                    .status();
+                assert!(copy.unwrap().success());
+                Ok(())
+            })
+            .unwrap();
+        let ranges = serde_json::to_vec(&ram.ranges).unwrap();
+        std::fs::write(file.with_extension("ranges"), ranges).unwrap();
+    }
+
+    pub(crate) fn open(path: &Path) -> Self {
         let ranges = std::fs::read(path.with_extension("ranges")).unwrap();
         Self {
             file: File::options().read(true).write(true).open(path).unwrap(),
@@ -109,7 +114,7 @@ impl Ram {
         }
     }
 
-    fn guest(&self) -> Result<Guest> {
+    pub(crate) fn guest(&self) -> Result<Guest> {
         Guest::open_ram(&self.path, &self.ranges)
     }
 
@@ -137,7 +142,7 @@ impl Ram {
         u32::from_le_bytes(word)
     }
 
-    fn lie(&mut self, at: GuestPhys, bytes: &[u8]) {
+    pub(crate) fn lie(&mut self, at: GuestPhys, bytes: &[u8]) {
         let Some(offset) = self.offset(at, bytes.len() as u64) else {
             return;
         };
@@ -147,7 +152,7 @@ impl Ram {
         self.file.write_all_at(bytes, offset).unwrap();
     }
 
-    fn lie_u64(&mut self, at: GuestPhys, word: u64) {
+    pub(crate) fn lie_u64(&mut self, at: GuestPhys, word: u64) {
         self.lie(at, &word.to_le_bytes());
     }
 
@@ -165,7 +170,7 @@ impl Ram {
         }
     }
 
-    fn heal(&mut self) {
+    pub(crate) fn heal(&mut self) {
         while let Some((offset, truth)) = self.truth.pop() {
             self.file.write_all_at(&truth, offset).unwrap();
         }

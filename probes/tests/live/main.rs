@@ -13,6 +13,7 @@ mod dump;
 mod files;
 mod ground;
 mod high;
+mod hooks;
 mod hostile;
 mod irq;
 mod ledger;
@@ -20,6 +21,7 @@ mod log;
 mod maps;
 mod mm;
 mod net;
+mod planted;
 mod runq;
 mod skb;
 mod stacks;
@@ -60,6 +62,8 @@ on_kernels!(
     run_queues = super::runq::are_those_of_proc,
     devices = super::devices::are_those_of_sys,
     time = super::time::is_that_of_proc,
+    hooks = super::hooks::are_those_of_sys,
+    planted = super::planted::is_found,
     interrupts = super::irq::are_those_of_proc,
 );
 
@@ -96,6 +100,11 @@ fn frames_go_both_ways() {
 #[test]
 fn namespaces_and_rules() {
     traffic::namespaces("default");
+}
+
+#[test]
+fn audit_of_klabs_own_module() {
+    hooks::of_klabs_own_module();
 }
 
 #[test]
