@@ -1,5 +1,8 @@
 //! Constants of enumerations, by name and by value.
 
+use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
+
 use crate::kernel::Kernel;
 use crate::kernel::btf::{Btf, Kind};
 use crate::{Error, Result};
@@ -20,14 +23,28 @@ impl Kernel {
         Ok(found.map_or_else(|| value.to_string(), str::to_owned))
     }
 
-    /// The value of an enumeration's constant. A look through all types: keep it for as long as one reading takes.
+    /// The value of an enumeration's constant: a look through all types, whose outcome is kept.
     pub(crate) fn constant(&self, name: &str) -> Result<i64> {
-        match self.btf()?.find_enumerator(name) {
-            Some((_, value)) => Ok(value),
-            None => Err(Error::Other(format!(
+        let known = self.once(|| Ok(Known::default()))?;
+        let table = || known.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let looked_up = table().get(name).copied();
+        let found = match looked_up {
+            Some(found) => found,
+            None => {
+                let found = self.btf()?.find_enumerator(name).map(|(_, value)| value);
+                table().insert(name.to_owned(), found);
+                found
+            }
+        };
+        found.ok_or_else(|| {
+            Error::Other(format!(
                 "{} has no constant `{name}` in its BTF",
                 self.release()
-            ))),
-        }
+            ))
+        })
     }
 }
+
+/// Constants that were looked up, by name.
+#[derive(Default)]
+struct Known(Mutex<HashMap<String, Option<i64>>>);

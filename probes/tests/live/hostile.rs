@@ -16,6 +16,7 @@ use probes::structures::{
 };
 use probes::view::View;
 use probes::{Error, Guest, Result, sched};
+use vm::agent::WorkloadKind;
 
 use crate::ground::Ground;
 
@@ -35,7 +36,9 @@ pub(crate) fn every_lie_is_survived() {
 
 /// Copies the RAM of a guest, and starts this test again in a process of its own that lies in it.
 fn in_a_process() {
-    let ground = Ground::new("default");
+    let mut ground = Ground::new("default");
+    ground.sh("modprobe null_blk nr_devices=1; modprobe veth");
+    ground.agent.workload(WorkloadKind::Bpf).unwrap();
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("ram");
     Ram::copy(&ground, &file);
@@ -58,7 +61,7 @@ fn in_a_process() {
         if let Some(status) = child.try_wait().unwrap() {
             break status;
         }
-        if began.elapsed() > Duration::from_secs(240) {
+        if began.elapsed() > Duration::from_secs(480) {
             child.kill().unwrap();
             break child.wait().unwrap();
         }
@@ -241,6 +244,7 @@ fn read_guest(guest: &Guest, fared: &mut Fared) -> Result<()> {
     for cpu in 0..2 {
         fared.note(guest.current(cpu));
     }
+    read_devices(guest, fared);
     fared.note(
         guest
             .task_tree()
@@ -293,6 +297,34 @@ fn read_guest(guest: &Guest, fared: &mut Fared) -> Result<()> {
         fared.note(stack);
     }
     Ok(())
+}
+
+/// The readers of devices, of what interrupts and of what hooks.
+fn read_devices(guest: &Guest, fared: &mut Fared) {
+    fn faces<V: View>(value: V) -> (String, Option<String>) {
+        (value.text(), value.html())
+    }
+    fared.note(guest.devices().map(faces));
+    fared.note(guest.buses().map(faces));
+    fared.note(guest.pci_devices().map(faces));
+    fared.note(guest.disks().map(faces));
+    fared.note(guest.majors().map(faces));
+    fared.note(guest.iomem().map(faces));
+    fared.note(guest.ioports().map(faces));
+    fared.note(guest.irqs().map(faces));
+    fared.note(guest.idt().map(faces));
+    fared.note(guest.softirqs().map(faces));
+    fared.note(guest.workqueues().map(faces));
+    fared.note(guest.timers().map(faces));
+    fared.note(guest.clocks().map(faces));
+    fared.note(guest.rcu().map(faces));
+    fared.note(guest.bpf().map(faces));
+    fared.note(guest.tracing().map(faces));
+    fared.note(guest.audit().map(faces));
+    fared.note(guest.command_line().map(faces));
+    for module in guest.modules().into_iter().flatten() {
+        fared.note(guest.module(&module.name).map(faces));
+    }
 }
 
 /// Reads all, within the time that there is.
@@ -376,6 +408,45 @@ impl Map {
         }
         for module in guest.modules()? {
             deep.push((kernel.virt_to_phys(module.at)?, size("struct module")?));
+        }
+        for device in guest.devices()? {
+            deep.push((kernel.virt_to_phys(device.at)?, size("struct device")?));
+            pointers.push(device.at);
+        }
+        for irq in guest.irqs()?.iter() {
+            deep.push((kernel.virt_to_phys(irq.at)?, size("struct irq_desc")?));
+        }
+        for queue in guest.workqueues()?.iter() {
+            deep.push((
+                kernel.virt_to_phys(queue.at)?,
+                size("struct workqueue_struct")?,
+            ));
+            for pool in &queue.pools {
+                deep.push((
+                    kernel.virt_to_phys(pool.at)?,
+                    size("struct pool_workqueue")?,
+                ));
+            }
+        }
+        for disk in guest.disks()?.iter() {
+            deep.push((kernel.virt_to_phys(disk.at)?, size("struct gendisk")?));
+            let queue = kernel.virt_to_phys(disk.queue.at)?;
+            deep.push((queue, size("struct request_queue")?));
+        }
+        for symbol in [
+            "idt_table",
+            "sys_call_table",
+            "iomem_resource",
+            "rcu_state",
+            "prog_idr",
+            "ftrace_pages_start",
+            "clocksource_list",
+            "kprobe_table",
+            "mod_tree",
+            "netdev_chain",
+            "chrdevs",
+        ] {
+            deep.push((kernel.virt_to_phys(kernel.symbol(symbol)?)?, 256));
         }
         let prb = GuestVirt(kernel.read_u64(kernel.symbol("prb")?)?);
         deep.push((kernel.virt_to_phys(prb)?, size("struct printk_ringbuffer")?));
