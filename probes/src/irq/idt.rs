@@ -28,6 +28,9 @@ pub struct Gate {
     pub exception: Option<&'static str>,
     /// Where the CPU goes.
     pub handler: Function,
+    /// Whether that is in the kernel's image: its text, or the part of it that is freed after the boot, where vectors that
+    /// cannot come still lead.
+    pub in_image: bool,
     /// The stack of the interrupt stack table that it takes, 1 to 7; 0 stays on the stack that it has.
     pub ist: u8,
     /// The privilege that `int` needs to come here: 3 lets user space.
@@ -78,6 +81,10 @@ pub(crate) fn gates(kernel: &Kernel) -> Result<Vec<Gate>> {
     let functions = Functions::new(kernel);
     let table = kernel.symbol("idt_table")?;
     let plan = Plan::<Raw>::new(kernel)?;
+    let mut image = Vec::new();
+    for (start, end) in [("_stext", "_etext"), ("_sinittext", "_einittext")] {
+        image.push(kernel.symbol(start)?..kernel.symbol(end)?);
+    }
     let mut gates = Vec::new();
     for vector in 0..ENTRIES {
         let raw = plan.load(table.offset(vector * plan.size()))?;
@@ -91,6 +98,7 @@ pub(crate) fn gates(kernel: &Kernel) -> Result<Vec<Gate>> {
                 .copied()
                 .filter(|name| !name.is_empty()),
             handler: functions.at(GuestVirt(at))?,
+            in_image: image.iter().any(|text| text.contains(&GuestVirt(at))),
             ist: raw.ist,
             dpl: raw.dpl,
             kind: raw.kind,

@@ -164,6 +164,11 @@ fn gates(idt: &Idt) -> Table {
             },
         ]);
     }
+    let foreign = idt.iter().filter(|gate| gate.present && !gate.in_image);
+    table.note(match foreign.count() {
+        0 => "all lead into the kernel's image".to_owned(),
+        count => format!("{count} LEAD OUT OF THE KERNEL'S IMAGE"),
+    });
     table
 }
 

@@ -175,6 +175,12 @@ fn idt(ground: &mut Ground, kernel: &str) {
         symbols.insert(words[2].to_owned(), at);
     }
     ledger.same("IDT", "entries", &seen.len(), &256);
+    ledger.same(
+        "IDT",
+        "image",
+        &seen.iter().all(|gate| gate.in_image),
+        &true,
+    );
     for (vector, name) in ENTRIES {
         let gate = &seen[usize::from(*vector)];
         ledger.same(vector, "address", &gate.handler.at.0, &symbols[*name]);
