@@ -18,6 +18,25 @@ LOOKS = [
     ["net"],
     ["sockets"],
     ["modules"],
+    ["module", "veth"],
+    ["devices"],
+    ["buses"],
+    ["pci"],
+    ["block"],
+    ["majors"],
+    ["iomem"],
+    ["ioports"],
+    ["irq"],
+    ["idt"],
+    ["softirq"],
+    ["workqueue"],
+    ["timers"],
+    ["clock"],
+    ["rcu"],
+    ["bpf"],
+    ["trace"],
+    ["audit"],
+    ["cmdline"],
     ["stack", "1"],
     ["runq"],
     ["vtop", "init_task"],
@@ -38,6 +57,7 @@ LOOKS = [
 def guest(klab):
     name = f"commands-{os.getpid()}"
     subprocess.run([klab, "up", name], check=True)
+    subprocess.run([klab, "run", name, "--", "modprobe", "veth"], check=True)
     yield name
     subprocess.run([klab, "down", name], check=True)
 
@@ -114,6 +134,8 @@ def test_run_has_the_exit_code_of_its_command(shell, guest):
         (["p", "init_task.mm->"], "a member's name is wanted"),
         (["mm", "4000000"], "there is no task with pid 4000000"),
         (["mm", "2"], "kernel thread"),
+        (["module", "nosuch"], "no module `nosuch` is loaded"),
+        (["kconfig"], "built without CONFIG_IKCONFIG"),
         (["vtop", "0x10"], "not mapped"),
         (["list", "init_task.pid"], "list_head"),
         (["list", "init_task.tasks", "--of", "task_struct"], "TYPE.MEMBER"),

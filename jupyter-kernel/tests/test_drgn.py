@@ -1,5 +1,6 @@
 """`%%drgn` cells: values, streams, errors, interrupts, deaths, and the way to and from Rust cells."""
 
+import json
 import os
 import signal
 import subprocess
@@ -49,6 +50,28 @@ def test_variables_stay_and_output_streams(kernel):
 def test_drgns_own_commands(kernel):
     cell = drgn(kernel, "%crash ps 1")
     assert cell.error is None and "init" in cell.stream(), cell.published
+
+
+def test_bpf_is_the_same_for_both(kernel):
+    cell = kernel.run("guest.agent()?.workload(WorkloadKind::Bpf)?;")
+    assert cell.error is None, cell.error
+    said = json.loads(kernel.run("%bpf --json").value["text/plain"])
+    cell = drgn(
+        kernel,
+        """
+import json
+print(json.dumps([
+    [[p.aux.id.value_(), p.value_(), p.aux.name.string_().decode(), p.len.value_(), [m.id.value_() for m in bpf_prog_used_maps(p)]]
+     for p in bpf_prog_for_each()],
+    [[m.id.value_(), m.value_(), m.name.string_().decode(), m.key_size.value_(), m.max_entries.value_()] for m in bpf_map_for_each()],
+    [[link.id.value_(), link.value_(), link.prog.aux.id.value_()] for link in bpf_link_for_each()],
+]))""",
+    )
+    programs = [[p["id"], p["at"], p["name"], p["len"], p["maps"]] for p in said["programs"]]
+    maps = [[m["id"], m["at"], m["name"], m["key_size"], m["max_entries"]] for m in said["maps"]]
+    links = [[link["id"], link["at"], link["program"]] for link in said["links"]]
+    assert json.loads(cell.stream()) == [programs, maps, links], cell.published
+    assert [len(programs), len(maps), len(links)] == [2, 2, 1]
 
 
 def test_exceptions_are_errors_of_the_cell(kernel):

@@ -8,7 +8,10 @@
 // `#[derive(Mirror)]` names this crate, here too.
 extern crate self as probes;
 
+pub mod audit;
+pub mod bpf;
 pub mod cell;
+pub mod device;
 pub mod drgn;
 pub mod dump;
 pub mod error;
@@ -16,6 +19,8 @@ pub mod exercise;
 pub mod fs;
 pub mod guest;
 pub mod initcall;
+pub mod init;
+pub mod irq;
 pub mod kernel;
 pub mod memory;
 pub mod mm;
@@ -28,12 +33,16 @@ pub mod object;
 pub mod packet_type;
 pub mod prelude;
 pub mod printk;
+pub mod rcu;
 pub mod sched;
 pub mod skb;
 pub mod structures;
+pub mod time;
+pub mod trace;
 pub mod traffic;
 pub mod unwind;
 pub mod view;
+pub mod workqueue;
 
 pub use error::{Error, Result};
 pub use guest::Guest;

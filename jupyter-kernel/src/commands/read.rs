@@ -177,6 +177,69 @@ readers! {
     /// List the loaded modules: where they lie, who uses them, what they taint
     #[command(after_long_help = include_str!("manual/modules.txt"))]
     Modules() => modules,
+    /// Show one module: its memory, sections, parameters, who needs it
+    #[command(after_long_help = include_str!("manual/module.txt"))]
+    Module(
+        /// The module
+        name: String,
+    ) => module,
+    /// Draw the tree of devices, with the bus, class and driver of each
+    #[command(after_long_help = include_str!("manual/devices.txt"))]
+    Devices() => devices,
+    /// List the buses with their drivers and what these have, and the classes
+    #[command(after_long_help = include_str!("manual/buses.txt"))]
+    Buses() => buses,
+    /// List the PCI devices, with drivers, base address registers and windows
+    #[command(after_long_help = include_str!("manual/pci.txt"))]
+    Pci() => pci_devices,
+    /// List disks and partitions, their request queues, and the requests under way
+    #[command(after_long_help = include_str!("manual/block.txt"))]
+    Block() => disks,
+    /// List who has which device numbers
+    #[command(after_long_help = include_str!("manual/majors.txt"))]
+    Majors() => majors,
+    /// Draw the physical memory map: who has which addresses
+    #[command(after_long_help = include_str!("manual/iomem.txt"))]
+    Iomem() => iomem,
+    /// Draw the map of I/O ports
+    #[command(after_long_help = include_str!("manual/ioports.txt"))]
+    Ioports() => ioports,
+    /// List the interrupts: counts by CPU, affinity, chip, handlers
+    #[command(after_long_help = include_str!("manual/irq.txt"))]
+    Irq() => irqs,
+    /// List the interrupt descriptor table
+    #[command(after_long_help = include_str!("manual/idt.txt"))]
+    Idt() => idt,
+    /// List the softirqs: counts by CPU, what is pending, what is called
+    #[command(after_long_help = include_str!("manual/softirq.txt"))]
+    Softirq() => softirqs,
+    /// List the workqueues and the pools of workers, what these are at and what waits for them
+    #[command(after_long_help = include_str!("manual/workqueue.txt"))]
+    Workqueue() => workqueues,
+    /// List the pending timers of each CPU, of the wheel and high-resolution ones
+    #[command(after_long_help = include_str!("manual/timers.txt"))]
+    Timers() => timers,
+    /// Show the clocks, the clock sources, and what interrupts the CPUs
+    #[command(after_long_help = include_str!("manual/clock.txt"))]
+    Clock() => clocks,
+    /// Show the state of RCU: grace periods, CPUs that are waited for, callbacks
+    #[command(after_long_help = include_str!("manual/rcu.txt"))]
+    Rcu() => rcu,
+    /// List the BPF programs, maps and links
+    #[command(after_long_help = include_str!("manual/bpf.txt"))]
+    Bpf() => bpf,
+    /// Show what is traced: tracers, events, functions hooked by ftrace, kprobes
+    #[command(after_long_help = include_str!("manual/trace.txt"))]
+    Trace() => tracing,
+    /// Check the places where code is hooked into the kernel
+    #[command(after_long_help = include_str!("manual/audit.txt"))]
+    Audit() => audit,
+    /// Print the kernel's command line
+    #[command(after_long_help = include_str!("manual/cmdline.txt"))]
+    Cmdline() => command_line,
+    /// Print the configuration that the kernel was built with, where it is in it
+    #[command(after_long_help = include_str!("manual/kconfig.txt"))]
+    Kconfig() => kconfig,
     /// Show the run queue of each CPU, and the load average
     #[command(after_long_help = include_str!("manual/runq.txt"))]
     Runq() => run_queues,

@@ -4,6 +4,7 @@ pub mod btf;
 mod btf_modules;
 mod cache;
 mod fake;
+mod functions;
 mod kallsyms;
 mod layout;
 mod module_symbols;
@@ -17,6 +18,8 @@ use std::sync::{Arc, OnceLock};
 use btf::Btf;
 pub use btf_modules::ModuleBtf;
 pub use fake::{FakeKernel, KallsymsStyle};
+pub use functions::Function;
+pub(crate) use functions::Functions;
 pub use kallsyms::{Kallsyms, Symbol, SymbolAt};
 use layout::Layout;
 pub use module_symbols::ModuleSymbols;
@@ -155,23 +158,32 @@ impl Kernel {
 
     /// The address of a symbol, the kernel's own or else a loaded module's; the first of those that share the name.
     pub fn symbol(&self, name: &str) -> Result<GuestVirt> {
+        self.find_symbol(name)?.map_or_else(
+            || {
+                let symbols = self.symbols()?;
+                Err(Error::NoSymbol {
+                    name: name.to_owned(),
+                    release: self.release().to_owned(),
+                    hint: symbols
+                        .nearest(name)
+                        .map_or_else(String::new, |near| format!("; did you mean `{near}`?")),
+                })
+            },
+            Ok,
+        )
+    }
+
+    /// As [`symbol`](Self::symbol), for one that may well be missing.
+    pub(crate) fn find_symbol(&self, name: &str) -> Result<Option<GuestVirt>> {
         let symbols = self.symbols()?;
         if let Some(at) = symbols.lookup(name) {
-            return Ok(at);
+            return Ok(Some(at));
         }
         // Modules that cannot be read must not hide that the kernel has no such symbol.
         let modules = self.module_symbols().unwrap_or_default();
         let mut of_modules = modules.iter().flat_map(|module| &module.symbols);
-        if let Some(symbol) = of_modules.find(|symbol| symbol.name == name) {
-            return Ok(symbol.at);
-        }
-        Err(Error::NoSymbol {
-            name: name.to_owned(),
-            release: self.release().to_owned(),
-            hint: symbols
-                .nearest(name)
-                .map_or_else(String::new, |near| format!("; did you mean `{near}`?")),
-        })
+        let found = of_modules.find(|symbol| symbol.name == name);
+        Ok(found.map(|symbol| symbol.at))
     }
 
     /// The kernel's types; copied from its memory at the first call.

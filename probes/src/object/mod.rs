@@ -1,5 +1,6 @@
 //! Typed objects in guest memory: cursors, C expressions, mirrors.
 
+mod constants;
 mod ctype;
 mod cursor;
 mod expr;

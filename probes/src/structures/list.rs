@@ -104,20 +104,33 @@ impl Iterator for List<'_> {
     }
 }
 
+/// The structures on the list at `head`, whose `list_head` lies at `member` bytes. A node whose `prev` is not the node
+/// before it is an error: the list is broken, or changes while it is read, which [`settle`](super::settle) tells apart.
+pub(crate) fn checked_list(
+    kernel: &Kernel,
+    head: GuestVirt,
+    member: u64,
+    bound: usize,
+) -> Result<Vec<GuestVirt>> {
+    let mut walk = list_for_each_entry(kernel, head, member).bound(bound);
+    let (mut entries, mut before) = (Vec::new(), head);
+    while let Some(entry) = walk.next() {
+        let entry = entry?;
+        let node = entry.offset(member);
+        check_prev(kernel, &walk.guard, node, before)?;
+        before = node;
+        entries.push(entry);
+    }
+    check_prev(kernel, &walk.guard, head, before)?;
+    Ok(entries)
+}
+
 /// Checks the ring at `head`: every node's `prev` must be the node before it. Returns the number of nodes.
 ///
 /// The first node that breaks the rule is named ([`Error::Broken`](crate::Error::Broken)). A list that changes under
 /// the check looks broken for a moment: pause the guest, or check again.
 pub fn validate_list(kernel: &Kernel, head: GuestVirt, bound: usize) -> Result<usize> {
-    let mut walk = list_for_each(kernel, head).bound(bound);
-    let mut before = head;
-    while let Some(node) = walk.next() {
-        let node = node?;
-        check_prev(kernel, &walk.guard, node, before)?;
-        before = node;
-    }
-    check_prev(kernel, &walk.guard, head, before)?;
-    Ok(walk.guard.seen())
+    Ok(checked_list(kernel, head, 0, bound)?.len())
 }
 
 fn check_prev(kernel: &Kernel, guard: &Guard, node: GuestVirt, before: GuestVirt) -> Result<()> {

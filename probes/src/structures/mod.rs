@@ -8,6 +8,7 @@
 //! name the first node that breaks one.
 
 mod bitmap;
+mod chain;
 mod guard;
 mod hlist;
 mod idr;
@@ -18,12 +19,14 @@ mod maple;
 mod percpu;
 mod plist;
 mod rbtree;
+mod sbitmap;
 mod settle;
 #[cfg(test)]
 mod testing;
 mod xarray;
 
 pub use bitmap::{BITMAP_BOUND, bitmap, cpumask};
+pub use chain::{CHAIN_BOUND, Chain, chain};
 pub use hlist::{
     HLIST_BOUND, Hlist, HlistNulls, hlist_for_each, hlist_for_each_entry, hlist_nulls_for_each,
     hlist_nulls_for_each_entry, validate_hlist, validate_hlist_nulls,
@@ -31,18 +34,21 @@ pub use hlist::{
 pub use idr::{Idr, IdrLayout, idr_for_each, idr_load, validate_idr};
 pub(crate) use layout::array;
 pub use layout::offset_of;
+pub(crate) use list::checked_list;
 pub use list::{LIST_BOUND, List, container_of, list_for_each, list_for_each_entry, validate_list};
 pub use llist::{LLIST_BOUND, Llist, llist_for_each, llist_for_each_entry, validate_llist};
 pub use maple::{
     MAPLE_BOUND, MAPLE_DEPTH, Maple, MapleEntry, MapleLayout, MapleNodeLayout, mt_for_each,
     mtree_load, validate_maple,
 };
+pub(crate) use percpu::cpumask_var;
 pub use percpu::{online_cpus, per_cpu_ptr, possible_cpus};
 pub use plist::{Plist, PlistLayout, plist_for_each, validate_plist};
 pub use rbtree::{
     RBTREE_BOUND, RBTREE_DEPTH, Rbtree, rb_parent, rbtree_for_each, rbtree_for_each_entry,
     validate_rbtree,
 };
+pub use sbitmap::sbitmap;
 pub(crate) use settle::settle;
 pub use xarray::{
     XARRAY_BOUND, Xarray, XarrayEntry, XarrayLayout, validate_xarray, xa_for_each, xa_load,

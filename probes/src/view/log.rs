@@ -1,9 +1,8 @@
-//! The kernel's log, and the list of modules.
+//! The kernel's log.
 
 use std::fmt::Write as _;
 
-use super::{Align, Table, View, clean, escape};
-use crate::module::Modules;
+use super::{View, clean, escape};
 use crate::printk::{Log, LogRecord};
 
 impl View for Log {
@@ -68,43 +67,7 @@ fn escape_lines(record: &LogRecord) -> String {
         .join("\n")
 }
 
-impl View for Modules {
-    fn text(&self) -> String {
-        modules(self).text()
-    }
-
-    fn html(&self) -> Option<String> {
-        modules(self).html()
-    }
-}
-
-fn modules(modules: &Modules) -> Table {
-    use Align::{Left, Right};
-    let columns = [
-        ("NAME", Left),
-        ("SIZE", Right),
-        ("USES", Right),
-        ("STATE", Left),
-        ("BASE", Left),
-        ("TAINTS", Left),
-    ];
-    let mut table = Table::new(columns);
-    for module in modules.iter() {
-        table.row([
-            module.name.clone(),
-            module.size.to_string(),
-            module.refcnt.to_string(),
-            format!("{:?}", module.state),
-            format!("{:#x}", module.base.0),
-            module.taints.clone(),
-        ]);
-    }
-    let s = if modules.len() == 1 { "" } else { "s" };
-    table.note(format!("{} module{s}", modules.len()));
-    table
-}
-
-crate::displays!(Log, Modules);
+crate::displays!(Log);
 
 #[cfg(test)]
 mod tests {

@@ -3,14 +3,20 @@
 //! Views render plain values that were read before; none reads the guest. Everything that comes from the guest is
 //! escaped: control characters in text ([`clean`]), markup in HTML and SVG ([`escape`]).
 
+mod audit;
+mod block;
+mod device;
 mod escape;
 mod files;
 mod heap;
 mod initcall;
+mod irq;
 mod log;
 mod map;
 mod mm;
+mod module;
 mod net;
+mod pci;
 mod ring;
 mod runq;
 mod skb;
@@ -19,8 +25,11 @@ mod svg;
 mod symbol;
 mod table;
 mod tasks;
+mod time;
+mod trace;
 mod unwind;
 mod walk;
+mod workqueue;
 
 pub use escape::{bytes, clean, escape};
 pub use ring::{ListRing, RingNode};

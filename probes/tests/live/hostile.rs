@@ -16,6 +16,7 @@ use probes::structures::{
 };
 use probes::view::View;
 use probes::{Error, Guest, Result, sched};
+use vm::agent::WorkloadKind;
 
 use crate::ground::Ground;
 
@@ -37,22 +38,11 @@ pub(crate) fn every_lie_is_survived() {
 fn in_a_process() {
     let mut ground = Ground::new("default");
     ground.sh("nft 'table ip t { chain c { type filter hook input priority 0; tcp dport 9 counter drop; }; }'");
+    ground.sh("modprobe null_blk nr_devices=1; modprobe veth");
+    ground.agent.workload(WorkloadKind::Bpf).unwrap();
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("ram");
-    let ram = ground.guest.machine().unwrap().ram().unwrap().clone();
-    ground
-        .guest
-        .paused(|_| {
-            let copy = Command::new("cp")
-                .args(["--sparse=always", "-L"])
-                .args([&ram.path, &file])
-                .status();
-            assert!(copy.unwrap().success());
-            Ok(())
-        })
-        .unwrap();
-    let ranges = serde_json::to_vec(&ram.ranges).unwrap();
-    std::fs::write(file.with_extension("ranges"), ranges).unwrap();
+    Ram::copy(&ground, &file);
     drop(ground);
     let test = thread::current().name().unwrap().to_owned();
     let said = folder.path().join("said");
@@ -72,7 +62,7 @@ fn in_a_process() {
         if let Some(status) = child.try_wait().unwrap() {
             break status;
         }
-        if began.elapsed() > Duration::from_secs(240) {
+        if began.elapsed() > Duration::from_secs(480) {
             child.kill().unwrap();
             break child.wait().unwrap();
         }
@@ -90,7 +80,7 @@ fn in_a_process() {
 }
 
 /// The RAM file, and what was in it before the last lie.
-struct Ram {
+pub(crate) struct Ram {
     file: File,
     path: PathBuf,
     ranges: Vec<RamRange>,
@@ -99,7 +89,25 @@ struct Ram {
 }
 
 impl Ram {
-    fn open(path: &Path) -> Self {
+    /// Copies the RAM of a guest, at one instant, into a file.
+    pub(crate) fn copy(ground: &Ground, file: &Path) {
+        let ram = ground.guest.machine().unwrap().ram().unwrap().clone();
+        ground
+            .guest
+            .paused(|_| {
+                let copy = Command::new("cp")
+                    .args(["--sparse=always", "-L"])
+                    .args([ram.path.as_path(), file])
+                    .status();
+                assert!(copy.unwrap().success());
+                Ok(())
+            })
+            .unwrap();
+        let ranges = serde_json::to_vec(&ram.ranges).unwrap();
+        std::fs::write(file.with_extension("ranges"), ranges).unwrap();
+    }
+
+    pub(crate) fn open(path: &Path) -> Self {
         let ranges = std::fs::read(path.with_extension("ranges")).unwrap();
         Self {
             file: File::options().read(true).write(true).open(path).unwrap(),
@@ -110,7 +118,7 @@ impl Ram {
         }
     }
 
-    fn guest(&self) -> Result<Guest> {
+    pub(crate) fn guest(&self) -> Result<Guest> {
         Guest::open_ram(&self.path, &self.ranges)
     }
 
@@ -138,7 +146,7 @@ impl Ram {
         u32::from_le_bytes(word)
     }
 
-    fn lie(&mut self, at: GuestPhys, bytes: &[u8]) {
+    pub(crate) fn lie(&mut self, at: GuestPhys, bytes: &[u8]) {
         let Some(offset) = self.offset(at, bytes.len() as u64) else {
             return;
         };
@@ -148,7 +156,7 @@ impl Ram {
         self.file.write_all_at(bytes, offset).unwrap();
     }
 
-    fn lie_u64(&mut self, at: GuestPhys, word: u64) {
+    pub(crate) fn lie_u64(&mut self, at: GuestPhys, word: u64) {
         self.lie(at, &word.to_le_bytes());
     }
 
@@ -166,7 +174,7 @@ impl Ram {
         }
     }
 
-    fn heal(&mut self) {
+    pub(crate) fn heal(&mut self) {
         while let Some((offset, truth)) = self.truth.pop() {
             self.file.write_all_at(&truth, offset).unwrap();
         }
@@ -239,6 +247,7 @@ fn read_guest(guest: &Guest, fared: &mut Fared) -> Result<()> {
     for cpu in 0..2 {
         fared.note(guest.current(cpu));
     }
+    read_devices(guest, fared);
     fared.note(
         guest
             .task_tree()
@@ -291,6 +300,34 @@ fn read_guest(guest: &Guest, fared: &mut Fared) -> Result<()> {
         fared.note(stack);
     }
     Ok(())
+}
+
+/// The readers of devices, of what interrupts and of what hooks.
+fn read_devices(guest: &Guest, fared: &mut Fared) {
+    fn faces<V: View>(value: V) -> (String, Option<String>) {
+        (value.text(), value.html())
+    }
+    fared.note(guest.devices().map(faces));
+    fared.note(guest.buses().map(faces));
+    fared.note(guest.pci_devices().map(faces));
+    fared.note(guest.disks().map(faces));
+    fared.note(guest.majors().map(faces));
+    fared.note(guest.iomem().map(faces));
+    fared.note(guest.ioports().map(faces));
+    fared.note(guest.irqs().map(faces));
+    fared.note(guest.idt().map(faces));
+    fared.note(guest.softirqs().map(faces));
+    fared.note(guest.workqueues().map(faces));
+    fared.note(guest.timers().map(faces));
+    fared.note(guest.clocks().map(faces));
+    fared.note(guest.rcu().map(faces));
+    fared.note(guest.bpf().map(faces));
+    fared.note(guest.tracing().map(faces));
+    fared.note(guest.audit().map(faces));
+    fared.note(guest.command_line().map(faces));
+    for module in guest.modules().into_iter().flatten() {
+        fared.note(guest.module(&module.name).map(faces));
+    }
 }
 
 /// Reads all, within the time that there is.
@@ -374,6 +411,45 @@ impl Map {
         }
         for module in guest.modules()? {
             deep.push((kernel.virt_to_phys(module.at)?, size("struct module")?));
+        }
+        for device in guest.devices()? {
+            deep.push((kernel.virt_to_phys(device.at)?, size("struct device")?));
+            pointers.push(device.at);
+        }
+        for irq in guest.irqs()?.iter() {
+            deep.push((kernel.virt_to_phys(irq.at)?, size("struct irq_desc")?));
+        }
+        for queue in guest.workqueues()?.iter() {
+            deep.push((
+                kernel.virt_to_phys(queue.at)?,
+                size("struct workqueue_struct")?,
+            ));
+            for pool in &queue.pools {
+                deep.push((
+                    kernel.virt_to_phys(pool.at)?,
+                    size("struct pool_workqueue")?,
+                ));
+            }
+        }
+        for disk in guest.disks()?.iter() {
+            deep.push((kernel.virt_to_phys(disk.at)?, size("struct gendisk")?));
+            let queue = kernel.virt_to_phys(disk.queue.at)?;
+            deep.push((queue, size("struct request_queue")?));
+        }
+        for symbol in [
+            "idt_table",
+            "sys_call_table",
+            "iomem_resource",
+            "rcu_state",
+            "prog_idr",
+            "ftrace_pages_start",
+            "clocksource_list",
+            "kprobe_table",
+            "mod_tree",
+            "netdev_chain",
+            "chrdevs",
+        ] {
+            deep.push((kernel.virt_to_phys(kernel.symbol(symbol)?)?, 256));
         }
         let prb = GuestVirt(kernel.read_u64(kernel.symbol("prb")?)?);
         deep.push((kernel.virt_to_phys(prb)?, size("struct printk_ringbuffer")?));

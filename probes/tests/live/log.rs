@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use probes::printk::Caller;
 use vm::agent::values;
 
 use crate::ground::Ground;
@@ -14,6 +15,7 @@ const LINES: &str = r"
     echo '<165>a backslash \\ and an umlaut ü, facility 20' >/dev/kmsg
     printf '<3>%0900d' 7 >/dev/kmsg
     printf '<4>two\nlines\n' >/dev/kmsg
+    sh -c 'echo the caller is $$ >/dev/kmsg'
 ";
 
 pub(crate) fn records(kernel: &str) {
@@ -57,6 +59,12 @@ pub(crate) fn records(kernel: &str) {
     assert!(log.iter().any(|record| record.text.contains('ü')));
     assert!(log.iter().any(|record| record.text == "two\nlines"));
     assert!(log.iter().any(|record| !record.device.is_empty()));
+    let own = log.iter().find_map(|record| {
+        let pid = record.text.strip_prefix("the caller is ")?.parse().ok()?;
+        Some((record.caller, Caller::Task(pid)))
+    });
+    let (caller, said) = own.unwrap();
+    assert_eq!(caller, said);
     ledger.end(&[("text", 250)]);
 }
 

@@ -8,28 +8,33 @@
 
 mod containers;
 mod crowded;
+mod devices;
 mod files;
 mod filters;
 mod ground;
 mod high;
+mod hooks;
 mod hostile;
 mod identity;
 mod initcall;
+mod irq;
 mod ledger;
 mod log;
 mod maps;
 mod mm;
 mod net;
 mod nft;
-mod planted;
 mod pwru;
 mod rings;
+mod rootkit;
+mod planted;
 mod runq;
 mod skb;
 mod sources;
 mod stacks;
 mod stop;
 mod tasks;
+mod time;
 mod traffic;
 mod types;
 mod way;
@@ -72,6 +77,11 @@ on_kernels!(
     run_queues = super::runq::are_those_of_proc,
     stop_at_a_stage = super::stop::in_place,
     nft_rules = super::nft::are_those_of_nft,
+    devices = super::devices::are_those_of_sys,
+    time = super::time::is_that_of_proc,
+    hooks = super::hooks::are_those_of_sys,
+    rootkit = super::rootkit::is_found,
+    interrupts = super::irq::are_those_of_proc,
 );
 
 #[test]
@@ -127,6 +137,11 @@ fn frames_go_both_ways() {
 #[test]
 fn namespaces_and_rules() {
     traffic::namespaces("default");
+}
+
+#[test]
+fn audit_of_klabs_own_module() {
+    hooks::of_klabs_own_module();
 }
 
 #[test]

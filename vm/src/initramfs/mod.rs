@@ -67,7 +67,11 @@ fn key(kernel: &Kernel, agent: &[u8], tools: &Path) -> Result<String> {
     let mut hash = Sha256::new();
     hash.update(LAYOUT.to_le_bytes());
     hash.update(agent);
-    hash.update(format!("{kernel:?} {changed:?} {}", tools.display()));
+    let wanted = modules::WANTED;
+    hash.update(format!(
+        "{kernel:?} {changed:?} {wanted:?} {}",
+        tools.display()
+    ));
     Ok(hash
         .finalize()
         .iter()

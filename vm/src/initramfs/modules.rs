@@ -22,7 +22,11 @@ use crate::{
 /// What the agent loads before it looks for its ports; Debian's newer kernels have them built in.
 const EARLY: &[&str] = &["virtio_pci", "virtio_console"];
 /// What lessons load beside [`EARLY`]. A kernel without one of them has it built in, or not at all.
-const WANTED: &[&str] = &[
+pub(super) const WANTED: &[&str] = &[
+    // disks
+    "brd",
+    "mq_deadline",
+    "null_blk",
     // devices
     "virtio_net",
     "veth",

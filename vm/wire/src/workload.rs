@@ -57,6 +57,8 @@ pub enum WorkloadKind {
         /// A network namespace that `ip netns` knows; the first one when empty.
         netns: String,
     },
+    /// One process with two BPF maps, a socket filter that uses one of them, and an XDP program, linked to `lo`.
+    Bpf,
 }
 
 /// What socket a [`WorkloadKind::Socket`] opens.
@@ -93,6 +95,7 @@ impl WorkloadKind {
             Self::Namespaces { .. } => "namespaces",
             Self::Busy { .. } => "busy",
             Self::Socket { .. } => "socket",
+            Self::Bpf => "bpf",
         }
     }
 }

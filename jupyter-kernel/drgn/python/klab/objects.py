@@ -33,7 +33,7 @@ DECLARATIONS = {
     "pci_root_buses": ["struct list_head"],
     "pci_bus_type": ["struct bus_type"],
     "cpu_bit_bitmap": ["unsigned long [][1]"],
-    "major_names": ["struct char_device_struct *[255]"],
+    "major_names": ["struct blk_major_name *[255]"],
     "chrdevs": ["struct char_device_struct *[255]"],
     "cdev_map": ["struct kobj_map *"],
     "blockdev_superblock": ["struct super_block *"],

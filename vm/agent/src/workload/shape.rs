@@ -19,7 +19,7 @@ use nix::{
     unistd::Pid,
 };
 
-use super::{CHILD, Said, Told, memory, socket};
+use super::{CHILD, Said, Told, bpf, memory, socket};
 use crate::error::{Error, Result, reason};
 
 /// `TASK_COMM_LEN` of `include/linux/sched.h` without its zero.
@@ -183,6 +183,11 @@ fn take_shape(kind: &WorkloadKind, children: &mut Vec<Child>) -> Result<()> {
             set_comm("klab-socket");
             socket::open(*kind, netns)?;
             ready(1, "klab-socket");
+        }
+        WorkloadKind::Bpf => {
+            set_comm("klab-bpf");
+            bpf::make()?;
+            ready(1, "klab-bpf");
         }
     }
     Ok(())

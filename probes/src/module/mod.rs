@@ -1,6 +1,12 @@
 //! Loadable modules (`include/linux/module.h`).
 
+mod details;
+mod unlisted;
+
 use std::ops::Deref;
+
+pub(crate) use details::text;
+pub use details::{ModuleArea, ModuleDetails, ModuleParameter, ModuleSection};
 
 use serde::Serialize;
 
@@ -8,7 +14,7 @@ use crate::guest::Guest;
 use crate::kernel::Kernel;
 use crate::memory::GuestVirt;
 use crate::object::{FixedStr, Mirror, Plan};
-use crate::structures::{array, list_for_each_entry, offset_of, settle};
+use crate::structures::{array, checked_list, offset_of, settle};
 use crate::{Error, Result};
 
 /// Modules that a kernel may have loaded, as far as we read.
@@ -47,9 +53,12 @@ pub struct Module {
     pub refcnt: i32,
     /// What it taints the kernel with, in the kernel's letters.
     pub taints: String,
+    /// Whether it is on the list of modules. One that is not, but is among the module objects of sysfs or in the tree of
+    /// module memory, was hidden by somebody, or is being loaded or removed just now.
+    pub listed: bool,
 }
 
-/// Modules, the last loaded first.
+/// Modules, the last loaded first, those that are not on the list last.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(transparent)]
 pub struct Modules(pub Vec<Module>);
@@ -80,8 +89,6 @@ struct Raw {
     /// Not there without CONFIG_MODULE_UNLOAD.
     #[mirror(member = "refcnt.counter")]
     refcnt: Option<i32>,
-    #[mirror(member = "list.prev")]
-    prev: GuestVirt,
     /// Kernels before 6.4: one layout for all but the parts that only initialisation needs.
     #[mirror(member = "core_layout.base")]
     core_base: Option<GuestVirt>,
@@ -99,7 +106,7 @@ struct Memory {
 }
 
 impl Guest {
-    /// The modules that are loaded: `/proc/modules`.
+    /// The modules that are loaded: those of `/proc/modules`, and those that are hidden from it.
     pub fn modules(&self) -> Result<Modules> {
         let kernel = self.kernel()?;
         settle("the module list", || read(&kernel))
@@ -111,46 +118,52 @@ fn read(kernel: &Kernel) -> Result<Option<Modules>> {
     let head = kernel.symbol("modules")?;
     let list = offset_of(kernel, "struct module", "list")?;
     let plan = Plan::<Raw>::new(kernel)?;
-    let (mut modules, mut before) = (Vec::new(), head);
-    for at in list_for_each_entry(kernel, head, list).bound(MODULE_BOUND) {
-        let at = at?;
+    let mut modules = Vec::new();
+    let listed = checked_list(kernel, head, list, MODULE_BOUND)?;
+    let others = unlisted::find(kernel, &listed)?;
+    let all = listed.iter().map(|at| (*at, true));
+    for (at, listed) in all.chain(others.into_iter().map(|at| (at, false))) {
         let raw = plan.load(at)?;
-        let (base, size) = memory(kernel, at, &raw)?;
-        if raw.prev != before || plan.load(at)? != raw {
+        modules.push(module(kernel, at, &raw, listed)?);
+        if plan.load(at)? != raw {
             return Ok(None);
         }
-        before = at.offset(list);
-        let state = match raw.state {
-            0 => ModuleState::Live,
-            1 => ModuleState::Coming,
-            2 => ModuleState::Going,
-            3 => ModuleState::Unformed,
-            other => {
-                let why = format!("its state is {other}");
-                return Err(Error::Broken {
-                    what: "module",
-                    at,
-                    why,
-                });
-            }
-        };
-        modules.push(Module {
-            at,
-            name: raw.name.to_str().into_owned(),
-            state,
-            base,
-            size,
-            // MODULE_REF_BASE is 1.
-            refcnt: raw.refcnt.unwrap_or(1).wrapping_sub(1),
-            taints: TAINTS
-                .chars()
-                .enumerate()
-                .filter(|(bit, _)| raw.taints >> bit & 1 == 1)
-                .map(|(_, c)| c)
-                .collect(),
-        });
     }
     Ok(Some(Modules(modules)))
+}
+
+fn module(kernel: &Kernel, at: GuestVirt, raw: &Raw, listed: bool) -> Result<Module> {
+    let (base, size) = memory(kernel, at, raw)?;
+    let state = match raw.state {
+        0 => ModuleState::Live,
+        1 => ModuleState::Coming,
+        2 => ModuleState::Going,
+        3 => ModuleState::Unformed,
+        other => {
+            let why = format!("its state is {other}");
+            return Err(Error::Broken {
+                what: "module",
+                at,
+                why,
+            });
+        }
+    };
+    Ok(Module {
+        at,
+        name: raw.name.to_str().into_owned(),
+        state,
+        base,
+        size,
+        // MODULE_REF_BASE is 1.
+        refcnt: raw.refcnt.unwrap_or(1).wrapping_sub(1),
+        taints: TAINTS
+            .chars()
+            .enumerate()
+            .filter(|(bit, _)| raw.taints >> bit & 1 == 1)
+            .map(|(_, c)| c)
+            .collect(),
+        listed,
+    })
 }
 
 /// Where the module's code begins, and the bytes of all its memory: `module_total_size()`.

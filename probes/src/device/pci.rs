@@ -1,0 +1,220 @@
+//! PCI devices, bus by bus: `pci_root_buses`, `struct pci_bus`, `struct pci_dev` (`include/linux/pci.h`).
+
+use std::ops::Deref;
+
+use serde::Serialize;
+
+use super::{DEPTH, pointer, text};
+use crate::guest::Guest;
+use crate::kernel::Kernel;
+use crate::memory::GuestVirt;
+use crate::object::{Mirror, Plan};
+use crate::structures::{array, checked_list, offset_of, settle};
+use crate::{Error, Result};
+
+/// Devices of one bus, and buses below one, that are read at most: there are 256 functions on a bus, and 256 buses.
+const BOUND: usize = 256;
+/// `IORESOURCE_IO` and `IORESOURCE_MEM` of `include/linux/ioport.h`.
+const IO: u64 = 0x100;
+const MEM: u64 = 0x200;
+
+/// What a region of a PCI device is in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub enum PciSpace {
+    /// I/O ports.
+    Io,
+    /// Memory.
+    Mem,
+    /// Neither: not assigned, or disabled.
+    None,
+}
+
+/// A region of a PCI device: a base address register, its ROM, or the window of a bridge.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct PciRegion {
+    /// Which: 0 to 5 are the BARs, 6 the ROM, higher ones the windows of a bridge.
+    pub index: usize,
+    /// What it is in.
+    pub space: PciSpace,
+    /// Its first port or physical address.
+    pub start: u64,
+    /// Its last one.
+    pub end: u64,
+    /// `IORESOURCE_*`
+    pub flags: u64,
+}
+
+/// A PCI device: one function.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct PciDevice {
+    /// Where its `struct pci_dev` lies.
+    pub at: GuestVirt,
+    /// Domain, bus, slot and function: `0000:00:1f.3`.
+    pub slot: String,
+    /// Its maker's number.
+    pub vendor: u16,
+    /// The maker's number of the device.
+    pub device: u16,
+    /// The same of the card that it is on.
+    pub subsystem_vendor: u16,
+    /// The same of the card that it is on.
+    pub subsystem_device: u16,
+    /// What it is: base class, subclass and programming interface in a byte each.
+    pub class: u32,
+    /// Its revision.
+    pub revision: u8,
+    /// Its interrupt without MSI; 0 for none.
+    pub irq: u32,
+    /// The driver that has it.
+    pub driver: Option<String>,
+    /// The number of the bus behind it, if it is a bridge.
+    pub bridges_to: Option<u8>,
+    /// Its regions that are in use.
+    pub regions: Vec<PciRegion>,
+}
+
+/// The PCI devices, bus by bus.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(transparent)]
+pub struct PciDevices(pub Vec<PciDevice>);
+
+impl Deref for PciDevices {
+    type Target = [PciDevice];
+
+    fn deref(&self) -> &[PciDevice] {
+        &self.0
+    }
+}
+
+impl IntoIterator for PciDevices {
+    type Item = PciDevice;
+    type IntoIter = std::vec::IntoIter<PciDevice>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.0.into_iter()
+    }
+}
+
+#[derive(Debug, PartialEq, Eq, Mirror)]
+#[mirror(c = "struct pci_dev")]
+struct Raw {
+    #[mirror(member = "dev.kobj.name")]
+    name: GuestVirt,
+    #[mirror(member = "dev.driver")]
+    driver: GuestVirt,
+    subordinate: GuestVirt,
+    vendor: u16,
+    device: u16,
+    subsystem_vendor: u16,
+    subsystem_device: u16,
+    class: u32,
+    revision: u8,
+    irq: u32,
+}
+
+#[derive(Debug, Mirror)]
+#[mirror(c = "struct resource")]
+struct Resource {
+    start: u64,
+    end: u64,
+    flags: u64,
+}
+
+impl Guest {
+    /// The PCI devices, found from the root buses on: `/sys/bus/pci/devices`.
+    pub fn pci_devices(&self) -> Result<PciDevices> {
+        let kernel = self.kernel()?;
+        settle("the PCI devices", || {
+            let mut devices = Vec::new();
+            let roots = kernel.symbol("pci_root_buses")?;
+            buses(&kernel, roots, 0, &mut devices)?;
+            devices.sort_by(|a, b| a.slot.cmp(&b.slot));
+            Ok(Some(PciDevices(devices)))
+        })
+    }
+}
+
+/// The devices of the buses on a list, and of those below them.
+fn buses(
+    kernel: &Kernel,
+    list: GuestVirt,
+    depth: usize,
+    devices: &mut Vec<PciDevice>,
+) -> Result<()> {
+    if depth == DEPTH {
+        return Err(Error::TooLong {
+            what: "tree of PCI buses",
+            at: list,
+            bound: DEPTH,
+        });
+    }
+    let of_bus = |member| offset_of(kernel, "struct pci_bus", member);
+    for bus in checked_list(kernel, list, of_bus("node")?, BOUND)? {
+        let on_bus = bus.offset(of_bus("devices")?);
+        let member = offset_of(kernel, "struct pci_dev", "bus_list")?;
+        for at in checked_list(kernel, on_bus, member, BOUND)? {
+            devices.push(device(kernel, at)?);
+        }
+        // All buses of a domain have numbers of their own.
+        if devices.len() > BOUND * BOUND {
+            return Err(Error::TooLong {
+                what: "tree of PCI buses",
+                at: list,
+                bound: BOUND * BOUND,
+            });
+        }
+        buses(kernel, bus.offset(of_bus("children")?), depth + 1, devices)?;
+    }
+    Ok(())
+}
+
+fn device(kernel: &Kernel, at: GuestVirt) -> Result<PciDevice> {
+    let raw: Raw = kernel.load(at)?;
+    let driver = match raw.driver.is_null() {
+        true => None,
+        false => {
+            let name = offset_of(kernel, "struct device_driver", "name")?;
+            Some(text(kernel, pointer(kernel, raw.driver.offset(name))?)?)
+        }
+    };
+    let bridges_to = match raw.subordinate.is_null() {
+        true => None,
+        false => {
+            let number = offset_of(kernel, "struct pci_bus", "number")?;
+            Some(kernel.read_u8(raw.subordinate.offset(number))?)
+        }
+    };
+    let (first, count, stride) = array(kernel, "struct pci_dev", "resource")?;
+    let plan = Plan::<Resource>::new(kernel)?;
+    let mut regions = Vec::new();
+    for index in 0..count {
+        let region = plan.load(at.offset(first + index as u64 * stride))?;
+        if region.flags != 0 {
+            regions.push(PciRegion {
+                index,
+                space: match region.flags & (IO | MEM) {
+                    IO => PciSpace::Io,
+                    MEM => PciSpace::Mem,
+                    _ => PciSpace::None,
+                },
+                start: region.start,
+                end: region.end,
+                flags: region.flags,
+            });
+        }
+    }
+    Ok(PciDevice {
+        at,
+        slot: text(kernel, raw.name)?,
+        vendor: raw.vendor,
+        device: raw.device,
+        subsystem_vendor: raw.subsystem_vendor,
+        subsystem_device: raw.subsystem_device,
+        class: raw.class,
+        revision: raw.revision,
+        irq: raw.irq,
+        driver,
+        bridges_to,
+        regions,
+    })
+}

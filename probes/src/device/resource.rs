@@ -1,0 +1,131 @@
+//! Who has which I/O memory and I/O ports: trees of `struct resource` (`kernel/resource.c`).
+
+use std::ops::Deref;
+
+use serde::Serialize;
+
+use super::{BOUND, DEPTH, text};
+use crate::guest::Guest;
+use crate::kernel::Kernel;
+use crate::memory::GuestVirt;
+use crate::object::{Mirror, Plan};
+use crate::structures::settle;
+use crate::{Error, Result};
+
+/// A range of addresses or ports that has an owner.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Resource {
+    /// Where its `struct resource` lies.
+    pub at: GuestVirt,
+    /// How many others it lies in.
+    pub depth: usize,
+    /// Its first physical address or port.
+    pub start: u64,
+    /// Its last one.
+    pub end: u64,
+    /// What it is, or who has it.
+    pub name: String,
+    /// `IORESOURCE_*`: `IORESOURCE_BUSY` is a driver's own.
+    pub flags: u64,
+}
+
+/// A tree of resources, each before those that lie in it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Resources {
+    /// The name of the whole: `PCI mem`, `PCI IO`.
+    pub root: String,
+    /// The last address or port that there is.
+    pub end: u64,
+    /// The resources.
+    pub resources: Vec<Resource>,
+}
+
+impl Deref for Resources {
+    type Target = [Resource];
+
+    fn deref(&self) -> &[Resource] {
+        &self.resources
+    }
+}
+
+#[derive(Debug, PartialEq, Eq, Mirror)]
+#[mirror(c = "struct resource")]
+struct Raw {
+    start: u64,
+    end: u64,
+    name: GuestVirt,
+    flags: u64,
+    sibling: GuestVirt,
+    child: GuestVirt,
+    parent: GuestVirt,
+}
+
+impl Guest {
+    /// The physical memory map: `/proc/iomem`.
+    pub fn iomem(&self) -> Result<Resources> {
+        read(&self.kernel()?, "iomem_resource")
+    }
+
+    /// The I/O ports: `/proc/ioports`.
+    pub fn ioports(&self) -> Result<Resources> {
+        read(&self.kernel()?, "ioport_resource")
+    }
+}
+
+fn read(kernel: &Kernel, symbol: &str) -> Result<Resources> {
+    let root = kernel.symbol(symbol)?;
+    let plan = Plan::<Raw>::new(kernel)?;
+    settle(symbol, || {
+        let raw = plan.load(root)?;
+        let mut all = Resources {
+            root: text(kernel, raw.name)?,
+            end: raw.end,
+            resources: Vec::new(),
+        };
+        below(kernel, &plan, (root, raw.child), 0, &mut all.resources)?;
+        Ok((plan.load(root)? == raw).then_some(all))
+    })
+}
+
+/// The resources from `first` on that lie in `parent`, each with those in it.
+fn below(
+    kernel: &Kernel,
+    plan: &Plan<Raw>,
+    (parent, first): (GuestVirt, GuestVirt),
+    depth: usize,
+    all: &mut Vec<Resource>,
+) -> Result<()> {
+    let bound = |bound| Error::TooLong {
+        what: "tree of resources",
+        at: parent,
+        bound,
+    };
+    if depth == DEPTH {
+        return Err(bound(DEPTH));
+    }
+    let mut at = first;
+    while !at.is_null() {
+        if all.len() == BOUND {
+            return Err(bound(BOUND));
+        }
+        let raw = plan.load(at)?;
+        if raw.parent != parent {
+            return Err(Error::Broken {
+                what: "tree of resources",
+                at,
+                why: format!("its parent is {}, but it is below {parent}", raw.parent),
+            });
+        }
+        all.push(Resource {
+            at,
+            depth,
+            start: raw.start,
+            end: raw.end,
+            name: text(kernel, raw.name)?,
+            flags: raw.flags,
+        });
+        below(kernel, plan, (at, raw.child), depth + 1, all)?;
+        at = raw.sibling;
+    }
+    Ok(())
+}

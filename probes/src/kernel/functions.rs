@@ -1,0 +1,94 @@
+//! Pointers to functions, by name: what `%pS` prints.
+
+use std::cell::OnceCell;
+use std::fmt;
+
+use serde::Serialize;
+
+use super::{Kernel, ModuleSymbols};
+use crate::Result;
+use crate::memory::GuestVirt;
+
+/// A pointer to code, and the symbol that it lies in.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize)]
+pub struct Function {
+    /// Where it points.
+    pub at: GuestVirt,
+    /// The symbol at or before it; `None` where there is none: what the kernel made while it ran, or nothing at all.
+    pub name: Option<String>,
+    /// Bytes from the symbol to it.
+    pub offset: u64,
+    /// The module that has the symbol; `None` for the kernel's image.
+    pub module: Option<String>,
+}
+
+impl fmt::Display for Function {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.name {
+            Some(name) => f.write_str(name)?,
+            None => return write!(f, "{}", self.at),
+        }
+        if self.offset > 0 {
+            write!(f, "+{:#x}", self.offset)?;
+        }
+        match &self.module {
+            Some(module) => write!(f, " [{module}]"),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Names functions for one reading: the symbols of the modules are read once, when the first function is not the kernel's.
+#[derive(Debug)]
+pub(crate) struct Functions<'k> {
+    kernel: &'k Kernel,
+    modules: OnceCell<Vec<ModuleSymbols>>,
+}
+
+impl<'k> Functions<'k> {
+    pub(crate) fn new(kernel: &'k Kernel) -> Self {
+        Self {
+            kernel,
+            modules: OnceCell::new(),
+        }
+    }
+
+    /// The function at `at`.
+    pub(crate) fn at(&self, at: GuestVirt) -> Result<Function> {
+        let symbol = match self.kernel.symbols()?.at(at) {
+            Some(symbol) => Some(symbol),
+            None if at.is_null() => None,
+            None => self.modules()?.iter().find_map(|module| module.at(at)),
+        };
+        Ok(match symbol {
+            Some(symbol) => Function {
+                at,
+                name: Some(symbol.name),
+                offset: symbol.offset,
+                module: symbol.module,
+            },
+            None => Function {
+                at,
+                name: None,
+                offset: 0,
+                module: None,
+            },
+        })
+    }
+
+    /// The function at `at`, if it points anywhere.
+    pub(crate) fn of(&self, at: GuestVirt) -> Result<Option<Function>> {
+        match at.is_null() {
+            true => Ok(None),
+            false => self.at(at).map(Some),
+        }
+    }
+
+    fn modules(&self) -> Result<&[ModuleSymbols]> {
+        if let Some(modules) = self.modules.get() {
+            return Ok(modules);
+        }
+        let read = self.kernel.module_symbols()?;
+        Ok(self.modules.get_or_init(|| read))
+    }
+}

@@ -1,0 +1,239 @@
+//! What time it is, and what the kernel knows it by: the timekeeper, clock sources, clock event devices
+//! (`include/linux/timekeeper_internal.h`, `include/linux/clocksource.h`, `include/linux/clockchips.h`).
+
+use serde::Serialize;
+
+use crate::Result;
+use crate::guest::Guest;
+use crate::kernel::{Function, Functions, Kernel};
+use crate::memory::GuestVirt;
+use crate::object::{Mirror, Plan};
+use crate::structures::{checked_list, offset_of, online_cpus, per_cpu_ptr, settle};
+
+/// Clock sources that are read at most.
+const BOUND: usize = 1 << 10;
+/// Bytes of the longest name.
+const NAME: usize = 64;
+const NSEC_PER_SEC: i64 = 1_000_000_000;
+
+/// A counter that time is read from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct ClockSource {
+    /// Where its `struct clocksource` lies.
+    pub at: GuestVirt,
+    /// Its name.
+    pub name: String,
+    /// Whether it is the one in use.
+    pub current: bool,
+    /// How good it is: the highest of those that work is taken.
+    pub rating: i32,
+    /// What reads it.
+    pub read: Function,
+    /// A count is `mult` divided by two to the `shift` nanoseconds.
+    pub mult: u32,
+    /// See `mult`.
+    pub shift: u32,
+    /// The bits that it counts in.
+    pub mask: u64,
+    /// `CLOCK_SOURCE_*`
+    pub flags: u64,
+}
+
+/// What interrupts a CPU at a time that it is told.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct ClockEvent {
+    /// Where its `struct clock_event_device` lies.
+    pub at: GuestVirt,
+    /// The CPU that it is for; `None` for the one that wakes CPUs whose own stops when they are idle.
+    pub cpu: Option<u32>,
+    /// Its name.
+    pub name: String,
+    /// Whether it is told each time (`ONESHOT`) or ticks (`PERIODIC`).
+    pub mode: String,
+    /// When it will interrupt next, in nanoseconds of the monotonic clock.
+    pub next_event: i64,
+    /// What is called then.
+    pub event_handler: Function,
+    /// A nanosecond is `mult` divided by two to the `shift` counts.
+    pub mult: u32,
+    /// See `mult`.
+    pub shift: u32,
+}
+
+/// The clocks. Times are those of the last tick, which is what memory holds.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Clocks {
+    /// `CLOCK_REALTIME`: nanoseconds since 1970.
+    pub realtime: i64,
+    /// `CLOCK_MONOTONIC`: nanoseconds since boot, without those that the machine slept.
+    pub monotonic: u64,
+    /// `CLOCK_BOOTTIME`: nanoseconds since boot; `/proc/uptime`.
+    pub boottime: i64,
+    /// When the machine was booted, in seconds since 1970: `btime` of `/proc/stat`.
+    pub btime: i64,
+    /// Ticks since boot, which begin five minutes before they wrap in 32 bits.
+    pub jiffies: u64,
+    /// The clock sources.
+    pub sources: Vec<ClockSource>,
+    /// The clock event devices in use.
+    pub events: Vec<ClockEvent>,
+}
+
+#[derive(Debug, Mirror)]
+#[mirror(c = "struct timekeeper")]
+struct Timekeeper {
+    #[mirror(member = "tkr_mono.base")]
+    base: u64,
+    #[mirror(member = "tkr_mono.xtime_nsec")]
+    xtime_nsec: u64,
+    #[mirror(member = "tkr_mono.shift")]
+    shift: u32,
+    offs_real: i64,
+    offs_boot: i64,
+    /// Since 6.15 kept for itself.
+    coarse_nsec: Option<u32>,
+}
+
+#[derive(Debug, Mirror)]
+#[mirror(c = "struct clocksource")]
+struct Source {
+    name: GuestVirt,
+    rating: i32,
+    read: GuestVirt,
+    mult: u32,
+    shift: u32,
+    mask: u64,
+    flags: u64,
+}
+
+#[derive(Debug, Mirror)]
+#[mirror(c = "struct clock_event_device")]
+struct Event {
+    name: GuestVirt,
+    next_event: i64,
+    event_handler: GuestVirt,
+    mult: u32,
+    shift: u32,
+}
+
+#[derive(Debug, Mirror)]
+#[mirror(c = "struct tick_device")]
+struct Tick {
+    evtdev: GuestVirt,
+    mode: u32,
+}
+
+impl Guest {
+    /// The clocks, as of the last tick, the clock sources, and what interrupts the CPUs.
+    pub fn clocks(&self) -> Result<Clocks> {
+        let kernel = self.kernel()?;
+        let functions = Functions::new(&kernel);
+        let now = coarse(&kernel)?;
+        Ok(Clocks {
+            realtime: now.realtime,
+            monotonic: now.monotonic,
+            boottime: now.boottime,
+            btime: now.btime,
+            jiffies: kernel.read_u64(kernel.symbol("jiffies_64")?)?,
+            sources: settle("the clock sources", || {
+                sources(&kernel, &functions).map(Some)
+            })?,
+            events: events(&kernel, &functions)?,
+        })
+    }
+}
+
+/// The times of the last tick.
+pub(super) struct Coarse {
+    realtime: i64,
+    pub(super) monotonic: u64,
+    boottime: i64,
+    btime: i64,
+}
+
+/// `ktime_get_coarse()` and its kin.
+pub(super) fn coarse(kernel: &Kernel) -> Result<Coarse> {
+    // Since 6.17 an array, whose first element is the one in use for all but auxiliary clocks.
+    let (at, timekeeper) = match kernel.symbols()?.lookup("timekeeper_data") {
+        Some(at) => (at, offset_of(kernel, "struct tk_data", "timekeeper")?),
+        // A structure without a name: a sequence counter, and the timekeeper, which is aligned to 8 bytes.
+        None => (kernel.symbol("tk_core")?, 8),
+    };
+    let plan = Plan::<Timekeeper>::new(kernel)?;
+    // Each begins with its seqcount, which is odd while it is written.
+    let tk = settle("the timekeeper", || {
+        let before = kernel.read_u32(at)?;
+        let tk = plan.load(at.offset(timekeeper))?;
+        let same = before % 2 == 0 && kernel.read_u32(at)? == before;
+        Ok(same.then_some(tk))
+    })?;
+    let nsec = tk.coarse_nsec.map_or_else(
+        || tk.xtime_nsec.checked_shr(tk.shift).unwrap_or(0),
+        u64::from,
+    );
+    let monotonic = tk.base.wrapping_add(nsec);
+    Ok(Coarse {
+        realtime: tk.offs_real.wrapping_add_unsigned(monotonic),
+        monotonic,
+        boottime: tk.offs_boot.wrapping_add_unsigned(monotonic),
+        btime: tk
+            .offs_real
+            .wrapping_sub(tk.offs_boot)
+            .div_euclid(NSEC_PER_SEC),
+    })
+}
+
+fn sources(kernel: &Kernel, functions: &Functions<'_>) -> Result<Vec<ClockSource>> {
+    let head = kernel.symbol("clocksource_list")?;
+    let list = offset_of(kernel, "struct clocksource", "list")?;
+    let current = kernel.read_u64(kernel.symbol("curr_clocksource")?)?;
+    let plan = Plan::<Source>::new(kernel)?;
+    let mut sources = Vec::new();
+    for at in checked_list(kernel, head, list, BOUND)? {
+        let raw = plan.load(at)?;
+        sources.push(ClockSource {
+            at,
+            name: kernel.read_cstr(raw.name, NAME)?,
+            current: at.0 == current,
+            rating: raw.rating,
+            read: functions.at(raw.read)?,
+            mult: raw.mult,
+            shift: raw.shift,
+            mask: raw.mask,
+            flags: raw.flags,
+        });
+    }
+    Ok(sources)
+}
+
+/// The device of each CPU, and the one for all of them.
+fn events(kernel: &Kernel, functions: &Functions<'_>) -> Result<Vec<ClockEvent>> {
+    let mut ticks = Vec::new();
+    for cpu in online_cpus(kernel)? {
+        ticks.push((Some(cpu), per_cpu_ptr(kernel, "tick_cpu_device", cpu)?));
+    }
+    // A kernel whose CPUs' own devices never stop has none.
+    if let Some(at) = kernel.symbols()?.lookup("tick_broadcast_device") {
+        ticks.push((None, at));
+    }
+    let mut events = Vec::new();
+    for (cpu, at) in ticks {
+        let tick: Tick = kernel.load(at)?;
+        if tick.evtdev.is_null() {
+            continue;
+        }
+        let raw: Event = kernel.load(tick.evtdev)?;
+        let mode = kernel.enumerator("tick_device_mode", tick.mode.into())?;
+        events.push(ClockEvent {
+            at: tick.evtdev,
+            cpu,
+            name: kernel.read_cstr(raw.name, NAME)?,
+            mode: mode.trim_start_matches("TICKDEV_MODE_").to_owned(),
+            next_event: raw.next_event,
+            event_handler: functions.at(raw.event_handler)?,
+            mult: raw.mult,
+            shift: raw.shift,
+        });
+    }
+    Ok(events)
+}

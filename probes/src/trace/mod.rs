@@ -1,0 +1,55 @@
+//! What traces the kernel: ftrace's users and the functions that they hook, kprobes, events (`kernel/trace`).
+
+mod ftrace;
+mod instance;
+mod kprobe;
+
+pub use ftrace::{FtraceOps, TracedFunction};
+pub(crate) use ftrace::{Record, call_at, ops, records};
+pub use instance::TraceInstance;
+pub use kprobe::Kprobe;
+pub(crate) use kprobe::read as kprobes;
+use serde::Serialize;
+
+use crate::Result;
+use crate::guest::Guest;
+use crate::kernel::Functions;
+use crate::structures::settle;
+
+/// Instances, events, users of ftrace and kprobes that are read at most, of each.
+const BOUND: usize = 1 << 16;
+/// Bytes of the longest name.
+const NAME: usize = 512;
+
+/// What traces the kernel now.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Tracing {
+    /// Whether functions may be hooked: `kernel.ftrace_enabled`.
+    pub ftrace_enabled: bool,
+    /// The buffers that traces go to, with their tracers and events; the first is `/sys/kernel/tracing` itself.
+    pub instances: Vec<TraceInstance>,
+    /// Who has hooked functions: the list `ftrace_ops_list`.
+    pub ops: Vec<FtraceOps>,
+    /// The functions that are hooked: `enabled_functions`.
+    pub functions: Vec<TracedFunction>,
+    /// The kprobes.
+    pub kprobes: Vec<Kprobe>,
+}
+
+impl Guest {
+    /// Tracers and events, functions hooked by ftrace and by whom, kprobes: `/sys/kernel/tracing`.
+    pub fn tracing(&self) -> Result<Tracing> {
+        let kernel = self.kernel()?;
+        settle("what is traced", || {
+            let functions = Functions::new(&kernel);
+            let enabled = kernel.symbol("ftrace_enabled")?;
+            Ok(Some(Tracing {
+                ftrace_enabled: kernel.read_u32(enabled)? != 0,
+                instances: instance::read(&kernel)?,
+                ops: ops(&kernel, &functions)?,
+                functions: ftrace::enabled(&kernel, &functions)?,
+                kprobes: kprobe::read(&kernel, &functions)?,
+            }))
+        })
+    }
+}
