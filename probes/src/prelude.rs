@@ -9,6 +9,7 @@ pub use crate::memory::{GuestPhys, GuestVirt, PAGE_SIZE};
 pub use crate::mm::{AddressMap, Heap, MmStruct, Vma, Vmas};
 pub use crate::object::{FixedStr, Mirror, Object, Objects, Plan, Ptr};
 pub use crate::sched::{Task, TaskTree, Tasks, for_each_process, for_each_thread};
+pub use crate::search::{Hits, Needle};
 pub use crate::skb::{Capture, Filter, Netns, Path, Paths, Profile, SkBuff, Stage, What};
 pub use crate::structures::{
     container_of, hlist_for_each, hlist_for_each_entry, list_for_each, list_for_each_entry,

@@ -136,6 +136,28 @@ pub(crate) enum Look {
         #[command(flatten)]
         source: Source,
     },
+    /// Say what is at an address: symbol, stack, slab object, page, mapping, .., the whole chain
+    #[command(after_long_help = include_str!("manual/what.txt"))]
+    What {
+        /// The address in hexadecimal, a symbol, or a C expression that gives an address
+        address: Place,
+        /// It is an address of this process instead of the kernel's
+        #[arg(long)]
+        pid: Option<i32>,
+        #[command(flatten)]
+        source: Source,
+    },
+    /// Search memory for bytes, values, pointers, text or a regular expression
+    #[command(after_long_help = include_str!("manual/search.txt"))]
+    Search(SearchFor),
+    /// List the slab caches, or show one with its objects
+    #[command(after_long_help = include_str!("manual/slab.txt"))]
+    Slab {
+        /// Only this cache, with what CPUs and nodes keep of it and its objects in use
+        cache: Option<String>,
+        #[command(flatten)]
+        source: Source,
+    },
     /// Look a symbol up by name, or find the one that holds an address
     #[command(after_long_help = include_str!("manual/sym.txt"))]
     Sym {
@@ -238,6 +260,9 @@ impl Look {
             Self::Read(read) => read.source(),
             Self::Stack { source, .. }
             | Self::Vtop { source, .. }
+            | Self::Slab { source, .. }
+            | Self::What { source, .. }
+            | Self::Search(SearchFor { source, .. })
             | Self::Sym { source, .. }
             | Self::Struct { source, .. }
             | Self::P { source, .. }
@@ -245,6 +270,50 @@ impl Look {
             | Self::Skb { source, .. } => source,
         }
     }
+}
+
+/// What to search for, and where.
+#[derive(Debug, Args)]
+pub(crate) struct SearchFor {
+    /// What to search for
+    pub(crate) needle: String,
+    /// What it is [default: u64 for a number in hexadecimal with 0x, else text]
+    #[arg(long = "as", value_name = "KIND")]
+    pub(crate) kind: Option<NeedleKind>,
+    /// With `--as pointer`: pointers into so many bytes from the address on
+    #[arg(long, value_name = "BYTES", default_value_t = 1)]
+    pub(crate) into: u64,
+    /// Search all of physical memory instead of what the kernel has mapped
+    #[arg(long, conflicts_with = "pid")]
+    pub(crate) physical: bool,
+    /// Search the memory of this process instead
+    #[arg(long)]
+    pub(crate) pid: Option<i32>,
+    /// Only at multiples of so many bytes [default: its size for values and pointers, else 1]
+    #[arg(long, value_name = "BYTES")]
+    pub(crate) aligned: Option<u64>,
+    /// End after so many hits
+    #[arg(long, value_name = "HITS", default_value_t = 20)]
+    pub(crate) limit: usize,
+    #[command(flatten)]
+    pub(crate) source: Source,
+}
+
+/// What a needle of a search is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum NeedleKind {
+    /// Text
+    Text,
+    /// Bytes in hexadecimal
+    Bytes,
+    /// A 32-bit number
+    U32,
+    /// A 64-bit number
+    U64,
+    /// Pointers to an address: in hexadecimal, a symbol, or a C expression
+    Pointer,
+    /// A regular expression on bytes
+    Regex,
 }
 
 /// The commands that start, stop and hold a guest.

@@ -3,6 +3,7 @@
 use super::cli::{Look, PacketFilter, Source};
 use super::look::{address, container};
 use super::read::Argument as _;
+use super::search;
 
 /// The cell. Its last line is the value that the command shows.
 pub(crate) fn cell(command: &Look) -> anyhow::Result<String> {
@@ -26,6 +27,18 @@ pub(crate) fn cell(command: &Look) -> anyhow::Result<String> {
                 None => format!("{guest}.page_walk({at})?"),
             }
         }
+        Look::What { address, pid, .. } => {
+            let at = address.literal(&guest);
+            match pid {
+                Some(pid) => format!("{guest}.what_of({pid}, {at})?"),
+                None => format!("{guest}.what({at})?"),
+            }
+        }
+        Look::Search(what) => search::code(what, &guest)?,
+        Look::Slab { cache: None, .. } => format!("{guest}.slab_caches()?"),
+        Look::Slab {
+            cache: Some(cache), ..
+        } => format!("{guest}.slab_objects({cache:?})?"),
         Look::Sym { what, .. } => match address(what) {
             Some(at) => format!("{guest}.kernel()?.symbol_at(GuestVirt({:#x}))?", at.0),
             None => format!("{guest}.symbol({what:?})?"),

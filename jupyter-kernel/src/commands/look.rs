@@ -14,6 +14,7 @@ use super::cli::{Look, PacketFilter, Source};
 use super::code;
 use super::output::{Context, Output, Stream};
 use super::read::Place;
+use super::search;
 
 /// Runs one of them.
 pub(crate) fn run(command: &Look, cx: &mut Context<'_>) -> Result<Output> {
@@ -38,6 +39,18 @@ pub(crate) fn run(command: &Look, cx: &mut Context<'_>) -> Result<Output> {
         Look::Stack { pid: None, .. } => shown(&guest.stack_traces()?),
         Look::Stack { pid: Some(pid), .. } => shown(&guest.stack_trace(*pid)?),
         Look::Vtop { address, pid, .. } => translate(&guest, address, *pid, cx),
+        Look::What { address, pid, .. } => {
+            let at = address.resolve(&guest)?;
+            shown(&match pid {
+                Some(pid) => guest.what_of(*pid, at)?,
+                None => guest.what(at)?,
+            })
+        }
+        Look::Search(what) => search::run(what, &guest, cx),
+        Look::Slab { cache: None, .. } => shown(&guest.slab_caches()?),
+        Look::Slab {
+            cache: Some(cache), ..
+        } => shown(&guest.slab_objects(cache)?),
         Look::Sym { what, .. } => symbol(&guest.kernel()?, what),
         Look::Struct { ty, .. } => shown(&c_type(&guest, &ty.join(" "))?),
         Look::P { expression, .. } => evaluate(&guest, &expression.join(" ")),

@@ -24,6 +24,7 @@ mod output;
 mod progress;
 mod read;
 mod vmlinux;
+mod search;
 
 use std::process::ExitCode;
 use std::sync::Arc;

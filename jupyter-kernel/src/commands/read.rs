@@ -7,6 +7,7 @@ use anyhow::Result;
 use clap::Subcommand;
 use probes::guest::Guest;
 use probes::memory::GuestVirt;
+use probes::page::PageAt;
 
 use super::cli::Source;
 use super::look::{address, is_name, shown};
@@ -83,6 +84,43 @@ impl Argument for Place {
             Some(at) => format!("GuestVirt({:#x})", at.0),
             None if is_name(&self.0) => format!("{guest}.symbol({:?})?", self.0),
             None => format!("GuestVirt({guest}.eval({:?})?.u64()?)", self.0),
+        }
+    }
+}
+
+/// A page frame as people name it: by its number, else by an address of the kernel's.
+#[derive(Debug, Clone)]
+pub(crate) struct Frame(String);
+
+impl From<&str> for Frame {
+    fn from(text: &str) -> Self {
+        Self(text.to_owned())
+    }
+}
+
+impl Frame {
+    /// The number, where it is one: in decimal, or in hexadecimal and too low for an address of the kernel's.
+    fn pfn(&self) -> Option<u64> {
+        let low = |at: GuestVirt| (at.0 >> 52 == 0).then_some(at.0);
+        let decimal = self.0.parse().ok();
+        decimal.or_else(|| address(&self.0).and_then(low))
+    }
+}
+
+impl Argument for Frame {
+    type Value<'a> = PageAt;
+
+    fn value(&self, guest: &Guest) -> Result<PageAt> {
+        Ok(match self.pfn() {
+            Some(pfn) => PageAt::Pfn(pfn),
+            None => PageAt::Address(Place::from(&*self.0).resolve(guest)?),
+        })
+    }
+
+    fn literal(&self, guest: &str) -> String {
+        match self.pfn() {
+            Some(pfn) => format!("{pfn:#x}u64"),
+            None => Place::from(&*self.0).literal(guest),
         }
     }
 }
@@ -243,6 +281,39 @@ readers! {
     /// Show the run queue of each CPU, and the load average
     #[command(after_long_help = include_str!("manual/runq.txt"))]
     Runq() => run_queues,
+    /// Show nodes and zones: sizes, watermarks, what each CPU keeps
+    #[command(after_long_help = include_str!("manual/zones.txt"))]
+    Zones() => zones,
+    /// Count the free blocks of each zone by order and migrate type
+    #[command(after_long_help = include_str!("manual/buddy.txt"))]
+    Buddy() => buddy,
+    /// Print the counters of virtual memory, with what CPUs hold back
+    #[command(after_long_help = include_str!("manual/vmstat.txt"))]
+    Vmstat() => vmstat,
+    /// Add up what memory is used for
+    #[command(after_long_help = include_str!("manual/meminfo.txt"))]
+    Meminfo() => meminfo,
+    /// Show a page frame: its `struct page`, its folio, what it holds
+    #[command(after_long_help = include_str!("manual/page.txt"))]
+    Page(
+        /// The frame's number, or an address: in hexadecimal, a symbol, or a C expression
+        frame: Frame,
+    ) => page,
+    /// List the pages that are cached of a file, with their flags
+    #[command(after_long_help = include_str!("manual/pagecache.txt"))]
+    Pagecache(
+        /// The file's absolute path in the guest
+        path: String,
+    ) => page_cache,
+    /// List the areas of the vmalloc space
+    #[command(after_long_help = include_str!("manual/vmalloc.txt"))]
+    Vmalloc() => vmalloc_areas,
+    /// List the swap areas
+    #[command(after_long_help = include_str!("manual/swap.txt"))]
+    Swap() => swap_areas,
+    /// List the pools of huge pages
+    #[command(after_long_help = include_str!("manual/hugetlb.txt"))]
+    Hugetlb() => huge_pools,
     /// Print the kernel's log, read from its ring buffer
     #[command(after_long_help = include_str!("manual/log.txt"))]
     Log() => log,

@@ -52,6 +52,11 @@ pub(super) enum Event<'a> {
     End { cell: u64 },
 }
 
+/// Whether klab's kernel is there to show what is sent.
+pub(crate) fn has_front() -> bool {
+    CELL_THREAD.get().is_some()
+}
+
 /// Joins the front end of klab's kernel, if that is what started this process. Called once, by the
 /// prelude; without klab's kernel it does nothing.
 ///

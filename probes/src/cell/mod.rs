@@ -19,6 +19,7 @@ mod progress;
 mod show;
 
 pub use bundle::Bundle;
+pub(crate) use front::has_front;
 pub use front::start;
 pub use guest::LazyGuest;
 pub use interrupt::{Interrupted, check_interrupt};

@@ -16,11 +16,13 @@
 mod d_path;
 mod fdtable;
 mod kind;
+mod lookup;
 mod namespace;
 
 pub use d_path::{d_path, dentry_path};
 pub use fdtable::{OpenFile, OpenFiles};
 pub use kind::{FileKind, Pipe, SocketFile};
+pub use lookup::Found;
 pub use namespace::{Mount, Mounts};
 
 use crate::guest::Guest;

@@ -218,6 +218,13 @@ impl Kernel {
 }
 
 impl ModuleSymbols {
+    /// Whether an address is in the module's memory.
+    #[must_use]
+    pub fn holds(&self, at: GuestVirt) -> bool {
+        let holds = |(base, len): &(GuestVirt, u64)| at.0.wrapping_sub(base.0) < *len;
+        self.areas.iter().any(holds)
+    }
+
     /// The symbol at or before `at`, in the same area of the module's memory.
     #[must_use]
     pub fn at(&self, at: GuestVirt) -> Option<SymbolAt> {

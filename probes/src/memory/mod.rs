@@ -63,6 +63,11 @@ pub trait PhysMemory: Send + Sync + std::fmt::Debug {
         self.read(at, buf)
     }
 
+    /// The first byte at or after `at` that may be anything but zero, or the end of the memory around `at`.
+    fn next_data(&self, at: GuestPhys) -> GuestPhys {
+        at
+    }
+
     /// The RAM there is, ascending, without overlaps.
     fn ranges(&self) -> &[PhysRange];
 

@@ -12,6 +12,7 @@ mod plan;
 #[cfg(test)]
 pub(crate) mod tests;
 mod value;
+mod within;
 
 pub use ctype::CType;
 pub use cursor::{MAX_STRING, Object};

@@ -44,15 +44,7 @@ fn table(symbol: &Symbol) -> Table {
 
 impl View for SymbolAt {
     fn text(&self) -> String {
-        let name = match self.offset {
-            0 => clean(&self.name),
-            offset => format!("{}+{offset:#x}", clean(&self.name)),
-        };
-        // As the kernel prints an address of a module's in a call trace.
-        self.module.as_ref().map_or_else(
-            || name.clone(),
-            |module| format!("{name} [{}]", clean(module)),
-        )
+        clean(&self.to_string())
     }
 
     fn html(&self) -> Option<String> {

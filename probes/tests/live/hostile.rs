@@ -10,11 +10,14 @@ use std::time::{Duration, Instant};
 use std::{env, thread};
 
 use probes::memory::{GuestPhys, GuestVirt, RamRange};
+use probes::page::MemMap;
+use probes::search::Needle;
 use probes::structures::{
     IdrLayout, MAPLE_BOUND, MapleLayout, XARRAY_BOUND, idr_for_each, offset_of, validate_idr,
     validate_list, validate_maple,
 };
 use probes::view::View;
+use probes::what::Identifier;
 use probes::{Error, Guest, Result, sched};
 use vm::agent::WorkloadKind;
 
@@ -62,7 +65,7 @@ fn in_a_process() {
         if let Some(status) = child.try_wait().unwrap() {
             break status;
         }
-        if began.elapsed() > Duration::from_secs(480) {
+        if began.elapsed() > Duration::from_secs(600) {
             child.kill().unwrap();
             break child.wait().unwrap();
         }
@@ -257,6 +260,7 @@ fn read_guest(guest: &Guest, fared: &mut Fared) -> Result<()> {
         let walk = guest.symbol(symbol).and_then(|at| guest.page_walk(at));
         fared.note(walk.map(|walk| walk.text()));
     }
+    memory_management(guest, fared);
     let containers = || -> Result<usize> {
         let idr = offset_of(&kernel, "struct pid_namespace", "idr")?;
         let idr = kernel.symbol("init_pid_ns")?.offset(idr);
@@ -327,6 +331,41 @@ fn read_devices(guest: &Guest, fared: &mut Fared) {
     fared.note(guest.command_line().map(faces));
     for module in guest.modules().into_iter().flatten() {
         fared.note(guest.module(&module.name).map(faces));
+    }
+}
+
+/// What is read of the kernel's management of memory.
+fn memory_management(guest: &Guest, fared: &mut Fared) {
+    fared.note(guest.zones().map(|zones| zones.text()));
+    fared.note(guest.buddy().map(|buddy| buddy.text()));
+    fared.note(guest.vmstat().map(|stat| stat.text()));
+    fared.note(guest.meminfo().map(|info| info.text()));
+    fared.note(guest.vmalloc_areas().map(|areas| areas.text()));
+    fared.note(guest.swap_areas().map(|areas| areas.text()));
+    fared.note(guest.huge_pools().map(|pools| pools.text()));
+    fared.note(guest.slab_objects("task_struct").map(|all| all.text()));
+    fared.note(guest.page_cache("/bin/busybox").map(|cache| cache.text()));
+    for pfn in [0, 0x1000, 0x1_2345, 1 << 39, u64::MAX] {
+        fared.note(guest.page(pfn).map(|page| page.text()));
+    }
+    let Some(identifier) = fared.note(Identifier::new(guest)) else {
+        return;
+    };
+    for symbol in ["init_task", "schedule", "runqueues"] {
+        let what = guest.symbol(symbol).and_then(|at| identifier.what(at));
+        fared.note(what.map(|what| what.text()));
+    }
+    if let Some(task) = fared.note(guest.task(1)) {
+        for at in [task.at.offset(64), task.stack.offset(0x1000)] {
+            fared.note(identifier.what(at).map(|what| what.text()));
+        }
+        let mm = guest.mm_of(&task);
+        let what = mm.and_then(|mm| identifier.what_of(1, mm.start_code));
+        fared.note(what.map(|what| what.text()));
+        let search = guest.search(Needle::pointer(task.at)).limit(3);
+        fared.note(search.run().map(|hits| hits.text()));
+        let search = guest.search("init").user(1).limit(3);
+        fared.note(search.run().map(|hits| hits.text()));
     }
 }
 
@@ -450,6 +489,38 @@ impl Map {
             "chrdevs",
         ] {
             deep.push((kernel.virt_to_phys(kernel.symbol(symbol)?)?, 256));
+        }
+        let mut noted = |c: &str, at: GuestVirt, len: u64| -> Result<()> {
+            deep.push((kernel.virt_to_phys(at)?, size(c)?.min(len)));
+            pointers.push(at);
+            Ok(())
+        };
+        for node in guest.zones()?.iter() {
+            for zone in node.zones.iter().filter(|zone| zone.present > 0) {
+                noted("struct zone", zone.at, 4096)?;
+            }
+        }
+        let memmap = MemMap::of(&kernel)?;
+        for name in ["task_struct", "dentry"] {
+            let all = guest.slab_objects(name)?;
+            noted("struct kmem_cache", all.cache.at, 512)?;
+            for node in &all.nodes {
+                noted("struct kmem_cache_node", node.at, 512)?;
+            }
+            for object in all.objects.iter().step_by(20) {
+                let page = guest.page(*object)?;
+                let head = page.folio.map_or(page.at, |folio| folio.at);
+                noted("struct page", head, memmap.page_size())?;
+            }
+        }
+        for area in guest.vmalloc_areas()?.iter() {
+            noted("struct vmap_area", area.at, 128)?;
+        }
+        let cache = guest.page_cache("/bin/busybox")?;
+        noted("struct inode", cache.file.inode, 1024)?;
+        noted("struct address_space", cache.file.at, 512)?;
+        for folio in cache.folios.iter().step_by(20) {
+            noted("struct page", folio.at, memmap.page_size())?;
         }
         let prb = GuestVirt(kernel.read_u64(kernel.symbol("prb")?)?);
         deep.push((kernel.virt_to_phys(prb)?, size("struct printk_ringbuffer")?));

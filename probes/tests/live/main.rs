@@ -21,6 +21,7 @@ mod irq;
 mod ledger;
 mod log;
 mod maps;
+mod memory;
 mod mm;
 mod net;
 mod nft;
@@ -82,6 +83,7 @@ on_kernels!(
     hooks = super::hooks::are_those_of_sys,
     rootkit = super::rootkit::is_found,
     interrupts = super::irq::are_those_of_proc,
+    memory = super::memory::is_that_of_proc,
 );
 
 #[test]

@@ -24,6 +24,7 @@ DECLARATIONS = {
     "vm_committed_as": ["struct percpu_counter"],
     "sysctl_overcommit_ratio": ["int"],
     "sysctl_overcommit_kbytes": ["unsigned long"],
+    "__highest_present_section_nr": ["unsigned long"],
     "node_states": ["nodemask_t []"],
     "nr_node_ids": ["unsigned int"],
     "block_class": ["struct class"],

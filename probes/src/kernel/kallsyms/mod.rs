@@ -8,6 +8,8 @@
 mod read;
 mod tokens;
 
+use std::fmt;
+
 use super::vmcoreinfo::VmcoreInfo;
 use crate::Result;
 use crate::memory::{AddressSpace, GuestVirt};
@@ -42,7 +44,7 @@ pub struct Symbol {
 }
 
 /// What an address is, in terms of the symbol before it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
 pub struct SymbolAt {
     /// The symbol at or before the address.
     pub name: String,
@@ -50,6 +52,20 @@ pub struct SymbolAt {
     pub offset: u64,
     /// The module it belongs to; `None` for the kernel itself.
     pub module: Option<String>,
+}
+
+/// As the kernel prints it in a call trace.
+impl fmt::Display for SymbolAt {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.name)?;
+        if self.offset > 0 {
+            write!(f, "+{:#x}", self.offset)?;
+        }
+        match &self.module {
+            Some(module) => write!(f, " [{module}]"),
+            None => Ok(()),
+        }
+    }
 }
 
 /// Chains of symbols whose names share a hash; `NONE` ends a chain. Building takes the same time for any names.

@@ -1,0 +1,183 @@
+//! The page cache of a file: `struct address_space` and its folios (`include/linux/fs.h`, `mm/filemap.c`).
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+
+use crate::guest::Guest;
+use crate::kernel::Kernel;
+use crate::memory::{GuestVirt, PAGE_SIZE};
+use crate::object::{Mirror, Plan};
+use crate::page::{MappedFile, MemMap, mapped_file};
+use crate::structures::{XarrayLayout, offset_of, settle, xa_for_each};
+use crate::{Error, Result};
+
+/// A folio of a file that is in memory.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct CachedFolio {
+    /// Which page of the file it begins with, from 0.
+    pub index: u64,
+    /// Pages that it has.
+    pub pages: u64,
+    /// Its first `struct page`.
+    pub at: GuestVirt,
+    /// Its first page frame.
+    pub pfn: u64,
+    /// Its flags: `page->flags` without node and zone, a bit each of [`PageCache::flag_names`].
+    pub flags: u64,
+    /// How many page tables map its first page.
+    pub mapcount: i64,
+}
+
+/// The page cache of a file.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct PageCache {
+    /// The file.
+    pub file: MappedFile,
+    /// Bytes that the file has: `i_size`.
+    pub size: u64,
+    /// Pages in the cache, as the kernel counts them: `nrpages`.
+    pub nrpages: u64,
+    /// The folios, ascending.
+    pub folios: Vec<CachedFolio>,
+    /// Entries that remember a page that was dropped, or swapped out.
+    pub shadows: u64,
+    /// The flags that a folio may have, by their bits, as `enum pageflags` names them.
+    pub flag_names: BTreeMap<u32, String>,
+}
+
+impl PageCache {
+    /// Pages of the folios that have a flag.
+    #[must_use]
+    pub fn with(&self, flag: &str) -> u64 {
+        let named = self.flag_names.iter().find(|(_, name)| *name == flag);
+        let mask = named.map_or(0, |(bit, _)| 1 << bit);
+        let having = self.folios.iter().filter(|folio| folio.flags & mask != 0);
+        having.map(|folio| folio.pages).fold(0, u64::saturating_add)
+    }
+
+    /// The names of a folio's flags, from bit 0 up.
+    #[must_use]
+    pub fn flags_of(&self, folio: &CachedFolio) -> Vec<&str> {
+        let set = self.flag_names.iter();
+        set.filter(|(bit, _)| folio.flags >> **bit & 1 == 1)
+            .map(|(_, name)| &**name)
+            .collect()
+    }
+
+    /// Pages that must be written to the disk: `PG_dirty`.
+    #[must_use]
+    pub fn dirty(&self) -> u64 {
+        self.with("dirty")
+    }
+
+    /// Pages that are being written to the disk: `PG_writeback`.
+    #[must_use]
+    pub fn writeback(&self) -> u64 {
+        self.with("writeback")
+    }
+
+    /// Pages of all folios.
+    #[must_use]
+    pub fn cached(&self) -> u64 {
+        self.folios
+            .iter()
+            .map(|folio| folio.pages)
+            .fold(0, u64::saturating_add)
+    }
+
+    /// Whether a page of the file is cached.
+    #[must_use]
+    pub fn has(&self, index: u64) -> bool {
+        let after = self.folios.partition_point(|folio| folio.index <= index);
+        let before = after.checked_sub(1).and_then(|i| self.folios.get(i));
+        before.is_some_and(|folio| index - folio.index < folio.pages)
+    }
+}
+
+#[derive(Debug, PartialEq, Eq, Mirror)]
+#[mirror(c = "struct address_space")]
+struct Raw {
+    nrpages: u64,
+}
+
+#[derive(Debug, Mirror)]
+#[mirror(c = "struct inode")]
+struct Inode {
+    i_mapping: GuestVirt,
+    i_size: u64,
+}
+
+impl Guest {
+    /// The page cache of the file at a path, as seen by `init`.
+    ///
+    /// The path is looked up in the dentry cache: what nothing has used lately is not found there.
+    pub fn page_cache(&self, path: &str) -> Result<PageCache> {
+        let found = self.path_lookup(&self.task(1)?, path)?;
+        self.page_cache_of(found.inode)
+    }
+
+    /// The page cache of an inode.
+    pub fn page_cache_of(&self, inode: GuestVirt) -> Result<PageCache> {
+        let kernel = self.kernel()?;
+        settle(&format!("the page cache of the inode at {inode}"), || {
+            read(&kernel, inode)
+        })
+    }
+}
+
+/// `None` if a folio left the cache, or the count of pages changed.
+fn read(kernel: &Kernel, inode: GuestVirt) -> Result<Option<PageCache>> {
+    let raw: Inode = kernel.load(inode)?;
+    let plan = Plan::<Raw>::new(kernel)?;
+    let before = plan.load(raw.i_mapping)?;
+    let pages = offset_of(kernel, "struct address_space", "i_pages")?;
+    let memmap = MemMap::of(kernel)?;
+    let mut cache = PageCache {
+        file: mapped_file(kernel, raw.i_mapping)?,
+        size: raw.i_size,
+        nrpages: before.nrpages,
+        folios: Vec::new(),
+        shadows: 0,
+        flag_names: memmap.flag_names(),
+    };
+    let bound = kernel.space().memory().ranges().iter();
+    let bound = bound.fold(0_u64, |sum, range| sum.saturating_add(range.len)) / PAGE_SIZE;
+    for entry in xa_for_each(
+        kernel,
+        raw.i_mapping.offset(pages),
+        XarrayLayout::of(kernel)?,
+    ) {
+        let entry = entry?;
+        let Some(at) = entry.pointer() else {
+            cache.shadows += 1;
+            continue;
+        };
+        let Some(pfn) = memmap
+            .page_to_pfn(at)
+            .filter(|pfn| memmap.pfn_to_page(*pfn) == at)
+        else {
+            return Ok(None);
+        };
+        if cache.folios.len() as u64 >= bound {
+            return Err(Error::TooLong {
+                what: "page cache",
+                at: raw.i_mapping,
+                bound: cache.folios.len(),
+            });
+        }
+        let folio = memmap.cached(pfn)?;
+        if folio.mapping != raw.i_mapping {
+            return Ok(None);
+        }
+        cache.folios.push(CachedFolio {
+            index: entry.index,
+            pages: 1 << folio.order,
+            at,
+            pfn,
+            flags: folio.flags,
+            mapcount: folio.mapcount,
+        });
+    }
+    Ok((plan.load(raw.i_mapping)? == before).then_some(cache))
+}

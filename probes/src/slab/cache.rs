@@ -1,0 +1,244 @@
+//! `struct kmem_cache`, and how many objects it has.
+
+use std::ops::Deref;
+
+use serde::Serialize;
+
+use super::free::{self, CpuSlab, NodeSlab};
+use super::types;
+use crate::kernel::Kernel;
+use crate::memory::GuestVirt;
+use crate::object::{Mirror, Plan};
+use crate::structures::{list_for_each_entry, offset_of, settle};
+use crate::{Error, Result};
+
+/// Caches that a kernel may have, as far as we read.
+const CACHE_BOUND: usize = 1 << 16;
+/// `OO_SHIFT`: the order of a slab is above, the objects of one are below.
+const OO_SHIFT: u32 = 16;
+
+/// Objects that are free, by where they wait.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct FreeObjects {
+    /// On slabs of the nodes' partial lists.
+    pub partial: u64,
+    /// On the lists that CPUs allocate from.
+    pub cpu: u64,
+    /// Freed by other CPUs, of the slabs that CPUs allocate from.
+    pub remote: u64,
+    /// On partial slabs that CPUs keep.
+    pub cpu_partial: u64,
+    /// In the sheaves of CPUs.
+    pub sheaves: u64,
+    /// In the full sheaves of the nodes' barns.
+    pub barns: u64,
+}
+
+impl FreeObjects {
+    /// All of them.
+    #[must_use]
+    pub const fn sum(&self) -> u64 {
+        self.partial + self.cpu + self.remote + self.cpu_partial + self.sheaves + self.barns
+    }
+}
+
+/// A slab cache.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct SlabCache {
+    /// Where its `kmem_cache` lies.
+    pub at: GuestVirt,
+    /// Its name.
+    pub name: String,
+    /// The C type of its objects, where that is known; of a merged cache only what the name says.
+    pub c_type: Option<String>,
+    /// Bytes that were asked for.
+    pub object_size: u32,
+    /// Bytes from one object to the next.
+    pub size: u32,
+    /// What the address of an object is a multiple of.
+    pub align: u32,
+    /// Objects of a slab.
+    pub objects_per_slab: u32,
+    /// A slab has `1 << order` pages.
+    pub order: u32,
+    /// How many caches share it: more than one where others of its size were merged with it.
+    pub refcount: i32,
+    /// Slabs.
+    pub slabs: u64,
+    /// Objects that the slabs have, in use or free.
+    pub objects: u64,
+    /// Slabs on the nodes' partial lists.
+    pub partial_slabs: u64,
+    /// The free ones among the objects.
+    pub free: FreeObjects,
+}
+
+impl SlabCache {
+    /// Objects that are not on a node's partial slab: `active_objs` of `/proc/slabinfo`, which counts what CPUs keep.
+    #[must_use]
+    pub const fn active(&self) -> u64 {
+        self.objects.saturating_sub(self.free.partial)
+    }
+
+    /// Objects that are in use.
+    #[must_use]
+    pub const fn in_use(&self) -> u64 {
+        self.objects.saturating_sub(self.free.sum())
+    }
+
+    /// Bytes of all its slabs.
+    #[must_use]
+    pub const fn bytes(&self) -> u64 {
+        self.slabs
+            .saturating_mul(crate::memory::PAGE_SIZE << self.order)
+    }
+}
+
+/// Slab caches.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(transparent)]
+pub struct SlabCaches(pub Vec<SlabCache>);
+
+impl Deref for SlabCaches {
+    type Target = [SlabCache];
+
+    fn deref(&self) -> &[SlabCache] {
+        &self.0
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Mirror)]
+#[mirror(c = "struct kmem_cache")]
+pub(super) struct Raw {
+    pub(super) size: u32,
+    pub(super) object_size: u32,
+    /// Where in a free object the link to the next one lies.
+    pub(super) offset: u32,
+    #[mirror(member = "oo.x")]
+    oo: u32,
+    refcount: i32,
+    align: u32,
+    pub(super) red_left_pad: Option<u32>,
+    name: GuestVirt,
+    /// Not there without CONFIG_SLAB_FREELIST_HARDENED.
+    pub(super) random: Option<u64>,
+    /// Kernels before 7.0.
+    pub(super) cpu_slab: Option<GuestVirt>,
+    /// Kernels since 6.18.
+    pub(super) cpu_sheaves: Option<GuestVirt>,
+}
+
+impl Raw {
+    /// Checked: no size of a hostile guest divides by zero or makes a slab larger than RAM can hold.
+    fn check(self, at: GuestVirt) -> Result<Self> {
+        let sound = self.size > 0 && self.offset < self.size && self.order() <= 10;
+        if sound && self.objects_per_slab() > 0 {
+            return Ok(self);
+        }
+        let why = format!(
+            "its objects have {} bytes, their link at {}, and its slabs order {}",
+            self.size,
+            self.offset,
+            self.order()
+        );
+        Err(Error::Broken {
+            what: "slab cache",
+            at,
+            why,
+        })
+    }
+
+    /// Whether other caches were merged with it.
+    pub(super) const fn merged(&self) -> bool {
+        self.refcount > 1
+    }
+
+    pub(super) const fn order(&self) -> u32 {
+        self.oo >> OO_SHIFT
+    }
+
+    const fn objects_per_slab(&self) -> u32 {
+        self.oo & ((1 << OO_SHIFT) - 1)
+    }
+}
+
+/// Reads caches of one kernel.
+pub(super) struct Reader<'k> {
+    pub(super) kernel: &'k Kernel,
+    raw: Plan<Raw>,
+}
+
+impl<'k> Reader<'k> {
+    pub(super) fn new(kernel: &'k Kernel) -> Result<Self> {
+        Ok(Self {
+            kernel,
+            raw: Plan::new(kernel)?,
+        })
+    }
+
+    pub(super) fn raw(&self, at: GuestVirt) -> Result<Raw> {
+        self.raw.load(at)?.check(at)
+    }
+
+    pub(super) fn name(&self, at: GuestVirt) -> Result<String> {
+        self.kernel.read_cstr(self.raw.load(at)?.name, 128)
+    }
+
+    /// The cache with what its CPUs and nodes keep.
+    pub(super) fn cache(&self, at: GuestVirt) -> Result<(SlabCache, Vec<CpuSlab>, Vec<NodeSlab>)> {
+        let name = self.name(at)?;
+        settle(&format!("the slab cache {name}"), || {
+            self.read(at, &name).map(Some)
+        })
+    }
+
+    fn read(&self, at: GuestVirt, name: &str) -> Result<(SlabCache, Vec<CpuSlab>, Vec<NodeSlab>)> {
+        let raw = self.raw(at)?;
+        let cpus = free::cpus(self.kernel, at, &raw)?;
+        let nodes = free::nodes(self.kernel, at)?;
+        let sum = |of: fn(&NodeSlab) -> u64| nodes.iter().map(of).fold(0, u64::saturating_add);
+        let all = |of: fn(&CpuSlab) -> u64| cpus.iter().map(of).fold(0, u64::saturating_add);
+        let cache = SlabCache {
+            at,
+            c_type: types::of_cache(self.kernel, name, raw.object_size),
+            name: name.to_owned(),
+            object_size: raw.object_size,
+            size: raw.size,
+            align: raw.align,
+            objects_per_slab: raw.objects_per_slab(),
+            order: raw.order(),
+            refcount: raw.refcount,
+            slabs: sum(|node| node.slabs),
+            objects: sum(|node| node.objects),
+            partial_slabs: sum(|node| node.partial_slabs),
+            free: FreeObjects {
+                partial: sum(|node| node.partial_free),
+                cpu: all(|cpu| cpu.free),
+                remote: all(|cpu| cpu.remote_free),
+                cpu_partial: all(|cpu| cpu.partial_free),
+                sheaves: all(|cpu| cpu.main.saturating_add(cpu.spare)),
+                barns: sum(|node| node.barn_objects),
+            },
+        };
+        Ok((cache, cpus, nodes))
+    }
+}
+
+/// Where the caches lie.
+pub(super) fn addresses(kernel: &Kernel) -> Result<Vec<GuestVirt>> {
+    let head = kernel.symbol("slab_caches")?;
+    let member = offset_of(kernel, "struct kmem_cache", "list")?;
+    settle("the list of slab caches", || {
+        let walk = || list_for_each_entry(kernel, head, member).bound(CACHE_BOUND);
+        let all: Vec<GuestVirt> = walk().collect::<Result<_>>()?;
+        Ok(Some(all))
+    })
+}
+
+pub(super) fn all(kernel: &Kernel) -> Result<SlabCaches> {
+    let reader = Reader::new(kernel)?;
+    let caches = addresses(kernel)?
+        .into_iter()
+        .map(|at| Ok(reader.cache(at)?.0));
+    Ok(SlabCaches(caches.collect::<Result<_>>()?))
+}
