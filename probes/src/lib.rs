@@ -9,6 +9,7 @@
 extern crate self as probes;
 
 pub mod cell;
+pub mod cgroup;
 pub mod drgn;
 pub mod error;
 pub mod exercise;
@@ -24,6 +25,7 @@ pub mod object;
 pub mod packet_type;
 pub mod prelude;
 pub mod printk;
+pub mod process;
 pub mod sched;
 pub mod skb;
 pub mod structures;

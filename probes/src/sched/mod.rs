@@ -25,6 +25,7 @@ mod tests;
 mod tree;
 mod walk;
 
+pub(crate) use pid::pid_nr;
 pub use pid::{PidNumber, find_task_by_pid, pid_numbers};
 pub use rq::{FairTask, RtTask, RunQueue, RunQueues};
 pub use stack::{KernelStack, KernelStacks, StackOf};

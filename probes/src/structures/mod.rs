@@ -43,7 +43,7 @@ pub use rbtree::{
     RBTREE_BOUND, RBTREE_DEPTH, Rbtree, rb_parent, rbtree_for_each, rbtree_for_each_entry,
     validate_rbtree,
 };
-pub(crate) use settle::settle;
+pub(crate) use settle::{settle, twice};
 pub use xarray::{
     XARRAY_BOUND, Xarray, XarrayEntry, XarrayLayout, validate_xarray, xa_for_each, xa_load,
 };

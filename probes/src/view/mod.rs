@@ -3,6 +3,7 @@
 //! Views render plain values that were read before; none reads the guest. Everything that comes from the guest is
 //! escaped: control characters in text ([`clean`]), markup in HTML and SVG ([`escape`]).
 
+mod cgroup;
 mod escape;
 mod files;
 mod heap;
@@ -10,8 +11,10 @@ mod log;
 mod map;
 mod mm;
 mod net;
+mod process;
 mod ring;
 mod runq;
+mod sections;
 mod skb;
 mod stacks;
 mod svg;

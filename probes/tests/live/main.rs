@@ -18,6 +18,7 @@ mod log;
 mod maps;
 mod mm;
 mod net;
+mod process;
 mod runq;
 mod skb;
 mod stacks;
@@ -55,6 +56,7 @@ on_kernels!(
     net = super::net::are_those_of_proc,
     stacks = super::stacks::are_those_of_proc,
     run_queues = super::runq::are_those_of_proc,
+    processes = super::process::are_those_of_proc,
 );
 
 #[test]

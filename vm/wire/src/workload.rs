@@ -57,6 +57,13 @@ pub enum WorkloadKind {
         /// A network namespace that `ip netns` knows; the first one when empty.
         netns: String,
     },
+    /// One process that is not what processes are by default: users, groups, capabilities, securebits, limits, signals
+    /// that are blocked and wait, no new privileges; and a thread that may only read and write.
+    Confined,
+    /// One process with three threads at one lock of the kernel's that knows its owner: the first has it.
+    Contended,
+    /// A process that runs with a deadline, half of the time of a processor.
+    Deadline,
 }
 
 /// What socket a [`WorkloadKind::Socket`] opens.
@@ -92,6 +99,9 @@ impl WorkloadKind {
             Self::Zombies { .. } => "zombies",
             Self::Namespaces { .. } => "namespaces",
             Self::Busy { .. } => "busy",
+            Self::Confined => "confined",
+            Self::Contended => "contended",
+            Self::Deadline => "deadline",
             Self::Socket { .. } => "socket",
         }
     }

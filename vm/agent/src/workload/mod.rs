@@ -3,6 +3,8 @@
 //! A workload is this binary again, in a process group of its own. It gets its shape and its steps as frames on
 //! its standard input and says on its standard output what it made; the end of its standard input ends it.
 
+mod confined;
+mod contended;
 pub(crate) mod memory;
 pub(crate) mod shape;
 pub(crate) mod socket;
