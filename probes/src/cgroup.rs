@@ -19,7 +19,7 @@ use crate::guest::Guest;
 use crate::kernel::Kernel;
 use crate::memory::{GuestVirt, PAGE_SIZE};
 use crate::object::{FixedStr, Mirror, Plan};
-use crate::structures::{array, list_for_each_entry, offset_of, twice};
+use crate::structures::{array, enumerator, list_for_each_entry, offset_of, twice};
 use crate::{Error, Result};
 
 /// Groups of one hierarchy, hierarchies, and groups that one task is in, as far as we read.
@@ -211,18 +211,14 @@ struct Reader<'k> {
 
 impl<'k> Reader<'k> {
     fn new(kernel: &'k Kernel) -> Result<Self> {
-        let enumerator = |name: &str| {
-            let found = kernel.btf()?.find_enumerator(name);
-            Ok::<_, Error>(found.map(|(_, value)| value))
-        };
         Ok(Self {
             kernel,
             cgroup: Plan::new(kernel)?,
             member: Plan::new(kernel)?,
             controllers: controllers(kernel)?,
             default: kernel.symbol("cgrp_dfl_root")?,
-            frozen: enumerator("CGRP_FROZEN")?.map_or(0, |bit| 1 << (bit & 63)),
-            online: enumerator("CSS_ONLINE")?.unwrap_or(CSS_ONLINE) as u32,
+            frozen: enumerator(kernel, "CGRP_FROZEN")?.map_or(0, |bit| 1 << (bit & 63)),
+            online: enumerator(kernel, "CSS_ONLINE")?.unwrap_or(CSS_ONLINE) as u32,
         })
     }
 

@@ -9,7 +9,7 @@ use crate::kernel::Kernel;
 use crate::memory::GuestVirt;
 use crate::object::Mirror;
 use crate::sched::Task;
-use crate::structures::{array, list_for_each_entry, offset_of};
+use crate::structures::{array, enumerator, list_for_each_entry, offset_of};
 use crate::{Error, Result};
 
 /// Signals by number from 1, of `arch/x86/include/uapi/asm/signal.h`; from 32 on they have numbers only.
@@ -226,10 +226,8 @@ fn of_user(kernel: &Kernel, cred: GuestVirt) -> Result<u64> {
     let at = cred.offset(offset_of(kernel, "struct cred", "ucounts")?);
     let ucounts = GuestVirt(kernel.read_u64(at)?);
     let (counts, _, stride) = array(kernel, "struct ucounts", "rlimit")?;
-    let index = kernel
-        .btf()?
-        .find_enumerator("UCOUNT_RLIMIT_SIGPENDING")
-        .map_or(0, |(_, value)| value.unsigned_abs());
+    let index = enumerator(kernel, "UCOUNT_RLIMIT_SIGPENDING")?;
+    let index = index.map_or(0, i64::unsigned_abs);
     kernel.read_u64(ucounts.offset(counts + stride * index))
 }
 

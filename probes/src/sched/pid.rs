@@ -5,7 +5,7 @@ use serde::Serialize;
 use crate::kernel::Kernel;
 use crate::memory::GuestVirt;
 use crate::object::Mirror;
-use crate::structures::{IdrLayout, array, hlist_for_each_entry, idr_load, offset_of};
+use crate::structures::{IdrLayout, array, enumerator, hlist_for_each_entry, idr_load, offset_of};
 use crate::{Error, Result};
 
 /// `MAX_PID_NS_LEVEL` of `include/linux/pid_namespace.h`.
@@ -60,8 +60,8 @@ pub fn find_task_by_pid(kernel: &Kernel, pid: i32) -> Result<Option<GuestVirt>> 
 
 /// The number in the initial pid namespace of what a `signal_struct` names by `kind`, such as `PIDTYPE_PGID`, its process
 /// group: `signal->pids[kind]`. 0 for one that is not in that namespace.
-pub(crate) fn pid_nr(kernel: &Kernel, signal: GuestVirt, kind: &str) -> Result<i32> {
-    let Some((_, index)) = kernel.btf()?.find_enumerator(kind) else {
+pub(crate) fn pid_nr(kernel: &Kernel, signal: GuestVirt, kind: &'static str) -> Result<i32> {
+    let Some(index) = enumerator(kernel, kind)? else {
         return Err(Error::Other(format!(
             "{} has no enumerator `{kind}`",
             kernel.release()
