@@ -16,6 +16,7 @@ pub mod exercise;
 pub mod fs;
 pub mod guest;
 pub mod kernel;
+pub mod locking;
 pub mod memory;
 pub mod mm;
 pub mod module;

@@ -29,8 +29,8 @@ pub use hlist::{
     hlist_nulls_for_each_entry, validate_hlist, validate_hlist_nulls,
 };
 pub use idr::{Idr, IdrLayout, idr_for_each, idr_load, validate_idr};
-pub(crate) use layout::{array, enumerator};
 pub use layout::offset_of;
+pub(crate) use layout::{array, enumerator};
 pub use list::{LIST_BOUND, List, container_of, list_for_each, list_for_each_entry, validate_list};
 pub use llist::{LLIST_BOUND, Llist, llist_for_each, llist_for_each_entry, validate_llist};
 pub use maple::{

@@ -7,6 +7,7 @@ mod cgroup;
 mod escape;
 mod files;
 mod heap;
+mod locking;
 mod log;
 mod map;
 mod mm;

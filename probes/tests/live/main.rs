@@ -14,6 +14,7 @@ mod ground;
 mod high;
 mod hostile;
 mod ledger;
+mod locking;
 mod log;
 mod maps;
 mod mm;
@@ -56,6 +57,7 @@ on_kernels!(
     net = super::net::are_those_of_proc,
     stacks = super::stacks::are_those_of_proc,
     run_queues = super::runq::are_those_of_proc,
+    locks = super::locking::are_held_by_whom_proc_says,
     processes = super::process::are_those_of_proc,
 );
 

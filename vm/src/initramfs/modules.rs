@@ -35,6 +35,7 @@ const WANTED: &[&str] = &[
     "af_packet",
     "loop",
     "overlay",
+    "fuse",
     // nftables and connection tracking
     "nf_tables",
     "nf_conntrack",
