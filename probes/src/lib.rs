@@ -30,6 +30,7 @@ pub mod process;
 pub mod sched;
 pub mod skb;
 pub mod structures;
+pub mod text;
 pub mod traffic;
 pub mod unwind;
 pub mod view;

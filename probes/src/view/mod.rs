@@ -22,6 +22,7 @@ mod svg;
 mod symbol;
 mod table;
 mod tasks;
+mod text;
 mod unwind;
 mod walk;
 

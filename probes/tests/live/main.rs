@@ -24,6 +24,7 @@ mod runq;
 mod skb;
 mod stacks;
 mod tasks;
+mod text;
 mod traffic;
 mod types;
 
@@ -57,6 +58,7 @@ on_kernels!(
     net = super::net::are_those_of_proc,
     stacks = super::stacks::are_those_of_proc,
     run_queues = super::runq::are_those_of_proc,
+    code = super::text::is_what_objdump_says,
     locks = super::locking::are_held_by_whom_proc_says,
     processes = super::process::are_those_of_proc,
 );

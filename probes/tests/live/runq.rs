@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 
-use probes::sched::RunQueues;
 use probes::structures::{list_for_each_entry, offset_of, per_cpu_ptr};
 use probes::{Guest, Result};
 use vm::agent::WorkloadKind;
@@ -68,18 +67,17 @@ pub(crate) fn are_those_of_proc(kernel: &str) {
         .collect();
     let mut ledger = Ledger::new(format!("run queues on {kernel}"));
     for _ in 0..6 {
-        let (before, (seen, current, listed), after): (_, (RunQueues, Vec<i32>, Vec<Vec<i32>>), _) =
-            ground.sandwich(
-                |ground| ask(ground, &pids),
-                |guest| {
-                    let current = |cpu| guest.current(cpu).map(|task| task.pid);
-                    Ok((
-                        guest.run_queues()?,
-                        vec![current(0)?, current(1)?],
-                        listed(guest)?,
-                    ))
-                },
-            );
+        let (before, (seen, current, listed), after) = ground.sandwich(
+            |ground| ask(ground, &pids),
+            |guest| {
+                let current = |cpu| guest.current(cpu).map(|task| task.pid);
+                Ok((
+                    guest.run_queues()?,
+                    vec![current(0)?, current(1)?],
+                    listed(guest)?,
+                ))
+            },
+        );
         for (queue, current) in seen.iter().zip(&current) {
             // A pause may fall between the two writes of a context switch.
             if queue.curr == *current {
