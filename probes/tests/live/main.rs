@@ -10,6 +10,7 @@ mod containers;
 mod crowded;
 mod dump;
 mod files;
+mod fs;
 mod ground;
 mod high;
 mod hostile;
@@ -59,6 +60,7 @@ on_kernels!(
     stacks = super::stacks::are_those_of_proc,
     run_queues = super::runq::are_those_of_proc,
     code = super::text::is_what_objdump_says,
+    paths_and_inodes = super::fs::are_those_of_stat,
     locks = super::locking::are_held_by_whom_proc_says,
     processes = super::process::are_those_of_proc,
 );

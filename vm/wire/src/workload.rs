@@ -60,7 +60,8 @@ pub enum WorkloadKind {
     /// One process that is not what processes are by default: users, groups, capabilities, securebits, limits, signals
     /// that are blocked and wait, no new privileges; and a thread that may only read and write.
     Confined,
-    /// One process with three threads at one lock of the kernel's that knows its owner: the first has it.
+    /// One process with three threads at one lock of the kernel's that knows its owner, the first of which has it, and two
+    /// that lock a file.
     Contended,
     /// A process that runs with a deadline, half of the time of a processor.
     Deadline,
