@@ -12,6 +12,7 @@ pub mod cell;
 pub mod cgroup;
 pub mod drgn;
 pub mod error;
+pub mod exec;
 pub mod exercise;
 pub mod fs;
 pub mod guest;

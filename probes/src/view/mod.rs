@@ -5,6 +5,7 @@
 
 mod cgroup;
 mod escape;
+mod exec;
 mod files;
 mod heap;
 mod locking;

@@ -9,6 +9,7 @@
 mod containers;
 mod crowded;
 mod dump;
+mod exec;
 mod files;
 mod fs;
 mod ground;
@@ -61,6 +62,7 @@ on_kernels!(
     run_queues = super::runq::are_those_of_proc,
     code = super::text::is_what_objdump_says,
     paths_and_inodes = super::fs::are_those_of_stat,
+    programs = super::exec::are_those_of_their_files,
     locks = super::locking::are_held_by_whom_proc_says,
     processes = super::process::are_those_of_proc,
 );
