@@ -13,6 +13,7 @@ mod log;
 mod map;
 mod mm;
 mod net;
+mod netfilter;
 mod process;
 mod ring;
 mod runq;

@@ -21,7 +21,9 @@ mod log;
 mod maps;
 mod mm;
 mod net;
+mod nft;
 mod process;
+mod route;
 mod runq;
 mod skb;
 mod stacks;
@@ -63,6 +65,8 @@ on_kernels!(
     code = super::text::is_what_objdump_says,
     paths_and_inodes = super::fs::are_those_of_stat,
     programs = super::exec::are_those_of_their_files,
+    nftables = super::nft::are_those_of_nft,
+    routes = super::route::are_those_of_ip,
     locks = super::locking::are_held_by_whom_proc_says,
     processes = super::process::are_those_of_proc,
 );
