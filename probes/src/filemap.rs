@@ -113,8 +113,7 @@ impl Guest {
     ///
     /// The path is looked up in the dentry cache: what nothing has used lately is not found there.
     pub fn page_cache(&self, path: &str) -> Result<PageCache> {
-        let found = self.path_lookup(&self.task(1)?, path)?;
-        self.page_cache_of(found.inode)
+        self.page_cache_of(self.path_lookup(path, 1)?.inode.at)
     }
 
     /// The page cache of an inode.

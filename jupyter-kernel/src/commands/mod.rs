@@ -23,8 +23,8 @@ mod machine;
 mod output;
 mod progress;
 mod read;
-mod vmlinux;
 mod search;
+mod vmlinux;
 
 use std::process::ExitCode;
 use std::sync::Arc;

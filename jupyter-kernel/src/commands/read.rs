@@ -206,12 +206,123 @@ readers! {
         #[arg(default_value_t = 1)]
         pid: i32,
     ) => mounts,
+    /// Show one task in full: arguments, environment, credentials, signals, limits, namespaces, control groups, times
+    #[command(after_long_help = include_str!("manual/task.txt"))]
+    Task(
+        /// The process or thread
+        pid: i32,
+    ) => process,
+    /// Show the trees of control groups, with the processes in them
+    #[command(after_long_help = include_str!("manual/cgroups.txt"))]
+    Cgroups() => cgroups,
+    /// List the namespaces of all kinds, with the processes in them
+    #[command(after_long_help = include_str!("manual/namespaces.txt"))]
+    Namespaces() => all_namespaces,
+    /// Show what the kernel told a program when it started it: its auxiliary vector
+    #[command(after_long_help = include_str!("manual/auxv.txt"))]
+    Auxv(
+        /// The process
+        pid: i32,
+    ) => auxv,
+    /// Show the ELF files that a process has mapped: segments, what runs before and after main, what may be executed
+    #[command(after_long_help = include_str!("manual/elf.txt"))]
+    Elf(
+        /// The process
+        pid: i32,
+    ) => elf_images,
+    /// Show the library that the kernel puts into a process, with its symbols
+    #[command(after_long_help = include_str!("manual/vdso.txt"))]
+    Vdso(
+        /// The process
+        pid: i32,
+    ) => vdso,
+    /// Look a path up in the kernel's cache of names: dentries, mounts, symbolic links, the inode
+    #[command(after_long_help = include_str!("manual/path.txt"))]
+    Path(
+        /// The path
+        path: String,
+        /// The task whose root and working directory it begins at
+        #[arg(default_value_t = 1)]
+        pid: i32,
+    ) => path_lookup,
+    /// Show an inode: what its file is, and how much of it is in the page cache
+    #[command(after_long_help = include_str!("manual/inode.txt"))]
+    Inode(
+        /// The `struct inode`: an address, a symbol, or a C expression that gives an address
+        at: Place,
+    ) => inode,
+    /// List the types of file systems, and the file systems of each
+    #[command(after_long_help = include_str!("manual/filesystems.txt"))]
+    Filesystems() => filesystems,
+    /// List the locks on files, and who waits for them
+    #[command(after_long_help = include_str!("manual/locks.txt"))]
+    Locks() => file_locks,
+    /// Show who waits on a wait queue
+    #[command(after_long_help = include_str!("manual/wait.txt"))]
+    Wait(
+        /// The `wait_queue_head`: an address, a symbol, or a C expression that gives an address
+        at: Place,
+    ) => wait_queue,
+    /// Show who has a mutex, and who waits for it
+    #[command(after_long_help = include_str!("manual/mutex.txt"))]
+    Mutex(
+        /// The `struct mutex`: an address, a symbol, or a C expression that gives an address
+        at: Place,
+    ) => mutex,
+    /// Show who has a semaphore of readers and writers, and who waits for it
+    #[command(after_long_help = include_str!("manual/rwsem.txt"))]
+    Rwsem(
+        /// The `rw_semaphore`: an address, a symbol, or a C expression that gives an address
+        at: Place,
+    ) => rwsem,
+    /// Show who has a mutex with priority inheritance, and who waits for it
+    #[command(after_long_help = include_str!("manual/rt-mutex.txt"))]
+    RtMutex(
+        /// The `rt_mutex_base`: an address, a symbol, or a C expression that gives an address
+        at: Place,
+    ) => rt_mutex,
+    /// Show whether a completion is done, and who waits for it
+    #[command(after_long_help = include_str!("manual/completion.txt"))]
+    Completion(
+        /// The `struct completion`: an address, a symbol, or a C expression that gives an address
+        at: Place,
+    ) => completion,
+    /// Disassemble a function as it lies in memory, with what the kernel has patched in it
+    #[command(after_long_help = include_str!("manual/dis.txt"))]
+    Dis(
+        /// The function, or an address in it: hexadecimal, a symbol, or a C expression that gives an address
+        at: Place,
+    ) => disassembly,
     /// List the network devices of all network namespaces, with their addresses
     #[command(after_long_help = include_str!("manual/net.txt"))]
     Net() => net_devices,
     /// List TCP, UDP, raw, unix and packet sockets, and who has them open
     #[command(after_long_help = include_str!("manual/sockets.txt"))]
     Sockets() => sockets,
+    /// Show the network devices of a name in detail: features, queues, NAPI, counters
+    #[command(after_long_help = include_str!("manual/netdev.txt"))]
+    Netdev(
+        /// The device's name
+        name: String,
+    ) => net_device,
+    /// List the routes of IPv4 and IPv6 of all network namespaces
+    #[command(after_long_help = include_str!("manual/routes.txt"))]
+    Routes() => routes,
+    /// List the neighbours on the networks: addresses, hardware addresses, how much is known
+    #[command(after_long_help = include_str!("manual/neigh.txt"))]
+    Neigh() => neighbours,
+    /// List the functions on netfilter's hooks
+    #[command(after_long_help = include_str!("manual/nf-hooks.txt"))]
+    NfHooks() => nf_hooks,
+    /// List the tables, chains and rules of nftables, expression by expression
+    #[command(after_long_help = include_str!("manual/nft.txt"))]
+    Nft() => nft_ruleset,
+    /// List the connections that netfilter tracks
+    #[command(after_long_help = include_str!("manual/conntrack.txt"))]
+    Conntrack() => conntrack,
+    /// List who gets which packets of a device: the `packet_type`s
+    #[command(after_long_help = include_str!("manual/ptype.txt"))]
+    Ptype() => packet_types,
     /// List the loaded modules: where they lie, who uses them, what they taint
     #[command(after_long_help = include_str!("manual/modules.txt"))]
     Modules() => modules,

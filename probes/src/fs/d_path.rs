@@ -12,11 +12,11 @@ const STEPS: usize = 4096;
 /// The longest name: `NAME_MAX`.
 const NAME_MAX: u32 = 255;
 
-#[derive(Debug, Mirror)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Mirror)]
 #[mirror(c = "struct path")]
-struct Path {
-    mnt: GuestVirt,
-    dentry: GuestVirt,
+pub(super) struct Path {
+    pub(super) mnt: GuestVirt,
+    pub(super) dentry: GuestVirt,
 }
 
 /// The path of a dentry within its own file system, from that file system's root: `dentry_path()`.
@@ -37,26 +37,26 @@ pub fn dentry_path(kernel: &Kernel, dentry: GuestVirt) -> Result<String> {
 
 #[derive(Debug, Mirror)]
 #[mirror(c = "struct dentry")]
-struct Dentry {
-    d_parent: GuestVirt,
+pub(super) struct Dentry {
+    pub(super) d_parent: GuestVirt,
     #[mirror(member = "d_name.len")]
-    len: u32,
+    pub(super) len: u32,
     #[mirror(member = "d_name.name")]
-    name: GuestVirt,
+    pub(super) name: GuestVirt,
     /// NULL once the dentry is no longer hashed: its file was deleted.
     #[mirror(member = "d_hash.pprev")]
-    pprev: GuestVirt,
+    pub(super) pprev: GuestVirt,
     d_op: GuestVirt,
-    d_inode: GuestVirt,
+    pub(super) d_inode: GuestVirt,
 }
 
 #[derive(Debug, Mirror)]
 #[mirror(c = "struct mount")]
-struct Mount {
-    mnt_parent: GuestVirt,
-    mnt_mountpoint: GuestVirt,
+pub(super) struct Mount {
+    pub(super) mnt_parent: GuestVirt,
+    pub(super) mnt_mountpoint: GuestVirt,
     #[mirror(member = "mnt.mnt_root")]
-    root: GuestVirt,
+    pub(super) root: GuestVirt,
 }
 
 /// The path of the `struct path` at `path`, from the root of its mount namespace, as the kernel prints it: a deleted
@@ -122,7 +122,7 @@ fn join(names: &[String], deleted: bool) -> String {
     path
 }
 
-fn name(kernel: &Kernel, dentry: &Dentry) -> Result<String> {
+pub(super) fn name(kernel: &Kernel, dentry: &Dentry) -> Result<String> {
     let mut bytes = vec![0; dentry.len.min(NAME_MAX) as usize];
     kernel.read(dentry.name, &mut bytes)?;
     Ok(String::from_utf8_lossy(&bytes).into_owned())

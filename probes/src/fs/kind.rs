@@ -6,6 +6,7 @@ use crate::Result;
 use crate::kernel::Kernel;
 use crate::memory::GuestVirt;
 use crate::object::Mirror;
+use crate::structures::offset_of;
 
 // include/uapi/linux/magic.h
 const PIPEFS_MAGIC: u64 = 0x5049_5045;
@@ -51,6 +52,8 @@ pub struct Pipe {
     pub used: u32,
     /// Buffers that there are: `ring_size`.
     pub ring_size: u32,
+    /// Bytes that wait to be read.
+    pub bytes: u64,
 }
 
 /// A socket as a file: its `socket`, and the `sock` behind it.
@@ -93,6 +96,7 @@ struct PipeInodeInfo {
     ring_size: u32,
     readers: u32,
     writers: u32,
+    bufs: GuestVirt,
 }
 
 #[derive(Debug, Mirror)]
@@ -141,13 +145,23 @@ pub(super) const fn dev(dev: u32) -> (u32, u32) {
 
 fn pipe(kernel: &Kernel, at: GuestVirt) -> Result<Pipe> {
     let raw: PipeInodeInfo = kernel.load(at)?;
+    // Both wrap: pipe_occupancy() of include/linux/pipe_fs_i.h; the counters may have 16 bits only.
+    let used = raw.head.wrapping_sub(raw.tail) & 0xffff;
+    let mask = raw.ring_size.wrapping_sub(1);
+    let size = kernel.c_type("struct pipe_buffer")?.size()?;
+    let len = offset_of(kernel, "struct pipe_buffer", "len")?;
+    let mut bytes = 0;
+    for slot in 0..used.min(raw.ring_size) {
+        let slot = u64::from(raw.tail.wrapping_add(slot) & mask);
+        bytes += u64::from(kernel.read_u32(raw.bufs.offset(slot * size + len))?);
+    }
     Ok(Pipe {
         at,
         readers: raw.readers,
         writers: raw.writers,
-        // Both wrap: pipe_occupancy() of include/linux/pipe_fs_i.h; the counters may have 16 bits only.
-        used: raw.head.wrapping_sub(raw.tail) & 0xffff,
+        used,
         ring_size: raw.ring_size,
+        bytes,
     })
 }
 

@@ -15,15 +15,22 @@
 
 mod d_path;
 mod fdtable;
+mod inode;
 mod kind;
+mod lock;
 mod lookup;
 mod namespace;
+mod super_block;
 
 pub use d_path::{d_path, dentry_path};
 pub use fdtable::{OpenFile, OpenFiles};
+pub(crate) use inode::type_letter;
+pub use inode::{Inode, Time};
 pub use kind::{FileKind, Pipe, SocketFile};
-pub use lookup::Found;
+pub use lock::{FileLock, FileLocks};
+pub use lookup::{PathLookup, PathStep};
 pub use namespace::{Mount, Mounts};
+pub use super_block::{FileSystemType, FileSystems, SuperBlock};
 
 use crate::guest::Guest;
 use crate::memory::GuestVirt;

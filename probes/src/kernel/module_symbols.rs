@@ -241,4 +241,16 @@ impl ModuleSymbols {
             module: Some(self.module.clone()),
         })
     }
+
+    /// Where the symbol that `at` lies in ends at the latest: at the next one, or at the end of its area.
+    #[must_use]
+    pub fn after(&self, at: GuestVirt) -> Option<GuestVirt> {
+        let holds = |(base, len): &&(GuestVirt, u64)| at.0.wrapping_sub(base.0) < *len;
+        let (base, len) = self.areas.iter().find(holds)?;
+        let end = base.offset(*len);
+        let next = self.symbols.iter().map(|symbol| symbol.at);
+        next.filter(|next| *next > at && *next < end)
+            .min()
+            .or(Some(end))
+    }
 }

@@ -156,26 +156,13 @@ impl PhysMemory for RamFile {
         Ok(u64::from_le_bytes(word))
     }
 
-    /// From the file: the pages do not stay in this process.
-    fn read_once(&self, at: GuestPhys, buf: &mut [u8]) -> Result<()> {
-        let not_ram = || Error::NotRam { at, len: buf.len() };
-        let (region, _) = self.locate(at).ok_or_else(not_ram)?;
-        let offset = at.0 - region.start;
-        if region.len - offset < buf.len() as u64 {
-            return Err(not_ram());
-        }
-        self.file
-            .read_exact_at(buf, region.offset + offset)
-            .map_err(|e| Error::Machine(format!("cannot read the guest's RAM file: {e}")))
-    }
-
     fn next_data(&self, at: GuestPhys) -> GuestPhys {
         let Some((region, _)) = self.locate(at) else {
             return at;
         };
         let offset = region.offset + (at.0 - region.start);
         let end = region.start + region.len;
-        match next_data(&self.file, offset) {
+        match next_data(&region.file, offset) {
             Some(data) => GuestPhys((data - region.offset).saturating_add(region.start).min(end)),
             None => GuestPhys(end),
         }

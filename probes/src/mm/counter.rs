@@ -4,7 +4,7 @@ use serde::Serialize;
 
 use crate::kernel::Kernel;
 use crate::memory::GuestVirt;
-use crate::structures::{array, offset_of, online_cpus};
+use crate::structures::{array, enumerator, offset_of, online_cpus};
 use crate::{Error, Result};
 
 /// One counter of pages.
@@ -49,8 +49,8 @@ impl Rss {
         } else {
             Vec::new()
         };
-        let read = |name: &str| -> Result<RssCounter> {
-            let Some((_, index)) = kernel.btf()?.find_enumerator(name) else {
+        let read = |name: &'static str| -> Result<RssCounter> {
+            let Some(index) = enumerator(kernel, name)? else {
                 return Err(Error::Other(format!(
                     "{} has no counter {name}",
                     kernel.release()

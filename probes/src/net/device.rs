@@ -166,7 +166,7 @@ fn device(kernel: &Kernel, net: &NetNamespace, at: GuestVirt, raw: &Raw) -> Resu
 }
 
 /// `qdisc->ops->id`; nothing for a device without one.
-fn qdisc(kernel: &Kernel, qdisc: GuestVirt) -> Result<String> {
+pub(super) fn qdisc(kernel: &Kernel, qdisc: GuestVirt) -> Result<String> {
     if qdisc.is_null() {
         return Ok(String::new());
     }

@@ -14,14 +14,22 @@
 //! The tables of sockets are walked without their locks: a socket that is not the same after it was read is read again,
 //! with its whole table. Pause the guest for a picture of one instant.
 
+mod details;
 mod device;
 mod namespace;
+mod neigh;
+mod route;
 mod sock;
+mod stats;
 mod table;
 
+pub use details::{AllDeviceDetails, DeviceDetails, Napi, TxQueue};
 pub use device::{DeviceAddress, NetDevice, NetDevices};
 pub use namespace::{NetNamespace, net_namespaces};
+pub use neigh::{Neighbour, Neighbours};
+pub use route::{NextHop, Route, Routes};
 pub use sock::{Owner, Socket, Sockets, TcpState, family, socket_type};
+pub use stats::DeviceStats;
 pub use table::SocketTable;
 
 use std::collections::HashMap;

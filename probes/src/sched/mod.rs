@@ -25,8 +25,9 @@ mod tests;
 mod tree;
 mod walk;
 
+pub(crate) use pid::pid_nr;
 pub use pid::{PidNumber, find_task_by_pid, pid_numbers};
-pub use rq::{FairTask, RtTask, RunQueue, RunQueues};
+pub use rq::{DlEntity, FairEntity, FairOf, RtTask, RunQueue, RunQueues};
 pub use stack::{KernelStack, KernelStacks, StackOf};
 pub use state::{Policy, TaskState};
 #[cfg(test)]

@@ -5,7 +5,7 @@ use serde::Serialize;
 use crate::kernel::Kernel;
 use crate::memory::GuestVirt;
 use crate::object::Mirror;
-use crate::structures::{IdrLayout, array, hlist_for_each_entry, idr_load, offset_of};
+use crate::structures::{IdrLayout, array, enumerator, hlist_for_each_entry, idr_load, offset_of};
 use crate::{Error, Result};
 
 /// `MAX_PID_NS_LEVEL` of `include/linux/pid_namespace.h`.
@@ -56,6 +56,26 @@ pub fn find_task_by_pid(kernel: &Kernel, pid: i32) -> Result<Option<GuestVirt>> 
         .bound(1)
         .next()
         .transpose()
+}
+
+/// The number in the initial pid namespace of what a `signal_struct` names by `kind`, such as `PIDTYPE_PGID`, its process
+/// group: `signal->pids[kind]`. 0 for one that is not in that namespace.
+pub(crate) fn pid_nr(kernel: &Kernel, signal: GuestVirt, kind: &'static str) -> Result<i32> {
+    let Some(index) = enumerator(kernel, kind)? else {
+        return Err(Error::Other(format!(
+            "{} has no enumerator `{kind}`",
+            kernel.release()
+        )));
+    };
+    let (pids, _, stride) = array(kernel, "struct signal_struct", "pids")?;
+    let at = signal.offset(pids + stride * index.unsigned_abs());
+    let pid = GuestVirt(kernel.read_u64(at)?);
+    if pid.is_null() {
+        return Ok(0);
+    }
+    let (numbers, ..) = array(kernel, "struct pid", "numbers")?;
+    let nr = offset_of(kernel, "struct upid", "nr")?;
+    Ok(kernel.read_u32(pid.offset(numbers + nr))?.cast_signed())
 }
 
 /// The numbers of the task at `task`, one for each pid namespace that it is in, the initial one first. None for a task

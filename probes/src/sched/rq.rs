@@ -4,30 +4,63 @@ use std::ops::Deref;
 
 use serde::Serialize;
 
-use crate::Result;
+use crate::cgroup::kernfs_path;
 use crate::guest::Guest;
 use crate::kernel::Kernel;
 use crate::memory::GuestVirt;
 use crate::object::{FixedStr, Mirror, Plan};
-use crate::structures::{array, list_for_each_entry, offset_of, online_cpus, per_cpu_ptr, settle};
+use crate::structures::{
+    array, list_for_each_entry, offset_of, online_cpus, per_cpu_ptr, rbtree_for_each_entry, settle,
+};
+use crate::{Error, Result};
 
-/// Tasks of one queue that are read at most.
+/// Entities of one CPU that are read at most.
 const QUEUE_BOUND: usize = 1 << 20;
+/// How deep queues nest in queues, at most: as deep as control groups, which the kernel lets be deeper than any are.
+const DEPTH: u32 = 256;
 /// `SCHED_FIXEDPOINT_SHIFT`: a 64-bit kernel keeps weights with so many bits more than a nice value's.
 const WEIGHT_SHIFT: u32 = 10;
 
-/// A task that is on a run queue of the fair class (EEVDF since 6.6, CFS before): its `sched_entity`.
+/// What a `sched_entity` stands for.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct FairTask {
-    /// The task.
-    pub pid: i32,
-    /// Its name.
-    pub comm: String,
-    /// Its `task_struct`.
+#[serde(rename_all = "lowercase")]
+pub enum FairOf {
+    /// A task.
+    Task {
+        /// Its pid.
+        pid: i32,
+        /// Its name.
+        comm: String,
+        /// Its `task_struct`.
+        at: GuestVirt,
+    },
+    /// A group of tasks that has a queue of its own: what is on it follows, one level deeper.
+    Group {
+        /// The group's queue: its `cfs_rq`.
+        cfs_rq: GuestVirt,
+        /// Its name: the control group's path, or `/autogroup-N`.
+        name: String,
+    },
+}
+
+/// A `sched_entity` of the fair class (EEVDF since 6.6, CFS before).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct FairEntity {
+    /// Where it lies.
     pub at: GuestVirt,
-    /// Its weight by its nice value: 1024 for 0.
+    /// How many groups it is queued in: 0 on the CPU's own queue, where newer kernels queue all tasks.
+    pub depth: u32,
+    /// What it stands for.
+    pub of: FairOf,
+    /// The group that it belongs to: a control group's path, or `/autogroup-N`; `/` is none.
+    pub group: String,
+    /// Whether the CPU runs it, or something in it.
+    pub runs: bool,
+    /// Its weight by its nice value, 1024 for 0, or by its group's shares.
     pub weight: u64,
-    /// How long it ran, weighted, in nanoseconds.
+    /// Its weight among all tasks of the CPU, by its groups' too, where those are queued together.
+    pub h_weight: Option<u64>,
+    /// How long it ran, weighted, in nanoseconds; wraps.
     pub vruntime: u64,
     /// By which `vruntime` it should have run for `slice`; kernels before EEVDF have none.
     pub deadline: Option<u64>,
@@ -35,6 +68,29 @@ pub struct FairTask {
     pub slice: Option<u64>,
     /// Whether it sleeps already, and stays queued only until it has paid for what it ran.
     pub delayed: bool,
+}
+
+/// A `sched_dl_entity` of the deadline class.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct DlEntity {
+    /// Where it lies.
+    pub at: GuestVirt,
+    /// Its task; 0 for a server, which runs tasks of another class so that they do not starve.
+    pub pid: i32,
+    /// Its task's name, or the server's.
+    pub comm: String,
+    /// Whether the CPU runs it.
+    pub runs: bool,
+    /// Nanoseconds that are left to it until its deadline; negative if it ran for longer.
+    pub runtime: i64,
+    /// Its deadline, by the run queue's clock in nanoseconds.
+    pub deadline: u64,
+    /// For how long it may run in each period, in nanoseconds.
+    pub dl_runtime: u64,
+    /// Within what time after its period's begin, in nanoseconds.
+    pub dl_deadline: u64,
+    /// Its period in nanoseconds.
+    pub dl_period: u64,
 }
 
 /// A task on a run queue of the real-time class.
@@ -65,12 +121,24 @@ pub struct RunQueue {
     pub nr_running: u32,
     /// Context switches since boot.
     pub nr_switches: u64,
-    /// Tasks of the fair class by what they are due: by their deadlines, else by `vruntime`.
-    pub fair: Vec<FairTask>,
+    /// What the fair class has, level by level, by what is due: by deadlines, else by `vruntime`.
+    pub fair: Vec<FairEntity>,
     /// Tasks of the real-time class, the most urgent first.
     pub rt: Vec<RtTask>,
-    /// Entities of the deadline class.
+    /// Entities of the deadline class that are queued, the earliest deadline first.
+    pub dl: Vec<DlEntity>,
+    /// How many entities the deadline class counts.
     pub dl_nr_running: u32,
+}
+
+impl RunQueue {
+    /// The tasks of the fair class: pid and entity.
+    pub fn fair_tasks(&self) -> impl Iterator<Item = (i32, &FairEntity)> {
+        self.fair.iter().filter_map(|entity| match entity.of {
+            FairOf::Task { pid, .. } => Some((pid, entity)),
+            FairOf::Group { .. } => None,
+        })
+    }
 }
 
 /// The run queues of all CPUs.
@@ -106,16 +174,41 @@ struct Queued {
     pid: i32,
     comm: FixedStr<16>,
     prio: i32,
-    #[mirror(member = "se.load.weight")]
+}
+
+#[derive(Debug, Mirror)]
+#[mirror(c = "struct sched_entity")]
+struct SchedEntity {
+    #[mirror(member = "load.weight")]
     weight: u64,
-    #[mirror(member = "se.vruntime")]
+    #[mirror(member = "h_load.weight")]
+    h_weight: Option<u64>,
     vruntime: u64,
-    #[mirror(member = "se.deadline")]
     deadline: Option<u64>,
-    #[mirror(member = "se.slice")]
     slice: Option<u64>,
-    #[mirror(member = "se.sched_delayed")]
+    #[mirror(member = "sched_delayed")]
     delayed: Option<u8>,
+    /// These two not without CONFIG_FAIR_GROUP_SCHED.
+    cfs_rq: Option<GuestVirt>,
+    my_q: Option<GuestVirt>,
+}
+
+#[derive(Debug, Mirror)]
+#[mirror(c = "struct cfs_rq")]
+struct CfsRq {
+    curr: GuestVirt,
+    tg: Option<GuestVirt>,
+}
+
+#[derive(Debug, Mirror)]
+#[mirror(c = "struct sched_dl_entity")]
+struct SchedDlEntity {
+    runtime: i64,
+    deadline: u64,
+    dl_runtime: u64,
+    dl_deadline: u64,
+    dl_period: u64,
+    dl_server: Option<bool>,
 }
 
 impl Guest {
@@ -156,24 +249,13 @@ fn read(kernel: &Kernel, cpu: u32) -> Result<Option<RunQueue>> {
     let plan = Plan::<Queued>::new(kernel)?;
     let rq: Rq = kernel.load(at)?;
     let curr = plan.load(rq.curr)?;
-    let mut fair = Vec::new();
-    let head = at.offset(offset_of(kernel, "struct rq", "cfs_tasks")?);
-    let member = offset_of(kernel, "struct task_struct", "se.group_node")?;
-    for task in list_for_each_entry(kernel, head, member).bound(QUEUE_BOUND) {
-        let at = task?;
-        let task = plan.load(at)?;
-        fair.push(FairTask {
-            pid: task.pid,
-            comm: task.comm.to_str().into_owned(),
-            at,
-            weight: task.weight >> WEIGHT_SHIFT,
-            vruntime: task.vruntime,
-            deadline: task.deadline,
-            slice: task.slice,
-            delayed: task.delayed.is_some_and(|delayed| delayed != 0),
-        });
-    }
-    fair.sort_by_key(|task| task.deadline.unwrap_or(task.vruntime));
+    let mut walk = Fair {
+        kernel,
+        task: Plan::new(kernel)?,
+        entity: Plan::new(kernel)?,
+        fair: Vec::new(),
+    };
+    walk.queue(at.offset(offset_of(kernel, "struct rq", "cfs")?), 0)?;
     let queue = RunQueue {
         cpu,
         at,
@@ -181,11 +263,161 @@ fn read(kernel: &Kernel, cpu: u32) -> Result<Option<RunQueue>> {
         comm: curr.comm.to_str().into_owned(),
         nr_running: rq.nr_running,
         nr_switches: rq.nr_switches,
-        fair,
+        fair: walk.fair,
         rt: rt(kernel, at, &plan)?,
+        dl: dl(kernel, at, rq.curr, &plan)?,
         dl_nr_running: rq.dl_nr_running,
     };
     Ok((kernel.load::<Rq>(at)? == rq).then_some(queue))
+}
+
+/// Walks the queues of the fair class.
+struct Fair<'k> {
+    kernel: &'k Kernel,
+    task: Plan<Queued>,
+    entity: Plan<SchedEntity>,
+    fair: Vec<FairEntity>,
+}
+
+impl Fair<'_> {
+    /// What is on the `cfs_rq` at `at`, and below it.
+    fn queue(&mut self, at: GuestVirt, depth: u32) -> Result<()> {
+        let kernel = self.kernel;
+        if depth >= DEPTH || self.fair.len() > QUEUE_BOUND {
+            return Err(Error::TooLong {
+                what: "hierarchy of run queues",
+                at,
+                bound: QUEUE_BOUND,
+            });
+        }
+        let queue: CfsRq = kernel.load(at)?;
+        let root = at.offset(offset_of(
+            kernel,
+            "struct cfs_rq",
+            "tasks_timeline.rb_root",
+        )?);
+        let node = offset_of(kernel, "struct sched_entity", "run_node")?;
+        let queued = rbtree_for_each_entry(kernel, root, node).bound(QUEUE_BOUND);
+        let mut queued = queued.collect::<Result<Vec<GuestVirt>>>()?;
+        // What runs is not in the tree meanwhile; where groups have queues, it runs on each level.
+        if !queue.curr.is_null() && !queued.contains(&queue.curr) {
+            queued.push(queue.curr);
+        }
+        let loaded = queued.iter().map(|at| Ok((*at, self.entity.load(*at)?)));
+        let mut loaded = loaded.collect::<Result<Vec<_>>>()?;
+        // Both wrap, and are compared by their differences.
+        let due = |entity: &SchedEntity| entity.deadline.unwrap_or(entity.vruntime);
+        let base = loaded.first().map_or(0, |(_, entity)| due(entity));
+        loaded.sort_by_key(|(_, entity)| due(entity).wrapping_sub(base).cast_signed());
+        for (at, raw) in loaded {
+            let mine = raw.my_q.filter(|queue| !queue.is_null());
+            let of = match mine {
+                Some(cfs_rq) => FairOf::Group {
+                    cfs_rq,
+                    name: group(kernel, Some(cfs_rq))?,
+                },
+                None => {
+                    let at = at.back(offset_of(kernel, "struct task_struct", "se")?);
+                    let task = self.task.load(at)?;
+                    FairOf::Task {
+                        pid: task.pid,
+                        comm: task.comm.to_str().into_owned(),
+                        at,
+                    }
+                }
+            };
+            self.fair.push(FairEntity {
+                at,
+                depth,
+                of,
+                group: group(kernel, raw.cfs_rq)?,
+                runs: at == queue.curr,
+                weight: raw.weight >> WEIGHT_SHIFT,
+                h_weight: raw.h_weight.map(|weight| weight >> WEIGHT_SHIFT),
+                vruntime: raw.vruntime,
+                deadline: raw.deadline,
+                slice: raw.slice,
+                delayed: raw.delayed.is_some_and(|delayed| delayed != 0),
+            });
+            if let Some(queue) = mine {
+                self.queue(queue, depth + 1)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The name of the task group of a `cfs_rq`: `task_group_path()` of `kernel/sched/debug.c`.
+fn group(kernel: &Kernel, cfs_rq: Option<GuestVirt>) -> Result<String> {
+    let tg = match cfs_rq {
+        Some(at) => kernel.load::<CfsRq>(at)?.tg,
+        None => None,
+    };
+    let root = kernel.symbols()?.lookup("root_task_group");
+    let Some(tg) = tg.filter(|tg| !tg.is_null() && Some(*tg) != root) else {
+        return Ok("/".to_owned());
+    };
+    let pointer = |at: GuestVirt, c: &str, member: &str| -> Result<GuestVirt> {
+        let at = at.offset(offset_of(kernel, c, member)?);
+        kernel.read_u64(at).map(GuestVirt)
+    };
+    match pointer(tg, "struct task_group", "autogroup") {
+        Ok(autogroup) if !autogroup.is_null() => {
+            let id = pointer(autogroup, "struct autogroup", "id")?.0;
+            return Ok(format!("/autogroup-{id}"));
+        }
+        Ok(_) | Err(Error::NoMember { .. }) => {}
+        Err(error) => return Err(error),
+    }
+    let cgroup = pointer(tg, "struct task_group", "css.cgroup")?;
+    if cgroup.is_null() {
+        return Ok("/".to_owned());
+    }
+    kernfs_path(kernel, pointer(cgroup, "struct cgroup", "kn")?)
+}
+
+/// The tree of `dl_rq`: what runs stays in it.
+fn dl(
+    kernel: &Kernel,
+    rq: GuestVirt,
+    curr: GuestVirt,
+    plan: &Plan<Queued>,
+) -> Result<Vec<DlEntity>> {
+    let root = rq.offset(offset_of(kernel, "struct rq", "dl.root.rb_root")?);
+    let node = offset_of(kernel, "struct sched_dl_entity", "rb_node")?;
+    let member = offset_of(kernel, "struct task_struct", "dl")?;
+    let server = |name: &str| Ok::<_, Error>(rq.offset(offset_of(kernel, "struct rq", name)?));
+    let mut all = Vec::new();
+    for at in rbtree_for_each_entry(kernel, root, node).bound(QUEUE_BOUND) {
+        let at = at?;
+        let raw: SchedDlEntity = kernel.load(at)?;
+        let task = at.back(member);
+        let (pid, comm) = match raw.dl_server {
+            Some(true) if server("fair_server").is_ok_and(|fair| fair == at) => {
+                (0, "fair_server".to_owned())
+            }
+            Some(true) if server("ext_server").is_ok_and(|ext| ext == at) => {
+                (0, "ext_server".to_owned())
+            }
+            Some(true) => (0, "server".to_owned()),
+            _ => {
+                let task = plan.load(task)?;
+                (task.pid, task.comm.to_str().into_owned())
+            }
+        };
+        all.push(DlEntity {
+            at,
+            pid,
+            comm,
+            runs: pid != 0 && task == curr,
+            runtime: raw.runtime,
+            deadline: raw.deadline,
+            dl_runtime: raw.dl_runtime,
+            dl_deadline: raw.dl_deadline,
+            dl_period: raw.dl_period,
+        });
+    }
+    Ok(all)
 }
 
 /// The lists of `rt_prio_array`, one a priority.

@@ -19,7 +19,7 @@ use crate::guest::Guest;
 use crate::kernel::Kernel;
 use crate::memory::GuestVirt;
 use crate::netfilter::HookFunctions;
-use crate::nftables::NftRules;
+use crate::netfilter::rule_blob::NftRules;
 use crate::{Error, Result};
 
 /// Expressions of nftables that do something, by how their names begin; the others only look.

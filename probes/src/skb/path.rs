@@ -15,9 +15,9 @@ use super::stages::{Layer, layer, nf_hook};
 use crate::Result;
 use crate::kernel::Kernel;
 use crate::memory::GuestVirt;
+use crate::netfilter::nf_conn::NfConn;
+use crate::netfilter::rule_blob::NftRules;
 use crate::netfilter::{HOOKS, HookFunctions};
-use crate::nf_conntrack::NfConn;
-use crate::nftables::NftRules;
 use crate::traffic::{Frame, describe};
 
 /// Functions that end their `sk_buff`. Not `skb_attempt_defer_free`: the CPU that allocated it frees it later.

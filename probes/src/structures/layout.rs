@@ -1,5 +1,8 @@
 //! Where the members of the containers lie, asked of the guest's types.
 
+use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
+
 use super::{IdrLayout, MapleLayout, MapleNodeLayout, PlistLayout, XarrayLayout};
 use crate::kernel::Kernel;
 use crate::kernel::btf::{Field, Shape};
@@ -21,6 +24,23 @@ pub(crate) fn member(kernel: &Kernel, c: &str, path: &str) -> Result<Field> {
 /// The offset in bytes of a member: `offsetof()`.
 pub fn offset_of(kernel: &Kernel, c: &str, path: &str) -> Result<u64> {
     Ok(member(kernel, c, path)?.offset())
+}
+
+/// The values of the enumeration constants that were asked for: to find one, BTF must be searched from end to end.
+#[derive(Default)]
+struct Enumerators(Mutex<HashMap<&'static str, Option<i64>>>);
+
+/// The value of an enumeration constant of the kernel's; `None` if it has none of this name.
+pub(crate) fn enumerator(kernel: &Kernel, name: &'static str) -> Result<Option<i64>> {
+    let known = kernel.once(|| Ok(Enumerators::default()))?;
+    let table = || known.0.lock().unwrap_or_else(PoisonError::into_inner);
+    let found = table().get(name).copied();
+    if let Some(found) = found {
+        return Ok(found);
+    }
+    let value = kernel.btf()?.find_enumerator(name).map(|(_, value)| value);
+    table().insert(name, value);
+    Ok(value)
 }
 
 /// An array member: its offset, how many elements it has and how many bytes each.

@@ -32,8 +32,8 @@ pub use hlist::{
     hlist_nulls_for_each_entry, validate_hlist, validate_hlist_nulls,
 };
 pub use idr::{Idr, IdrLayout, idr_for_each, idr_load, validate_idr};
-pub(crate) use layout::array;
 pub use layout::offset_of;
+pub(crate) use layout::{array, enumerator};
 pub(crate) use list::checked_list;
 pub use list::{LIST_BOUND, List, container_of, list_for_each, list_for_each_entry, validate_list};
 pub use llist::{LLIST_BOUND, Llist, llist_for_each, llist_for_each_entry, validate_llist};
@@ -49,7 +49,7 @@ pub use rbtree::{
     validate_rbtree,
 };
 pub use sbitmap::sbitmap;
-pub(crate) use settle::settle;
+pub(crate) use settle::{settle, twice};
 pub use xarray::{
     XARRAY_BOUND, Xarray, XarrayEntry, XarrayLayout, validate_xarray, xa_for_each, xa_load,
 };

@@ -43,6 +43,14 @@ pub(crate) fn settle<T>(what: &str, mut read: impl FnMut() -> Result<Option<T>>)
     }
 }
 
+/// What `read` gives twice in a row: for what is small enough to be read again whole, rather than checked link by link.
+pub(crate) fn twice<T: PartialEq>(what: &str, mut read: impl FnMut() -> Result<T>) -> Result<T> {
+    settle(what, || {
+        let seen = read()?;
+        Ok((read()? == seen).then_some(seen))
+    })
+}
+
 /// Whether memory that changes while it is read can cause the error.
 fn may_pass(error: &Error) -> bool {
     matches!(
@@ -95,6 +103,12 @@ mod tests {
             if n < 5 { Err(broken(1)) } else { Ok(Some(n)) }
         };
         assert_eq!(settle("x", &mut heals), Ok(5));
+    }
+
+    #[test]
+    fn what_reads_the_same_twice_is_taken() {
+        let mut reads = [1, 2, 3, 3, 4].into_iter();
+        assert_eq!(twice("x", || Ok(reads.next().unwrap())), Ok(3));
     }
 
     #[test]

@@ -105,9 +105,13 @@ impl<'k> Walker<'k> {
         } else {
             state.ip.back(1)
         };
-        let Some(orc) = self.orc.find(at)? else {
+        let Some(mut orc) = self.orc.find(at)? else {
             return lost(format!("{at} has no ORC entry"));
         };
+        // Of the thunks of indirect calls, which one is jumped to or called, ORC says nothing.
+        if orc.kind == Kind::Undefined && state.exact && self.begins_here(at)? {
+            orc = Orc::CALLED;
+        }
         match orc.kind {
             Kind::Undefined => return lost(format!("the ORC entry of {at} says nothing")),
             Kind::End => return Ok(Err(TraceEnd::Start)),
@@ -130,8 +134,13 @@ impl<'k> Walker<'k> {
                 let partial = orc.kind == Kind::RegsPartial;
                 let at = if partial { sp.back(self.iret) } else { sp };
                 let regs = self.regs.load(at)?;
+                let cs = self.kernel.read_u16(at.offset(self.cs))?;
+                // Where an entry from user space has just moved them, ORC cannot say where the registers are.
+                if cs & 3 == 0 && regs.ip >> 63 == 0 {
+                    return lost(format!("there are no registers at {at}"));
+                }
                 // user_mode(): what the CPU ran was a program. The selector is 16 bits wide, its member was not.
-                if self.kernel.read_u16(at.offset(self.cs))? & 3 != 0 {
+                if cs & 3 != 0 {
                     return Ok(Err(TraceEnd::User));
                 }
                 (next.ip, next.sp, next.exact) = (GuestVirt(regs.ip), GuestVirt(regs.sp), true);
@@ -145,7 +154,9 @@ impl<'k> Walker<'k> {
                 if next.ip.is_null() {
                     return Ok(Err(TraceEnd::Start));
                 }
-                if sp <= state.sp {
+                // From the stack of interrupts back to the task's, whose address was kept on the former, it may go down.
+                let elsewhere = matches!(orc.sp_reg, Reg::SpIndirect | Reg::BpIndirect);
+                if sp <= state.sp && !elsewhere {
                     return lost(format!("the stack does not go on at {sp}"));
                 }
             }
@@ -156,6 +167,12 @@ impl<'k> Walker<'k> {
             _ => {}
         }
         Ok(Ok(next))
+    }
+
+    /// Whether a function of the kernel begins at an address.
+    fn begins_here(&self, at: GuestVirt) -> Result<bool> {
+        let symbol = self.kernel.symbols()?.at(at);
+        Ok(symbol.is_some_and(|symbol| symbol.offset == 0))
     }
 
     fn word(&self, base: GuestVirt, offset: i16) -> Result<GuestVirt> {

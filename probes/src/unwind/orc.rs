@@ -86,6 +86,19 @@ pub(super) struct Orc {
     pub(super) signal: bool,
 }
 
+impl Orc {
+    /// What holds at the first instruction of any function that was called: nothing lies on the stack yet but the return
+    /// address.
+    pub(super) const CALLED: Self = Self {
+        sp_offset: 8,
+        bp_offset: 0,
+        sp_reg: Reg::Sp,
+        bp_reg: Reg::Undefined,
+        kind: Kind::Call,
+        signal: false,
+    };
+}
+
 #[derive(Debug, Mirror)]
 #[mirror(c = "struct orc_entry")]
 struct Raw {

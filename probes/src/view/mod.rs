@@ -3,26 +3,32 @@
 //! Views render plain values that were read before; none reads the guest. Everything that comes from the guest is
 //! escaped: control characters in text ([`clean`]), markup in HTML and SVG ([`escape`]).
 
+mod areas;
 mod audit;
 mod block;
+mod cgroup;
 mod device;
-mod areas;
 mod escape;
+mod exec;
 mod filemap;
 mod files;
 mod heap;
 mod initcall;
 mod irq;
+mod locking;
 mod log;
 mod map;
 mod mm;
 mod module;
 mod net;
-mod pci;
+mod netfilter;
 mod page;
+mod pci;
+mod process;
 mod ring;
 mod runq;
 mod search;
+mod sections;
 mod skb;
 mod slab;
 mod stacks;
@@ -30,12 +36,13 @@ mod svg;
 mod symbol;
 mod table;
 mod tasks;
+mod text;
 mod time;
 mod trace;
 mod unwind;
 mod walk;
-mod workqueue;
 mod what;
+mod workqueue;
 mod zones;
 
 pub use escape::{bytes, clean, escape};

@@ -1,7 +1,10 @@
 //! Network devices and sockets.
 
+use super::sections::{Sections, faces, fields};
 use super::{Align, Table, View};
-use crate::net::{NetDevices, Socket, Sockets, family, socket_type};
+use crate::net::{
+    AllDeviceDetails, Neighbours, NetDevices, Routes, Socket, Sockets, family, socket_type,
+};
 
 /// `IFF_*` worth a word (`include/uapi/linux/if.h`).
 const FLAGS: [(u32, &str); 5] = [
@@ -136,3 +139,229 @@ fn ends(socket: &Socket) -> (String, String) {
 }
 
 crate::displays!(NetDevices, Sockets);
+
+faces! {
+    AllDeviceDetails => details,
+    Routes => routes,
+    Neighbours => neighbours,
+}
+
+fn hardware(address: &[u8]) -> String {
+    let bytes: Vec<String> = address.iter().map(|byte| format!("{byte:02x}")).collect();
+    bytes.join(":")
+}
+
+fn details(all: &AllDeviceDetails) -> Sections {
+    use Align::{Left, Right};
+    let mut sections = Vec::new();
+    for one in all.iter() {
+        let device = &one.device;
+        let mut rows = vec![
+            ("net_device", device.at.to_string()),
+            ("namespace", device.netns.to_string()),
+            ("kind", one.kind.clone()),
+            ("functions", one.ops.clone()),
+            ("hardware", hardware(&device.address)),
+            ("state", one.operstate.to_owned()),
+            ("carrier changes", one.carrier_changes.to_string()),
+            (
+                "queues",
+                format!(
+                    "{} to send, {} packets each; {} to receive",
+                    one.tx.len(),
+                    one.tx_queue_len,
+                    one.rx.len()
+                ),
+            ),
+            ("features", one.features.join(" ")),
+        ];
+        match &one.stats {
+            Some(stats) => {
+                let counted = [
+                    (
+                        "received",
+                        (stats.rx_packets, stats.rx_bytes),
+                        (stats.rx_errors, stats.rx_dropped),
+                    ),
+                    (
+                        "sent",
+                        (stats.tx_packets, stats.tx_bytes),
+                        (stats.tx_errors, stats.tx_dropped),
+                    ),
+                ];
+                for (name, (packets, bytes), (errors, dropped)) in counted {
+                    rows.push((
+                        name,
+                        format!(
+                            "{packets} packets, {bytes} bytes, {errors} errors, {dropped} dropped"
+                        ),
+                    ));
+                }
+                rows.push(("counted by", one.stats_by.clone()));
+            }
+            None => rows.push((
+                "counted by",
+                format!("{}, which is not known here", one.stats_by),
+            )),
+        }
+        rows.retain(|(_, text)| !text.is_empty());
+        sections.push((device.name.clone(), fields(rows)));
+        let mut queues = Table::new([
+            ("TX", Right),
+            ("QDISC", Left),
+            ("HANDLE", Left),
+            ("PACKETS", Right),
+            ("BYTES", Right),
+            ("DROPPED", Right),
+            ("STOPPED BY", Left),
+            ("NETDEV_QUEUE", Left),
+        ]);
+        for (i, queue) in one.tx.iter().enumerate() {
+            queues.row([
+                i.to_string(),
+                queue.qdisc.clone(),
+                format!("{:x}:", queue.handle >> 16),
+                queue.qlen.to_string(),
+                queue.backlog.to_string(),
+                queue.drops.to_string(),
+                queue.stopped.join(", "),
+                queue.at.to_string(),
+            ]);
+        }
+        sections.push((format!("{}: queues", device.name), queues));
+        if !one.napi.is_empty() {
+            let mut napi = Table::new([
+                ("NAPI", Right),
+                ("POLL", Left),
+                ("WEIGHT", Right),
+                ("STATE", Left),
+                ("THREAD", Right),
+                ("NAPI_STRUCT", Left),
+            ]);
+            for poller in &one.napi {
+                napi.row([
+                    poller.id.to_string(),
+                    poller.poll.clone(),
+                    poller.weight.to_string(),
+                    poller.state.join(" "),
+                    poller
+                        .thread
+                        .map_or_else(String::new, |pid| pid.to_string()),
+                    poller.at.to_string(),
+                ]);
+            }
+            sections.push((format!("{}: NAPI", device.name), napi));
+        }
+    }
+    Sections(sections)
+}
+
+/// A table's name in `/etc/iproute2/rt_tables`.
+fn table_name(table: u32) -> String {
+    match table {
+        255 => "local".to_owned(),
+        254 => "main".to_owned(),
+        253 => "default".to_owned(),
+        other => other.to_string(),
+    }
+}
+
+/// `RTPROT_*` and `RT_SCOPE_*` as `ip route` has them.
+fn protocol(protocol: u8) -> String {
+    match protocol {
+        0 => "unspec".to_owned(),
+        1 => "redirect".to_owned(),
+        2 => "kernel".to_owned(),
+        3 => "boot".to_owned(),
+        4 => "static".to_owned(),
+        9 => "ra".to_owned(),
+        16 => "dhcp".to_owned(),
+        other => other.to_string(),
+    }
+}
+
+fn scope(scope: u8) -> String {
+    match scope {
+        0 => "global".to_owned(),
+        200 => "site".to_owned(),
+        253 => "link".to_owned(),
+        254 => "host".to_owned(),
+        255 => "nowhere".to_owned(),
+        other => other.to_string(),
+    }
+}
+
+fn routes(routes: &Routes) -> Table {
+    use Align::{Left, Right};
+    let mut table = Table::new([
+        ("NETNS", Right),
+        ("TABLE", Left),
+        ("TYPE", Left),
+        ("DESTINATION", Left),
+        ("VIA", Left),
+        ("DEV", Left),
+        ("SOURCE", Left),
+        ("METRIC", Right),
+        ("BY", Left),
+        ("SCOPE", Left),
+        ("", Left),
+        ("FIB_INFO", Left),
+    ]);
+    for route in routes.iter() {
+        let ways: Vec<String> = route
+            .ways
+            .iter()
+            .filter_map(|way| way.gateway.map(|gateway| gateway.to_string()))
+            .collect();
+        let mut devices: Vec<&str> = route.ways.iter().map(|way| way.dev.as_str()).collect();
+        devices.dedup();
+        let mut flags: Vec<String> = route
+            .ways
+            .iter()
+            .flat_map(|way| way.flags.iter().map(|flag| (*flag).to_owned()))
+            .collect();
+        flags.extend(route.nexthop.map(|id| format!("nexthop {id}")));
+        table.row([
+            route.netns.to_string(),
+            table_name(route.table),
+            route.kind.to_owned(),
+            format!("{}/{}", route.destination, route.prefix),
+            ways.join(" "),
+            devices.join(" "),
+            route.source.map_or_else(String::new, |at| at.to_string()),
+            route.metric.to_string(),
+            protocol(route.protocol),
+            route.scope.map_or_else(String::new, scope),
+            flags.join(" "),
+            route.at.to_string(),
+        ]);
+    }
+    let s = if routes.len() == 1 { "" } else { "s" };
+    table.note(format!("{} route{s}", routes.len()));
+    table
+}
+
+fn neighbours(neighbours: &Neighbours) -> Table {
+    use Align::{Left, Right};
+    let mut table = Table::new([
+        ("NETNS", Right),
+        ("DEV", Left),
+        ("ADDRESS", Left),
+        ("HARDWARE", Left),
+        ("STATE", Left),
+        ("NEIGHBOUR", Left),
+    ]);
+    for one in neighbours.iter() {
+        table.row([
+            one.netns.to_string(),
+            one.dev.clone(),
+            one.address.to_string(),
+            hardware(&one.hardware),
+            one.state.to_owned(),
+            one.at.to_string(),
+        ]);
+    }
+    let s = if neighbours.len() == 1 { "" } else { "s" };
+    table.note(format!("{} neighbour{s}", neighbours.len()));
+    table
+}

@@ -1,17 +1,10 @@
 //! Run queues: what each CPU runs, and what waits for it.
 
-use super::{Align, Table, View, clean};
-use crate::sched::RunQueues;
+use super::sections::faces;
+use super::{Align, Table, clean};
+use crate::sched::{FairOf, RunQueues};
 
-impl View for RunQueues {
-    fn text(&self) -> String {
-        table(self).text()
-    }
-
-    fn html(&self) -> Option<String> {
-        table(self).html()
-    }
-}
+faces! { RunQueues => table }
 
 fn table(all: &RunQueues) -> Table {
     use Align::{Left, Right};
@@ -25,46 +18,77 @@ fn table(all: &RunQueues) -> Table {
         ("VRUNTIME", Right),
         ("DEADLINE", Right),
         ("SLICE", Right),
+        ("GROUP", Left),
     ];
     let mut table = Table::new(columns);
-    let ms = |ns: u64| format!("{}.{:06}", ns / 1_000_000, ns % 1_000_000);
+    let ms = |ns: u64| {
+        let (ns, minus) = (
+            ns.cast_signed(),
+            if ns.cast_signed() < 0 { "-" } else { "" },
+        );
+        let ns = ns.unsigned_abs();
+        format!("{minus}{}.{:06}", ns / 1_000_000, ns % 1_000_000)
+    };
     for queue in all.iter() {
-        let running = |pid: i32| if pid == queue.curr { "runs" } else { "" };
-        if queue.rt.is_empty() && queue.fair.is_empty() {
+        let running = |runs: bool| if runs { "runs" } else { "" }.to_owned();
+        let cpu = queue.cpu.to_string();
+        if queue.dl.is_empty() && queue.rt.is_empty() && queue.fair.is_empty() {
             table.row([
-                queue.cpu.to_string(),
+                cpu.clone(),
                 String::new(),
                 queue.curr.to_string(),
                 queue.comm.clone(),
                 "runs".to_owned(),
             ]);
         }
+        for entity in &queue.dl {
+            table.row([
+                cpu.clone(),
+                "dl".to_owned(),
+                entity.pid.to_string(),
+                entity.comm.clone(),
+                running(entity.runs),
+                format!(
+                    "{} of {}",
+                    ms(entity.runtime.cast_unsigned()),
+                    ms(entity.dl_runtime)
+                ),
+                String::new(),
+                ms(entity.deadline),
+                ms(entity.dl_period),
+            ]);
+        }
         for task in &queue.rt {
             table.row([
-                queue.cpu.to_string(),
+                cpu.clone(),
                 "rt".to_owned(),
                 task.pid.to_string(),
                 task.comm.clone(),
-                running(task.pid).to_owned(),
+                running(task.pid == queue.curr),
                 format!("prio {}", task.prio),
             ]);
         }
-        for task in &queue.fair {
-            let state = if task.delayed {
-                "sleeps"
-            } else {
-                running(task.pid)
+        for entity in &queue.fair {
+            let indent = "  ".repeat(entity.depth as usize);
+            let (pid, name) = match &entity.of {
+                FairOf::Task { pid, comm, .. } => (pid.to_string(), comm),
+                FairOf::Group { name, .. } => (String::new(), name),
+            };
+            let state = match entity.delayed {
+                true => "sleeps".to_owned(),
+                false => running(entity.runs),
             };
             table.row([
-                queue.cpu.to_string(),
+                cpu.clone(),
                 "fair".to_owned(),
-                task.pid.to_string(),
-                task.comm.clone(),
-                state.to_owned(),
-                task.weight.to_string(),
-                ms(task.vruntime),
-                task.deadline.map_or_else(String::new, ms),
-                task.slice.map_or_else(String::new, ms),
+                pid,
+                format!("{indent}{name}"),
+                state,
+                entity.weight.to_string(),
+                ms(entity.vruntime),
+                entity.deadline.map_or_else(String::new, ms),
+                entity.slice.map_or_else(String::new, ms),
+                entity.group.clone(),
             ]);
         }
     }
@@ -83,5 +107,3 @@ fn table(all: &RunQueues) -> Table {
     )));
     table
 }
-
-crate::displays!(RunQueues);

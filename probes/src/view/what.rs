@@ -1,7 +1,6 @@
 //! What is at an address: the whole chain, or the last of it.
 
-use super::areas::purpose;
-use super::{Align, Table, View, page};
+use super::{Align, Table, View};
 use crate::what::{Thing, What};
 
 impl What {
@@ -59,7 +58,7 @@ fn words(thing: &Thing) -> (u8, &'static str, String) {
         Thing::Vmalloc(area) => (
             4,
             "vmalloc",
-            format!("{}, {:#x} bytes: {}", area.start, area.size, purpose(area)),
+            format!("{}, {:#x} bytes: {}", area.start, area.size, area.purpose()),
         ),
         Thing::StructPage { pfn, member } => (
             6,
@@ -67,7 +66,7 @@ fn words(thing: &Thing) -> (u8, &'static str, String) {
             format!("of pfn {pfn:#x}{}", inside(member)),
         ),
         Thing::Page(of) => {
-            let mapping = of.mapping.as_ref().map(page::mapping);
+            let mapping = of.mapping.as_ref().map(ToString::to_string);
             let mapping = mapping.map_or_else(String::new, |text| {
                 format!(", page {:#x} of {text}", of.index.unwrap_or(0))
             });
@@ -79,7 +78,7 @@ fn words(thing: &Thing) -> (u8, &'static str, String) {
             (
                 1,
                 "page",
-                format!("pfn {:#x}: {}{mapping}{flags}", of.pfn, page::kind(of)),
+                format!("pfn {:#x}: {}{mapping}{flags}", of.pfn, of.describe()),
             )
         }
         Thing::Slab {

@@ -1,27 +1,18 @@
-//! Looking addresses up: what is read once for all of them, and the chain of each.
+//! Looking addresses up: the chain of each.
 
-use std::cell::{OnceCell, RefCell};
-use std::collections::HashMap;
+use std::cell::RefCell;
 
+use super::known::Known;
 use super::region::{self, Region};
 use super::{Thing, What, about};
 use crate::Result;
 use crate::guest::Guest;
-use crate::kernel::{Kernel, ModuleSymbols, SymbolAt};
+use crate::kernel::SymbolAt;
 use crate::memory::{EntryKind, GuestPhys, GuestVirt, PAGE_SIZE, PageWalk};
 use crate::mm::Vmas;
-use crate::object::{FixedStr, Mirror, Plan};
 use crate::page::{MemMap, PageKind};
-use crate::sched::{Task, for_each_process, for_each_thread};
-use crate::structures::{offset_of, online_cpus, per_cpu_ptr, possible_cpus};
+use crate::sched::Task;
 use crate::swap;
-use crate::vmalloc::{self, VmallocAreas};
-
-/// Tasks whose stacks are noted at most.
-const STACK_BOUND: usize = 1 << 20;
-
-/// Page frames of the vmalloc space that are noted at most: 64 GiB.
-const MAPPED_BOUND: usize = 1 << 24;
 
 /// Looks addresses up. What it has read of the kernel at the first look (modules, areas, stacks) it keeps: make a new one
 /// for a guest that went on meanwhile.
@@ -54,6 +45,7 @@ impl Identifier {
 
     fn region(&self, at: GuestVirt) -> Region {
         let bits = self
+            .known
             .kernel
             .space()
             .paging()
@@ -171,6 +163,7 @@ impl Identifier {
             what.things.push(Thing::Vmalloc(area.clone()));
         }
         let stack = self
+            .known
             .stacks()?
             .iter()
             .find(|stack| stack.start <= at && at < stack.end);
@@ -249,7 +242,13 @@ impl Identifier {
         let start = bound("_text").min(bound("_stext"));
         let inside = (start..bound("_end")).contains(&at.0);
         let own = symbols.at(at).filter(|_| inside);
-        Ok(own.or_else(|| self.known.modules().ok()?.iter().find_map(|module| module.at(at))))
+        Ok(own.or_else(|| {
+            self.known
+                .modules()
+                .ok()?
+                .iter()
+                .find_map(|module| module.at(at))
+        }))
     }
 
     /// The member of a variable whose type is known.
@@ -303,6 +302,7 @@ impl Identifier {
             }
             let inside = variable < areas.end;
             let symbol = self
+                .known
                 .kernel
                 .symbols()?
                 .at(GuestVirt(variable))
@@ -328,5 +328,30 @@ fn nothing(at: GuestVirt, pid: Option<i32>, region: Region, mapped: String) -> W
         phys: None,
         mapped,
         things: Vec::new(),
+    }
+}
+
+fn mapped(walk: &PageWalk) -> String {
+    let Some(last) = walk.steps.last() else {
+        return String::new();
+    };
+    let (level, entry) = (last.level.name(), last.entry);
+    match (last.kind, walk.phys) {
+        (EntryKind::Page { size, .. }, Some(phys)) => format!(
+            "physical {:#x}, by a page of {} in the {level}: {}",
+            phys.0,
+            crate::view::bytes(size),
+            entry.flags().join(" ")
+        ),
+        (EntryKind::ProtNone(phys), _) => {
+            format!(
+                "PROT_NONE: the page at physical {:#x}, but no access",
+                phys.0
+            )
+        }
+        (EntryKind::Swap { ty, offset }, _) => {
+            format!("not present: swap type {ty}, offset {offset:#x}")
+        }
+        _ => format!("not mapped: the {level} entry is {:#x}", entry.0),
     }
 }

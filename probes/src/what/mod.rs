@@ -11,6 +11,7 @@
 
 mod about;
 mod identify;
+mod known;
 mod region;
 
 pub use identify::Identifier;

@@ -141,7 +141,7 @@ fn kinds(ledger: &mut Ledger, files: &[&OpenFile]) {
     });
     must(
         "pipe",
-        &|f| matches!(&f.kind, FileKind::Pipe(p) if p.used == 1 && p.ring_size >= 16 && p.readers > 0),
+        &|f| matches!(&f.kind, FileKind::Pipe(p) if p.used == 1 && p.bytes == 4 && p.ring_size >= 16 && p.readers > 0),
     );
     must("fifo", &|f| {
         matches!(&f.kind, FileKind::Fifo(p) if p.readers == 1 && p.writers == 1)

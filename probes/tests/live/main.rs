@@ -9,8 +9,10 @@
 mod containers;
 mod crowded;
 mod devices;
+mod exec;
 mod files;
 mod filters;
+mod fs;
 mod ground;
 mod high;
 mod hooks;
@@ -19,22 +21,27 @@ mod identity;
 mod initcall;
 mod irq;
 mod ledger;
+mod locking;
 mod log;
 mod maps;
 mod memory;
 mod mm;
 mod net;
 mod nft;
+mod planted;
+mod process;
 mod pwru;
 mod rings;
 mod rootkit;
-mod planted;
+mod route;
+mod ruleset;
 mod runq;
 mod skb;
 mod sources;
 mod stacks;
 mod stop;
 mod tasks;
+mod text;
 mod time;
 mod traffic;
 mod types;
@@ -84,6 +91,13 @@ on_kernels!(
     rootkit = super::rootkit::is_found,
     interrupts = super::irq::are_those_of_proc,
     memory = super::memory::is_that_of_proc,
+    code = super::text::is_what_objdump_says,
+    paths_and_inodes = super::fs::are_those_of_stat,
+    programs = super::exec::are_those_of_their_files,
+    nftables = super::ruleset::are_those_of_nft,
+    routes = super::route::are_those_of_ip,
+    locks = super::locking::are_held_by_whom_proc_says,
+    processes = super::process::are_those_of_proc,
 );
 
 #[test]

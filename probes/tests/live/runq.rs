@@ -2,8 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use probes::Guest;
-use probes::sched::RunQueues;
+use probes::structures::{list_for_each_entry, offset_of, per_cpu_ptr};
+use probes::{Guest, Result};
+use vm::agent::WorkloadKind;
 
 use crate::ground::Ground;
 use crate::ledger::Ledger;
@@ -29,21 +30,52 @@ fn ask(ground: &mut Ground, pids: &[i32]) -> BTreeMap<i32, (u64, String)> {
 
 pub(crate) fn are_those_of_proc(kernel: &str) {
     let mut ground = Ground::new(kernel);
+    ground.sh("cd /sys/fs/cgroup; echo +cpu >cgroup.subtree_control; mkdir -p a/b; echo +cpu >a/cgroup.subtree_control");
     let mut hogs = BTreeMap::new();
-    for (nice, weight) in HOGS {
+    for (cpu, (nice, weight)) in HOGS.into_iter().enumerate() {
+        // One in a control group below another, the others in groups of their sessions where there are such.
+        let group = if nice == 5 {
+            "echo $! >/sys/fs/cgroup/a/b/cgroup.procs;"
+        } else {
+            ""
+        };
         let line = format!(
-            "sh -c 'while :; do :; done' >/dev/null 2>&1 </dev/null & renice -n {nice} -p $! && echo $!"
+            "setsid taskset -c {} sh -c 'while :; do :; done' >/dev/null 2>&1 </dev/null & {group} renice -n {nice} -p $! && echo $!",
+            cpu % 2
         );
         hogs.insert(ground.sh(&line).trim().parse::<i32>().unwrap(), weight);
     }
+    let group = |ground: &mut Ground, pid: i32| {
+        let line = format!(
+            "cut -d: -f3 /proc/{pid}/cgroup; [ $(cat /proc/sys/kernel/sched_autogroup_enabled) = 0 ] || cut -d' ' -f1 /proc/{pid}/autogroup"
+        );
+        // A control group with this controller comes before the session's.
+        let said = ground.sh(&line);
+        let mut lines = said.lines();
+        let (cgroup, autogroup) = (lines.next().unwrap(), lines.next());
+        if cgroup == "/" {
+            autogroup.unwrap_or("/")
+        } else {
+            cgroup
+        }
+        .to_owned()
+    };
     let pids: Vec<i32> = hogs.keys().copied().collect();
+    let groups: BTreeMap<i32, String> = pids
+        .iter()
+        .map(|pid| (*pid, group(&mut ground, *pid)))
+        .collect();
     let mut ledger = Ledger::new(format!("run queues on {kernel}"));
     for _ in 0..6 {
-        let (before, (seen, current), after): (_, (RunQueues, Vec<i32>), _) = ground.sandwich(
+        let (before, (seen, current, listed), after) = ground.sandwich(
             |ground| ask(ground, &pids),
             |guest| {
                 let current = |cpu| guest.current(cpu).map(|task| task.pid);
-                Ok((guest.run_queues()?, vec![current(0)?, current(1)?]))
+                Ok((
+                    guest.run_queues()?,
+                    vec![current(0)?, current(1)?],
+                    listed(guest)?,
+                ))
             },
         );
         for (queue, current) in seen.iter().zip(&current) {
@@ -52,9 +84,12 @@ pub(crate) fn are_those_of_proc(kernel: &str) {
                 ledger.same(queue.cpu, "curr", &queue.curr, current);
             }
         }
-        for queue in seen.iter() {
+        for (queue, listed) in seen.iter().zip(&listed) {
             let cpu = queue.cpu;
-            let tasks = queue.fair.len() + queue.rt.len();
+            let mut fair: Vec<i32> = queue.fair_tasks().map(|(pid, _)| pid).collect();
+            fair.sort_unstable();
+            ledger.same(cpu, "all that are listed", &fair, listed);
+            let tasks = fair.len() + queue.rt.len();
             // A deadline server and the stop task are counted and are on no list.
             let counted = queue.nr_running as usize;
             ledger.same(
@@ -67,13 +102,15 @@ pub(crate) fn are_those_of_proc(kernel: &str) {
         for (pid, weight) in &hogs {
             let places: Vec<_> = seen
                 .iter()
-                .flat_map(|queue| queue.fair.iter().map(move |task| (queue.cpu, task)))
-                .filter(|(_, task)| task.pid == *pid)
+                .flat_map(|queue| queue.fair_tasks())
+                .filter(|(task, _)| task == pid)
+                .map(|(_, entity)| entity)
                 .collect();
             ledger.same(pid, "on one queue", &places.len(), &1);
-            let Some((_, task)) = places.first() else {
+            let Some(task) = places.first() else {
                 continue;
             };
+            ledger.same(pid, "group", &task.group, &groups[pid]);
             ledger.same(pid, "weight", &task.weight, weight);
             let (first, last) = (&before[pid], &after[pid]);
             if first.1 == last.1 {
@@ -83,6 +120,7 @@ pub(crate) fn are_those_of_proc(kernel: &str) {
             }
         }
     }
+    deadline(&mut ledger, &mut ground);
     // It is computed anew every five seconds, which is soon on a busy host.
     for _ in 0..20 {
         let ask =
@@ -102,5 +140,59 @@ pub(crate) fn are_those_of_proc(kernel: &str) {
         ("on one queue", 24),
         ("weight", 24),
         ("vruntime", 4),
+        ("group", 24),
+        ("all that are listed", 12),
+        ("deadline", 4),
     ]);
+}
+
+/// The tasks of the fair class by the list that load balancing keeps, which knows no groups.
+fn listed(guest: &Guest) -> Result<Vec<Vec<i32>>> {
+    let kernel = guest.kernel()?;
+    let member = offset_of(&kernel, "struct task_struct", "se.group_node")?;
+    let pid = offset_of(&kernel, "struct task_struct", "pid")?;
+    let of = |cpu| -> Result<Vec<i32>> {
+        let rq = per_cpu_ptr(&kernel, "runqueues", cpu)?;
+        let head = rq.offset(offset_of(&kernel, "struct rq", "cfs_tasks")?);
+        let mut pids = list_for_each_entry(&kernel, head, member)
+            .map(|at| Ok(kernel.read_u32(at?.offset(pid))?.cast_signed()))
+            .collect::<Result<Vec<i32>>>()?;
+        pids.sort_unstable();
+        Ok(pids)
+    };
+    (0..2).map(of).collect()
+}
+
+/// A task with a deadline is on a queue of that class half of the time, with the numbers that it asked for.
+fn deadline(ledger: &mut Ledger, ground: &mut Ground) {
+    let pid = ground.agent.workload(WorkloadKind::Deadline).unwrap();
+    let pid = pid
+        .tasks
+        .iter()
+        .find(|task| task.comm == "klab-deadline")
+        .unwrap()
+        .pid;
+    let policy = ground.sh(&format!("sed -n 's/^policy *: *//p' /proc/{pid}/sched"));
+    ledger.same(pid, "policy", &policy.trim(), &"6");
+    let mut seen = 0;
+    for _ in 0..200 {
+        let queues = ground.guest.paused(Guest::run_queues).unwrap();
+        for entity in queues
+            .iter()
+            .flat_map(|queue| &queue.dl)
+            .filter(|entity| entity.pid == pid)
+        {
+            let numbers = (entity.dl_runtime, entity.dl_deadline, entity.dl_period);
+            ledger.same(
+                pid,
+                "deadline",
+                &numbers,
+                &(10_000_000, 20_000_000, 20_000_000),
+            );
+            seen += 1;
+        }
+        if seen >= 4 {
+            return;
+        }
+    }
 }

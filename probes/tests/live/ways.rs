@@ -600,7 +600,7 @@ pub(crate) fn through_a_router() {
         .find_map(|stage| stage.conntrack.clone())
         .unwrap();
     let conn = known.conn.unwrap_or_else(|| panic!("{}", path.text()));
-    let words = |tuple: &probes::nf_conntrack::NfTuple| {
+    let words = |tuple: &probes::netfilter::nf_conn::NfTuple| {
         format!(
             "src={} dst={} sport={} dport={}",
             tuple.source.ip(),

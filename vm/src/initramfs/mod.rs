@@ -27,7 +27,7 @@ use crate::{
 };
 
 /// Grows when this code puts something else into the archive.
-const LAYOUT: u32 = 3;
+const LAYOUT: u32 = 4;
 
 /// The initramfs for `kernel`, from the cache or made now. Its name holds a hash of all it was made of, so that
 /// two of one path are the same.

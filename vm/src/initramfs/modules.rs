@@ -41,6 +41,7 @@ pub(super) const WANTED: &[&str] = &[
     "overlay",
     // tells QEMU of VMCOREINFO, for tools that ask QEMU
     "qemu_fw_cfg",
+    "fuse",
     // nftables and connection tracking
     "nf_tables",
     "nf_conntrack",

@@ -59,6 +59,14 @@ pub enum WorkloadKind {
     },
     /// One process with two BPF maps, a socket filter that uses one of them, and an XDP program, linked to `lo`.
     Bpf,
+    /// One process that is not what processes are by default: users, groups, capabilities, securebits, limits, signals
+    /// that are blocked and wait, no new privileges; and a thread that may only read and write.
+    Confined,
+    /// One process with three threads at one lock of the kernel's that knows its owner, the first of which has it, and two
+    /// that lock a file.
+    Contended,
+    /// A process that runs with a deadline, half of the time of a processor.
+    Deadline,
 }
 
 /// What socket a [`WorkloadKind::Socket`] opens.
@@ -94,6 +102,9 @@ impl WorkloadKind {
             Self::Zombies { .. } => "zombies",
             Self::Namespaces { .. } => "namespaces",
             Self::Busy { .. } => "busy",
+            Self::Confined => "confined",
+            Self::Contended => "contended",
+            Self::Deadline => "deadline",
             Self::Socket { .. } => "socket",
             Self::Bpf => "bpf",
         }

@@ -115,10 +115,10 @@ fn once(ground: &mut Ground, ledger: &mut Ledger, old: bool) -> Faults {
         let zone = zones[0]
             .zones
             .iter()
-            .position(|zone| (zone.start_pfn..zone.start_pfn + zone.spanned).contains(&page.pfn));
+            .find(|zone| (zone.start_pfn..zone.start_pfn + zone.spanned).contains(&page.pfn));
         // Frame 0 is of no zone.
         if let Some(zone) = zone {
-            ledger.same(pfn, "zone", &page.zone, &(zone as u32));
+            ledger.same(pfn, "zone", &page.zone, &zone.name);
         }
     }
     faults

@@ -13,7 +13,7 @@ use crate::ledger::Ledger;
 /// Where `grep` finds a pattern in the RAM file: physical addresses, as klab's guests have their RAM from 0 on.
 fn grep(guest: &Guest, options: &str, pattern: &str) -> Vec<u64> {
     let machine = guest.machine().unwrap();
-    let ram = machine.ram();
+    let ram = machine.ram().unwrap();
     assert!(ram.ranges.len() == 1 && ram.ranges[0].gpa == 0);
     let output = Command::new("grep")
         .args([

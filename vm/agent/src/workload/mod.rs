@@ -4,6 +4,8 @@
 //! its standard input and says on its standard output what it made; the end of its standard input ends it.
 
 mod bpf;
+mod confined;
+mod contended;
 pub(crate) mod memory;
 pub(crate) mod shape;
 pub(crate) mod socket;

@@ -19,7 +19,7 @@ use nix::{
     unistd::Pid,
 };
 
-use super::{CHILD, Said, Told, bpf, memory, socket};
+use super::{CHILD, Said, Told, bpf, confined, contended, memory, socket};
 use crate::error::{Error, Result, reason};
 
 /// `TASK_COMM_LEN` of `include/linux/sched.h` without its zero.
@@ -179,6 +179,21 @@ fn take_shape(kind: &WorkloadKind, children: &mut Vec<Child>) -> Result<()> {
             }
             ready(usize::from(*count) + 1, "klab-busy");
         }
+        WorkloadKind::Confined => {
+            set_comm("klab-confined");
+            confined::confine()?;
+            ready(2, "klab-confined");
+        }
+        WorkloadKind::Contended => {
+            set_comm("klab-lock");
+            contended::queue()?;
+            ready(1 + contended::THREADS, "klab-lock");
+        }
+        WorkloadKind::Deadline => {
+            set_comm("klab-dl");
+            children.push(spawn(&["deadline"])?);
+            ready(1, "klab-deadline");
+        }
         WorkloadKind::Socket { kind, netns } => {
             set_comm("klab-socket");
             socket::open(*kind, netns)?;
@@ -211,6 +226,12 @@ pub(crate) fn child(args: &[String]) {
         ["sleep", comm] => {
             set_comm(comm);
             sleep()
+        }
+        ["deadline"] if contended::deadline().is_ok() => {
+            set_comm("klab-deadline");
+            loop {
+                std::hint::spin_loop();
+            }
         }
         ["busy"] => {
             set_comm("klab-busy");

@@ -1,0 +1,194 @@
+//! File system types and the file systems of each (`fs/filesystems.c`, `fs/super.c`).
+
+use std::ops::Deref;
+
+use serde::Serialize;
+
+use super::kind::dev;
+use crate::cell::check_interrupt;
+use crate::guest::Guest;
+use crate::kernel::Kernel;
+use crate::memory::GuestVirt;
+use crate::object::{FixedStr, Mirror, Plan};
+use crate::structures::{hlist_for_each_entry, list_for_each_entry, offset_of, twice};
+use crate::{Error, Result};
+
+/// Types and file systems that are read at most.
+const BOUND: usize = 1 << 16;
+/// Inodes of one file system that are counted at most.
+const INODES: usize = 1 << 26;
+/// `FS_REQUIRES_DEV` of `include/linux/fs.h`.
+const FS_REQUIRES_DEV: u32 = 1;
+/// `SB_RDONLY` of `include/linux/fs.h`.
+const SB_RDONLY: u64 = 1;
+
+/// A file system that is there: its `super_block`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct SuperBlock {
+    /// Where it lies.
+    pub at: GuestVirt,
+    /// Its device: major and minor number.
+    pub dev: (u32, u32),
+    /// `s_id`: its device's name, or its type's.
+    pub id: String,
+    /// `s_magic`
+    pub magic: u64,
+    /// Bytes of a block.
+    pub block_size: u64,
+    /// Whether it is read-only as a whole.
+    pub read_only: bool,
+    /// The dentry of its root.
+    pub root: GuestVirt,
+    /// Its inodes in memory.
+    pub inodes: usize,
+}
+
+/// A type of file systems.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct FileSystemType {
+    /// Where its `file_system_type` lies.
+    pub at: GuestVirt,
+    /// Its name.
+    pub name: String,
+    /// Whether it lies on a block device.
+    pub requires_dev: bool,
+    /// Whether `/proc/filesystems` lists it: of those that the kernel keeps to itself no more can be mounted.
+    pub registered: bool,
+    /// The module that it comes from.
+    pub module: Option<String>,
+    /// Those that are there.
+    pub supers: Vec<SuperBlock>,
+}
+
+/// The registered types, in the order of `/proc/filesystems`, and those of other file systems that are there.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(transparent)]
+pub struct FileSystems(pub Vec<FileSystemType>);
+
+impl Deref for FileSystems {
+    type Target = [FileSystemType];
+
+    fn deref(&self) -> &[FileSystemType] {
+        &self.0
+    }
+}
+
+#[derive(Debug, Mirror)]
+#[mirror(c = "struct file_system_type")]
+struct RawType {
+    name: GuestVirt,
+    fs_flags: u32,
+    owner: GuestVirt,
+}
+
+#[derive(Debug, Mirror)]
+#[mirror(c = "struct super_block")]
+struct Raw {
+    s_dev: u32,
+    s_id: FixedStr<32>,
+    s_magic: u64,
+    s_blocksize: u64,
+    s_flags: u64,
+    s_root: GuestVirt,
+    #[mirror(member = "s_type")]
+    kind: GuestVirt,
+}
+
+impl Guest {
+    /// The types of file systems that the kernel knows, and the file systems of each, mounted or not.
+    pub fn filesystems(&self) -> Result<FileSystems> {
+        let kernel = self.kernel()?;
+        twice("the types of file systems", || read(&kernel))
+    }
+}
+
+fn read(kernel: &Kernel) -> Result<FileSystems> {
+    let head = kernel.symbol("super_blocks")?;
+    let list = offset_of(kernel, "struct super_block", "s_list")?;
+    let plan = Plan::<Raw>::new(kernel)?;
+    let mut all = Vec::new();
+    for at in types(kernel)? {
+        all.push(file_system_type(kernel, at, true)?);
+    }
+    for at in list_for_each_entry(kernel, head, list).bound(BOUND) {
+        let at = at?;
+        let raw = plan.load(at)?;
+        let known = all.iter().position(|one| one.at == raw.kind);
+        let index = match known {
+            Some(index) => index,
+            None => {
+                all.push(file_system_type(kernel, raw.kind, false)?);
+                all.len() - 1
+            }
+        };
+        all[index].supers.push(super_block(kernel, at, &raw)?);
+    }
+    Ok(FileSystems(all))
+}
+
+fn file_system_type(kernel: &Kernel, at: GuestVirt, registered: bool) -> Result<FileSystemType> {
+    let raw: RawType = kernel.load(at)?;
+    Ok(FileSystemType {
+        at,
+        name: kernel.read_cstr(raw.name, 64)?,
+        requires_dev: raw.fs_flags & FS_REQUIRES_DEV != 0,
+        registered,
+        module: module(kernel, raw.owner)?,
+        supers: Vec::new(),
+    })
+}
+
+/// The types: on an hlist since 7.0, before it one pointing to the next.
+fn types(kernel: &Kernel) -> Result<Vec<GuestVirt>> {
+    let c = "struct file_system_type";
+    let head = kernel.symbol("file_systems")?;
+    if let Ok(list) = offset_of(kernel, c, "list") {
+        return hlist_for_each_entry(kernel, head, list)
+            .bound(BOUND)
+            .collect();
+    }
+    let next = offset_of(kernel, c, "next")?;
+    let mut all = Vec::new();
+    let mut at = GuestVirt(kernel.read_u64(head)?);
+    while !at.is_null() {
+        check_interrupt();
+        if all.len() == BOUND {
+            return Err(Error::TooLong {
+                what: "list of file system types",
+                at: head,
+                bound: BOUND,
+            });
+        }
+        all.push(at);
+        at = GuestVirt(kernel.read_u64(at.offset(next))?);
+    }
+    Ok(all)
+}
+
+fn module(kernel: &Kernel, at: GuestVirt) -> Result<Option<String>> {
+    if at.is_null() {
+        return Ok(None);
+    }
+    let name = at.offset(offset_of(kernel, "struct module", "name")?);
+    kernel.read_cstr(name, 64).map(Some)
+}
+
+fn super_block(kernel: &Kernel, at: GuestVirt, raw: &Raw) -> Result<SuperBlock> {
+    let inodes = at.offset(offset_of(kernel, "struct super_block", "s_inodes")?);
+    let member = offset_of(kernel, "struct inode", "i_sb_list")?;
+    let mut count = 0;
+    for inode in list_for_each_entry(kernel, inodes, member).bound(INODES) {
+        inode?;
+        count += 1;
+    }
+    Ok(SuperBlock {
+        at,
+        dev: dev(raw.s_dev),
+        id: raw.s_id.to_str().into_owned(),
+        magic: raw.s_magic,
+        block_size: raw.s_blocksize,
+        read_only: raw.s_flags & SB_RDONLY != 0,
+        root: raw.s_root,
+        inodes: count,
+    })
+}

@@ -1,0 +1,126 @@
+//! `struct rw_semaphore` (`include/linux/rwsem.h`, `kernel/locking/rwsem.c`).
+
+use serde::Serialize;
+
+use super::{Contender, rt_mutex, waiters};
+use crate::Result;
+use crate::guest::Guest;
+use crate::kernel::Kernel;
+use crate::memory::GuestVirt;
+use crate::structures::{enumerator, offset_of, twice};
+
+// kernel/locking/rwsem.c: bits of `count`, and of `owner`.
+const WRITER_LOCKED: u64 = 1;
+const HANDOFF: u64 = 4;
+const READER_SHIFT: u32 = 8;
+const READFAIL: u64 = 1 << 63;
+const READER_OWNED: u64 = 1;
+const OWNER_FLAGS: u64 = 3;
+// kernel/locking/rwbase_rt.c
+const READER_BIAS: u32 = 1 << 31;
+const WRITER_BIAS: u32 = 1 << 30;
+
+/// How a semaphore is held.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub enum RwState {
+    /// By nobody.
+    Free,
+    /// By so many readers.
+    Readers(u64),
+    /// By a writer.
+    Writer,
+}
+
+/// A task that waits for a semaphore.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct RwSemWaiter {
+    /// The task.
+    pub task: Contender,
+    /// Whether it wants to write.
+    pub writer: bool,
+}
+
+/// A semaphore for one writer or many readers.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct RwSem {
+    /// Where it lies.
+    pub at: GuestVirt,
+    /// How it is held.
+    pub state: RwState,
+    /// The writer that holds it; of readers the one that took it last, which may have left it since.
+    pub owner: Option<Contender>,
+    /// Whether the first who waits is to have it next, before any who does not sleep.
+    pub handoff: bool,
+    /// Who sleeps until it is free, the first that came first.
+    pub waiters: Vec<RwSemWaiter>,
+}
+
+impl Guest {
+    /// Who has the `struct rw_semaphore` at an address, and who waits for it.
+    pub fn rwsem(&self, at: GuestVirt) -> Result<RwSem> {
+        let kernel = self.kernel()?;
+        twice(&format!("the rw_semaphore at {at}"), || read(&kernel, at))
+    }
+}
+
+fn read(kernel: &Kernel, at: GuestVirt) -> Result<RwSem> {
+    let c = "struct rw_semaphore";
+    if let Ok(readers) = offset_of(kernel, c, "rwbase.readers.counter") {
+        return rt(kernel, at, readers);
+    }
+    let word = |member: &str| kernel.read_u64(at.offset(offset_of(kernel, c, member)?));
+    let (count, owner) = (word("count.counter")?, word("owner.counter")?);
+    let state = match (count & WRITER_LOCKED, (count & !READFAIL) >> READER_SHIFT) {
+        (0, 0) => RwState::Free,
+        (0, readers) => RwState::Readers(readers),
+        _ => RwState::Writer,
+    };
+    let task = offset_of(kernel, "struct rwsem_waiter", "task")?;
+    let kind = offset_of(kernel, "struct rwsem_waiter", "type")?;
+    let writes = enumerator(kernel, "RWSEM_WAITING_FOR_WRITE")?.unwrap_or(0);
+    let waiters = waiters(kernel, at, c, "struct rwsem_waiter")?;
+    let waiters = waiters.into_iter().map(|waiter| {
+        let at = GuestVirt(kernel.read_u64(waiter.offset(task))?);
+        Ok(RwSemWaiter {
+            task: Contender::read(kernel, at)?,
+            writer: i64::from(kernel.read_u32(waiter.offset(kind))?) == writes,
+        })
+    });
+    // What readers leave there may be a task that is gone.
+    let stale = state == RwState::Free && owner & READER_OWNED != 0;
+    Ok(RwSem {
+        at,
+        state,
+        owner: match stale {
+            true => None,
+            false => Contender::of_word(kernel, owner, OWNER_FLAGS)?,
+        },
+        handoff: count & HANDOFF != 0,
+        waiters: waiters.collect::<Result<_>>()?,
+    })
+}
+
+/// With PREEMPT_RT: a count of readers and an rt_mutex that the writer has.
+fn rt(kernel: &Kernel, at: GuestVirt, readers: u64) -> Result<RwSem> {
+    let count = kernel.read_u32(at.offset(readers))?;
+    let base = offset_of(kernel, "struct rw_semaphore", "rwbase.rtmutex")?;
+    let base = rt_mutex::read(kernel, at.offset(base))?;
+    let state = match count {
+        WRITER_BIAS => RwState::Writer,
+        count => match count & !READER_BIAS {
+            0 => RwState::Free,
+            readers => RwState::Readers(readers.into()),
+        },
+    };
+    let waiters = base.waiters.into_iter().map(|waiter| RwSemWaiter {
+        task: waiter.task,
+        writer: false,
+    });
+    Ok(RwSem {
+        at,
+        state,
+        owner: base.owner,
+        handoff: false,
+        waiters: waiters.collect(),
+    })
+}

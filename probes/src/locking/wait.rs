@@ -1,0 +1,135 @@
+//! `wait_queue_head` and `completion` (`include/linux/wait.h`, `include/linux/swait.h`, `include/linux/completion.h`).
+
+use serde::Serialize;
+
+use super::{BOUND, Contender, TaskStruct};
+use crate::Result;
+use crate::guest::Guest;
+use crate::kernel::Kernel;
+use crate::memory::GuestVirt;
+use crate::object::Mirror;
+use crate::sched::find_task_by_pid;
+use crate::structures::{list_for_each_entry, offset_of, twice};
+
+/// `WQ_FLAG_EXCLUSIVE` of `include/linux/wait.h`.
+const EXCLUSIVE: u32 = 1;
+
+/// Somebody who is told when a queue is woken: its `wait_queue_entry`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct WaitEntry {
+    /// Where it lies.
+    pub at: GuestVirt,
+    /// The task that waits; `None` if the function tells somebody else, as epoll's does.
+    pub task: Option<Contender>,
+    /// What is called when the queue is woken.
+    pub function: String,
+    /// Whether one such is enough, where a waker wants to wake only one.
+    pub exclusive: bool,
+}
+
+/// A queue of who is told.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct WaitQueue {
+    /// Where its head lies.
+    pub at: GuestVirt,
+    /// Its entries, in the order in which they are told.
+    pub waiters: Vec<WaitEntry>,
+}
+
+/// Something that tasks wait to be done.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Completion {
+    /// Where it lies.
+    pub at: GuestVirt,
+    /// How many more may pass; `u32::MAX / 2` if all may.
+    pub done: u32,
+    /// Who waits.
+    pub waiters: Vec<Contender>,
+}
+
+#[derive(Debug, Mirror)]
+#[mirror(c = "struct wait_queue_entry")]
+struct Entry {
+    flags: u32,
+    private: GuestVirt,
+    func: GuestVirt,
+}
+
+impl Guest {
+    /// Who waits on the `struct wait_queue_head` at an address.
+    pub fn wait_queue(&self, at: GuestVirt) -> Result<WaitQueue> {
+        let kernel = self.kernel()?;
+        twice(&format!("the wait queue at {at}"), || queue(&kernel, at))
+    }
+
+    /// Who waits for the `struct completion` at an address.
+    pub fn completion(&self, at: GuestVirt) -> Result<Completion> {
+        let kernel = self.kernel()?;
+        twice(&format!("the completion at {at}"), || {
+            completion(&kernel, at)
+        })
+    }
+}
+
+fn queue(kernel: &Kernel, at: GuestVirt) -> Result<WaitQueue> {
+    let head = at.offset(offset_of(kernel, "struct wait_queue_head", "head")?);
+    let member = offset_of(kernel, "struct wait_queue_entry", "entry")?;
+    let waiters = list_for_each_entry(kernel, head, member)
+        .bound(BOUND)
+        .map(|at| {
+            let at = at?;
+            let entry: Entry = kernel.load(at)?;
+            let function = kernel.symbol_at(entry.func)?;
+            let function = function.filter(|function| function.offset == 0);
+            Ok(WaitEntry {
+                at,
+                task: task(kernel, entry.private)?,
+                function: function.map_or_else(|| entry.func.to_string(), |symbol| symbol.name),
+                exclusive: entry.flags & EXCLUSIVE != 0,
+            })
+        });
+    Ok(WaitQueue {
+        at,
+        waiters: waiters.collect::<Result<_>>()?,
+    })
+}
+
+/// What `private` points to is the function's own affair: a task if the task of its pid lies there, or, for `poll()`, the
+/// `poll_wqueues` that names one.
+fn task(kernel: &Kernel, private: GuestVirt) -> Result<Option<Contender>> {
+    let is_task = |at: GuestVirt| -> Result<bool> {
+        let Ok(task) = kernel.load::<TaskStruct>(at) else {
+            return Ok(false);
+        };
+        Ok(find_task_by_pid(kernel, task.pid)? == Some(at))
+    };
+    if private.is_null() {
+        return Ok(None);
+    }
+    if is_task(private)? {
+        return Contender::read(kernel, private).map(Some);
+    }
+    let polling = offset_of(kernel, "struct poll_wqueues", "polling_task")?;
+    match kernel.read_u64(private.offset(polling)).map(GuestVirt) {
+        Ok(polling) if is_task(polling)? => Contender::read(kernel, polling).map(Some),
+        _ => Ok(None),
+    }
+}
+
+fn completion(kernel: &Kernel, at: GuestVirt) -> Result<Completion> {
+    let c = "struct completion";
+    let head = at.offset(offset_of(kernel, c, "wait.task_list")?);
+    let member = offset_of(kernel, "struct swait_queue", "task_list")?;
+    let task = offset_of(kernel, "struct swait_queue", "task")?;
+    let waiters = list_for_each_entry(kernel, head, member)
+        .bound(BOUND)
+        .map(|entry| {
+            let task = kernel.read_u64(entry?.offset(task))?;
+            Contender::read(kernel, GuestVirt(task))
+        });
+    Ok(Completion {
+        at,
+        done: kernel.read_u32(at.offset(offset_of(kernel, c, "done")?))?,
+        waiters: waiters.collect::<Result<_>>()?,
+    })
+}

@@ -1,0 +1,326 @@
+//! A network device in detail: features, queues, NAPI, counters (`include/linux/netdevice.h`).
+
+use std::ops::Deref;
+
+use serde::Serialize;
+
+use super::stats::{self, DeviceStats};
+use super::{NetDevice, device, net_namespaces};
+use crate::guest::Guest;
+use crate::kernel::Kernel;
+use crate::memory::GuestVirt;
+use crate::object::Mirror;
+use crate::structures::{enumerator, list_for_each_entry, offset_of, possible_cpus};
+use crate::{Error, Result};
+
+/// Queues and NAPI instances of one device that are read at most.
+const QUEUES: u64 = 4096;
+/// `ETH_GSTRING_LEN` of `include/uapi/linux/ethtool.h`.
+const GSTRING: u64 = 32;
+/// `TCQ_F_CPUSTATS` of `include/net/sch_generic.h`: each CPU counts for itself.
+const CPUSTATS: u32 = 0x20;
+/// `IF_OPER_*` of `include/uapi/linux/if.h`.
+const OPERSTATES: [&str; 7] = [
+    "unknown",
+    "notpresent",
+    "down",
+    "lowerlayerdown",
+    "testing",
+    "dormant",
+    "up",
+];
+
+/// A transmit queue.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct TxQueue {
+    /// Where its `netdev_queue` lies.
+    pub at: GuestVirt,
+    /// What its packets wait in: the queueing discipline's name.
+    pub qdisc: String,
+    /// Its handle, as `tc` has it: the upper half is what stands before the colon.
+    pub handle: u32,
+    /// Packets that wait.
+    pub qlen: u32,
+    /// Bytes that wait.
+    pub backlog: u32,
+    /// Packets that were thrown away.
+    pub drops: u32,
+    /// Whether somebody stopped it: the driver, the stack, or a reset.
+    pub stopped: Vec<&'static str>,
+}
+
+/// A poller of a device's packets: its `napi_struct`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Napi {
+    /// Where it lies.
+    pub at: GuestVirt,
+    /// Its number; 0 of one that nobody can poll busily.
+    pub id: u32,
+    /// What it calls.
+    pub poll: String,
+    /// How many packets it takes at most each time.
+    pub weight: u32,
+    /// `NAPI_STATE_*` that are set, without `NAPI_STATE_`.
+    pub state: Vec<&'static str>,
+    /// The task that polls, if one does.
+    pub thread: Option<i32>,
+}
+
+/// A network device in detail.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct DeviceDetails {
+    /// What `klab net` shows of it.
+    pub device: NetDevice,
+    /// What it is a kind of, as `ip link add type` has it; nothing for hardware.
+    pub kind: String,
+    /// Its driver's functions, by the name of their table.
+    pub ops: String,
+    /// Whether it can send, by RFC 2863.
+    pub operstate: &'static str,
+    /// How often the carrier came and went.
+    pub carrier_changes: u32,
+    /// How many packets may wait to be sent, in disciplines that ask.
+    pub tx_queue_len: u32,
+    /// What it can do, by the names that `ethtool -k` has.
+    pub features: Vec<String>,
+    /// Its transmit queues that are in use.
+    pub tx: Vec<TxQueue>,
+    /// Its receive queues that are in use: where each `netdev_rx_queue` lies.
+    pub rx: Vec<GuestVirt>,
+    /// Its pollers.
+    pub napi: Vec<Napi>,
+    /// What it has counted; `None` if only its driver knows.
+    pub stats: Option<DeviceStats>,
+    /// The function that counts.
+    pub stats_by: String,
+}
+
+/// Devices of one name, one a network namespace.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(transparent)]
+pub struct AllDeviceDetails(pub Vec<DeviceDetails>);
+
+impl Deref for AllDeviceDetails {
+    type Target = [DeviceDetails];
+
+    fn deref(&self) -> &[DeviceDetails] {
+        &self.0
+    }
+}
+
+#[derive(Debug, Mirror)]
+#[mirror(c = "struct net_device")]
+struct Raw {
+    features: u64,
+    state: u64,
+    operstate: u32,
+    #[mirror(member = "carrier_up_count.counter")]
+    ups: u32,
+    #[mirror(member = "carrier_down_count.counter")]
+    downs: u32,
+    tx_queue_len: u32,
+    netdev_ops: GuestVirt,
+    rtnl_link_ops: GuestVirt,
+    #[mirror(member = "_tx")]
+    tx: GuestVirt,
+    #[mirror(member = "_rx")]
+    rx: GuestVirt,
+}
+
+#[derive(Debug, Mirror)]
+#[mirror(c = "struct Qdisc")]
+struct Qdisc {
+    flags: u32,
+    handle: u32,
+    #[mirror(member = "q.qlen")]
+    qlen: u32,
+    #[mirror(member = "qstats.backlog")]
+    backlog: u32,
+    #[mirror(member = "qstats.drops")]
+    drops: u32,
+    cpu_qstats: GuestVirt,
+}
+
+#[derive(Debug, Mirror)]
+#[mirror(c = "struct napi_struct")]
+struct NapiStruct {
+    state: u64,
+    weight: u32,
+    poll: GuestVirt,
+    napi_id: u32,
+    thread: Option<GuestVirt>,
+}
+
+impl Guest {
+    /// The devices of this name in all network namespaces, in detail.
+    pub fn net_device(&self, name: &str) -> Result<AllDeviceDetails> {
+        let kernel = self.kernel()?;
+        let devices = device::read(&kernel, &net_namespaces(&kernel)?)?;
+        let named = devices.into_iter().filter(|device| device.name == name);
+        let all = named.map(|device| details(&kernel, device));
+        let all: Vec<DeviceDetails> = all.collect::<Result<_>>()?;
+        match all.is_empty() {
+            true => Err(Error::Other(format!(
+                "no network namespace has a device `{name}`: `klab net` lists those there are"
+            ))),
+            false => Ok(AllDeviceDetails(all)),
+        }
+    }
+}
+
+fn details(kernel: &Kernel, device: NetDevice) -> Result<DeviceDetails> {
+    let at = device.at;
+    let raw: Raw = kernel.load(at)?;
+    let (stats, stats_by) = stats::read(kernel, at)?;
+    let kind = match raw.rtnl_link_ops.is_null() {
+        true => String::new(),
+        false => {
+            let kind = offset_of(kernel, "struct rtnl_link_ops", "kind")?;
+            let kind = kernel.read_u64(raw.rtnl_link_ops.offset(kind))?;
+            kernel.read_cstr(GuestVirt(kind), 32)?
+        }
+    };
+    Ok(DeviceDetails {
+        kind,
+        ops: named(kernel, raw.netdev_ops)?,
+        // __LINK_STATE_START is 0: one that nobody has set up is down, whatever it was before.
+        operstate: match raw.state & 1 {
+            0 => "down",
+            _ => OPERSTATES
+                .get(raw.operstate as usize)
+                .copied()
+                .unwrap_or("?"),
+        },
+        carrier_changes: raw.ups.wrapping_add(raw.downs),
+        tx_queue_len: raw.tx_queue_len,
+        features: features(kernel, raw.features)?,
+        tx: each(kernel, raw.tx, "struct netdev_queue", device.tx_queues)?
+            .into_iter()
+            .map(|at| tx_queue(kernel, at))
+            .collect::<Result<_>>()?,
+        rx: each(kernel, raw.rx, "struct netdev_rx_queue", device.rx_queues)?,
+        napi: napi(kernel, at)?,
+        stats,
+        stats_by,
+        device,
+    })
+}
+
+/// The elements of an array of structures.
+fn each(kernel: &Kernel, first: GuestVirt, c: &str, count: u32) -> Result<Vec<GuestVirt>> {
+    if first.is_null() {
+        return Ok(Vec::new());
+    }
+    let size = kernel.c_type(c)?.size()?;
+    let count = u64::from(count).min(QUEUES);
+    Ok((0..count).map(|i| first.offset(i * size)).collect())
+}
+
+/// The symbol at an address, or the address.
+fn named(kernel: &Kernel, at: GuestVirt) -> Result<String> {
+    let symbol = kernel.symbol_at(at)?.filter(|symbol| symbol.offset == 0);
+    Ok(symbol.map_or_else(|| at.to_string(), |symbol| symbol.name))
+}
+
+/// The names of `netdev_features_strings[]`, in the kernel's own memory.
+fn features(kernel: &Kernel, bits: u64) -> Result<Vec<String>> {
+    let strings = kernel.symbol("netdev_features_strings")?;
+    let name = |bit: u64| {
+        let at = strings.offset(GSTRING * bit);
+        let name = kernel.read_cstr(at, GSTRING as usize)?;
+        Ok(match name.as_str() {
+            "" => bit.to_string(),
+            name => name.to_owned(),
+        })
+    };
+    (0..64)
+        .filter(|bit| bits >> bit & 1 == 1)
+        .map(name)
+        .collect()
+}
+
+fn tx_queue(kernel: &Kernel, at: GuestVirt) -> Result<TxQueue> {
+    let c = "struct netdev_queue";
+    let qdisc = GuestVirt(kernel.read_u64(at.offset(offset_of(kernel, c, "qdisc")?))?);
+    let state = kernel.read_u64(at.offset(offset_of(kernel, c, "state")?))?;
+    let stops = [
+        ("__QUEUE_STATE_DRV_XOFF", "driver"),
+        ("__QUEUE_STATE_STACK_XOFF", "stack"),
+        ("__QUEUE_STATE_FROZEN", "frozen"),
+    ];
+    let mut stopped = Vec::new();
+    for (bit, who) in stops {
+        if enumerator(kernel, bit)?.is_some_and(|bit| state >> (bit & 63) & 1 == 1) {
+            stopped.push(who);
+        }
+    }
+    let mut queue = TxQueue {
+        at,
+        qdisc: device::qdisc(kernel, qdisc)?,
+        handle: 0,
+        qlen: 0,
+        backlog: 0,
+        drops: 0,
+        stopped,
+    };
+    if qdisc.is_null() {
+        return Ok(queue);
+    }
+    let raw: Qdisc = kernel.load(qdisc)?;
+    queue.handle = raw.handle;
+    (queue.qlen, queue.backlog, queue.drops) = (raw.qlen, raw.backlog, raw.drops);
+    if raw.flags & CPUSTATS != 0 && !raw.cpu_qstats.is_null() {
+        for cpu in possible_cpus(kernel)? {
+            let at = kernel.per_cpu(raw.cpu_qstats, cpu)?;
+            let counter = |member| -> Result<u32> {
+                kernel.read_u32(at.offset(offset_of(kernel, "struct gnet_stats_queue", member)?))
+            };
+            queue.qlen = queue.qlen.wrapping_add(counter("qlen")?);
+            queue.backlog = queue.backlog.wrapping_add(counter("backlog")?);
+            queue.drops = queue.drops.wrapping_add(counter("drops")?);
+        }
+    }
+    Ok(queue)
+}
+
+fn napi(kernel: &Kernel, dev: GuestVirt) -> Result<Vec<Napi>> {
+    let states = [
+        ("NAPI_STATE_SCHED", "SCHED"),
+        ("NAPI_STATE_MISSED", "MISSED"),
+        ("NAPI_STATE_DISABLE", "DISABLE"),
+        ("NAPI_STATE_NPSVC", "NPSVC"),
+        ("NAPI_STATE_LISTED", "LISTED"),
+        ("NAPI_STATE_NO_BUSY_POLL", "NO_BUSY_POLL"),
+        ("NAPI_STATE_IN_BUSY_POLL", "IN_BUSY_POLL"),
+        ("NAPI_STATE_PREFER_BUSY_POLL", "PREFER_BUSY_POLL"),
+        ("NAPI_STATE_THREADED", "THREADED"),
+        ("NAPI_STATE_SCHED_THREADED", "SCHED_THREADED"),
+    ];
+    let head = dev.offset(offset_of(kernel, "struct net_device", "napi_list")?);
+    let member = offset_of(kernel, "struct napi_struct", "dev_list")?;
+    let pid = offset_of(kernel, "struct task_struct", "pid")?;
+    let mut all = Vec::new();
+    for at in list_for_each_entry(kernel, head, member).bound(QUEUES as usize) {
+        let at = at?;
+        let raw: NapiStruct = kernel.load(at)?;
+        let mut state = Vec::new();
+        for (bit, name) in states {
+            if enumerator(kernel, bit)?.is_some_and(|bit| raw.state >> (bit & 63) & 1 == 1) {
+                state.push(name);
+            }
+        }
+        let thread = raw.thread.filter(|thread| !thread.is_null());
+        all.push(Napi {
+            at,
+            id: raw.napi_id,
+            poll: named(kernel, raw.poll)?,
+            weight: raw.weight,
+            state,
+            thread: match thread {
+                Some(thread) => Some(kernel.read_u32(thread.offset(pid))?.cast_signed()),
+                None => None,
+            },
+        });
+    }
+    Ok(all)
+}

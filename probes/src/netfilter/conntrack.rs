@@ -1,0 +1,255 @@
+//! Tracked connections: `struct nf_conn` (`include/net/netfilter/nf_conntrack.h`).
+
+use std::net::IpAddr;
+use std::ops::Deref;
+
+use serde::Serialize;
+
+use crate::guest::Guest;
+use crate::kernel::Kernel;
+use crate::memory::GuestVirt;
+use crate::net::net_namespaces;
+use crate::object::{Mirror, Plan};
+use crate::structures::{array, hlist_nulls_for_each_entry, offset_of, settle};
+use crate::{Error, Result};
+
+/// Buckets of the hash table, at most.
+const BUCKETS: u32 = 1 << 26;
+/// `IPS_*` of `include/uapi/linux/netfilter/nf_conntrack_common.h`, by bit.
+const STATUS: [&str; 15] = [
+    "EXPECTED",
+    "SEEN_REPLY",
+    "ASSURED",
+    "CONFIRMED",
+    "SRC_NAT",
+    "DST_NAT",
+    "SEQ_ADJUST",
+    "SRC_NAT_DONE",
+    "DST_NAT_DONE",
+    "DYING",
+    "FIXED_TIMEOUT",
+    "TEMPLATE",
+    "UNTRACKED",
+    "HELPER",
+    "OFFLOAD",
+];
+/// `tcp_conntrack_names[]` of `net/netfilter/nf_conntrack_proto_tcp.c`.
+const TCP_STATES: [&str; 10] = [
+    "NONE",
+    "SYN_SENT",
+    "SYN_RECV",
+    "ESTABLISHED",
+    "FIN_WAIT",
+    "CLOSE_WAIT",
+    "LAST_ACK",
+    "TIME_WAIT",
+    "CLOSE",
+    "SYN_SENT2",
+];
+const IPPROTO_ICMP: u8 = 1;
+const IPPROTO_TCP: u8 = 6;
+const IPPROTO_ICMPV6: u8 = 58;
+
+/// Who sends to whom, as one direction of a connection has it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Tuple {
+    /// Where its packets come from.
+    pub source: IpAddr,
+    /// Where they go.
+    pub destination: IpAddr,
+    /// The source's port, or the echo's number.
+    pub source_port: u16,
+    /// The destination's port; of ICMP its type in the upper byte, its code in the lower.
+    pub destination_port: u16,
+}
+
+/// A tracked connection.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Conntrack {
+    /// Where its `nf_conn` lies.
+    pub at: GuestVirt,
+    /// The inode number of its network namespace.
+    pub netns: u32,
+    /// `IPPROTO_*`
+    pub protocol: u8,
+    /// The direction in which it began.
+    pub original: Tuple,
+    /// The other one, as its packets come in: with the addresses that NAT has put there.
+    pub reply: Tuple,
+    /// TCP's state.
+    pub state: Option<&'static str>,
+    /// `IPS_*` without `IPS_`.
+    pub status: Vec<&'static str>,
+    /// Its mark.
+    pub mark: u32,
+    /// Its zone.
+    pub zone: u16,
+    /// When it is forgotten if nothing comes, in jiffies from now; negative if it is only left to be removed.
+    pub timeout: i64,
+}
+
+/// The tracked connections of all network namespaces.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(transparent)]
+pub struct Conntracks(pub Vec<Conntrack>);
+
+impl Deref for Conntracks {
+    type Target = [Conntrack];
+
+    fn deref(&self) -> &[Conntrack] {
+        &self.0
+    }
+}
+
+#[derive(Debug, PartialEq, Eq, Mirror)]
+#[mirror(c = "struct nf_conn")]
+struct NfConn {
+    timeout: u32,
+    status: u64,
+    #[mirror(member = "ct_net.net")]
+    net: GuestVirt,
+    /// Not there without CONFIG_NF_CONNTRACK_MARK, and _ZONES.
+    mark: Option<u32>,
+    #[mirror(member = "zone.id")]
+    zone: Option<u16>,
+    #[mirror(member = "proto.tcp.state")]
+    state: u8,
+}
+
+#[derive(Debug, PartialEq, Eq, Mirror)]
+#[mirror(c = "struct nf_conntrack_tuple")]
+struct RawTuple {
+    #[mirror(member = "src.u3.all")]
+    source: [u32; 4],
+    #[mirror(member = "src.u.all")]
+    source_port: u16,
+    #[mirror(member = "src.l3num")]
+    family: u16,
+    #[mirror(member = "dst.u3.all")]
+    destination: [u32; 4],
+    #[mirror(member = "dst.u.all")]
+    destination_port: u16,
+    #[mirror(member = "dst.protonum")]
+    protocol: u8,
+    #[mirror(member = "dst.dir")]
+    direction: u8,
+}
+
+impl Guest {
+    /// The connections that netfilter tracks, in all network namespaces: `/proc/net/nf_conntrack`. None without its module.
+    pub fn conntrack(&self) -> Result<Conntracks> {
+        let kernel = self.kernel()?;
+        let Ok(hash) = kernel.symbol("nf_conntrack_hash") else {
+            return Ok(Conntracks(Vec::new()));
+        };
+        let namespaces = net_namespaces(&kernel)?;
+        let inum = |net: GuestVirt| {
+            let found = namespaces.iter().find(|one| one.at == net);
+            found.map(|one| one.inum)
+        };
+        settle("the tracked connections", || {
+            read(&kernel, hash, &inum).map(|all| all.map(Conntracks))
+        })
+    }
+}
+
+/// `None` if a connection changed, or is of a namespace that is new.
+fn read(
+    kernel: &Kernel,
+    hash: GuestVirt,
+    inum: &impl Fn(GuestVirt) -> Option<u32>,
+) -> Result<Option<Vec<Conntrack>>> {
+    let first = GuestVirt(kernel.read_u64(hash)?);
+    let size = kernel.read_u32(kernel.symbol("nf_conntrack_htable_size")?)?;
+    if size > BUCKETS {
+        let why = format!("it has {size} buckets");
+        return Err(Error::Broken {
+            what: "table of connections",
+            at: hash,
+            why,
+        });
+    }
+    let (conn, tuple) = (Plan::<NfConn>::new(kernel)?, Plan::<RawTuple>::new(kernel)?);
+    let node = offset_of(kernel, "struct nf_conntrack_tuple_hash", "hnnode")?;
+    let inner = offset_of(kernel, "struct nf_conntrack_tuple_hash", "tuple")?;
+    let (hashes, _, stride) = array(kernel, "struct nf_conn", "tuplehash")?;
+    // The lower half of jiffies is what timeouts are compared with: nfct_time_stamp.
+    let jiffies = kernel.read_u32(kernel.symbol("jiffies")?)?;
+    let mut all = Vec::new();
+    for bucket in 0..u64::from(size) {
+        let head = first.offset(8 * bucket);
+        // An empty one has its own number, and is odd.
+        if kernel.read_u64(head)? & 1 == 1 {
+            continue;
+        }
+        for hash in hlist_nulls_for_each_entry(kernel, head, node) {
+            let hash = hash?;
+            let original = tuple.load(hash.offset(inner))?;
+            // Each is there twice, once a direction.
+            if original.direction != 0 {
+                continue;
+            }
+            let at = hash.back(hashes);
+            let raw = conn.load(at)?;
+            let reply = tuple.load(at.offset(hashes + stride + inner))?;
+            let Some(netns) = inum(raw.net) else {
+                return Ok(None);
+            };
+            let same = tuple.load(hash.offset(inner))? == original && conn.load(at)?.net == raw.net;
+            if !same {
+                return Ok(None);
+            }
+            let set = STATUS.iter().enumerate();
+            let left = raw.timeout.wrapping_sub(jiffies).cast_signed();
+            all.push(Conntrack {
+                at,
+                netns,
+                protocol: original.protocol,
+                state: (original.protocol == IPPROTO_TCP)
+                    .then(|| TCP_STATES.get(usize::from(raw.state)).copied())
+                    .flatten(),
+                original: original.addresses(),
+                reply: reply.addresses(),
+                status: set
+                    .filter(|(bit, _)| raw.status >> bit & 1 == 1)
+                    .map(|(_, name)| *name)
+                    .collect(),
+                mark: raw.mark.unwrap_or(0),
+                zone: raw.zone.unwrap_or(0),
+                timeout: left.into(),
+            });
+        }
+    }
+    Ok(Some(all))
+}
+
+impl RawTuple {
+    fn addresses(&self) -> Tuple {
+        let address = |words: &[u32; 4]| {
+            // Network byte order, in memory order.
+            let mut bytes = [0; 16];
+            for (to, word) in bytes.chunks_exact_mut(4).zip(words) {
+                to.copy_from_slice(&word.to_le_bytes());
+            }
+            // AF_INET
+            match self.family {
+                2 => IpAddr::from([bytes[0], bytes[1], bytes[2], bytes[3]]),
+                _ => IpAddr::from(bytes),
+            }
+        };
+        Tuple {
+            source: address(&self.source),
+            destination: address(&self.destination),
+            source_port: self.source_port.swap_bytes(),
+            destination_port: self.destination_port.swap_bytes(),
+        }
+    }
+}
+
+impl Conntrack {
+    /// Whether its "ports" are a type, a code and a number.
+    #[must_use]
+    pub const fn is_icmp(&self) -> bool {
+        matches!(self.protocol, IPPROTO_ICMP | IPPROTO_ICMPV6)
+    }
+}

@@ -1,0 +1,13 @@
+//! Netfilter: the hooks, nftables, and the tracking of connections (`net/netfilter`).
+
+mod conntrack;
+mod expression;
+mod hooks;
+pub mod nf_conn;
+mod nf_tables;
+pub mod rule_blob;
+
+pub use conntrack::{Conntrack, Conntracks, Tuple};
+pub use expression::NftExpression;
+pub use hooks::{HOOKS, HookFunction, HookFunctions};
+pub use nf_tables::{NftBase, NftChain, NftRule, NftRuleset, NftSet, NftTable};

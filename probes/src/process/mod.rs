@@ -1,0 +1,200 @@
+//! One task in full: what `/proc/PID` has of it, read from what its `task_struct` points to (`fs/proc/array.c`,
+//! `fs/proc/base.c`).
+//!
+//! ```no_run
+//! # use probes::Guest;
+//! # fn demo(guest: &Guest) -> probes::Result<()> {
+//! let init = guest.process(1)?;
+//! println!("{:?} {:?}", init.cmdline, init.credentials.effective.names);
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! Each part can be read alone: `guest.credentials(1)`, `guest.signals(1)`, `guest.rlimits(1)`, .. A part is read twice,
+//! and again until it is the same both times and of the same task.
+
+mod args;
+mod cred;
+mod nsproxy;
+mod resource;
+mod signal;
+mod times;
+
+pub use cred::{CAPABILITIES, Capabilities, Credentials, Ids, Seccomp, SeccompMode};
+pub use nsproxy::{Member, Namespace, NamespaceInUse, Namespaces, TaskNamespaces};
+pub use resource::{Rlimit, Rlimits};
+pub use signal::{Disposition, QueuedSignal, SignalAction, SignalSet, Signals, signal_name};
+pub use times::{CpuTime, IoAccounting, Times};
+
+use serde::Serialize;
+
+use crate::cgroup::TaskCgroups;
+use crate::fs::d_path;
+use crate::guest::Guest;
+use crate::kernel::Kernel;
+use crate::memory::GuestVirt;
+use crate::object::Mirror;
+use crate::sched::{Task, pid_nr};
+use crate::structures::{offset_of, twice};
+use crate::{Error, Result};
+
+/// How many parents a task has at most, as far as we read.
+const ANCESTORS: usize = 4096;
+
+/// A task in full.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Process {
+    /// What `ps` shows of it.
+    pub task: Task,
+    /// Its process group.
+    pub pgrp: i32,
+    /// Its session.
+    pub session: i32,
+    /// Its parents, from the nearest to the first process.
+    pub ancestry: Vec<Ancestor>,
+    /// Its arguments; none of a kernel thread or zombie, or where they are not in RAM.
+    pub cmdline: Vec<String>,
+    /// Its environment, likewise.
+    pub environ: Vec<String>,
+    /// Its program; none of a kernel thread or zombie.
+    pub exe: Option<String>,
+    /// Its working directory; none of a zombie.
+    pub cwd: Option<String>,
+    /// Its root directory; none of a zombie.
+    pub root: Option<String>,
+    /// Who it is and what it may.
+    pub credentials: Credentials,
+    /// Its signals; none once it was reaped.
+    pub signals: Option<Signals>,
+    /// Its limits.
+    pub rlimits: Rlimits,
+    /// Its namespaces.
+    pub namespaces: TaskNamespaces,
+    /// Its control groups.
+    pub cgroups: TaskCgroups,
+    /// What it has used.
+    pub times: Times,
+}
+
+/// A parent of a task.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Ancestor {
+    /// Its process: `tgid`.
+    pub pid: i32,
+    /// Its name.
+    pub comm: String,
+    /// Its `task_struct`.
+    pub at: GuestVirt,
+}
+
+impl Guest {
+    /// The task `pid`, a process or thread, in full.
+    pub fn process(&self, pid: i32) -> Result<Process> {
+        let task = self.task(pid)?;
+        let (pgrp, session) = self.of_task(pid, "the process group", |kernel, task| {
+            Ok((
+                pid_nr(kernel, task.signal, "PIDTYPE_PGID")?,
+                pid_nr(kernel, task.signal, "PIDTYPE_SID")?,
+            ))
+        })?;
+        let path = |member: &str| match self.task_pointer(&task, "fs", "directories") {
+            Ok(fs) => {
+                let kernel = self.kernel()?;
+                let at = fs.offset(offset_of(&kernel, "struct fs_struct", member)?);
+                d_path(&kernel, at).map(Some)
+            }
+            Err(_) => Ok(None),
+        };
+        Ok(Process {
+            pgrp,
+            session,
+            ancestry: self.ancestry(pid)?,
+            cmdline: resident(self.cmdline(pid))?,
+            environ: resident(self.environ(pid))?,
+            exe: self.exe(&task)?,
+            cwd: path("pwd")?,
+            root: path("root")?,
+            credentials: self.credentials(pid)?,
+            signals: self.signals(pid).map(Some).or_else(|error| match error {
+                Error::Other(_) => Ok(None),
+                error => Err(error),
+            })?,
+            rlimits: self.rlimits(pid)?,
+            namespaces: self.namespaces(pid)?,
+            cgroups: self.cgroup(pid)?,
+            times: self.times(pid)?,
+            task,
+        })
+    }
+
+    /// The parents of the task `pid` up to the first process, the nearest first.
+    pub fn ancestry(&self, pid: i32) -> Result<Vec<Ancestor>> {
+        self.of_task(pid, "the parents", |kernel, task| {
+            let mut all = Vec::new();
+            let mut at = task.parent;
+            // The idle task is its own parent.
+            while all.len() < ANCESTORS {
+                let parent: Parent = kernel.load(at)?;
+                if parent.tgid == 0 {
+                    return Ok(all);
+                }
+                all.push(Ancestor {
+                    pid: parent.tgid,
+                    comm: parent.comm.to_str().into_owned(),
+                    at,
+                });
+                at = parent.real_parent;
+            }
+            Err(Error::TooLong {
+                what: "chain of parents",
+                at: task.at,
+                bound: ANCESTORS,
+            })
+        })
+    }
+
+    /// The path of a task's program.
+    fn exe(&self, task: &Task) -> Result<Option<String>> {
+        if task.mm.is_none() {
+            return Ok(None);
+        }
+        let kernel = self.kernel()?;
+        let file = self.mm_of(task)?.exe_file;
+        if file.is_null() {
+            return Ok(None);
+        }
+        let path = file.offset(offset_of(&kernel, "struct file", "f_path")?);
+        d_path(&kernel, path).map(Some)
+    }
+
+    /// Reads what belongs to the task `pid`, until it is twice the same, and the task too.
+    pub(crate) fn of_task<T: PartialEq>(
+        &self,
+        pid: i32,
+        what: &str,
+        read: impl Fn(&Kernel, &Task) -> Result<T>,
+    ) -> Result<T> {
+        let kernel = self.kernel()?;
+        let both = twice(&format!("{what} of task {pid}"), || {
+            let task = self.task(pid)?;
+            Ok((task.at, task.start_time, read(&kernel, &task)?))
+        });
+        both.map(|(_, _, value)| value)
+    }
+}
+
+#[derive(Debug, Mirror)]
+#[mirror(c = "struct task_struct")]
+struct Parent {
+    tgid: i32,
+    comm: crate::object::FixedStr<16>,
+    real_parent: GuestVirt,
+}
+
+/// Nothing for a task without user memory, and where a page of it is not in RAM.
+fn resident(read: Result<Vec<String>>) -> Result<Vec<String>> {
+    match read {
+        Err(Error::Other(_) | Error::NotMapped { .. }) => Ok(Vec::new()),
+        read => read,
+    }
+}

@@ -1,0 +1,55 @@
+//! Tables under headings, and tables of names and values.
+
+use super::{Align, Table, View, clean, escape};
+
+/// Parts under headings.
+pub(super) struct Sections(pub(super) Vec<(String, Table)>);
+
+impl View for Sections {
+    fn text(&self) -> String {
+        let part = |(title, table): &(String, Table)| {
+            let lines = table.text();
+            let lines = lines.lines().map(|line| format!("  {line}\n"));
+            format!("{}\n{}", clean(title), lines.collect::<String>())
+        };
+        self.0.iter().map(part).collect::<Vec<_>>().join("\n")
+    }
+
+    fn html(&self) -> Option<String> {
+        let part = |(title, table): &(String, Table)| {
+            let html = table.html().unwrap_or_default();
+            format!("<b style=\"font-size:13px\">{}</b>{html}", escape(title))
+        };
+        Some(self.0.iter().map(part).collect())
+    }
+}
+
+/// A table of names and values.
+pub(super) fn fields<'a>(rows: impl IntoIterator<Item = (&'a str, String)>) -> Table {
+    let mut table = Table::new([("FIELD", Align::Left), ("VALUE", Align::Left)]);
+    for (name, value) in rows {
+        table.row([name.to_owned(), value]);
+    }
+    table
+}
+
+/// `faces! { Tasks => table }`: the faces of `Tasks` are those of what `table(&tasks)` makes.
+macro_rules! faces {
+    ($($ty:ty => $made:ident),* $(,)?) => {
+        $(
+            impl $crate::view::View for $ty {
+                fn text(&self) -> String {
+                    $made(self).text()
+                }
+
+                fn html(&self) -> Option<String> {
+                    $made(self).html()
+                }
+            }
+        )*
+
+        $crate::displays!($($ty),*);
+    };
+}
+
+pub(super) use faces;
