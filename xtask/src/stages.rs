@@ -1,5 +1,6 @@
 //! `cargo xtask test`: every test, a line a stage, and a closing line with the real totals.
 
+use std::collections::VecDeque;
 use std::ffi::OsString;
 use std::io::{self, BufRead, BufReader, IsTerminal, Write};
 use std::path::Path;
@@ -17,6 +18,8 @@ use crate::paths::Paths;
 use crate::process::tied;
 use crate::tally::Tally;
 
+/// Lines of a failed program that are said again at the end of all.
+const LAST_WORDS: usize = 60;
 /// After how many seconds a program of a stage is ended, and counts as failed.
 const LIMIT: &str = "2700";
 
@@ -223,6 +226,7 @@ pub(crate) fn run(names: &[&str]) -> Result<ExitCode> {
         names => names.iter().any(|name| stage.is(name)),
     });
     let mut lines = Vec::new();
+    let mut last_words = Vec::new();
     let mut total = Tally::default();
     for stale in Guests::stale() {
         stale.end(&paths);
@@ -256,7 +260,8 @@ pub(crate) fn run(names: &[&str]) -> Result<ExitCode> {
             println!("{} CANNOT RUN: the set-up failed", stage.name);
             Tally::one(false)
         } else {
-            stage.run(&paths, &guests).unwrap_or_else(|error| {
+            let run = stage.run(&paths, &guests, &mut last_words);
+            run.unwrap_or_else(|error| {
                 println!("{} CANNOT RUN: {error:#}", stage.name);
                 Tally::one(false)
             })
@@ -266,7 +271,8 @@ pub(crate) fn run(names: &[&str]) -> Result<ExitCode> {
     let began = Instant::now();
     note("leftovers", began, guests.end(&paths));
     println!();
-    for line in lines {
+    // Who sees only the end of a log sees why.
+    for line in last_words.iter().chain(&lines) {
         println!("{line}");
     }
     println!("\n{total}");
@@ -285,18 +291,30 @@ fn set_up(paths: &Paths, guests: &Guests) -> Result<()> {
 }
 
 impl Stage {
-    fn run(&self, paths: &Paths, guests: &Guests) -> Result<Tally> {
+    /// `last_words` gets the end of what its failed programs said.
+    fn run(&self, paths: &Paths, guests: &Guests, last_words: &mut Vec<String>) -> Result<Tally> {
         let mut tally = Tally::default();
         for program in (self.programs)(paths)? {
-            tally += program.run(paths, guests, self.kernel)?;
+            let (counted, said) = program.run(paths, guests, self.kernel)?;
+            if counted.failed > 0 {
+                last_words.push(format!("==> {}: the last that was said", self.name));
+                last_words.extend(said);
+                last_words.push(String::new());
+            }
+            tally += counted;
         }
         Ok(tally)
     }
 }
 
 impl Program {
-    /// Run it, show what it prints, and count.
-    fn run(&self, paths: &Paths, guests: &Guests, kernel: Option<&str>) -> Result<Tally> {
+    /// Run it, show what it prints, and count. The lines are its last.
+    fn run(
+        &self,
+        paths: &Paths,
+        guests: &Guests,
+        kernel: Option<&str>,
+    ) -> Result<(Tally, VecDeque<String>)> {
         let words: Vec<_> = self
             .words
             .iter()
@@ -329,21 +347,27 @@ impl Program {
             .context("cannot start `setpriv` and `timeout`")?;
         drop(command);
         let mut counted = Tally::default();
+        let mut last = VecDeque::new();
         for line in BufReader::new(output).split(b'\n') {
             let line = line?;
             io::stdout().write_all(&line)?;
             println!();
+            let line = String::from_utf8_lossy(&line).into_owned();
             if self.counts
-                && let Some(tally) = Tally::parse(&String::from_utf8_lossy(&line))
+                && let Some(tally) = Tally::parse(&line)
             {
                 counted += tally;
             }
+            if last.len() == LAST_WORDS {
+                last.pop_front();
+            }
+            last.push_back(line);
         }
         let status = child.wait()?;
         if status.code() == Some(124) {
             println!("ended after {LIMIT} s");
         }
-        Ok(verdict(self.counts, counted, status.success()))
+        Ok((verdict(self.counts, counted, status.success()), last))
     }
 }
 

@@ -244,7 +244,7 @@ mod tests {
             "%ps",
             "%mm PID",
             "%vtop ADDRESS",
-            "%guest up|status|down",
+            "%guest up|status|",
             "%%sh",
             "%p EXPRESSION",
         ] {
