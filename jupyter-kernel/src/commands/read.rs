@@ -67,7 +67,7 @@ impl Place {
         Ok(match address(&self.0) {
             Some(at) => at,
             None if is_name(&self.0) => guest.symbol(&self.0)?,
-            None => GuestVirt(guest.eval(&self.0)?.u64()?),
+            None => guest.eval(&self.0)?.pointer()?,
         })
     }
 }
@@ -83,7 +83,7 @@ impl Argument for Place {
         match address(&self.0) {
             Some(at) => format!("GuestVirt({:#x})", at.0),
             None if is_name(&self.0) => format!("{guest}.symbol({:?})?", self.0),
-            None => format!("GuestVirt({guest}.eval({:?})?.u64()?)", self.0),
+            None => format!("{guest}.eval({:?})?.pointer()?", self.0),
         }
     }
 }

@@ -15,6 +15,8 @@ use crate::structures::{offset_of, settle};
 
 /// `AF_INET6` of `include/linux/socket.h`.
 const AF_INET6: u16 = 10;
+/// `SOCK_STREAM` of `include/linux/net.h`.
+const SOCK_STREAM: u16 = 1;
 /// The longest name of a unix socket: `sizeof(sun_path)`.
 const UNIX_PATH_MAX: usize = 108;
 
@@ -225,7 +227,8 @@ fn socket(
         at,
         table,
         family: raw.skc_family,
-        type_: 0,
+        // A request or a socket that only waits is no whole one; TCP alone has those.
+        type_: SOCK_STREAM,
         state: TcpState(raw.skc_state),
         local: ends.map(|ends| ends.0),
         remote: ends.map(|ends| ends.1),

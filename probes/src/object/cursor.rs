@@ -286,9 +286,12 @@ impl Object {
         self.u64().map(|value| value != 0)
     }
 
-    /// Where a pointer points, or an array lies.
+    /// Where a pointer points, or where an array, a structure or a union lies.
     pub fn pointer(&self) -> Result<GuestVirt> {
-        self.u64().map(GuestVirt)
+        match (self.ty.form()?, &self.place) {
+            (Form::Composite(..), Place::Memory { at, .. }) => Ok(*at),
+            _ => self.u64().map(GuestVirt),
+        }
     }
 
     /// The name of an enumeration's value; `None` for a value without one, and for all other types.
