@@ -45,6 +45,7 @@ def run(klab):
 def guest(run):
     name = f"sources-{os.getpid()}"
     run("up", name)
+    run("run", name, "--", "modprobe", "veth")
     run("pause", name)
     yield name
     run("down", name)
@@ -62,7 +63,11 @@ def truth(run, guest):
 
 def check(run, truth, *source):
     for words, expected in zip(LOOKS, truth):
-        assert run(words[0], "--json", *source, *words[1:]).stdout == expected, words
+        said = run(words[0], "--json", *source, *words[1:]).stdout
+        if words[:2] == ["search", "--physical"]:
+            # QEMU's own dumps have the firmware's memory too.
+            said, expected = json.loads(said)["hits"], json.loads(expected)["hits"]
+        assert said == expected, words
 
 
 @pytest.fixture

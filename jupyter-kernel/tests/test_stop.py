@@ -1,10 +1,16 @@
 """Interrupt, restart, and a process that dies: the kernel lives on."""
 
 import os
+import random
 import signal
+import subprocess
 import time
 
-from conftest import Kernel
+from conftest import KERNEL, Kernel
+from jupyter_client.manager import KernelManager
+
+#: Rounds of the tests that kill at random points: more than a few take a quarter of an hour.
+ROUNDS = int(os.environ.get("KLAB_TEST_KILLS", "3"))
 
 
 def interrupt(kernel, code):
@@ -57,10 +63,10 @@ def child(kernel):
 
 
 def test_a_process_that_is_killed_comes_back(kernel):
-    for _ in range(3):
+    for _ in range(ROUNDS):
         request = kernel.client.execute('println!("running"); loop { std::thread::yield_now(); }')
-        pid = None
         kernel.until(request, lambda m: m["msg_type"] == "stream")
+        time.sleep(random.uniform(0, 0.3))
         pid = pid_of_cells(kernel)
         os.kill(pid, signal.SIGKILL)
         assert kernel.finish(request).reply["ename"] == "ProcessDied"
@@ -110,6 +116,55 @@ def test_nothing_outlives_a_killed_kernel():
     assert gone(cells)
     kernel.client.stop_channels()
     kernel.manager.shutdown_kernel(now=True)
+
+
+def of_session(folder):
+    """The processes that were started with the folder of a session."""
+    found = []
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            if f"KLAB_SESSION={folder}".encode() in open(f"/proc/{pid}/environ", "rb").read().split(b"\0"):
+                found.append(int(pid))
+        except OSError:
+            pass
+    return found
+
+
+def session_of(pid):
+    """The folder of a kernel's session, once it has one."""
+    deadline = time.monotonic() + 10
+    while time.monotonic() < deadline:
+        words = open(f"/proc/{pid}/environ", "rb").read().split(b"\0")
+        for word in words:
+            if word.startswith(b"KLAB_SESSION="):
+                return word.removeprefix(b"KLAB_SESSION=").decode()
+        time.sleep(0.05)
+    raise AssertionError("the kernel has no folder")
+
+
+def test_a_kernel_killed_while_it_starts_leaves_nothing_and_the_next_one_works(klab):
+    seed = random.randrange(2**32)
+    print("seed", seed)
+    chance = random.Random(seed)
+    for _ in range(ROUNDS):
+        manager = KernelManager(kernel_name=KERNEL)
+        manager.start_kernel()
+        pid = manager.provisioner.pid
+        folder = session_of(pid)
+        time.sleep(chance.uniform(0, 12))
+        os.kill(pid, signal.SIGKILL)
+        deadline = time.monotonic() + 5
+        # The manager has not yet waited for the kernel itself.
+        while set(of_session(folder)) - {pid} and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert not set(of_session(folder)) - {pid}
+        manager.shutdown_kernel(now=True)
+        subprocess.run([klab, "ps", "--json"], check=True, stdout=subprocess.DEVNULL)
+    kernel = Kernel()
+    assert kernel.run("guest.task(1)?.comm").value["text/plain"] == '"init"'
+    # The folders of those that were killed go when the next kernel starts.
+    assert not os.path.exists(folder)
+    kernel.stop()
 
 
 def test_shutdown_ends_a_running_cell_and_leaves_no_folder():

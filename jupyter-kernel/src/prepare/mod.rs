@@ -19,7 +19,7 @@ mod source;
 mod template;
 
 pub(crate) use process::cell_process;
-pub(crate) use session::{Folder, session};
+pub(crate) use session::{Folder, owns, session};
 pub(crate) use template::{build, lock, prepare};
 
 use anyhow::Result;

@@ -2,6 +2,8 @@
 
 use std::ffi::OsStr;
 use std::fs::{self, File, FileTimes, TryLockError};
+use std::io::ErrorKind;
+use std::os::unix::fs::symlink;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -13,6 +15,9 @@ use super::{EVCXR_TMPDIR, RUST_SRC_PATH, rust_src, template};
 
 /// Names the folder of this session, in the kernel's environment.
 const SESSION: &str = "KLAB_SESSION";
+
+/// In it, a link to the folder of its sockets.
+const SOCKETS: &str = "sockets";
 
 /// The folder of this session, removed when dropped. A folder whose kernel was killed is removed by the
 /// next kernel that starts: nobody holds its lock.
@@ -112,6 +117,25 @@ fn is_dependency(path: &Path) -> bool {
             .any(|own| name.starts_with(own))
 }
 
+/// Notes a folder outside that this session has for its sockets, whose paths must be short: it goes with the session.
+///
+/// # Errors
+///
+/// If the session's folder cannot be written.
+pub(crate) fn owns(folder: &Path) -> Result<()> {
+    let Some(session) = std::env::var_os(SESSION) else {
+        return Ok(());
+    };
+    let link = PathBuf::from(session).join(SOCKETS);
+    // A session whose worker was made anew has one already.
+    if let Err(error) = fs::remove_file(&link)
+        && error.kind() != ErrorKind::NotFound
+    {
+        return Err(error.into());
+    }
+    Ok(symlink(folder, link)?)
+}
+
 /// Removes the folders of kernels that were killed.
 fn remove_left(sessions: &Path) {
     let Ok(entries) = fs::read_dir(sessions) else {
@@ -122,6 +146,9 @@ fn remove_left(sessions: &Path) {
             continue;
         };
         if !matches!(lock.try_lock(), Err(TryLockError::WouldBlock)) {
+            if let Ok(sockets) = fs::read_link(folder.join(SOCKETS)) {
+                let _ = fs::remove_dir_all(sockets);
+            }
             let _ = fs::remove_dir_all(folder);
         }
     }
@@ -167,10 +194,12 @@ mod tests {
             fs::create_dir(folder).unwrap();
             File::create(folder.join("lock")).unwrap();
         }
+        let sockets = tempfile::tempdir().unwrap().keep();
+        symlink(&sockets, left.join(SOCKETS)).unwrap();
         let lock = File::open(used.join("lock")).unwrap();
         lock.lock().unwrap();
         remove_left(sessions.path());
         assert!(used.exists());
-        assert!(!left.exists());
+        assert!(!left.exists() && !sockets.exists());
     }
 }

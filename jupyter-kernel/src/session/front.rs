@@ -17,6 +17,7 @@ use serde_json::{Map, Value};
 use tempfile::TempDir;
 
 use super::stream::{Event, Piece, Says, Splitter};
+use crate::prepare;
 
 /// How long text on stderr waits for more: the text of a `?` error is the last before the cell's end.
 const STDERR_REST: Duration = Duration::from_millis(100);
@@ -104,6 +105,7 @@ impl Front {
             .permissions(std::fs::Permissions::from_mode(0o700))
             .tempdir()
             .context("no folder for the sockets of the cells")?;
+        prepare::owns(folder.path())?;
         let state = Mutex::default();
         let shared = Arc::new(Shared {
             sink,

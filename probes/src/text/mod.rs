@@ -83,6 +83,13 @@ impl Guest {
                 "`{name}` has {len} bytes: too many for a function"
             )));
         }
+        let walk = kernel.space().walk(start)?;
+        if walk.steps.iter().any(|step| step.entry.no_execute()) {
+            let name = &symbol.name;
+            return Err(Error::Other(format!(
+                "`{name}` is no code, or was given back after the boot: its page may not be executed"
+            )));
+        }
         let code = twice(&format!("the code of {}", symbol.name), || {
             let mut code = vec![0; len as usize];
             kernel.read(start, &mut code)?;
@@ -129,15 +136,7 @@ impl Names {
 
     /// `schedule+0x10 [module]`
     fn say(&self, at: GuestVirt) -> Option<String> {
-        let symbol = self.at(at)?;
-        let mut text = symbol.name;
-        if symbol.offset > 0 {
-            text += &format!("+{:#x}", symbol.offset);
-        }
-        if let Some(module) = symbol.module {
-            text += &format!(" [{module}]");
-        }
-        Some(text)
+        Some(self.at(at)?.to_string())
     }
 }
 

@@ -199,17 +199,18 @@ fn idt(ground: &mut Ground, kernel: &str) {
     ]);
 }
 
-/// Kernel threads by pid: their names as `/proc` composes those of workers, and their nice values.
-fn ask_workers(ground: &mut Ground) -> BTreeMap<i32, (String, i32)> {
+/// Kernel threads by pid: their names as `/proc` composes those of workers, their nice values, and how often they ran.
+fn ask_workers(ground: &mut Ground) -> BTreeMap<i32, (String, i32, String)> {
     let said = ground.sh(
-        "for p in /proc/[0-9]*; do IFS= read -r c <$p/comm && read -r s <$p/stat && echo \"$c|$s\"; done 2>/dev/null; true",
+        "for p in /proc/[0-9]*; do IFS= read -r c <$p/comm && read -r s <$p/stat && read -r r <$p/schedstat && echo \"$c|$s|${r##* }\"; done 2>/dev/null; true",
     );
     let workers = said.lines().map(|line| {
         let (comm, stat) = line.split_once('|').unwrap();
+        let (stat, runs) = stat.rsplit_once('|').unwrap();
         let pid = stat.split(' ').next().unwrap().parse().unwrap();
         let (_, rest) = stat.rsplit_once(')').unwrap();
         let nice = rest.split_whitespace().nth(16).unwrap().parse().unwrap();
-        (pid, (comm.to_owned(), nice))
+        (pid, (comm.to_owned(), nice, runs.to_owned()))
     });
     workers.collect()
 }
@@ -243,7 +244,10 @@ fn workers(ground: &mut Ground, kernel: &str) {
                 }
                 let [first, second] = [&before.0, &after.0].map(|said| said.get(&pid));
                 if let (Some(first), Some(second)) = (first, second) {
-                    ledger.steady(pid, "name", &name, (&first.0, &second.0));
+                    // One that ran meanwhile may have had other work, and be back.
+                    if first.2 == second.2 {
+                        ledger.steady(pid, "name", &name, (&first.0, &second.0));
+                    }
                     ledger.steady(pid, "nice", &pool.nice, (&first.1, &second.1));
                 }
             }
@@ -256,7 +260,7 @@ fn workers(ground: &mut Ground, kernel: &str) {
         }
         for queue in seen.iter() {
             if let Some(pid) = queue.rescuer
-                && let Some((comm, _)) = before.0.get(&pid)
+                && let Some((comm, ..)) = before.0.get(&pid)
             {
                 // `kworker/R-NAME`, or in older kernels the queue's name; cut to what a comm holds.
                 let name = comm.strip_prefix("kworker/R-").unwrap_or(comm);

@@ -85,6 +85,7 @@ pub(crate) fn are_those_of_proc(kernel: &str) {
             }
         }
         for (queue, listed) in seen.iter().zip(&listed) {
+            let Some(listed) = listed else { continue };
             let cpu = queue.cpu;
             let mut fair: Vec<i32> = queue.fair_tasks().map(|(pid, _)| pid).collect();
             fair.sort_unstable();
@@ -141,24 +142,29 @@ pub(crate) fn are_those_of_proc(kernel: &str) {
         ("weight", 24),
         ("vruntime", 4),
         ("group", 24),
-        ("all that are listed", 12),
+        ("all that are listed", 8),
         ("deadline", 4),
     ]);
 }
 
 /// The tasks of the fair class by the list that load balancing keeps, which knows no groups.
-fn listed(guest: &Guest) -> Result<Vec<Vec<i32>>> {
+/// `None` of a queue that is locked: a pause may fall between the two insertions of one task.
+fn listed(guest: &Guest) -> Result<Vec<Option<Vec<i32>>>> {
     let kernel = guest.kernel()?;
     let member = offset_of(&kernel, "struct task_struct", "se.group_node")?;
     let pid = offset_of(&kernel, "struct task_struct", "pid")?;
-    let of = |cpu| -> Result<Vec<i32>> {
+    let of = |cpu| -> Result<Option<Vec<i32>>> {
         let rq = per_cpu_ptr(&kernel, "runqueues", cpu)?;
+        let lock = rq.offset(offset_of(&kernel, "struct rq", "__lock")?);
+        if kernel.read_u32(lock)? != 0 {
+            return Ok(None);
+        }
         let head = rq.offset(offset_of(&kernel, "struct rq", "cfs_tasks")?);
         let mut pids = list_for_each_entry(&kernel, head, member)
             .map(|at| Ok(kernel.read_u32(at?.offset(pid))?.cast_signed()))
             .collect::<Result<Vec<i32>>>()?;
         pids.sort_unstable();
-        Ok(pids)
+        Ok(Some(pids))
     };
     (0..2).map(of).collect()
 }
