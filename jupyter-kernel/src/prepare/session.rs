@@ -16,6 +16,8 @@ use super::{EVCXR_TMPDIR, RUST_SRC_PATH, rust_src, template};
 /// Names the folder of this session, in the kernel's environment.
 const SESSION: &str = "KLAB_SESSION";
 
+/// How long a session may take to lock its new folder.
+const MAKING: Duration = Duration::from_secs(60);
 /// In it, a link to the folder of its sockets.
 const SOCKETS: &str = "sockets";
 
@@ -143,6 +145,11 @@ fn remove_left(sessions: &Path) {
     };
     for folder in entries.flatten().map(|entry| entry.path()) {
         let Ok(lock) = File::open(folder.join("lock")) else {
+            // One that is just being made, or what a compiler wrote when its folder was gone.
+            let made = fs::metadata(&folder).and_then(|folder| folder.modified());
+            if made.is_ok_and(|made| made.elapsed().is_ok_and(|age| age > MAKING)) {
+                let _ = fs::remove_dir_all(folder);
+            }
             continue;
         };
         if !matches!(lock.try_lock(), Err(TryLockError::WouldBlock)) {

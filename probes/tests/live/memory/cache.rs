@@ -66,7 +66,7 @@ pub(super) fn is_what_was_written(ground: &mut Ground, kernel: &str) {
         ("name", 3),
         ("huge", 1),
         ("mapped", 100),
-        ("absent", 2),
+        ("absent", 1),
     ]);
 }
 
