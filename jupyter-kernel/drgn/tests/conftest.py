@@ -1,5 +1,6 @@
 """A guest with something in it for all tests. KLAB names the klab program under test."""
 
+import json
 import os
 import subprocess
 
@@ -43,6 +44,12 @@ def run(klab, guest):
 def sh(run, guest):
     """Runs a script in the guest."""
     return lambda script: run("run", guest, "--", "sh", "-c", script)
+
+
+@pytest.fixture(scope="session")
+def klab_says(run):
+    """What a command of klab's says of the guest."""
+    return lambda *words: json.loads(run(*words, "--json"))
 
 
 @pytest.fixture

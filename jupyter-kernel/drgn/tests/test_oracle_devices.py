@@ -1,7 +1,5 @@
 """klab's readers of devices, interrupts, timers and modules beside drgn's helpers, on the same memory, held still."""
 
-import json
-
 import drgn
 import drgn.cli
 import pytest
@@ -32,12 +30,6 @@ def here(prog, run, sh):
     drgn.set_default_prog(prog)
     yield drgn.cli.default_globals(prog)
     run("resume")
-
-
-@pytest.fixture(scope="module")
-def klab_says(run):
-    """What a command of klab's says of the guest."""
-    return lambda *words: json.loads(run(*words, "--json"))
 
 
 def text(pointer):
