@@ -47,7 +47,7 @@ pub(crate) fn are_those_of_proc(kernel: &str) {
     }
     let group = |ground: &mut Ground, pid: i32| {
         let line = format!(
-            "cut -d: -f3 /proc/{pid}/cgroup; [ $(cat /proc/sys/kernel/sched_autogroup_enabled) = 0 ] || cut -d' ' -f1 /proc/{pid}/autogroup"
+            "cut -d: -f3 /proc/{pid}/cgroup; f=/proc/sys/kernel/sched_autogroup_enabled; [ ! -e $f ] || [ $(cat $f) = 0 ] || cut -d' ' -f1 /proc/{pid}/autogroup"
         );
         // A control group with this controller comes before the session's.
         let said = ground.sh(&line);
