@@ -217,7 +217,10 @@ fn matrix() -> impl Iterator<Item = Stage> {
             always: words.next() == Some("ci"),
             kernel: Some(kernel),
             programs: if kernel.ends_with("-rt") {
-                |_| Ok(vec![readers(NOT_ON_RT)])
+                |_| {
+                    println!("NOT RUN on PREEMPT_RT: {}", NOT_ON_RT.join(", "));
+                    Ok(vec![readers(NOT_ON_RT)])
+                }
             } else {
                 |_| Ok(vec![readers(&[])])
             },
