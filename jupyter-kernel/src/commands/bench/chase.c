@@ -1,10 +1,12 @@
 /* The peer of `klab bench core`: what C does with the same mapping of the guest's RAM, knowing every offset
- * beforehand. It walks init_task.tasks reading next, pid and comm, then reads random words of the direct map.
+ * beforehand. It walks init_task.tasks reading next, pid, comm, mm and __state, then reads random words of the direct
+ * map, then all of it in blocks.
  *
- * argv: RAM-file, init_task (its offset in the file), page_offset_base, offsetof tasks, pid, comm,
+ * argv: RAM-file, init_task (its offset in the file), page_offset_base, offsetof tasks, pid, comm, mm, __state,
  *       LOW (bytes of RAM below the PCI hole), HOLE-END (guest-physical start of the RAM above it), walks, reads,
- *       where the reads begin, how far they reach
- * stdout: tasks, checksum, ns of the first walk, median ns of a later walk, ns of all random reads, their checksum
+ *       where the reads begin, how far they reach, bytes of a block, how often all blocks are copied
+ * stdout: tasks, checksum, ns of the first walk, median ns of a later walk, ns of all random reads, their checksum,
+ *         median ns of a copy of all blocks
  */
 #include <fcntl.h>
 #include <inttypes.h>
@@ -17,7 +19,7 @@
 #include <time.h>
 
 static const char *ram;
-static uint64_t size, base, low, high, tasks, pid, comm;
+static uint64_t size, base, low, high, tasks, pid, comm, mm, state;
 
 static uint64_t now(void)
 {
@@ -45,12 +47,13 @@ static uint64_t walk(uint64_t first, uint64_t *count)
 	/* As for_each_process does, without init_task itself. */
 	uint64_t sum = 0, n = 0, task = offset(word(first + tasks) - tasks);
 	/* The list comes back to init_task by its address in the kernel image, outside the direct map. */
-	while (task < size - comm - 16 && n < 1000000) {
-		uint32_t number;
+	while (task < size - 65536 && n < 1000000) {
+		uint32_t number, now_state;
 		uint64_t name[2];
 		memcpy(&number, ram + task + pid, sizeof number);
 		memcpy(name, ram + task + comm, sizeof name);
-		sum = sum * 31 + number + name[0] + name[1];
+		memcpy(&now_state, ram + task + state, sizeof now_state);
+		sum = sum * 31 + number + name[0] + name[1] + word(task + mm) + now_state;
 		n++;
 		task = offset(word(task + tasks) - tasks);
 	}
@@ -68,12 +71,13 @@ int main(int argc, char **argv)
 {
 	struct stat st;
 	int fd;
-	uint64_t first, count, sum, start, cold, reads, all, i, from, span;
+	uint64_t first, count, sum, start, cold, reads, all, i, at, from, span, block, sweeps;
 	uint64_t x = 88172645463325252u;
-	static uint64_t warm[100000];
+	static uint64_t warm[100000], bulk[1000];
+	char *copy;
 	size_t walks;
 
-	if (argc != 13)
+	if (argc != 17)
 		return 2;
 	fd = open(argv[1], O_RDONLY);
 	if (fd < 0 || fstat(fd, &st))
@@ -84,14 +88,19 @@ int main(int argc, char **argv)
 	tasks = strtoull(argv[4], 0, 0);
 	pid = strtoull(argv[5], 0, 0);
 	comm = strtoull(argv[6], 0, 0);
-	low = strtoull(argv[7], 0, 0);
-	high = strtoull(argv[8], 0, 0);
-	walks = strtoull(argv[9], 0, 0);
-	reads = strtoull(argv[10], 0, 0);
-	from = strtoull(argv[11], 0, 0);
-	span = strtoull(argv[12], 0, 0);
+	mm = strtoull(argv[7], 0, 0);
+	state = strtoull(argv[8], 0, 0);
+	low = strtoull(argv[9], 0, 0);
+	high = strtoull(argv[10], 0, 0);
+	walks = strtoull(argv[11], 0, 0);
+	reads = strtoull(argv[12], 0, 0);
+	from = strtoull(argv[13], 0, 0);
+	span = strtoull(argv[14], 0, 0);
+	block = strtoull(argv[15], 0, 0);
+	sweeps = strtoull(argv[16], 0, 0);
 	ram = mmap(0, size, PROT_READ, MAP_SHARED, fd, 0);
-	if (ram == MAP_FAILED || walks > sizeof warm / sizeof *warm)
+	copy = malloc(block + 1);
+	if (ram == MAP_FAILED || !copy || walks > sizeof warm / sizeof *warm || sweeps > sizeof bulk / sizeof *bulk)
 		return 4;
 
 	start = now();
@@ -115,8 +124,19 @@ int main(int argc, char **argv)
 		x ^= x << 17;
 		all += word(offset(base + from + (x % (span - 8) & ~7ull)));
 	}
-	start = now() - start;
-	printf("%" PRIu64 " %" PRIu64 " %" PRIu64 " %" PRIu64 " %" PRIu64 " %" PRIu64 "\n", count, sum, cold,
-	       warm[walks / 2], start, all);
+	reads = now() - start;
+
+	for (i = 0; i < sweeps; i++) {
+		start = now();
+		for (at = from; at + block <= from + span; at += block) {
+			memcpy(copy, ram + at, block);
+			/* The copy is used, as far as the compiler knows. */
+			__asm__ volatile("" : : "r"(copy) : "memory");
+		}
+		bulk[i] = now() - start;
+	}
+	qsort(bulk, sweeps, sizeof *bulk, by_size);
+	printf("%" PRIu64 " %" PRIu64 " %" PRIu64 " %" PRIu64 " %" PRIu64 " %" PRIu64 " %" PRIu64 "\n", count,
+	       sum, cold, warm[walks / 2], reads, all, bulk[sweeps / 2]);
 	return 0;
 }

@@ -1,4 +1,4 @@
-//! Reading memory, the command line, and the machine.
+//! The command line, drgn on klab's reader, and the machine.
 
 use std::fs;
 use std::io::{Read, Write};
@@ -8,33 +8,13 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 use nix::fcntl::{FcntlArg, fcntl};
-use probes::guest::Guest;
-use probes::kernel::Kernel;
-use probes::memory::{AddressSpace, GuestVirt};
-use probes::object::{FixedStr, Mirror, Plan};
-use probes::sched::for_each_process;
 use vm::Machine;
 
 use super::super::cli::Bench;
 use super::super::output::Context;
-use super::peers::{self, Walk};
+use super::peers;
 use super::report::{Better, Report};
-use super::{Guarded, median, ms, say, timed, up};
-
-/// Walks of the task list whose median is taken.
-const WALKS: usize = 2000;
-/// Random reads.
-const READS: u64 = 4_000_000;
-/// Where they fall: so much RAM above so much, which a guest that has booted uses.
-const FROM: u64 = 16 << 20;
-const SPAN: u64 = 96 << 20;
-
-#[derive(Debug, Mirror)]
-#[mirror(c = "struct task_struct")]
-struct Entry {
-    pid: i32,
-    comm: FixedStr<16>,
-}
+use super::{Guarded, many, median, ms, say, timed, up, walks};
 
 /// Measures all of it.
 pub(super) fn run(
@@ -76,69 +56,9 @@ pub(super) fn run(
         Err(why) => row.note(format!("least {least:.0} ms; no drgn: {why}")),
     };
 
-    say(cx, "walks and reads");
-    let guest = Guest::attach(name)?;
-    let (ours, theirs, linear, tables) = guest
-        .paused(|guest| Ok(reading(name, &guest.kernel()?)))?
-        .context("the walks and reads were not measured")?;
-    let same = if ours.sum == theirs.walk.sum {
-        ""
-    } else {
-        "; the two walks differ"
-    };
-    let count = ours.tasks as f64;
-    report
-        .add(
-            "task walk (next, pid, comm), cold",
-            ours.cold / count,
-            "ns/task",
-            Better::Smaller,
-        )
-        .target(1000.0)
-        .peer("C on the mapping", theirs.walk.cold / count)
-        .note(format!("{} tasks, one walk each{same}", ours.tasks));
-    let row = report
-        .add(
-            "task walk (next, pid, comm), warm",
-            ours.warm / count,
-            "ns/task",
-            Better::Smaller,
-        )
-        .target(50.0)
-        .peer("C on the mapping", theirs.walk.warm / count);
-    row.note(format!("{WALKS} walks{same}"));
-    if let Ok(drgn) = &drgn {
-        report
-            .add(
-                "task walk (pid, comm), warm",
-                ours.warm / count,
-                "ns/task",
-                Better::Smaller,
-            )
-            .peer("drgn --qemu", drgn.walk);
-    }
-    let rate = |seconds: f64| READS as f64 / seconds / 1e6;
-    let c = rate(theirs.reads);
-    let span = SPAN >> 20;
-    report
-        .add(
-            "random 8-byte reads, direct map",
-            rate(linear),
-            "M/s",
-            Better::Larger,
-        )
-        .target(18.0)
-        .peer("C on the mapping", c)
-        .note(format!("{} M reads in {span} MiB", READS / 1_000_000));
-    report
-        .add(
-            "random 8-byte reads, by page tables",
-            rate(tables),
-            "M/s",
-            Better::Larger,
-        )
-        .peer("C on the mapping", c)
-        .note("C does not translate");
+    walks::run(name, &drgn, report, cx)?;
+    many::run(name, bench.vmlinux.as_deref(), report, cx)
+        .unwrap_or_else(|why| report.failed("many tasks and mappings", &why));
     say(cx, "drgn on klab's reader");
     match peers::drgn_on_klab(name) {
         Ok(ours) => bridge(&ours, drgn.as_ref().ok(), report),
@@ -169,79 +89,6 @@ fn bridge(ours: &peers::Drgn, theirs: Option<&peers::Drgn>, report: &mut Report)
     if let Some(theirs) = theirs {
         row.peer("drgn --qemu", theirs.walk / 1e3);
     }
-}
-
-/// The walks, ours and C's, and the seconds of the reads by the direct map and by page tables.
-fn reading(name: &str, kernel: &Kernel) -> Result<(Walk, peers::Chase, f64, f64)> {
-    let plan = Plan::<Entry>::new(kernel)?;
-    let once = || -> Result<(u64, u64)> {
-        let (mut tasks, mut sum) = (0, 0_u64);
-        for task in for_each_process(kernel)? {
-            let entry = plan.load(task?)?;
-            let half = |at: usize| {
-                entry.comm.0[at..at + 8]
-                    .try_into()
-                    .map_or(0, u64::from_le_bytes)
-            };
-            let (low, high) = (half(0), half(8));
-            let pid = u64::from(entry.pid.cast_unsigned());
-            sum = sum
-                .wrapping_mul(31)
-                .wrapping_add(pid)
-                .wrapping_add(low)
-                .wrapping_add(high);
-            tasks += 1;
-        }
-        Ok((tasks, sum))
-    };
-    let start = Instant::now();
-    let (tasks, sum) = once()?;
-    let cold = start.elapsed().as_nanos() as f64;
-    let mut warm = Vec::with_capacity(WALKS);
-    for _ in 0..WALKS {
-        let start = Instant::now();
-        std::hint::black_box(once()?);
-        warm.push(start.elapsed().as_nanos() as f64);
-    }
-    let ours = Walk {
-        tasks,
-        sum,
-        cold,
-        warm: median(warm),
-    };
-
-    let space = kernel.space();
-    let (Some(root), Some(paging)) = (space.root(), space.paging()) else {
-        bail!("the kernel has no page tables")
-    };
-    let by_tables = AddressSpace::paged(space.memory().clone(), root, paging);
-    let base = kernel.page_offset_base()?;
-    let theirs = peers::chase(&Machine::attach(name)?, kernel, WALKS, READS, FROM, SPAN)?;
-    let (linear, first) = reads(space, base)?;
-    let (tables, second) = reads(&by_tables, base)?;
-    if first != second || first != theirs.sum {
-        bail!(
-            "the random reads of klab and of C differ, though the guest is paused: this is a bug of klab"
-        );
-    }
-    Ok((ours, theirs, linear, tables))
-}
-
-/// Seconds of all random reads, and the sum of what they read.
-fn reads(space: &AddressSpace, base: GuestVirt) -> Result<(f64, u64)> {
-    for page in (0..SPAN).step_by(4096) {
-        space.read_u64(base.offset(FROM + page))?;
-    }
-    let (mut x, mut sum) = (peers::SEED, 0_u64);
-    let start = Instant::now();
-    for _ in 0..READS {
-        x ^= x << 13;
-        x ^= x >> 7;
-        x ^= x << 17;
-        let at = FROM + ((x % (SPAN - 8)) & !7);
-        sum = sum.wrapping_add(space.read_u64(base.offset(at))?);
-    }
-    Ok((start.elapsed().as_secs_f64(), sum))
 }
 
 /// The most memory, in MiB, that a command has when it begins to print. Its stdout is a full pipe, so that it stops
@@ -291,7 +138,11 @@ fn machine(name: &str, report: &mut Report, cx: &mut Context<'_>) -> Result<()> 
     let mut restored = Vec::new();
     for turn in 0..5 {
         let start = Instant::now();
-        let other = Guarded(Some(up(&format!("{name}-{turn}"), cx)?));
+        let other = Guarded(Some(up(
+            &format!("{name}-{turn}"),
+            vm::Options::default().memory,
+            cx,
+        )?));
         restored.push(ms(start.elapsed()) / 1e3);
         drop(other);
     }

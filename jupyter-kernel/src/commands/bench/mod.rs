@@ -5,9 +5,11 @@
 
 mod cell;
 mod core;
+mod many;
 mod peers;
 mod report;
 mod skb;
+mod walks;
 
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -24,7 +26,7 @@ use report::Report;
 pub(crate) fn run(bench: &Bench, cx: &mut Context<'_>) -> Result<Output> {
     let mut report = Report::default();
     let name = format!("bench-{}", std::process::id());
-    let guest = Guarded(Some(up(&name, cx)?));
+    let guest = Guarded(Some(up(&name, Options::default().memory, cx)?));
     let wanted = |part| bench.what.is_none_or(|what| what == part);
     if wanted(Part::Core)
         && let Err(why) = core::run(&name, bench, &mut report, cx)
@@ -45,8 +47,10 @@ pub(crate) fn run(bench: &Bench, cx: &mut Context<'_>) -> Result<Output> {
     report.output()
 }
 
-fn up(name: &str, cx: &mut Context<'_>) -> Result<Machine> {
+/// A guest of this command's own, of so many bytes of RAM.
+fn up(name: &str, memory: u64, cx: &mut Context<'_>) -> Result<Machine> {
     let options = Options {
+        memory,
         owner: Owner::ThisProcess,
         ..Options::default()
     };

@@ -28,17 +28,28 @@ pub(super) struct Chase {
     /// Seconds of all random reads.
     pub(super) reads: f64,
     pub(super) sum: u64,
+    /// Seconds of a bulk read of the whole span, the median.
+    pub(super) bulk: f64,
+}
+
+/// What the C program is asked to do.
+#[derive(Debug, Default)]
+pub(super) struct Asked {
+    /// Warm walks of the task list.
+    pub(super) walks: usize,
+    /// Random reads.
+    pub(super) reads: u64,
+    /// Where they and the bulk reads fall, by physical address.
+    pub(super) from: u64,
+    pub(super) span: u64,
+    /// Bytes of a bulk read.
+    pub(super) block: usize,
+    /// Bulk reads of the whole span.
+    pub(super) sweeps: usize,
 }
 
 /// Compiles `chase.c` and runs it on the guest's RAM with the offsets that this kernel has.
-pub(super) fn chase(
-    machine: &Machine,
-    kernel: &Kernel,
-    walks: usize,
-    reads: u64,
-    from: u64,
-    span: u64,
-) -> Result<Chase> {
+pub(super) fn chase(machine: &Machine, kernel: &Kernel, asked: &Asked) -> Result<Chase> {
     let folder = tempfile::tempdir()?;
     let (source, program) = (folder.path().join("chase.c"), folder.path().join("chase"));
     fs::write(&source, include_str!("chase.c"))?;
@@ -63,19 +74,27 @@ pub(super) fn chase(
         bail!("the guest has no RAM")
     };
     let high = rest.first().map_or(u64::MAX, |range| range.gpa);
-    let init = kernel.virt_to_phys(kernel.symbol("init_task")?)?;
+    let init = kernel.virt_to_phys(kernel.symbol("init_task")?)?.0;
     let numbers = [
-        init.0,
+        if init < low.len {
+            init
+        } else {
+            init.wrapping_sub(high).wrapping_add(low.len)
+        },
         kernel.page_offset_base()?.0,
         offset("tasks")?,
         offset("pid")?,
         offset("comm")?,
+        offset("mm")?,
+        offset("__state")?,
         low.len,
         high,
-        walks as u64,
-        reads,
-        from,
-        span,
+        asked.walks as u64,
+        asked.reads,
+        asked.from,
+        asked.span,
+        asked.block as u64,
+        asked.sweeps as u64,
     ];
     let output = Command::new(&program)
         .arg(&ram.path)
@@ -86,7 +105,7 @@ pub(super) fn chase(
         .split_whitespace()
         .filter_map(|field| field.parse().ok())
         .collect();
-    let [tasks, sum, cold, warm, reads, read_sum] = fields[..] else {
+    let [tasks, sum, cold, warm, reads, read_sum, bulk] = fields[..] else {
         bail!("the C program of the comparison failed ({})", output.status);
     };
     Ok(Chase {
@@ -98,6 +117,7 @@ pub(super) fn chase(
         },
         reads: reads as f64 / 1e9,
         sum: read_sum,
+        bulk: bulk as f64 / 1e9,
     })
 }
 
@@ -113,9 +133,9 @@ pub(super) struct Drgn {
 const WALK: &str = "
 import time
 from drgn.helpers.linux.pid import for_each_task
-def walk(): return [(t.pid.value_(), t.comm.string_()) for t in for_each_task(prog)]
-for pid, comm in walk(): print(pid, comm)
-start = time.perf_counter_ns(); n = sum(len(walk()) for _ in range(5)); took = time.perf_counter_ns() - start
+def walk(): return [(t.pid.value_(), t.comm.string_(), t.mm.value_(), t.member_('__state').value_()) for t in for_each_task(prog)]
+n = len(walk()); walks = max(1, 1000 // n)
+start = time.perf_counter_ns(); n = sum(len(walk()) for _ in range(walks)); took = time.perf_counter_ns() - start
 print('walk', took / n)
 ";
 const FIRST: &str = "prog['init_task'].comm";
@@ -124,40 +144,61 @@ from drgn.helpers.linux.pid import for_each_task
 for t in for_each_task(prog): print(t.pid.value_(), t.comm.string_())
 ";
 
-/// Runs drgn on the guest's second QMP socket; the error says why it cannot be.
-pub(super) fn drgn(machine: &Machine, vmlinux: Option<&Path>) -> Result<Drgn, String> {
-    let Some(vmlinux) = vmlinux else {
+/// drgn on the guest's second QMP socket, with a vmlinux; the error says why it cannot be.
+fn qemu(machine: &Machine, vmlinux: Option<&Path>) -> Result<impl Fn(&str) -> Command, String> {
+    let Some(vmlinux) = vmlinux.map(Path::to_owned) else {
         return Err("give a vmlinux with DWARF by --vmlinux".to_owned());
     };
+    // drgn asks QEMU for VMCOREINFO. Where the driver is built in there is nothing to load.
+    if let Ok(mut agent) = machine.agent() {
+        let _ = agent.load_module("qemu_fw_cfg", "");
+    }
     let drgn = vm::paths::cache()
         .map(|cache| cache.join("venv/bin/drgn"))
         .ok()
-        .filter(|path| path.exists());
-    let drgn = drgn.unwrap_or_else(|| "drgn".into());
-    let run = |script: &str| {
+        .filter(|path| path.exists())
+        .unwrap_or_else(|| "drgn".into());
+    let socket = machine.qmp_socket().to_owned();
+    Ok(move |script: &str| {
         let mut command = Command::new(&drgn);
         command
             .arg("-q")
             .arg("--qemu")
-            .arg(machine.qmp_socket())
+            .arg(&socket)
             .arg("-s")
-            .arg(vmlinux)
+            .arg(&vmlinux)
             .args(["--main-symbols", "-e", script]);
         command
-    };
+    })
+}
+
+/// What drgn on the guest's second QMP socket needs; the error says why it cannot be.
+pub(super) fn drgn(machine: &Machine, vmlinux: Option<&Path>) -> Result<Drgn, String> {
+    let run = qemu(machine, vmlinux)?;
     let mut process = Vec::new();
     for _ in 0..3 {
         process.push(super::timed(&mut run(LIST)).map_err(|error| format!("{error:#}"))?);
     }
-    let output = run(WALK).output().map_err(|error| error.to_string())?;
-    let text = String::from_utf8_lossy(&output.stdout);
-    let walk = text
-        .lines()
-        .find_map(|line| line.strip_prefix("walk ")?.parse().ok());
     Ok(Drgn {
         process: super::median(process),
-        walk: walk.ok_or("drgn printed no figure")?,
+        walk: walk_of(run(WALK))?,
     })
+}
+
+/// Nanoseconds a task of a warm walk by drgn on the guest's second QMP socket.
+pub(super) fn drgn_walk(machine: &Machine, vmlinux: Option<&Path>) -> Result<f64, String> {
+    walk_of(qemu(machine, vmlinux)?(WALK))
+}
+
+fn walk_of(mut command: Command) -> Result<f64, String> {
+    let output = command.output().map_err(|error| error.to_string())?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    text.lines()
+        .find_map(|line| line.strip_prefix("walk ")?.parse().ok())
+        .ok_or_else(|| {
+            let words = String::from_utf8_lossy(&output.stderr);
+            format!("drgn printed no figure: {}", words.trim())
+        })
 }
 
 /// Runs drgn on klab's own reader: milliseconds of a whole process up to its first typed object, and a warm walk.
@@ -171,13 +212,8 @@ pub(super) fn drgn_on_klab(name: &str) -> Result<Drgn> {
     for _ in 0..5 {
         process.push(super::timed(&mut run(FIRST)?)?);
     }
-    let output = run(WALK)?.output()?;
-    let text = String::from_utf8_lossy(&output.stdout);
-    let walk = text
-        .lines()
-        .find_map(|line| line.strip_prefix("walk ")?.parse().ok());
     Ok(Drgn {
         process: super::median(process),
-        walk: walk.context("drgn printed no figure")?,
+        walk: walk_of(run(WALK)?).map_err(anyhow::Error::msg)?,
     })
 }
