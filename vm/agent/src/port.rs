@@ -118,7 +118,11 @@ impl Port {
 
     /// Sends a reply to the host of `epoch`; fails once that one has gone. Waits while the host does not read.
     pub(crate) fn send(&self, epoch: u64, id: u32, answer: Answer) -> io::Result<()> {
-        let bytes = frame::encode(&Reply { id, answer }).map_err(io::Error::other)?;
+        let bytes = frame::encode(&Reply { id, answer }).or_else(|too_long| {
+            // Who asked must not wait for what cannot be said.
+            let answer = Answer::Error(format!("the answer does not fit: {too_long}"));
+            frame::encode(&Reply { id, answer }).map_err(io::Error::other)
+        })?;
         let _one_at_a_time = self.write.lock().unwrap_or_else(PoisonError::into_inner);
         let mut rest = bytes.as_slice();
         let mut alone = None;

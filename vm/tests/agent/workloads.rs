@@ -139,6 +139,11 @@ fn mappings_are_where_it_says() {
         .iter()
         .any(|m| matches!(m, Made::Mapping { start, end, .. } if end - start == 1 << 30));
     assert!(huge && vmas.len() > 520);
+    let many = guest
+        .workload(WorkloadKind::Maps { count: 10_000 })
+        .unwrap();
+    assert!(many.made.len() > 1010);
+    assert!(guest.proc_maps(many.pid).unwrap().len() > 10_020);
     // The first page of the writable ones is resident, the second is not.
     let Made::Mapping { start, .. } = &workload.made[0] else {
         panic!()

@@ -28,7 +28,7 @@ pub enum WorkloadKind {
         /// What their names begin with.
         comm: String,
     },
-    /// One process with mappings of every kind, and `count` small ones more.
+    /// One process with mappings of every kind, and `count` small ones more, of which the answer has the first 1000.
     Maps {
         /// Separate areas of one page.
         count: u32,
