@@ -5,7 +5,7 @@
 
 use serde::Serialize;
 
-use super::{GuestPhys, GuestVirt, PAGE_SIZE, PhysMemory};
+use super::{GuestPhys, GuestVirt, PhysMemory};
 use crate::{Error, Result};
 
 /// Bits 12..51: the physical address in an entry.
@@ -381,7 +381,9 @@ pub struct PresentPages<'a> {
 
 struct Frame {
     table: GuestPhys,
-    entries: Box<[u8; PAGE_SIZE as usize]>,
+    /// Those that cover what is still asked for, from `first` on.
+    entries: Vec<u8>,
+    first: u64,
     index: u64,
     base: u64,
 }
@@ -445,9 +447,20 @@ impl<'a> PresentPages<'a> {
                 why,
             });
         }
-        let mut entries = Box::new([0; PAGE_SIZE as usize]);
+        let shift = self
+            .levels
+            .get(self.stack.len())
+            .map_or(12, |(_, shift)| *shift);
+        let index = (self.next >> shift) & INDEX;
+        let whole = shift + INDEX.count_ones();
+        let end = if self.next >> whole == self.last >> whole {
+            (self.last >> shift) & INDEX
+        } else {
+            INDEX
+        };
+        let mut entries = vec![0; (end + 1).saturating_sub(index) as usize * 8];
         self.memory
-            .read(table, entries.as_mut_slice())
+            .read(table.offset(index * 8), &mut entries)
             .map_err(|_| {
                 let why = format!("the table at physical {table} is not in RAM");
                 Error::Broken {
@@ -456,14 +469,11 @@ impl<'a> PresentPages<'a> {
                     why,
                 }
             })?;
-        let shift = self
-            .levels
-            .get(self.stack.len())
-            .map_or(12, |(_, shift)| *shift);
         self.stack.push(Frame {
             table,
             entries,
-            index: (self.next >> shift) & INDEX,
+            first: index,
+            index,
             base,
         });
         Ok(())
@@ -490,7 +500,7 @@ impl<'a> PresentPages<'a> {
             if at > self.last {
                 break;
             }
-            let from = index as usize * 8;
+            let from = (index - frame.first) as usize * 8;
             let word = frame
                 .entries
                 .get(from..from + 8)

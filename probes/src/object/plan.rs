@@ -208,7 +208,15 @@ impl<T: Mirror> Layout<T> {
             let Some((bytes, more)) = rest.split_at_mut_checked(run.len as usize) else {
                 break;
             };
-            kernel.read(at.offset(u64::from(run.offset)), bytes)?;
+            let at = at.offset(u64::from(run.offset));
+            // A lone member is loaded in one piece, which costs less than a copy of so few bytes.
+            if let Ok(word) = <&mut [u8; 8]>::try_from(&mut *bytes) {
+                *word = kernel.read_u64(at)?.to_le_bytes();
+            } else if let Ok(word) = <&mut [u8; 4]>::try_from(&mut *bytes) {
+                *word = kernel.read_u32(at)?.to_le_bytes();
+            } else {
+                kernel.read(at, bytes)?;
+            }
             rest = more;
         }
         Ok(T::decode(&mut Decoder {
