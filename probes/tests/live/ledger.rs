@@ -72,6 +72,11 @@ impl Ledger {
         }
     }
 
+    /// How often `field` was compared.
+    pub(crate) fn compared(&self, field: &str) -> usize {
+        self.compared.get(field).copied().unwrap_or(0)
+    }
+
     /// A fault that is no difference of two values.
     pub(crate) fn fault(&mut self, fault: impl Display) {
         self.faults.push(fault.to_string());

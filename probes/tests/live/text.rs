@@ -34,14 +34,18 @@ pub(crate) fn is_what_objdump_says(kernel: &str) {
         let lost = matches!(trace.end, TraceEnd::Lost(_));
         for frames in trace.frames.windows(2).filter(|_| !lost) {
             let [inner, frame] = frames else { continue };
-            let function = guest.disassembly(frame.ip.back(1)).unwrap();
+            // Where an interrupt came is not after a call; who sleeps may have been preempted by one.
+            let interrupted = inner.function.starts_with("asm_");
+            let at = frame.ip.back(u64::from(!interrupted));
+            let function = guest
+                .disassembly(at)
+                .unwrap_or_else(|error| panic!("{frame} under {inner}: {error}"));
             ledger.same(frame, "function", &function.function, &frame.function);
             ledger.same(frame, "module", &function.module, &frame.module);
             let ends = |one: &&Instruction| one.at.offset(one.bytes.len() as u64) == frame.ip;
             let before = function.instructions.iter().find(ends);
             let calls = before.is_some_and(|one| one.text.starts_with("call"));
-            // Where an interrupt came is not after a call; who sleeps may have been preempted by one.
-            if trace.cpu.is_none() && !inner.function.starts_with("asm_") {
+            if trace.cpu.is_none() && !interrupted {
                 ledger.same(frame, "frame after a call", &calls, &true);
             }
             seen.insert(function.start, function);
