@@ -25,6 +25,7 @@ const EARLY: &[&str] = &["virtio_pci", "virtio_console"];
 pub(super) const WANTED: &[&str] = &[
     // disks
     "brd",
+    "ext4",
     "mq_deadline",
     "null_blk",
     // devices
