@@ -16,7 +16,7 @@ const READER_SHIFT: u32 = 8;
 const READFAIL: u64 = 1 << 63;
 const READER_OWNED: u64 = 1;
 const OWNER_FLAGS: u64 = 3;
-// kernel/locking/rwbase_rt.c
+// include/linux/rwbase_rt.h:8@v7.3.4: what is in `readers` beside their number.
 const READER_BIAS: u32 = 1 << 31;
 const WRITER_BIAS: u32 = 1 << 30;
 
@@ -36,8 +36,9 @@ pub enum RwState {
 pub struct RwSemWaiter {
     /// The task.
     pub task: Contender,
-    /// Whether it wants to write.
-    pub writer: bool,
+    /// Whether it wants to write. `None` if the lock does not say: with PREEMPT_RT readers and writers queue up for one
+    /// rt_mutex, whose waiters have no mark of it (`struct rt_mutex_waiter`, `kernel/locking/rtmutex_common.h:52@v7.3.4`).
+    pub writer: Option<bool>,
 }
 
 /// A semaphore for one writer or many readers.
@@ -47,11 +48,13 @@ pub struct RwSem {
     pub at: GuestVirt,
     /// How it is held.
     pub state: RwState,
-    /// The writer that holds it; of readers the one that took it last, which may have left it since.
+    /// The writer that holds it; of readers the one that took it last, which may have left it since. With PREEMPT_RT no
+    /// reader is known: they are counted (`rwbase_read_trylock`, `kernel/locking/rwbase_rt.c:53@v7.3.4`).
     pub owner: Option<Contender>,
     /// Whether the first who waits is to have it next, before any who does not sleep.
     pub handoff: bool,
-    /// Who sleeps until it is free, the first that came first.
+    /// Who waits until it is free, the first that came first; with PREEMPT_RT the most urgent first, after the one who
+    /// has the rt_mutex already.
     pub waiters: Vec<RwSemWaiter>,
 }
 
@@ -83,7 +86,7 @@ fn read(kernel: &Kernel, at: GuestVirt) -> Result<RwSem> {
         let at = GuestVirt(kernel.read_u64(waiter.offset(task))?);
         Ok(RwSemWaiter {
             task: Contender::read(kernel, at)?,
-            writer: i64::from(kernel.read_u32(waiter.offset(kind))?) == writes,
+            writer: Some(i64::from(kernel.read_u32(waiter.offset(kind))?) == writes),
         })
     });
     // What readers leave there may be a task that is gone.
@@ -100,27 +103,35 @@ fn read(kernel: &Kernel, at: GuestVirt) -> Result<RwSem> {
     })
 }
 
-/// With PREEMPT_RT: a count of readers and an rt_mutex that the writer has.
+/// With PREEMPT_RT: a count of readers, and an rt_mutex. A writer takes the rt_mutex, then the readers' bias away, so that
+/// readers that come now queue up behind it, and waits until the last reader left; only then is it the one that holds the
+/// semaphore (`rwbase_write_lock`, `kernel/locking/rwbase_rt.c:244@v7.3.4`). A reader that had to queue up has the rt_mutex
+/// for a moment too, until it is counted (`__rwbase_read_lock`, `kernel/locking/rwbase_rt.c:68@v7.3.4`).
 fn rt(kernel: &Kernel, at: GuestVirt, readers: u64) -> Result<RwSem> {
     let count = kernel.read_u32(at.offset(readers))?;
     let base = offset_of(kernel, "struct rw_semaphore", "rwbase.rtmutex")?;
     let base = rt_mutex::read(kernel, at.offset(base))?;
-    let state = match count {
-        WRITER_BIAS => RwState::Writer,
-        count => match count & !READER_BIAS {
-            0 => RwState::Free,
-            readers => RwState::Readers(readers.into()),
-        },
+    let state = match (count, count & !READER_BIAS) {
+        (WRITER_BIAS, _) => RwState::Writer,
+        (_, 0) => RwState::Free,
+        (_, readers) => RwState::Readers(readers.into()),
     };
+    let (owner, next) = match state {
+        RwState::Writer => (base.owner, None),
+        _ => (None, base.owner),
+    };
+    // None but a writer takes the bias away.
+    let writer = (count & READER_BIAS == 0).then_some(true);
+    let next = next.map(|task| RwSemWaiter { task, writer });
     let waiters = base.waiters.into_iter().map(|waiter| RwSemWaiter {
         task: waiter.task,
-        writer: false,
+        writer: None,
     });
     Ok(RwSem {
         at,
         state,
-        owner: base.owner,
+        owner,
         handoff: false,
-        waiters: waiters.collect(),
+        waiters: next.into_iter().chain(waiters).collect(),
     })
 }

@@ -62,7 +62,11 @@ fn rwsem(sem: &RwSem) -> Table {
         row(&mut table, what, owner, last.to_owned());
     }
     for waiter in &sem.waiters {
-        let last = if waiter.writer { "writing" } else { "reading" };
+        let last = match waiter.writer {
+            Some(true) => "writing",
+            Some(false) => "reading",
+            None => "",
+        };
         row(&mut table, "waits", &waiter.task, last.to_owned());
     }
     let handoff = if sem.handoff {

@@ -43,6 +43,8 @@ pub(crate) fn are_held_by_whom_proc_says(kernel: &str) {
         .filter_map(|line| line.split_once(' '))
         .map(|(what, pid)| (what, pid.parse().unwrap()))
         .collect();
+    // There a semaphore keeps neither its readers' names nor what who queues up wants.
+    let rt = ground.sh("uname -v").contains("PREEMPT_RT");
     let lock = ground.agent.workload(WorkloadKind::Contended).unwrap();
     let guest = &ground.guest;
     let mut ledger = Ledger::new(format!("locks on {kernel}"));
@@ -51,9 +53,15 @@ pub(crate) fn are_held_by_whom_proc_says(kernel: &str) {
     let owner = |task: &Option<Contender>| task.as_ref().map_or(0, |task| task.pid);
 
     let queue = guest.wait_queue(guest.symbol("log_wait").unwrap()).unwrap();
+    // A kernel may have threads that write the log to the consoles.
+    let printer = |task: &Option<Contender>| {
+        task.as_ref()
+            .is_some_and(|task| task.comm.starts_with("pr/"))
+    };
     let waits = queue
         .waiters
         .iter()
+        .filter(|entry| !printer(&entry.task))
         .map(|entry| owner(&entry.task))
         .collect::<Vec<_>>();
     ledger.same("log_wait", "wait queue", &waits, &vec![who["reader"]]);
@@ -99,12 +107,14 @@ pub(crate) fn are_held_by_whom_proc_says(kernel: &str) {
     let sem = guest.rwsem(directory("/tmp/w")).unwrap();
     ledger.same("/tmp/w", "rw_semaphore", &sem.state, &RwState::Writer);
     ledger.same("/tmp/w", "rw_semaphore", &owner(&sem.owner), &who["writer"]);
-    let waiters: Vec<(i32, bool)> = sem
+    let waiters: Vec<(i32, Option<bool>)> = sem
         .waiters
         .iter()
         .map(|one| (one.task.pid, one.writer))
         .collect();
-    let wants = vec![(who["wants_to_write"], true), (who["wants_to_read"], false)];
+    let wants = [("wants_to_write", true), ("wants_to_read", false)]
+        .map(|(name, writes)| (who[name], (!rt).then_some(writes)))
+        .to_vec();
     ledger.same("/tmp/w", "rw_semaphore", &waiters, &wants);
     let sem = guest.rwsem(directory("/tmp/r")).unwrap();
     ledger.same("/tmp/r", "rw_semaphore", &sem.state, &RwState::Readers(2));
@@ -112,14 +122,14 @@ pub(crate) fn are_held_by_whom_proc_says(kernel: &str) {
         "/tmp/r",
         "rw_semaphore",
         &owner(&sem.owner),
-        &who["last_reader"],
+        &if rt { 0 } else { who["last_reader"] },
     );
     let first = sem.waiters.first().map(|one| (one.task.pid, one.writer));
     ledger.same(
         "/tmp/r",
         "rw_semaphore",
         &first,
-        &Some((who["wants_to_write_r"], true)),
+        &Some((who["wants_to_write_r"], Some(true))),
     );
     let free = guest
         .rwsem(
