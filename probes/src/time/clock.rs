@@ -151,13 +151,19 @@ pub(super) struct Coarse {
     btime: i64,
 }
 
+/// Where the timekeeper lies in `tk_core`, a structure without a name (`kernel/time/timekeeping.c:50@v6.12`): behind a
+/// `seqcount_raw_spinlock_t`, and aligned to 8 bytes. That is a sequence counter alone, or, with PREEMPT_RT or lockdep, one
+/// with a pointer to the lock of who writes (`include/linux/seqlock_types.h:62@v7.3.4`).
+fn after_seqcount(kernel: &Kernel) -> u64 {
+    offset_of(kernel, "struct seqcount_raw_spinlock", "lock").map_or(8, |lock| lock + 8)
+}
+
 /// `ktime_get_coarse()` and its kin.
 pub(super) fn coarse(kernel: &Kernel) -> Result<Coarse> {
     // Since 6.17 an array, whose first element is the one in use for all but auxiliary clocks.
     let (at, timekeeper) = match kernel.symbols()?.lookup("timekeeper_data") {
         Some(at) => (at, offset_of(kernel, "struct tk_data", "timekeeper")?),
-        // A structure without a name: a sequence counter, and the timekeeper, which is aligned to 8 bytes.
-        None => (kernel.symbol("tk_core")?, 8),
+        None => (kernel.symbol("tk_core")?, after_seqcount(kernel)),
     };
     let plan = Plan::<Timekeeper>::new(kernel)?;
     // Each begins with its seqcount, which is odd while it is written.
