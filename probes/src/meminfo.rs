@@ -154,15 +154,7 @@ impl Reader<'_> {
         if let Some(at) = self.has("num_poisoned_pages")? {
             self.pages("HardwareCorrupted", self.kernel.read_u64(at)?);
         }
-        for (name, item) in [
-            ("AnonHugePages", "NR_ANON_THPS"),
-            ("ShmemHugePages", "NR_SHMEM_THPS"),
-            ("ShmemPmdMapped", "NR_SHMEM_PMDMAPPED"),
-            ("FileHugePages", "NR_FILE_THPS"),
-            ("FilePmdMapped", "NR_FILE_PMDMAPPED"),
-        ] {
-            self.pages(name, self.count(item));
-        }
+        self.transparent_huge_pages()?;
         // The symbol is there without CONFIG_CMA too, the member is not.
         if offset_of(self.kernel, "struct zone", "cma_pages").is_ok() {
             self.pages("CmaTotal", self.long("totalcma_pages")?);
@@ -179,6 +171,24 @@ impl Reader<'_> {
         self.huge_pages()?;
         self.direct_map()?;
         Ok(MemInfo(self.lines))
+    }
+
+    /// The lines that are there with CONFIG_TRANSPARENT_HUGEPAGE (`fs/proc/meminfo.c:141@v7.3.4`), which PREEMPT_RT excludes
+    /// (`mm/Kconfig:837@v7.3.4`). The counters are there without it too, the flags are not (`mm/Makefile:101@v7.3.4`).
+    fn transparent_huge_pages(&mut self) -> Result<()> {
+        if self.has("transparent_hugepage_flags")?.is_none() {
+            return Ok(());
+        }
+        for (name, item) in [
+            ("AnonHugePages", "NR_ANON_THPS"),
+            ("ShmemHugePages", "NR_SHMEM_THPS"),
+            ("ShmemPmdMapped", "NR_SHMEM_PMDMAPPED"),
+            ("FileHugePages", "NR_FILE_THPS"),
+            ("FilePmdMapped", "NR_FILE_PMDMAPPED"),
+        ] {
+            self.pages(name, self.count(item));
+        }
+        Ok(())
     }
 
     fn lru(&mut self) {
@@ -248,28 +258,69 @@ impl Reader<'_> {
             .cast_unsigned();
         self.pages("SwapTotal", total.saturating_add(leaving));
         self.pages("SwapFree", free.saturating_add(leaving));
-        if let (Some(stored), Some(pools)) =
+        self.zswap()
+    }
+
+    /// What lies compressed in memory instead of in a swap area. Its size is a sum of bytes that the kernel keeps
+    /// (`mm/zswap.c:45@v6.1`), or, where it keeps none, that of its pools (`mm/zswap.c:487@v6.12`, `mm/zswap.c:498@v7.3.4`).
+    fn zswap(&mut self) -> Result<()> {
+        let (Some(stored), Some(pools)) =
             (self.has("zswap_stored_pages")?, self.has("zswap_pools")?)
-        {
-            let stored = self.kernel.read_u64(stored)?;
-            self.pages("Zswap", self.zswap(pools)?);
-            self.pages("Zswapped", stored);
+        else {
+            return Ok(());
+        };
+        match self.has("zswap_pool_total_size")? {
+            Some(at) => self.kib("Zswap", self.kernel.read_u64(at)? >> 10),
+            None => self.pages("Zswap", self.zswap_total_pages(pools)?),
         }
+        // An `atomic_t` (`mm/zswap.c:46@v6.12`), later an `atomic_long_t` (`mm/zswap.c:47@v7.3.4`). Behind the former is
+        // the next variable, or a gap, which is zero.
+        let half = stored.offset(4);
+        let next = self.kernel.symbol_at(half)?;
+        let stored = match next.is_some_and(|next| next.offset == 0) {
+            true => self.kernel.read_u32(stored)?.into(),
+            false => self.kernel.read_u64(stored)?,
+        };
+        self.pages("Zswapped", stored);
         Ok(())
     }
 
     /// `zswap_total_pages()`
-    fn zswap(&self, pools: GuestVirt) -> Result<u64> {
+    fn zswap_total_pages(&self, pools: GuestVirt) -> Result<u64> {
         let kernel = self.kernel;
         let list = offset_of(kernel, "struct zswap_pool", "list")?;
-        let of = |c: &str, member: &str| offset_of(kernel, c, member);
         let mut sum = 0u64;
         for pool in list_for_each_entry(kernel, pools, list).bound(1024) {
-            let zs = kernel.read_u64(pool?.offset(of("struct zswap_pool", "zs_pool")?))?;
-            let pages = of("struct zs_pool", "pages_allocated")?;
-            sum = sum.saturating_add(kernel.read_u64(GuestVirt(zs).offset(pages))?);
+            sum = sum.saturating_add(self.zswap_pool_pages(pool?)?);
         }
         Ok(sum)
+    }
+
+    /// The pages of a `struct zswap_pool`: those of its `zs_pool`, or of whatever allocator it has by way of a `zpool`
+    /// (`mm/zpool.c:21@v6.12`).
+    fn zswap_pool_pages(&self, pool: GuestVirt) -> Result<u64> {
+        let kernel = self.kernel;
+        let follow = |at: GuestVirt, c: &str, member: &str| -> Result<GuestVirt> {
+            let at = at.offset(offset_of(kernel, c, member)?);
+            kernel.read_u64(at).map(GuestVirt)
+        };
+        if offset_of(kernel, "struct zswap_pool", "zs_pool").is_ok() {
+            let zs = follow(pool, "struct zswap_pool", "zs_pool")?;
+            return Ok(follow(zs, "struct zs_pool", "pages_allocated")?.0);
+        }
+        let zpool = follow(pool, "struct zswap_pool", "zpool")?;
+        let driver = follow(zpool, "struct zpool", "driver")?;
+        let kind = kernel.read_cstr(follow(driver, "struct zpool_driver", "type")?, 64)?;
+        let own = follow(zpool, "struct zpool", "pool")?;
+        let (c, pages) = match kind.as_str() {
+            "zsmalloc" => ("struct zs_pool", "pages_allocated"),
+            "zbud" => ("struct zbud_pool", "pages_nr"),
+            other => {
+                let why = format!("zswap's pages in a pool of {other} are not known");
+                return Err(Error::Other(why));
+            }
+        };
+        Ok(follow(own, c, pages)?.0)
     }
 
     /// `vm_commit_limit()`, `vm_memory_committed()`

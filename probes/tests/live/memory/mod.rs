@@ -25,7 +25,8 @@ const FURNISH: &str = r"
     mke2fs -F /dev/loop1 >/dev/null 2>&1; mkdir -p /disk /huge; mount -t ext4 /dev/loop1 /disk
     echo 6 >/proc/sys/vm/nr_hugepages
     mount -t hugetlbfs none /huge; fallocate -l 4M /huge/file
-    echo always >/sys/kernel/mm/transparent_hugepage/enabled
+    [ ! -e /sys/kernel/mm/transparent_hugepage ] || echo always >/sys/kernel/mm/transparent_hugepage/enabled
+    [ ! -e /sys/module/zswap ] || echo Y >/sys/module/zswap/parameters/enabled
     mkfifo /tmp/full
     setsid sleep 6001 <>/tmp/full >/dev/null 2>&1 &
     setsid dd if=/dev/zero of=/tmp/full bs=16M count=1 </dev/null >/dev/null 2>&1 &

@@ -52,7 +52,11 @@ pub(super) fn are_those_of_proc(ground: &mut Ground, kernel: &str) {
     let mut faults: Option<Faults> = None;
     // Pages that the agent uses while it reads are free in between, most of them others each time.
     for _ in 0..3 {
-        let found = once(ground, &mut ledger, kernel == "6.1");
+        let found = once(
+            ground,
+            &mut ledger,
+            kernel.starts_with("6.1-") || kernel == "6.1",
+        );
         faults = Some(match faults {
             None => found,
             Some(before) => found
