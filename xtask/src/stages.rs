@@ -181,29 +181,16 @@ const MATRIX: &str = include_str!("../../vm/src/kernels/matrix.txt");
 /// The name of all of them.
 const ALL: &str = "matrix";
 
-/// What does not hold yet on a kernel with PREEMPT_RT, whose locks and timers are others: see the README's limits.
-const NOT_ON_RT: &[&str] = &[
-    "default::locks",
-    "default::time",
-    "default::memory",
-    "default::paths_and_inodes",
+/// The tests of the readers.
+const READERS: &[&str] = &[
+    "test",
+    "--no-fail-fast",
+    "--package",
+    "probes",
+    "--test",
+    "live",
+    "default::",
 ];
-
-/// The tests of the readers, without those that are `left_out`.
-fn readers(left_out: &[&str]) -> Program {
-    let live = [
-        "test",
-        "--no-fail-fast",
-        "--package",
-        "probes",
-        "--test",
-        "live",
-        "default::",
-        "--",
-    ];
-    let skip = left_out.iter().flat_map(|name| ["--skip", name]);
-    tests(&live.into_iter().chain(skip).collect::<Vec<_>>())
-}
 
 /// The tests of the readers on each kernel of the list.
 fn matrix() -> impl Iterator<Item = Stage> {
@@ -216,14 +203,7 @@ fn matrix() -> impl Iterator<Item = Stage> {
             needs_lab: true,
             always: words.next() == Some("ci"),
             kernel: Some(kernel),
-            programs: if kernel.ends_with("-rt") {
-                |_| {
-                    println!("NOT RUN on PREEMPT_RT: {}", NOT_ON_RT.join(", "));
-                    Ok(vec![readers(NOT_ON_RT)])
-                }
-            } else {
-                |_| Ok(vec![readers(&[])])
-            },
+            programs: |_| Ok(vec![tests(READERS)]),
         })
     })
 }
