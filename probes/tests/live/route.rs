@@ -37,7 +37,7 @@ pub(crate) fn are_those_of_ip(kernel: &str) {
     ledger.end(&[
         ("route", 90),
         ("neighbour", 5),
-        ("counters", 5),
+        ("counters", 3),
         ("queue", 6),
         ("qdisc", 5),
         ("link", 5),
