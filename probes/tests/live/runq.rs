@@ -43,7 +43,8 @@ pub(crate) fn are_those_of_proc(kernel: &str) {
             "setsid taskset -c {} sh -c 'while :; do :; done' >/dev/null 2>&1 </dev/null & {group} renice -n {nice} -p $! && echo $!",
             cpu % 2
         );
-        hogs.insert(ground.sh(&line).trim().parse::<i32>().unwrap(), weight);
+        let pid = ground.sh(&line).trim().parse::<i32>().unwrap();
+        hogs.insert(pid, (cpu % 2, weight));
     }
     let group = |ground: &mut Ground, pid: i32| {
         let line = format!(
@@ -66,9 +67,9 @@ pub(crate) fn are_those_of_proc(kernel: &str) {
         .map(|pid| (*pid, group(&mut ground, *pid)))
         .collect();
     let mut ledger = Ledger::new(format!("run queues on {kernel}"));
-    for round in 0..40 {
-        // On a busy host a pause often falls on a queue that is locked.
-        if round >= 6 && ledger.compared("all that are listed") >= 8 {
+    // On a busy host a pause often falls on a queue that is locked, which is in the middle of a change.
+    for _ in 0..60 {
+        if ledger.compared("on one queue") >= 24 {
             break;
         }
         let (before, (seen, current, listed), after) = ground.sandwich(
@@ -104,7 +105,10 @@ pub(crate) fn are_those_of_proc(kernel: &str) {
                 &true,
             );
         }
-        for (pid, weight) in &hogs {
+        for (pid, (cpu, weight)) in &hogs {
+            if listed.get(*cpu).is_none_or(Option::is_none) {
+                continue;
+            }
             let places: Vec<_> = seen
                 .iter()
                 .flat_map(|queue| queue.fair_tasks())
