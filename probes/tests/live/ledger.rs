@@ -93,7 +93,7 @@ impl Ledger {
         }
         println!("{line}");
         for (field, least) in least {
-            let count = self.compared.get(field).copied().unwrap_or(0);
+            let count = self.compared(field);
             if count < *least {
                 self.faults.push(format!(
                     "only {count} times {field} was compared: {least} are the least"

@@ -38,8 +38,6 @@ pub(super) fn run(
     let cold: Vec<f64> = (0..15).map(|_| timed(&mut ps()?)).collect::<Result<_>>()?;
     let least = cold.iter().copied().fold(f64::INFINITY, f64::min);
     let guest = Machine::attach(name)?;
-    // drgn asks QEMU for VMCOREINFO. Where the driver is built in there is nothing to load.
-    let _ = guest.agent()?.load_module("qemu_fw_cfg", "");
     let drgn = peers::drgn(&guest, bench.vmlinux.as_deref());
     let row = report
         .add(

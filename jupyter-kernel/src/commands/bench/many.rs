@@ -11,7 +11,7 @@ use vm::agent::WorkloadKind;
 use super::super::output::Context;
 use super::peers;
 use super::report::{Better, Report};
-use super::walks::{differ, walk};
+use super::walks::both;
 use super::{Guarded, median, say, up};
 
 /// RAM that so many processes fit into, in bytes.
@@ -52,14 +52,9 @@ pub(super) fn run(
         ..peers::Asked::default()
     };
     let (ours, theirs) = guest
-        .paused(|guest| {
-            let kernel = guest.kernel()?;
-            let both = walk(&kernel, WALKS)
-                .and_then(|ours| Ok((ours, peers::chase(&machine, &kernel, &asked)?)));
-            Ok(both)
-        })?
+        .paused(|guest| Ok(both(&name, &guest.kernel()?, &asked)))?
         .context("the walks were not measured")?;
-    let (count, same) = (ours.tasks as f64, differ(&ours, &theirs.walk));
+    let count = ours.tasks as f64;
     let (warm, c) = (ours.warm / count, theirs.walk.warm / count);
     report
         .add(
@@ -71,7 +66,7 @@ pub(super) fn run(
         .target(2.0 * c)
         .peer("C on the mapping", c)
         .note(format!(
-            "{} tasks (the guest's /proc counted {made}), {WALKS} walks; the target is twice C{same}",
+            "{} tasks (the guest's /proc counted {made}), {WALKS} walks; the target is twice C",
             ours.tasks
         ));
     let row = report.add("the same beside drgn", warm, "ns/task", Better::Smaller);
