@@ -8,7 +8,7 @@
 //! ```text
 //! CACHE/cells/HASH/source    the sources of probes, as they were when the template was made
 //! CACHE/cells/HASH/template  evcxr's folder, with Cargo.lock and target
-//! CACHE/sessions/UUID        one running kernel's copy of the template
+//! CACHE/sessions/UUID        one running kernel's copy of the template, and links to the sources of std
 //! CACHE/rust-library         the sources of std, if the toolchain has none
 //! ```
 
@@ -19,6 +19,7 @@ mod source;
 mod template;
 
 pub(crate) use process::cell_process;
+pub(crate) use rust_src::show as show_library;
 pub(crate) use session::{Folder, owns, session};
 pub(crate) use template::{build, lock, prepare};
 
@@ -54,9 +55,8 @@ pub(crate) fn prelude() -> &'static str {
 pub(crate) fn rust_src() -> Result<String, String> {
     match rust_src::expected() {
         Err(error) => Err(format!("{error:#}")),
-        Ok(None) => Ok("the toolchain's own".to_owned()),
-        Ok(Some(path)) if path.is_dir() => Ok(path.display().to_string()),
-        Ok(Some(_)) => Err(
+        Ok(path) if path.is_dir() => Ok(path.display().to_string()),
+        Ok(_) => Err(
             "`klab prepare` takes Debian's, `rustup component add rust-src` the toolchain's"
                 .to_owned(),
         ),

@@ -3,6 +3,11 @@
 //! The toolchain's own are taken if it has them (rustup's component `rust-src`), else those that
 //! `RUST_SRC_PATH` names, else Debian's package, unpacked into the cache: a somewhat newer library serves
 //! type inference as well.
+//!
+//! A session gives rust-analyzer a folder of its own instead, with links to the crates whose types cells have. Without
+//! the manifest beside them it does not look for their dependencies, nor for the intrinsics of all processors, which are
+//! most of it: that is a quarter of a kernel's start. Until evcxr has run its own first cell, which has no types, the
+//! folder is empty: everything would be read and resolved for it, and again for the first cell that has dependencies.
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -16,24 +21,56 @@ use super::RUST_SRC_PATH;
 /// Debian's packages that hold the sources, the newest compiler's first.
 const PACKAGES: [&str; 2] = ["rust-web-src", "rust-src"];
 
-/// Where the sources will be once [`prepare`] has run; nothing if the toolchain has its own.
-pub(super) fn expected() -> Result<Option<PathBuf>> {
-    if toolchain()?.is_dir() {
-        return Ok(None);
+/// In the environment of a session's process, what `RUST_SRC_PATH` said before.
+pub(super) const NAMED: &str = "KLAB_RUST_SRC_PATH";
+
+/// The crates that a session gives rust-analyzer.
+const CRATES: [&str; 4] = ["core", "alloc", "std", "proc_macro"];
+
+/// Where the sources are, or will be once [`prepare`] has run.
+pub(super) fn expected() -> Result<PathBuf> {
+    let toolchain = toolchain()?;
+    if toolchain.is_dir() {
+        return Ok(toolchain);
     }
-    match std::env::var_os(RUST_SRC_PATH).map(PathBuf::from) {
-        Some(path) if path.is_dir() => Ok(Some(path)),
-        _ => Ok(Some(vm::paths::cache()?.join("rust-library"))),
+    let named = std::env::var_os(NAMED).or_else(|| std::env::var_os(RUST_SRC_PATH));
+    match named.map(PathBuf::from) {
+        Some(path) if path.is_dir() => Ok(path),
+        _ => Ok(vm::paths::cache()?.join("rust-library")),
     }
 }
 
-/// Gets the sources if they are not there, and says where they are, if not in the toolchain.
-pub(super) fn prepare(say: &dyn Fn(&str)) -> Result<Option<PathBuf>> {
-    let Some(library) = expected()? else {
-        return Ok(None);
-    };
+/// The folder that this session's rust-analyzer takes for the sources.
+fn given() -> Result<PathBuf> {
+    let given = std::env::var_os(RUST_SRC_PATH).context("RUST_SRC_PATH is not set")?;
+    Ok(given.into())
+}
+
+/// Empties the folder that is given to rust-analyzer.
+pub(super) fn hide() -> Result<()> {
+    let given = given()?;
+    if given.exists() {
+        fs::remove_dir_all(&given)?;
+    }
+    // Else rust-analyzer would look elsewhere.
+    Ok(fs::create_dir_all(given.join("core"))?)
+}
+
+/// Puts the sources into the folder that is given to rust-analyzer.
+pub(crate) fn show() -> Result<()> {
+    let (given, library) = (given()?, expected()?);
+    fs::remove_dir(given.join("core"))?;
+    for name in CRATES {
+        symlink(library.join(name), given.join(name))?;
+    }
+    Ok(())
+}
+
+/// Gets the sources if they are not there, and says where they are.
+pub(super) fn prepare(say: &dyn Fn(&str)) -> Result<PathBuf> {
+    let library = expected()?;
     if library.is_dir() {
-        return Ok(Some(library));
+        return Ok(library);
     }
     say("getting the sources of the standard library from Debian, once\n");
     let unpacked = vm::paths::cache()?.join("rust-src");
@@ -48,7 +85,7 @@ pub(super) fn prepare(say: &dyn Fn(&str)) -> Result<Option<PathBuf>> {
         fs::remove_file(&library)?;
     }
     symlink(found, &library)?;
-    Ok(Some(library))
+    Ok(library)
 }
 
 /// The folder of the toolchain's own sources, there or not.

@@ -43,14 +43,14 @@ impl Folder {
             let path = vm::paths::cache()?
                 .join("sessions")
                 .join(uuid::Uuid::new_v4().to_string());
+            let named = std::env::var_os(RUST_SRC_PATH).unwrap_or_default();
             let mut again = Command::new(std::env::current_exe()?);
             again
                 .args(std::env::args_os().skip(1))
                 .env(EVCXR_TMPDIR, path.join("evcxr"))
+                .env(rust_src::NAMED, named)
+                .env(RUST_SRC_PATH, path.join("library"))
                 .env(SESSION, path);
-            if let Some(library) = rust_src::expected()? {
-                again.env(RUST_SRC_PATH, library);
-            }
             return Err(again.exec()).context("klab does not start again");
         };
         if let Some(sessions) = path.parent() {
@@ -79,6 +79,7 @@ impl Drop for Folder {
 /// Fills this session's folder from the template, making that first if need be.
 pub(crate) fn session(say: &dyn Fn(&str)) -> Result<()> {
     template::prepare(say)?;
+    rust_src::hide()?;
     let folder = PathBuf::from(std::env::var_os(EVCXR_TMPDIR).context("EVCXR_TMPDIR is not set")?);
     if folder.exists() {
         return Ok(());

@@ -50,10 +50,8 @@ pub(crate) fn prepare(say: &dyn Fn(&str)) -> Result<()> {
         .arg("prepare")
         .arg("--template")
         .env(EVCXR_TMPDIR, &unfinished)
+        .env(RUST_SRC_PATH, library)
         .current_dir(&unfinished);
-    if let Some(library) = library {
-        build.env(RUST_SRC_PATH, library);
-    }
     let output = build.output()?;
     if !output.status.success() {
         bail!(

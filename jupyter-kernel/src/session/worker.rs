@@ -169,6 +169,8 @@ struct Worker {
 
 struct Cells {
     context: CommandContext,
+    /// Nothing was imported yet.
+    new: bool,
     /// The process is new: what the prelude sets up in it is missing.
     bare: bool,
 }
@@ -202,14 +204,19 @@ impl Worker {
         let cells = self.cells.insert(cells);
         if cells.bare {
             self.front.begin();
-            let prelude = cells.context.execute(prepare::prelude());
+            // One cell, one compiler: what was imported is kept when the process is restarted.
+            let mut code = prepare::prelude().to_owned();
+            if cells.new {
+                code.insert_str(0, &prepare::imports()?);
+            }
+            let prelude = cells.context.execute(&code);
             let died = matches!(prelude, Err(evcxr::Error::SubprocessTerminated(_)));
             let said = self.front.end(died);
             if !said.stderr.is_empty() {
                 (self.sink)(Shown::Stderr(said.stderr));
             }
-            prelude.map_err(|error| anyhow!("the prelude of the cells failed: {error}"))?;
-            cells.bare = false;
+            prelude.map_err(|error| anyhow!("the library of the cells does not load: {error}"))?;
+            (cells.new, cells.bare) = (false, false);
         }
         Ok(cells)
     }
@@ -227,7 +234,7 @@ impl Worker {
         child.env("KLAB_DRGN", probes::drgn::socket()?);
         let (context, outputs) = EvalContext::with_subprocess_command(child)
             .map_err(|error| anyhow!("evcxr does not start: {error}"))?;
-        let mut context = CommandContext::with_eval_context(context);
+        let context = CommandContext::with_eval_context(context);
         self.interrupter.watch(context.process_handle());
         // What the process writes before the prelude has redirected it.
         let sinks = [
@@ -239,11 +246,10 @@ impl Worker {
             std::thread::spawn(move || lines.iter().for_each(|line| sink(shown(line + "\n"))));
         }
         prepare::lock()?;
-        context
-            .execute(&prepare::imports()?)
-            .map_err(|error| anyhow!("the library of the cells does not load: {error}"))?;
+        prepare::show_library()?;
         Ok(Cells {
             context,
+            new: true,
             bare: true,
         })
     }
