@@ -71,6 +71,11 @@ pub trait PhysMemory: Send + Sync + std::fmt::Debug {
     /// The RAM there is, ascending, without overlaps.
     fn ranges(&self) -> &[PhysRange];
 
+    /// What of a stretch of RAM can be read, ascending: dumps leave pages out.
+    fn stored(&self, range: PhysRange) -> Vec<PhysRange> {
+        vec![range]
+    }
+
     /// The first page at or after `from` whose bytes begin with `prefix`.
     fn find_page(&self, prefix: &[u8], from: GuestPhys) -> Result<Option<GuestPhys>> {
         let mut page = vec![0; prefix.len().min(PAGE_SIZE as usize)];

@@ -56,12 +56,16 @@ impl Run {
 
 /// All of RAM.
 pub(super) fn physical(kernel: &Kernel) -> Vec<Run> {
-    let ranges = kernel.space().memory().ranges();
-    let run = |range: &PhysRange| Run {
+    let memory = kernel.space().memory();
+    let run = |range: PhysRange| Run {
         start: range.start.0,
-        parts: vec![*range],
+        parts: vec![range],
     };
-    ranges.iter().map(run).collect()
+    let ranges = memory.ranges().iter();
+    ranges
+        .flat_map(|range| memory.stored(*range))
+        .map(run)
+        .collect()
 }
 
 /// The kernel's half of the address space, as far as it maps RAM.
@@ -134,7 +138,7 @@ fn mapped(
     Ok(())
 }
 
-/// What of a stretch of physical memory is RAM.
+/// What of a stretch of physical memory is RAM that can be read.
 fn in_ram(space: &AddressSpace, start: GuestPhys, len: u64) -> Vec<PhysRange> {
     let ranges = space.memory().ranges().iter();
     let part = |range: &PhysRange| {
@@ -149,7 +153,10 @@ fn in_ram(space: &AddressSpace, start: GuestPhys, len: u64) -> Vec<PhysRange> {
             len: to - from,
         })
     };
-    ranges.filter_map(part).collect()
+    ranges
+        .filter_map(part)
+        .flat_map(|part| space.memory().stored(part))
+        .collect()
 }
 
 /// Adds a part to the last run where it goes on there, and to that run's last part where it goes on there too.

@@ -296,6 +296,30 @@ impl PhysMemory for Kdump {
         &self.ranges
     }
 
+    fn stored(&self, range: PhysRange) -> Vec<PhysRange> {
+        if self.zeros_alone() {
+            return vec![range];
+        }
+        let end = range.start.0.saturating_add(range.len);
+        let mut stored: Vec<PhysRange> = Vec::new();
+        let mut at = range.start.0;
+        while let Some(page) = self.stored.next(at / PAGE_SIZE) {
+            let from = at.max(page * PAGE_SIZE);
+            if from >= end {
+                break;
+            }
+            at = end.min((page + 1) * PAGE_SIZE);
+            match stored.last_mut() {
+                Some(last) if last.start.0 + last.len == from => last.len += at - from,
+                _ => stored.push(PhysRange {
+                    start: GuestPhys(from),
+                    len: at - from,
+                }),
+            }
+        }
+        stored
+    }
+
     /// Looks at the pages that are in the dump.
     fn find_page(&self, prefix: &[u8], from: GuestPhys) -> Result<Option<GuestPhys>> {
         let mut next = self.stored.next(from.0.div_ceil(PAGE_SIZE));
@@ -400,6 +424,21 @@ mod tests {
             Ok::<_, Error>(word)
         };
         assert_eq!(read(1).unwrap(), [1, 1, 0, 0]);
+        let stored = |level| {
+            let bytes = kdump(&[(1, &one), (3, &one), (4, &one)], 8, level);
+            let memory = AnyCore::open(written(&bytes).path()).unwrap().memory;
+            let part = |start, len| PhysRange {
+                start: GuestPhys(start),
+                len,
+            };
+            let stored = memory.stored(part(0x1800, 0x3000));
+            stored
+                .iter()
+                .map(|part| (part.start.0, part.len))
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(stored(1), [(0x1800, 0x3000)]);
+        assert_eq!(stored(31), [(0x1800, 0x800), (0x3000, 0x1800)]);
         let said = read(31).unwrap_err().to_string();
         assert!(
             said.contains("-d 31") && said.contains("0x0000000000004000"),
