@@ -18,9 +18,9 @@ from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 
 LESSONS = pathlib.Path(__file__).resolve().parents[2] / "notebooks"
-# The first start of a kernel waits for a compiler and for the guest.
+# The first start of a kernel waits for a compiler and for the guest, the first capture for the compilers of the module.
 START_UP = 180
-A_CELL = 180
+A_CELL = 600
 
 
 def log_tail(lines=15):

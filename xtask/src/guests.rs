@@ -10,7 +10,7 @@ use crate::paths::Paths;
 use crate::process::plain;
 use crate::tally::Tally;
 
-/// The run folders of tests, but for the process that made them.
+/// The run folders of tests, but for the process that made them and its lane.
 const PREFIX: &str = "/tmp/klab-test-";
 
 /// A run folder of this test run's own.
@@ -21,9 +21,9 @@ pub(crate) struct Guests {
 }
 
 impl Guests {
-    /// An empty run folder. Its path is short: Unix sockets lie in it.
-    pub(crate) fn new() -> Result<Self> {
-        let run = PathBuf::from(format!("{PREFIX}{}", std::process::id()));
+    /// An empty run folder, of the lane of this number. Its path is short: Unix sockets lie in it.
+    pub(crate) fn new(lane: u32) -> Result<Self> {
+        let run = PathBuf::from(format!("{PREFIX}{}-{lane}", std::process::id()));
         fs::DirBuilder::new()
             .mode(0o700)
             .create(&run)
@@ -41,7 +41,7 @@ impl Guests {
             .filter(|path| {
                 let process = path
                     .strip_prefix(PREFIX)
-                    .and_then(|id| id.parse::<u32>().ok());
+                    .and_then(|id| id.split_once('-')?.0.parse::<u32>().ok());
                 process.is_some_and(|id| !Path::new(&format!("/proc/{id}")).exists())
             })
             .map(|path| Self { run: path.into() })
@@ -49,7 +49,7 @@ impl Guests {
     }
 
     /// Stop all that still runs. One check: no process and no guest of this run folder is left.
-    pub(crate) fn end(self, paths: &Paths) -> Tally {
+    pub(crate) fn end(&self, paths: &Paths) -> Tally {
         let klab = paths.program("klab");
         let down = plain(&klab)
             .args(["down", "--all"])
@@ -102,7 +102,7 @@ mod tests {
 
     #[test]
     fn a_process_left_behind_is_seen() {
-        let guests = Guests::new().unwrap();
+        let guests = Guests::new(9).unwrap();
         assert_eq!(naming(&guests.run), Vec::<String>::new());
         let mut left = Command::new("sh")
             .args(["-c", "read line", guests.run.to_str().unwrap()])

@@ -1,27 +1,15 @@
 //! `cargo xtask test`: every test, a line a stage, and a closing line with the real totals.
 
-use std::collections::VecDeque;
-use std::ffi::OsString;
-use std::io::{self, BufRead, BufReader, IsTerminal, Write};
-use std::path::Path;
-use std::process::{ExitCode, Stdio};
-use std::time::Instant;
-use std::{env, fs};
+use std::process::ExitCode;
+use std::sync::{Mutex, PoisonError};
+use std::thread;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 
-use crate::board::{Board, time};
 use crate::guests::Guests;
-use crate::lab;
-use crate::packages;
+use crate::lane::Lane;
 use crate::paths::Paths;
-use crate::process::tied;
-use crate::tally::Tally;
-
-/// Lines of a failed program that are said again at the end of all.
-const LAST_WORDS: usize = 60;
-/// After how many seconds a program of a stage is ended, and counts as failed.
-const LIMIT: &str = "2700";
+use crate::program::{Program, check, pytest, tests};
 
 /// The crates that build in seconds, by exclusion so that a new one is not forgotten. `klab` pulls in rust-analyzer:
 /// it is built once, for release, and never together with these (their features would build it again).
@@ -51,21 +39,18 @@ const STOCK: &[&str] = &[
 /// The tests of the Jupyter kernel.
 const TESTS: &str = "jupyter-kernel/tests";
 
-struct Stage {
-    name: &'static str,
+/// A stage of the tests.
+pub(crate) struct Stage {
+    pub(crate) name: &'static str,
     /// Whether it uses what `cargo xtask lab` sets up.
-    needs_lab: bool,
+    pub(crate) needs_lab: bool,
+    /// Whether it has the machine for itself: it keeps both cores busy. Of the others, two run at a time.
+    pub(crate) alone: bool,
     /// Whether it is run where none is named.
     always: bool,
     /// The kernel that its tests boot instead of the default one.
-    kernel: Option<&'static str>,
-    programs: fn(&Paths) -> Result<Vec<Program>>,
-}
-
-struct Program {
-    words: Vec<OsString>,
-    /// Whether its closing line says how many tests it ran; else it is one test itself.
-    counts: bool,
+    pub(crate) kernel: Option<&'static str>,
+    pub(crate) programs: fn(&Paths) -> Result<Vec<Program>>,
 }
 
 /// All stages, the quick ones first.
@@ -73,6 +58,7 @@ const STAGES: &[Stage] = &[
     Stage {
         name: "fmt",
         needs_lab: false,
+        alone: true,
         always: true,
         kernel: None,
         programs: |_| Ok(vec![check(&["fmt", "--all", "--check"])]),
@@ -80,6 +66,7 @@ const STAGES: &[Stage] = &[
     Stage {
         name: "unit",
         needs_lab: false,
+        alone: true,
         always: true,
         kernel: None,
         programs: |_| {
@@ -93,6 +80,7 @@ const STAGES: &[Stage] = &[
     Stage {
         name: "clippy",
         needs_lab: false,
+        alone: true,
         always: true,
         kernel: None,
         programs: |_| {
@@ -106,6 +94,7 @@ const STAGES: &[Stage] = &[
     Stage {
         name: "live",
         needs_lab: true,
+        alone: true,
         always: true,
         kernel: None,
         programs: |_| {
@@ -117,6 +106,7 @@ const STAGES: &[Stage] = &[
     Stage {
         name: "drgn",
         needs_lab: true,
+        alone: false,
         always: true,
         kernel: None,
         programs: |paths| Ok(vec![pytest(paths, "jupyter-kernel/drgn/tests", |_| true)?]),
@@ -124,6 +114,7 @@ const STAGES: &[Stage] = &[
     Stage {
         name: "layouts",
         needs_lab: true,
+        alone: false,
         // It fetches a vmlinux with DWARF: some 350 MB.
         always: false,
         kernel: None,
@@ -136,6 +127,7 @@ const STAGES: &[Stage] = &[
     Stage {
         name: "kernel",
         needs_lab: true,
+        alone: false,
         always: true,
         kernel: None,
         programs: |paths| {
@@ -147,6 +139,7 @@ const STAGES: &[Stage] = &[
     Stage {
         name: "stock",
         needs_lab: true,
+        alone: false,
         always: true,
         kernel: None,
         programs: |paths| {
@@ -159,6 +152,7 @@ const STAGES: &[Stage] = &[
     Stage {
         name: "notebooks",
         needs_lab: true,
+        alone: false,
         always: true,
         kernel: None,
         programs: |paths| {
@@ -201,6 +195,7 @@ fn matrix() -> impl Iterator<Item = Stage> {
         Some(Stage {
             name: kernel,
             needs_lab: true,
+            alone: false,
             always: words.next() == Some("ci"),
             kernel: Some(kernel),
             programs: |_| Ok(vec![tests(READERS)]),
@@ -227,235 +222,62 @@ pub(crate) fn run(names: &[&str]) -> Result<ExitCode> {
         bail!("there is no stage {name}: there are {}", known.join(", "));
     }
     let paths = Paths::new()?;
-    let stages = all.filter(|stage| match names {
-        [] => stage.always,
-        names => names.iter().any(|name| stage.is(name)),
-    });
-    let mut lines = Vec::new();
-    let mut last_words = Vec::new();
-    let mut total = Tally::default();
+    let (alone, beside): (Vec<&Stage>, Vec<&Stage>) = all
+        .clone()
+        .filter(|stage| match names {
+            [] => stage.always,
+            names => names.iter().any(|name| stage.is(name)),
+        })
+        .partition(|stage| stage.alone);
     for stale in Guests::stale() {
         stale.end(&paths);
     }
-    let guests = Guests::new()?;
+    let report = Mutex::default();
+    let first = Lane::new(&paths, &report, 0)?;
     let mut lab = None;
-    let mut note = |name: &str, began: Instant, tally: Tally| {
-        let line = format!(
-            "{name:<20} {:<40} {}",
-            tally.to_string(),
-            time(began.elapsed())
-        );
-        println!("==> {line}");
-        lines.push(line);
-        total += tally;
-    };
-    for stage in stages {
-        if stage.needs_lab && lab.is_none() {
-            let began = Instant::now();
-            println!("==> set-up");
-            let done = set_up(&paths, &guests);
-            if let Err(error) = &done {
-                println!("set-up failed: {error:#}");
-            }
-            note("set-up", began, Tally::one(done.is_ok()));
-            lab = Some(done.is_ok());
-        }
-        println!("==> {}", stage.name);
-        let began = Instant::now();
-        let tally = if stage.needs_lab && lab == Some(false) {
-            println!("{} CANNOT RUN: the set-up failed", stage.name);
-            Tally::one(false)
-        } else {
-            let run = stage.run(&paths, &guests, &mut last_words);
-            run.unwrap_or_else(|error| {
-                println!("{} CANNOT RUN: {error:#}", stage.name);
-                Tally::one(false)
-            })
-        };
-        note(stage.name, began, tally);
+    for stage in alone {
+        let lab = !stage.needs_lab || *lab.get_or_insert_with(|| first.set_up());
+        first.run(stage, lab);
     }
-    let began = Instant::now();
-    note("leftovers", began, guests.end(&paths));
+    if !beside.is_empty() {
+        let lab = lab.unwrap_or_else(|| first.set_up());
+        let second = match beside.len() {
+            2.. => Some(Lane::new(&paths, &report, 1)?),
+            _ => None,
+        };
+        let queue = Mutex::new(beside.into_iter());
+        let next = || queue.lock().unwrap_or_else(PoisonError::into_inner).next();
+        let work = |lane: &Lane| {
+            while let Some(stage) = next() {
+                lane.run(stage, lab);
+            }
+        };
+        thread::scope(|scope| {
+            if let Some(second) = &second {
+                scope.spawn(|| work(second));
+            }
+            work(&first);
+        });
+        second.into_iter().for_each(Lane::end);
+    }
+    first.end();
+    let report = report.into_inner().unwrap_or_else(PoisonError::into_inner);
     println!();
     // Who sees only the end of a log sees why.
-    for line in last_words.iter().chain(&lines) {
+    for line in report.last_words.iter().chain(&report.lines) {
         println!("{line}");
     }
-    println!("\n{total}");
-    Ok(if total.failed == 0 {
+    println!("\n{}", report.total);
+    Ok(if report.total.failed == 0 {
         ExitCode::SUCCESS
     } else {
         ExitCode::FAILURE
     })
 }
 
-fn set_up(paths: &Paths, guests: &Guests) -> Result<()> {
-    let board = Board::new();
-    let packages = packages::LAB.iter().chain(packages::TESTS);
-    lab::set_up(&board, paths, packages)?;
-    lab::guest(&board, paths, Some(&guests.run))
-}
-
-impl Stage {
-    /// `last_words` gets the end of what its failed programs said.
-    fn run(&self, paths: &Paths, guests: &Guests, last_words: &mut Vec<String>) -> Result<Tally> {
-        let mut tally = Tally::default();
-        for program in (self.programs)(paths)? {
-            let (counted, said) = program.run(paths, guests, self.kernel)?;
-            if counted.failed > 0 {
-                last_words.push(format!("==> {}: the last that was said", self.name));
-                last_words.extend(said);
-                last_words.push(String::new());
-            }
-            tally += counted;
-        }
-        Ok(tally)
-    }
-}
-
-impl Program {
-    /// Run it, show what it prints, and count. The lines are its last.
-    fn run(
-        &self,
-        paths: &Paths,
-        guests: &Guests,
-        kernel: Option<&str>,
-    ) -> Result<(Tally, VecDeque<String>)> {
-        let words: Vec<_> = self
-            .words
-            .iter()
-            .map(|word| word.to_string_lossy())
-            .collect();
-        println!("$ {}", words.join(" "));
-        let (output, input) = io::pipe()?;
-        let colours = if io::stdout().is_terminal() {
-            "always"
-        } else {
-            "never"
-        };
-        let mut command = tied(Path::new("timeout"));
-        command
-            .args(["--kill-after=10", LIMIT])
-            .args(&self.words)
-            .current_dir(&paths.root)
-            .env("CARGO_TARGET_DIR", &paths.target)
-            .env("CARGO_TERM_COLOR", colours)
-            .env("KLAB", paths.program("klab"))
-            .env("KLAB_RUN", &guests.run)
-            .env("EVCXR", paths.program("evcxr"))
-            .env("EVCXR_JUPYTER", paths.program("evcxr_jupyter"))
-            .envs(kernel.map(|kernel| ("KLAB_TEST_KERNEL", kernel)))
-            .stdin(Stdio::null())
-            .stdout(input.try_clone()?)
-            .stderr(input);
-        let mut child = command
-            .spawn()
-            .context("cannot start `setpriv` and `timeout`")?;
-        drop(command);
-        let mut counted = Tally::default();
-        let mut last = VecDeque::new();
-        for line in BufReader::new(output).split(b'\n') {
-            let line = line?;
-            io::stdout().write_all(&line)?;
-            println!();
-            let line = String::from_utf8_lossy(&line).into_owned();
-            if self.counts
-                && let Some(tally) = Tally::parse(&line)
-            {
-                counted += tally;
-            }
-            if last.len() == LAST_WORDS {
-                last.pop_front();
-            }
-            last.push_back(line);
-        }
-        let status = child.wait()?;
-        if status.code() == Some(124) {
-            println!("ended after {LIMIT} s");
-        }
-        Ok((verdict(self.counts, counted, status.success()), last))
-    }
-}
-
-/// What a program's end means: one that fails without a failed test, or runs no test, failed.
-fn verdict(counts: bool, counted: Tally, success: bool) -> Tally {
-    let mut tally = if counts { counted } else { Tally::one(success) };
-    if tally.failed == 0 && (!success || tally.passed == 0) {
-        tally.failed = 1;
-    }
-    tally
-}
-
-fn check(words: &[&str]) -> Program {
-    cargo(words, false)
-}
-
-fn tests(words: &[&str]) -> Program {
-    cargo(words, true)
-}
-
-fn cargo(words: &[&str], counts: bool) -> Program {
-    let program = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let words = std::iter::once(program)
-        .chain(words.iter().map(OsString::from))
-        .collect();
-    Program { words, counts }
-}
-
-/// The Python tests in a folder whose file names are `wanted`.
-fn pytest(paths: &Paths, folder: &str, wanted: impl Fn(&str) -> bool) -> Result<Program> {
-    let folder = paths.root.join(folder);
-    let mut files: Vec<OsString> = fs::read_dir(&folder)
-        .with_context(|| format!("no tests in {}", folder.display()))?
-        .filter_map(|entry| Some(entry.ok()?.path()))
-        .filter(|path| {
-            let name = path
-                .file_name()
-                .and_then(|name| name.to_str())
-                .unwrap_or_default();
-            name.starts_with("test_") && name.ends_with(".py") && wanted(name)
-        })
-        .map(OsString::from)
-        .collect();
-    if files.is_empty() {
-        bail!("no such tests in {}", folder.display());
-    }
-    files.sort();
-    let mut words: Vec<OsString> = vec![paths.venv_program("python").into()];
-    words.extend(["-m", "pytest", "-q", "-rs", "-p", "no:cacheprovider"].map(OsString::from));
-    words.append(&mut files);
-    Ok(Program {
-        words,
-        counts: true,
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn what_did_not_run_failed() {
-        let counted = |passed, failed| Tally {
-            passed,
-            failed,
-            skipped: 0,
-        };
-        assert_eq!(verdict(true, counted(3, 0), true), counted(3, 0));
-        assert_eq!(verdict(true, counted(3, 1), false), counted(3, 1));
-        assert_eq!(
-            verdict(true, counted(3, 0), false),
-            counted(3, 1),
-            "a crash after its tests"
-        );
-        assert_eq!(
-            verdict(true, counted(0, 0), true),
-            counted(0, 1),
-            "no test ran"
-        );
-        assert_eq!(verdict(false, counted(0, 0), true), counted(1, 0));
-        assert_eq!(verdict(false, counted(0, 0), false), counted(0, 1));
-    }
 
     #[test]
     fn the_list_of_kernels_has_each_once() {
