@@ -3,6 +3,7 @@
 use super::HookPoint;
 use crate::kernel::{Functions, Kernel};
 use crate::memory::GuestVirt;
+use crate::netfilter::Family;
 use crate::object::{Mirror, Object, Plan};
 use crate::structures::{array, chain, list_for_each_entry, offset_of};
 use crate::trace;
@@ -17,8 +18,7 @@ const SYSCALLS: u64 = 1024;
 /// Functions at one tracepoint.
 const PROBES: u64 = 1024;
 
-/// Netfilter's hooks of a network namespace, and of a network device.
-const OF_NET: [&str; 4] = ["hooks_ipv4", "hooks_ipv6", "hooks_arp", "hooks_bridge"];
+/// Netfilter's hooks of a network device.
 const OF_DEVICE: [&str; 2] = ["nf_hooks_ingress", "nf_hooks_egress"];
 /// Chains of notifiers, and the structure that each begins with.
 const CHAINS: &[(&str, &str)] = &[
@@ -98,7 +98,7 @@ fn netfilter(kernel: &Kernel, points: &mut Vec<Point>) -> Result<()> {
     for net in list_for_each_entry(kernel, head, list).bound(BOUND as usize) {
         let net = Object::at(kernel, "struct net", net?)?;
         let inum = net.member("ns.inum")?.u64()?;
-        for hooks in OF_NET {
+        for hooks in Family::ALL.map(Family::member) {
             // A kernel without a protocol has no hooks for it.
             let Ok((_, count, _)) = array(kernel, "struct netns_nf", hooks) else {
                 continue;

@@ -1,4 +1,5 @@
-//! Netfilter's hooks as each network namespace has them: `net.nf.hooks_ipv4` (`include/net/netns/netfilter.h`).
+//! Netfilter's hooks as each network namespace has them: `net.nf.hooks_ipv4` and its like
+//! (`include/net/netns/netfilter.h`).
 
 use std::ops::Deref;
 
@@ -8,18 +9,21 @@ use crate::guest::Guest;
 use crate::kernel::Kernel;
 use crate::memory::GuestVirt;
 use crate::object::Object;
-use crate::structures::{list_for_each_entry, offset_of};
+use crate::structures::{array, list_for_each_entry, offset_of};
 use crate::view::{Align, Table, View};
 use crate::{Error, Result};
 
-/// `enum nf_inet_hooks` (`include/uapi/linux/netfilter.h`).
-pub const HOOKS: [&str; 5] = [
+/// `enum nf_inet_hooks` (`include/uapi/linux/netfilter.h`), and of a bridge those of `netfilter_bridge.h`.
+const HOOKS: [&str; 6] = [
     "PRE_ROUTING",
     "LOCAL_IN",
     "FORWARD",
     "LOCAL_OUT",
     "POST_ROUTING",
+    "BROUTING",
 ];
+/// `NF_ARP_IN` and its like (`include/uapi/linux/netfilter_arp.h`).
+const ARP_HOOKS: [&str; 3] = ["IN", "OUT", "FORWARD"];
 /// `MAX_HOOK_COUNT` (`net/netfilter/core.c`).
 const MAX_HOOKS: u64 = 1024;
 /// `NF_HOOK_OP_NF_TABLES` (`include/linux/netfilter.h`).
@@ -27,12 +31,65 @@ const NF_TABLES: &str = "NF_HOOK_OP_NF_TABLES";
 /// The most network namespaces that are walked.
 const MAX_NAMESPACES: usize = 4096;
 
-/// A function that is registered on one of IPv4's hooks of a network namespace.
+/// A protocol that has hooks of its own, as nftables names it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Family {
+    /// IPv4.
+    Ip,
+    /// IPv6.
+    Ip6,
+    /// ARP.
+    Arp,
+    /// Frames that a bridge passes on.
+    Bridge,
+}
+
+impl Family {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::Ip, Self::Ip6, Self::Arp, Self::Bridge];
+
+    /// Its name.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Ip => "ip",
+            Self::Ip6 => "ip6",
+            Self::Arp => "arp",
+            Self::Bridge => "bridge",
+        }
+    }
+
+    /// The name of one of its hooks.
+    #[must_use]
+    pub fn hook(self, number: usize) -> Option<&'static str> {
+        let names: &[_] = match self {
+            Self::Ip | Self::Ip6 => &HOOKS[..5],
+            Self::Arp => &ARP_HOOKS,
+            Self::Bridge => &HOOKS,
+        };
+        names.get(number).copied()
+    }
+
+    /// The member of `struct netns_nf` that has its hooks.
+    pub(crate) const fn member(self) -> &'static str {
+        match self {
+            Self::Ip => "hooks_ipv4",
+            Self::Ip6 => "hooks_ipv6",
+            Self::Arp => "hooks_arp",
+            Self::Bridge => "hooks_bridge",
+        }
+    }
+}
+
+/// A function that is registered on one of the hooks of a network namespace.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct HookFunction {
     /// `ns.inum` of the namespace.
     pub netns: u32,
-    /// Index in [`HOOKS`].
+    /// Whose hook it is.
+    pub family: Family,
+    /// The number of the hook (`enum nf_inet_hooks`): [`Family::hook`] has its name.
     pub hook: usize,
     /// Lower ones are called earlier.
     pub priority: i32,
@@ -46,7 +103,7 @@ pub struct HookFunction {
     pub chain: Option<String>,
 }
 
-/// The hook functions of IPv4 of all network namespaces, in the order of their calls.
+/// The hook functions of all network namespaces, by family and hook, in the order of their calls.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct HookFunctions {
     /// Every namespace that was read, by `ns.inum`.
@@ -64,7 +121,7 @@ impl Deref for HookFunctions {
 }
 
 impl Guest {
-    /// What is registered on netfilter's five IPv4 hooks, in every network namespace.
+    /// What is registered on netfilter's hooks of IPv4, IPv6, ARP and bridges, in every network namespace.
     ///
     /// # Errors
     /// When a structure is not as netfilter keeps it.
@@ -83,11 +140,18 @@ impl HookFunctions {
             let net = Object::at(kernel, "struct net", net?)?;
             let netns = net.member("ns.inum")?.u64()? as u32;
             all.namespaces.push(netns);
-            let hooks = net.member("nf.hooks_ipv4")?;
-            for hook in 0..HOOKS.len() {
-                let entries = hooks.index(hook as i64)?;
-                if !entries.pointer()?.is_null() {
-                    entries_of(kernel, &entries.deref()?, (netns, hook), &mut all.functions)?;
+            for family in Family::ALL {
+                // A kernel without a protocol has no hooks for it.
+                let Ok((_, count, _)) = array(kernel, "struct netns_nf", family.member()) else {
+                    continue;
+                };
+                let hooks = net.member(&format!("nf.{}", family.member()))?;
+                for hook in 0..count {
+                    let entries = hooks.index(hook as i64)?;
+                    if !entries.pointer()?.is_null() {
+                        let place = (netns, family, hook);
+                        entries_of(kernel, &entries.deref()?, place, &mut all.functions)?;
+                    }
                 }
             }
         }
@@ -99,7 +163,7 @@ impl HookFunctions {
 fn entries_of(
     kernel: &Kernel,
     entries: &Object,
-    (netns, hook): (u32, usize),
+    (netns, family, hook): (u32, Family, usize),
     found: &mut Vec<HookFunction>,
 ) -> Result<()> {
     let count = entries.member("num_hook_entries")?.u64()?;
@@ -135,6 +199,7 @@ fn entries_of(
         };
         found.push(HookFunction {
             netns,
+            family,
             hook,
             priority: ops.member("priority")?.i64()? as i32,
             at: function,
@@ -169,6 +234,7 @@ fn table(hooks: &HookFunctions) -> Table {
     use Align::{Left, Right};
     let columns = [
         ("NETNS", Right),
+        ("FAMILY", Left),
         ("HOOK", Left),
         ("PRIORITY", Right),
         ("FUNCTION", Left),
@@ -179,7 +245,12 @@ fn table(hooks: &HookFunctions) -> Table {
     for function in hooks.iter() {
         table.row([
             function.netns.to_string(),
-            HOOKS.get(function.hook).copied().unwrap_or("?").to_owned(),
+            function.family.name().to_owned(),
+            function
+                .family
+                .hook(function.hook)
+                .unwrap_or("?")
+                .to_owned(),
             function.priority.to_string(),
             function.name.clone(),
             function.module.clone().unwrap_or_default(),

@@ -9,5 +9,5 @@ pub mod rule_blob;
 
 pub use conntrack::{Conntrack, Conntracks, Tuple};
 pub use expression::NftExpression;
-pub use hooks::{HOOKS, HookFunction, HookFunctions};
+pub use hooks::{Family, HookFunction, HookFunctions};
 pub use nf_tables::{NftBase, NftChain, NftRule, NftRuleset, NftSet, NftTable};

@@ -1,7 +1,7 @@
 //! Connection tracking: `struct nf_conn` (`include/net/netfilter/nf_conntrack.h`).
 
 use std::fmt;
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use serde::Serialize;
 
@@ -10,8 +10,9 @@ use crate::kernel::Kernel;
 use crate::memory::GuestVirt;
 use crate::object::Object;
 
-/// `AF_INET`
+/// `AF_INET`, `AF_INET6`
 const INET: u64 = 2;
+const INET6: u64 = 10;
 /// `IPS_*` (`include/uapi/linux/netfilter/nf_conntrack_common.h`).
 const STATUS: [(u64, &str); 7] = [
     (1 << 0, "expected"),
@@ -27,9 +28,9 @@ const STATUS: [(u64, &str); 7] = [
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct NfTuple {
     /// Where its packets come from; the port of ICMP is its identifier.
-    pub source: SocketAddrV4,
+    pub source: SocketAddr,
     /// Where they go; the port of ICMP is its type and code.
-    pub destination: SocketAddrV4,
+    pub destination: SocketAddr,
     /// `IPPROTO_*`
     pub protocol: u8,
 }
@@ -40,7 +41,7 @@ impl fmt::Display for NfTuple {
     }
 }
 
-/// A connection of IPv4.
+/// A connection of IPv4 or IPv6.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct NfConn {
     /// Its `struct nf_conn`.
@@ -54,23 +55,30 @@ pub struct NfConn {
 }
 
 impl NfConn {
-    /// The connection at an address; `None` when there is none of IPv4. It may be another's memory by now: the caller
+    /// The connection at an address; `None` when there is none of IP. It may be another's memory by now: the caller
     /// compares the tuples with what it knows.
     pub(crate) fn read(kernel: &Kernel, at: GuestVirt) -> Result<Option<Self>> {
         let conn = Object::at(kernel, "struct nf_conn", at)?;
         let hashes = conn.member("tuplehash")?;
         let tuple = |direction: i64| -> Result<Option<NfTuple>> {
             let tuple = hashes.index(direction)?.member("tuple")?;
-            if tuple.member("src.l3num")?.u64()? != INET {
+            let family = tuple.member("src.l3num")?.u64()?;
+            if ![INET, INET6].contains(&family) {
                 return Ok(None);
             }
-            let end = |end: &str| -> Result<SocketAddrV4> {
-                let address = tuple.member(&format!("{end}.u3.ip"))?.u64()? as u32;
+            let end = |end: &str| -> Result<SocketAddr> {
+                // union nf_inet_addr: one word or four, as they are sent.
+                let all = tuple.member(&format!("{end}.u3.all"))?;
+                let mut words = [0; 16];
+                for (index, word) in words.as_chunks_mut::<4>().0.iter_mut().enumerate() {
+                    *word = (all.index(index as i64)?.u64()? as u32).to_le_bytes();
+                }
+                let address = match words {
+                    [a, b, c, d, ..] if family == INET => IpAddr::from(Ipv4Addr::new(a, b, c, d)),
+                    words => Ipv6Addr::from(words).into(),
+                };
                 let port = tuple.member(&format!("{end}.u.all"))?.u64()? as u16;
-                Ok(SocketAddrV4::new(
-                    Ipv4Addr::from(address.to_le_bytes()),
-                    port.swap_bytes(),
-                ))
+                Ok(SocketAddr::new(address, port.swap_bytes()))
             };
             Ok(Some(NfTuple {
                 source: end("src")?,

@@ -1,6 +1,7 @@
 //! The way of one packet, stage by stage, as Rust values.
 
 use std::collections::HashMap;
+use std::net::IpAddr;
 use std::ops::Deref;
 
 use serde::Serialize;
@@ -17,8 +18,8 @@ use crate::kernel::Kernel;
 use crate::memory::GuestVirt;
 use crate::netfilter::nf_conn::NfConn;
 use crate::netfilter::rule_blob::NftRules;
-use crate::netfilter::{HOOKS, HookFunctions};
-use crate::traffic::{Frame, describe};
+use crate::netfilter::{Family, HookFunctions};
+use crate::traffic::{Frame, addresses, describe};
 
 /// Functions that end their `sk_buff`. Not `skb_attempt_defer_free`: the CPU that allocated it frees it later.
 pub(super) const ENDS: [&str; 2] = ["skb_release_data", "kfree_skb_partial"];
@@ -400,7 +401,7 @@ fn path(
     }
     // On its way out a packet gets its addresses first, and its ports later.
     let known = |record: &Record| {
-        let tuple = Seen::of(record).tuple().filter(|tuple| tuple.family == 4)?;
+        let tuple = Seen::of(record).tuple()?;
         Some(tuple.ports != Some((0, 0)))
     };
     let records = || packet.events.iter().map(|event| &event.record);
@@ -411,7 +412,12 @@ fn path(
         first: began,
         head: GuestVirt(first.record.head),
         packet: best.map_or_else(
-            || format!("no IPv4 packet (protocol {:#06x})", first.record.protocol),
+            || {
+                format!(
+                    "no IP or ARP packet (protocol {:#06x})",
+                    first.record.protocol
+                )
+            },
             |record| describe(record.packet()),
         ),
         stages: way.stages,
@@ -423,7 +429,7 @@ fn path(
 struct Way<'a> {
     stages: Vec<Stage>,
     /// The hook that comes next, by the function that was last.
-    hook: Option<usize>,
+    hook: Option<(Family, usize)>,
     /// The connections that it was of, as they are now.
     conns: HashMap<GuestVirt, Option<NfConn>>,
     known: &'a Known<'a>,
@@ -509,19 +515,19 @@ impl Way<'_> {
     }
 
     /// Nothing is registered on the hook that comes now.
-    fn no_hook(&mut self, hook: usize, record: &Record) {
+    fn no_hook(&mut self, (family, hook): (Family, usize), record: &Record) {
         let hooks = self.known.hooks;
         let here = |netns: u32| record.netns == 0 || netns == record.netns;
         let known = record.netns != 0 && hooks.namespaces.contains(&record.netns);
-        let registered = hooks
-            .iter()
-            .any(|function| function.hook == hook && here(function.netns));
+        let registered = hooks.iter().any(|function| {
+            (function.family, function.hook) == (family, hook) && here(function.netns)
+        });
         if known
             && !registered
-            && let (Some(stage), Some(name)) = (self.stages.last().cloned(), HOOKS.get(hook))
+            && let (Some(stage), Some(name)) = (self.stages.last().cloned(), family.hook(hook))
         {
             self.stages.push(Stage {
-                name: (*name).to_owned(),
+                name: name.to_owned(),
                 module: None,
                 layer: Layer::Netfilter,
                 what: What::NoHook(name),
@@ -598,13 +604,12 @@ impl Way<'_> {
         let kernel = self.known.kernel;
         let read = || NfConn::read(kernel, at).ok().flatten();
         let conn = self.conns.entry(at).or_insert_with(read).as_ref()?;
-        let address = |from: usize| <[u8; 4]>::try_from(packet.get(from..from + 4)?).ok();
-        let (source, destination) = (address(12)?, address(16)?);
+        let (source, destination, protocol) = addresses(packet)?;
         // Its addresses change from those of one tuple to the other's, turned round.
-        let ends = [&conn.original, &conn.reply]
-            .map(|tuple| [tuple.source.ip().octets(), tuple.destination.ip().octets()]);
-        let known = |address: [u8; 4]| ends.iter().flatten().any(|end| *end == address);
-        let same = *packet.get(9)? == conn.original.protocol && known(source) && known(destination);
+        let ends =
+            [&conn.original, &conn.reply].map(|tuple| [tuple.source.ip(), tuple.destination.ip()]);
+        let known = |address: IpAddr| ends.iter().flatten().any(|end| *end == address);
+        let same = protocol == conn.original.protocol && known(source) && known(destination);
         same.then(|| conn.clone())
     }
 
@@ -646,13 +651,13 @@ impl Way<'_> {
     fn called(&self, site: &Site, netns: u32) -> NetfilterHook {
         let registered = self.known.hooks.iter().find(|function| {
             function.at == site.function.at
-                && self.hook.is_none_or(|hook| hook == function.hook)
+                && self
+                    .hook
+                    .is_none_or(|hook| hook == (function.family, function.hook))
                 && (netns == 0 || function.netns == netns)
         });
         NetfilterHook {
-            hook: registered
-                .and_then(|function| HOOKS.get(function.hook))
-                .copied(),
+            hook: registered.and_then(|function| function.family.hook(function.hook)),
             priority: registered.map(|function| function.priority),
             chain: registered.and_then(|function| function.chain.clone()),
             verdict: None,

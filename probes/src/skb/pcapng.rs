@@ -57,11 +57,14 @@ impl Paths {
     }
 }
 
-/// The packet's own length, by its IPv4 header.
+/// The packet's own length, by its header: IPv4's tells all, IPv6's what follows its own 40 bytes.
 fn whole(stage: &Stage) -> u32 {
-    match stage.packet.get(..4) {
-        Some([first, _, high, low]) if first >> 4 == 4 => {
+    match stage.packet.as_slice() {
+        [first, _, high, low, ..] if first >> 4 == 4 => {
             u32::from(u16::from_be_bytes([*high, *low]))
+        }
+        [first, _, _, _, high, low, ..] if first >> 4 == 6 => {
+            40 + u32::from(u16::from_be_bytes([*high, *low]))
         }
         _ => 0,
     }

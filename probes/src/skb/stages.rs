@@ -2,6 +2,8 @@
 
 use serde::Serialize;
 
+use crate::netfilter::Family;
+
 /// A part of the kernel that a packet goes through; the columns of the picture.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 pub enum Layer {
@@ -11,7 +13,7 @@ pub enum Layer {
     Device,
     /// Hooks, and what is registered on them.
     Netfilter,
-    /// `net/ipv4/ip_*.c`, routes, neighbours.
+    /// `net/ipv4/ip_*.c`, `net/ipv6/ip6_*.c`, routes, neighbours.
     Ip,
     /// TCP, UDP, ICMP.
     Transport,
@@ -43,7 +45,7 @@ impl Layer {
             Self::Driver => "driver, NAPI, GRO",
             Self::Device => "device",
             Self::Netfilter => "netfilter",
-            Self::Ip => "IPv4",
+            Self::Ip => "IP",
             Self::Transport => "transport",
             Self::Socket => "socket",
             Self::Buffer => "sk_buff",
@@ -62,7 +64,9 @@ pub const PATH: &[(Layer, &[&str])] = &[
             "napi_gro_receive",
             "dev_gro_receive",
             "inet_gro_receive",
+            "ipv6_gro_receive",
             "tcp4_gro_receive",
+            "tcp6_gro_receive",
             "eth_type_trans",
             "loopback_xmit",
             "veth_xmit",
@@ -114,6 +118,22 @@ pub const PATH: &[(Layer, &[&str])] = &[
             "ip_finish_output",
             "__ip_finish_output",
             "ip_finish_output2",
+            "ip6_rcv_core",
+            "ip6_rcv_finish",
+            "ip6_route_input",
+            "ip6_input",
+            "ip6_input_finish",
+            "ip6_protocol_deliver_rcu",
+            "ip6_mc_input",
+            "ip6_forward",
+            "ip6_xmit",
+            "ip6_send_skb",
+            "ip6_local_out",
+            "__ip6_local_out",
+            "ip6_output",
+            "ip6_finish_output",
+            "__ip6_finish_output",
+            "ip6_finish_output2",
             "neigh_resolve_output",
             "neigh_connected_output",
         ],
@@ -134,6 +154,11 @@ pub const PATH: &[(Layer, &[&str])] = &[
             "tcp_queue_rcv",
             "tcp_add_backlog",
             "tcp_v4_send_reset",
+            "tcp_v6_rcv",
+            "tcp_v6_do_rcv",
+            "tcp_v6_conn_request",
+            "tcp_v6_send_reset",
+            "tcp_v6_send_check",
             "__tcp_transmit_skb",
             "tcp_v4_send_check",
             "udp_rcv",
@@ -143,6 +168,16 @@ pub const PATH: &[(Layer, &[&str])] = &[
             "udp_queue_rcv_one_skb",
             "__udp_enqueue_schedule_skb",
             "udp_send_skb",
+            "udpv6_rcv",
+            "__udp6_lib_rcv",
+            "udp6_unicast_rcv_skb",
+            "udpv6_queue_rcv_skb",
+            "udpv6_queue_rcv_one_skb",
+            "udp_v6_send_skb",
+            "icmpv6_rcv",
+            "icmpv6_echo_reply",
+            "icmp6_send",
+            "ndisc_rcv",
             "icmp_rcv",
             "icmp_echo",
             "icmp_reply",
@@ -155,6 +190,9 @@ pub const PATH: &[(Layer, &[&str])] = &[
         &[
             "raw_local_deliver",
             "raw_v4_input",
+            "raw6_local_deliver",
+            "ipv6_raw_deliver",
+            "rawv6_rcv",
             "raw_rcv",
             "raw_rcv_skb",
             "packet_rcv",
@@ -191,25 +229,40 @@ pub(super) fn layer(name: &str) -> Layer {
         "napi_gro_receive_entry" | "net_dev_start_xmit" => Layer::Driver,
         "kfree_skb" | "consume_skb" => Layer::Buffer,
         _ if name.starts_with("nf_") || name.starts_with("nft_") => Layer::Netfilter,
-        _ if name.starts_with("tcp") || name.starts_with("udp") || name.starts_with("icmp") => {
+        _ if ["tcp", "udp", "icmp", "ndisc_"]
+            .iter()
+            .any(|start| name.starts_with(start)) =>
+        {
             Layer::Transport
         }
-        _ if name.starts_with("ip_") || name.starts_with("fib_") => Layer::Ip,
+        _ if ["ip_", "ip6_", "ipv6_", "fib_", "fib6_"]
+            .iter()
+            .any(|start| name.starts_with(start)) =>
+        {
+            Layer::Ip
+        }
         _ if name.starts_with("skb_") || name.starts_with("pskb_") => Layer::Buffer,
         _ if name.starts_with("dev_") || name.starts_with("netif_") => Layer::Device,
         _ => Layer::Other,
     })
 }
 
-/// Where each function calls `NF_HOOK`: the hook's number (`enum nf_inet_hooks`). The hook follows the function.
-pub(super) fn nf_hook(name: &str) -> Option<usize> {
-    match name {
+/// Where each function calls `NF_HOOK`: the family and the hook's number (`enum nf_inet_hooks`). The hook follows the
+/// function.
+pub(super) fn nf_hook(name: &str) -> Option<(Family, usize)> {
+    Some(match name {
         // ip_rcv_core is what ip_rcv and ip_list_rcv share; both then call the hook.
-        "ip_rcv_core" => Some(0),
-        "ip_local_deliver" => Some(1),
-        "ip_forward" => Some(2),
-        "__ip_local_out" => Some(3),
-        "ip_output" | "ip_mc_output" => Some(4),
-        _ => None,
-    }
+        "ip_rcv_core" => (Family::Ip, 0),
+        "ip_local_deliver" => (Family::Ip, 1),
+        "ip_forward" => (Family::Ip, 2),
+        "__ip_local_out" => (Family::Ip, 3),
+        "ip_output" | "ip_mc_output" => (Family::Ip, 4),
+        "ip6_rcv_core" => (Family::Ip6, 0),
+        "ip6_input" => (Family::Ip6, 1),
+        "ip6_forward" => (Family::Ip6, 2),
+        // ip6_xmit does for TCP what __ip6_local_out does for all else.
+        "ip6_xmit" | "__ip6_local_out" => (Family::Ip6, 3),
+        "ip6_output" => (Family::Ip6, 4),
+        _ => return None,
+    })
 }

@@ -1,7 +1,7 @@
 //! Ethernet frames: built to be sent, parsed to be told.
 
 use std::fmt;
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::Ipv4Addr;
 
 use pnet_base::MacAddr;
 use pnet_packet::arp::{ArpHardwareTypes, ArpOperations, ArpPacket, MutableArpPacket};
@@ -11,10 +11,11 @@ use pnet_packet::icmp::{IcmpPacket, IcmpTypes};
 use pnet_packet::ip::{IpNextHeaderProtocol, IpNextHeaderProtocols};
 use pnet_packet::ipv4::{Ipv4Packet, MutableIpv4Packet};
 use pnet_packet::tcp::{MutableTcpPacket, TcpFlags, TcpPacket};
-use pnet_packet::udp::{MutableUdpPacket, UdpPacket};
+use pnet_packet::udp::MutableUdpPacket;
 use pnet_packet::{Packet, icmp, ipv4, tcp, udp};
 use serde::Serialize;
 
+use super::describe;
 use crate::{Error, Result};
 
 const ETHERNET: usize = 14;
@@ -224,11 +225,16 @@ fn length(bytes: usize) -> Result<u16> {
 /// As tcpdump would put it: `192.0.2.1:40000 > 192.0.2.2:80 TCP SYN`.
 impl fmt::Display for Frame {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Some(packet) = self.packet() else {
-            let ethertype = EthernetPacket::new(&self.0).map_or(0, |e| e.get_ethertype().0);
-            return write!(f, "{} bytes of type {ethertype:#06x}", self.0.len());
-        };
-        f.write_str(&describe(packet.packet()))
+        let ethertype = EthernetPacket::new(&self.0).map(|frame| frame.get_ethertype());
+        match (ethertype, self.0.get(ETHERNET..)) {
+            (Some(EtherTypes::Ipv4 | EtherTypes::Ipv6), Some(packet)) => {
+                f.write_str(&describe(packet))
+            }
+            _ => {
+                let ethertype = ethertype.map_or(0, |ethertype| ethertype.0);
+                write!(f, "{} bytes of type {ethertype:#06x}", self.0.len())
+            }
+        }
     }
 }
 
@@ -236,67 +242,6 @@ impl fmt::Debug for Frame {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Frame({self})")
     }
-}
-
-/// An IPv4 packet in one line; says so when the bytes are none.
-#[must_use]
-pub fn describe(bytes: &[u8]) -> String {
-    let Some(packet) = Ipv4Packet::new(bytes).filter(|packet| packet.get_version() == 4) else {
-        return format!("{} bytes that are no IPv4 packet", bytes.len());
-    };
-    let (from, to) = (packet.get_source(), packet.get_destination());
-    // Not `payload()`, which goes by the total length: on its way out a packet has none before `__ip_local_out`.
-    let payload = bytes
-        .get(usize::from(packet.get_header_length()) * 4..)
-        .unwrap_or_default();
-    let ports = |source, destination| {
-        let (from, to) = (
-            SocketAddrV4::new(from, source),
-            SocketAddrV4::new(to, destination),
-        );
-        format!("{from} > {to}")
-    };
-    match packet.get_next_level_protocol() {
-        IpNextHeaderProtocols::Tcp => match TcpPacket::new(payload) {
-            Some(tcp) => format!(
-                "{} TCP {}",
-                ports(tcp.get_source(), tcp.get_destination()),
-                flags(tcp.get_flags())
-            ),
-            None => format!("{from} > {to} TCP"),
-        },
-        IpNextHeaderProtocols::Udp => match UdpPacket::new(payload) {
-            Some(udp) => format!("{} UDP", ports(udp.get_source(), udp.get_destination())),
-            None => format!("{from} > {to} UDP"),
-        },
-        IpNextHeaderProtocols::Icmp => {
-            let kind = IcmpPacket::new(payload).map(|icmp| icmp.get_icmp_type());
-            let what = match kind {
-                Some(IcmpTypes::EchoRequest) => " echo request",
-                Some(IcmpTypes::EchoReply) => " echo reply",
-                Some(IcmpTypes::DestinationUnreachable) => " destination unreachable",
-                _ => "",
-            };
-            format!("{from} > {to} ICMP{what}")
-        }
-        other => format!("{from} > {to} protocol {}", other.0),
-    }
-}
-
-fn flags(flags: u8) -> String {
-    let names = [
-        (Tcp::SYN, "SYN"),
-        (Tcp::FIN, "FIN"),
-        (Tcp::RST, "RST"),
-        (Tcp::PSH, "PSH"),
-        (Tcp::ACK, "ACK"),
-    ];
-    let set: Vec<&str> = names
-        .iter()
-        .filter(|(bit, _)| flags & bit != 0)
-        .map(|(_, name)| *name)
-        .collect();
-    set.join(" ")
 }
 
 #[cfg(test)]
@@ -342,7 +287,7 @@ mod tests {
     #[test]
     fn any_bytes_are_described() {
         for length in 0..80 {
-            for byte in [0_u8, 0x45, 0x4f, 0xff] {
+            for byte in [0_u8, 0x45, 0x4f, 0x60, 0xff] {
                 let bytes = vec![byte; length];
                 let _ = (describe(&bytes), Frame(bytes.clone()).to_string());
                 let _ = (

@@ -4,6 +4,7 @@
 //! addresses are of TEST-NET-1 (RFC 5737), which no network has.
 
 mod connection;
+mod describe;
 mod frame;
 mod topology;
 
@@ -16,7 +17,9 @@ use std::time::{Duration, Instant};
 use vm::{Cable, Machine};
 
 pub use connection::Connection;
-pub use frame::{End, Frame, Tcp, describe};
+pub(crate) use describe::addresses;
+pub use describe::describe;
+pub use frame::{End, Frame, Tcp};
 pub use topology::Rule;
 
 use crate::guest::Guest;

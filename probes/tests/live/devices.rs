@@ -194,7 +194,12 @@ fn buses(ground: &mut Ground, kernel: &str) {
     let mut names: Vec<String> = seen.iter().map(|bus| bus.name.clone()).collect();
     names.sort();
     ledger.steady("/sys/bus", "buses", &names, (&of(&before), &of(&after)));
-    let of = |listed: &Listed| listed.classes.keys().cloned().collect::<Vec<_>>();
+    // A `class_compat` (`drivers/base/class.c`) is a folder among the classes and no class.
+    let compat = |name: &&String| *name != "i2c-adapter";
+    let of = |listed: &Listed| {
+        let names = listed.classes.keys().filter(compat);
+        names.cloned().collect::<Vec<_>>()
+    };
     let mut names: Vec<String> = seen.classes.iter().map(|c| c.name.clone()).collect();
     names.sort();
     ledger.steady("/sys/class", "classes", &names, (&of(&before), &of(&after)));

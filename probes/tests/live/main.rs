@@ -19,6 +19,7 @@ mod hooks;
 mod hostile;
 mod identity;
 mod initcall;
+mod ipv6;
 mod irq;
 mod ledger;
 mod locking;
@@ -168,6 +169,11 @@ fn packet_types() {
 #[test]
 fn functions_of_an_skb() {
     skb::functions();
+}
+
+#[test]
+fn ipv6_takes_its_way() {
+    ipv6::takes_its_way();
 }
 
 #[test]

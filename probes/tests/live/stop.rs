@@ -57,7 +57,10 @@ pub(crate) fn in_place(kernel: &str) {
         let entries = net.member("nf.hooks_ipv4")?.index(1)?.deref()?;
         assert_eq!(entries.member("num_hook_entries")?.u64()?, 1);
         let hooks = stopped.guest().nf_hooks()?;
-        let hook = hooks.iter().find(|hook| hook.hook == 1).unwrap();
+        let hook = hooks
+            .iter()
+            .find(|hook| hook.family.name() == "ip" && hook.hook == 1)
+            .unwrap();
         assert_eq!((hook.priority, hook.chain.as_deref()), (7, Some("t/c")));
         // dst_entry: for this host, so its device is `lo` and its input the function that we stand at.
         let dst = GuestVirt(object.member("_skb_refdst")?.u64()? & !1);
