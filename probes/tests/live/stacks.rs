@@ -114,7 +114,8 @@ fn running(ledger: &mut Ledger, ground: &mut Ground) {
                     ledger.same(cpu, "cpu", &trace.pid, &task.pid);
                     // In the entry code the registers are on their way to where they will lie.
                     let entry = trace.frames.first().is_some_and(|frame| {
-                        frame.function.contains("asm_") || frame.function.contains("entry")
+                        let name = &*frame.function;
+                        name.contains("asm_") || name.contains("entry") || name == "sync_regs"
                     });
                     let lost = matches!(trace.end, TraceEnd::Lost(_)) && !entry;
                     ledger.same(format!("{trace:?}"), "cpu followed", &lost, &false);
