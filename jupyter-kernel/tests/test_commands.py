@@ -137,6 +137,31 @@ def test_a_line_and_the_shell_show_the_same(kernel, shell):
     shell("resume")
 
 
+def test_lines_follow_a_guest_that_is_started_anew(kernel, klab):
+    name = f"anew-{os.getpid()}"
+
+    def up(*options):
+        subprocess.run([klab, "up", name, *options], check=True)
+
+    def looks():
+        said = subprocess.run([klab, "run", name, "--", "uname", "-r"], capture_output=True, text=True).stdout.strip()
+        cell = kernel.run(f"%log --guest {name}")
+        assert cell.error is None, cell.error
+        shown = cell.value or cell.of("display_data")[0]["data"]
+        assert f"Linux version {said} " in shown["text/plain"]
+        return said
+
+    up()
+    first = looks()
+    assert kernel.run(f"%guest reset {name}").error is None
+    assert looks() == first
+    subprocess.run([klab, "down", name], check=True)
+    assert "`klab up " in kernel.run(f"%log --guest {name}").error["evalue"]
+    up("--kernel", "6.1")
+    assert looks() != first
+    subprocess.run([klab, "down", name], check=True)
+
+
 def test_ps_has_the_processes_of_proc(shell, guest):
     tasks = {task["pid"]: task["comm"] for task in json.loads(shell("ps", "--json").stdout)}
     assert tasks[1] == "init" and tasks[2] == "kthreadd"

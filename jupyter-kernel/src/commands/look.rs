@@ -1,5 +1,8 @@
 //! The commands that read a guest's memory: each reads one value and shows its faces.
 
+use std::collections::BTreeMap;
+use std::sync::{Mutex, PoisonError};
+
 use anyhow::{Context as _, Result, bail};
 use probes::guest::Guest;
 use probes::kernel::Kernel;
@@ -15,6 +18,10 @@ use super::code;
 use super::output::{Context, Output, Stream};
 use super::read::Place;
 use super::search;
+
+/// The guests that lines of this notebook looked into. A [`Guest`] follows one of klab's own when it is reset or started
+/// anew; under the name of one that someone else started there may be another machine by the next line.
+static KNOWN: Mutex<BTreeMap<String, Guest>> = Mutex::new(BTreeMap::new());
 
 /// Runs one of them.
 pub(crate) fn run(command: &Look, cx: &mut Context<'_>) -> Result<Output> {
@@ -120,7 +127,20 @@ fn guest(source: &Source, cx: &Context<'_>) -> Result<Guest> {
     if let Some(file) = &source.core {
         return Ok(Guest::open_core(file)?);
     }
-    Ok(Guest::attach(source.guest.as_deref().unwrap_or(&cx.guest))?)
+    let name = source.guest.as_deref().unwrap_or(&cx.guest);
+    let mut known = KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
+    let still = |guest: &Guest| {
+        guest.kernel().is_ok() && guest.machine().is_ok_and(|machine| machine.is_own())
+    };
+    if let Some(guest) = known.remove(name).filter(still) {
+        known.insert(name.to_owned(), guest.clone());
+        return Ok(guest);
+    }
+    let guest = Guest::attach(name)?;
+    if guest.machine()?.is_own() {
+        known.insert(name.to_owned(), guest.clone());
+    }
+    Ok(guest)
 }
 
 /// All faces of one value.
