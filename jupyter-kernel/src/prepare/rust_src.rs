@@ -17,6 +17,7 @@ use std::process::Command;
 use anyhow::{Context, Result, bail};
 
 use super::RUST_SRC_PATH;
+use super::session::SESSION;
 
 /// Debian's packages that hold the sources, the newest compiler's first.
 const PACKAGES: [&str; 2] = ["rust-web-src", "rust-src"];
@@ -40,15 +41,20 @@ pub(super) fn expected() -> Result<PathBuf> {
     }
 }
 
-/// The folder that this session's rust-analyzer takes for the sources.
-fn given() -> Result<PathBuf> {
-    let given = std::env::var_os(RUST_SRC_PATH).context("RUST_SRC_PATH is not set")?;
-    Ok(given.into())
+/// The folder that a session's rust-analyzer takes for the sources.
+pub(super) fn given(session: &Path) -> PathBuf {
+    session.join("library")
+}
+
+/// That of this session. By its own folder, not by `RUST_SRC_PATH`, which may name sources of the user's: it is emptied.
+fn own() -> Result<PathBuf> {
+    let session = std::env::var_os(SESSION).context("this process is no session's")?;
+    Ok(given(Path::new(&session)))
 }
 
 /// Empties the folder that is given to rust-analyzer.
 pub(super) fn hide() -> Result<()> {
-    let given = given()?;
+    let given = own()?;
     if given.exists() {
         fs::remove_dir_all(&given)?;
     }
@@ -58,7 +64,7 @@ pub(super) fn hide() -> Result<()> {
 
 /// Puts the sources into the folder that is given to rust-analyzer.
 pub(crate) fn show() -> Result<()> {
-    let (given, library) = (given()?, expected()?);
+    let (given, library) = (own()?, expected()?);
     fs::remove_dir(given.join("core"))?;
     for name in CRATES {
         symlink(library.join(name), given.join(name))?;

@@ -14,7 +14,7 @@ use anyhow::{Context, Result};
 use super::{EVCXR_TMPDIR, RUST_SRC_PATH, rust_src, template};
 
 /// Names the folder of this session, in the kernel's environment.
-const SESSION: &str = "KLAB_SESSION";
+pub(super) const SESSION: &str = "KLAB_SESSION";
 
 /// How long a session may take to lock its new folder.
 const MAKING: Duration = Duration::from_secs(60);
@@ -49,7 +49,7 @@ impl Folder {
                 .args(std::env::args_os().skip(1))
                 .env(EVCXR_TMPDIR, path.join("evcxr"))
                 .env(rust_src::NAMED, named)
-                .env(RUST_SRC_PATH, path.join("library"))
+                .env(RUST_SRC_PATH, rust_src::given(&path))
                 .env(SESSION, path);
             return Err(again.exec()).context("klab does not start again");
         };
