@@ -5,7 +5,7 @@ use crate::kernel::{Functions, Kernel};
 use crate::memory::GuestVirt;
 use crate::netfilter::Family;
 use crate::object::{Mirror, Object, Plan};
-use crate::structures::{array, chain, list_for_each_entry, offset_of};
+use crate::structures::{chain, list_for_each_entry, offset_of};
 use crate::trace;
 use crate::{Error, Result};
 
@@ -98,11 +98,11 @@ fn netfilter(kernel: &Kernel, points: &mut Vec<Point>) -> Result<()> {
     for net in list_for_each_entry(kernel, head, list).bound(BOUND as usize) {
         let net = Object::at(kernel, "struct net", net?)?;
         let inum = net.member("ns.inum")?.u64()?;
-        for hooks in Family::ALL.map(Family::member) {
-            // A kernel without a protocol has no hooks for it.
-            let Ok((_, count, _)) = array(kernel, "struct netns_nf", hooks) else {
+        for family in Family::ALL {
+            let (hooks, count) = (family.member(), family.count(kernel)?);
+            if count == 0 {
                 continue;
-            };
+            }
             let table = net.member(&format!("nf.{hooks}"))?;
             for hook in 0..count {
                 let place = format!("netns {inum} {hooks}[{hook}]");

@@ -24,6 +24,8 @@ const HOOKS: [&str; 6] = [
 ];
 /// `NF_ARP_IN` and its like (`include/uapi/linux/netfilter_arp.h`).
 const ARP_HOOKS: [&str; 3] = ["IN", "OUT", "FORWARD"];
+/// As many hooks as a protocol ever had (`include/linux/netfilter_defs.h`).
+const NF_MAX_HOOKS: usize = 8;
 /// `MAX_HOOK_COUNT` (`net/netfilter/core.c`).
 const MAX_HOOKS: u64 = 1024;
 /// `NF_HOOK_OP_NF_TABLES` (`include/linux/netfilter.h`).
@@ -69,6 +71,22 @@ impl Family {
             Self::Bridge => &HOOKS,
         };
         names.get(number).copied()
+    }
+
+    /// How many hooks it has; none in a kernel without the protocol.
+    ///
+    /// # Errors
+    /// When the kernel's types claim more than any kernel has.
+    pub(crate) fn count(self, kernel: &Kernel) -> Result<usize> {
+        match array(kernel, "struct netns_nf", self.member()) {
+            Ok((_, count, _)) if count > NF_MAX_HOOKS => Err(Error::Malformed {
+                what: "BTF",
+                why: format!("{} has {count} hooks", self.member()),
+            }),
+            Ok((_, count, _)) => Ok(count),
+            Err(Error::NoMember { .. } | Error::NoType { .. }) => Ok(0),
+            Err(error) => Err(error),
+        }
     }
 
     /// The member of `struct netns_nf` that has its hooks.
@@ -141,10 +159,10 @@ impl HookFunctions {
             let netns = net.member("ns.inum")?.u64()? as u32;
             all.namespaces.push(netns);
             for family in Family::ALL {
-                // A kernel without a protocol has no hooks for it.
-                let Ok((_, count, _)) = array(kernel, "struct netns_nf", family.member()) else {
+                let count = family.count(kernel)?;
+                if count == 0 {
                     continue;
-                };
+                }
                 let hooks = net.member(&format!("nf.{}", family.member()))?;
                 for hook in 0..count {
                     let entries = hooks.index(hook as i64)?;
