@@ -11,10 +11,9 @@
 //! # }
 //! ```
 
-use std::ops::Deref;
-
 use serde::Serialize;
 
+use crate::Listing;
 use crate::guest::Guest;
 use crate::kernel::Kernel;
 use crate::memory::{GuestVirt, PAGE_SIZE};
@@ -49,17 +48,7 @@ pub struct TaskCgroup {
 }
 
 /// The control groups of a task, one a hierarchy, in the order of `/proc/PID/cgroup`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-#[serde(transparent)]
-pub struct TaskCgroups(pub Vec<TaskCgroup>);
-
-impl Deref for TaskCgroups {
-    type Target = [TaskCgroup];
-
-    fn deref(&self) -> &[TaskCgroup] {
-        &self.0
-    }
-}
+pub type TaskCgroups = Listing<TaskCgroup>;
 
 /// A control group.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -106,17 +95,7 @@ pub struct Hierarchy {
 }
 
 /// All hierarchies.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-#[serde(transparent)]
-pub struct Hierarchies(pub Vec<Hierarchy>);
-
-impl Deref for Hierarchies {
-    type Target = [Hierarchy];
-
-    fn deref(&self) -> &[Hierarchy] {
-        &self.0
-    }
-}
+pub type Hierarchies = Listing<Hierarchy>;
 
 #[derive(Debug, Mirror)]
 #[mirror(c = "struct cgroup")]
@@ -173,7 +152,7 @@ impl Guest {
                 reader.hierarchy(root)
             })
         });
-        all.collect::<Result<_>>().map(Hierarchies)
+        all.collect()
     }
 }
 
@@ -290,7 +269,7 @@ impl<'k> Reader<'k> {
                 at,
             });
         }
-        Ok(TaskCgroups(all))
+        Ok(Listing::from(all))
     }
 
     fn hierarchy(&self, at: GuestVirt) -> Result<Hierarchy> {

@@ -63,7 +63,7 @@ impl Guest {
     pub fn dump(&self, to: impl AsRef<Path>) -> Result<Dump> {
         let to = to.as_ref();
         let fault =
-            |e: io::Error| Error::Other(format!("cannot write the dump {}: {e}", to.display()));
+            |e: io::Error| Error::io(format!("cannot write the dump {}: {e}", to.display()));
         let name = to
             .file_name()
             .ok_or_else(|| fault(io::ErrorKind::IsADirectory.into()))?;
@@ -191,7 +191,7 @@ fn segments(kernel: &Kernel, ranges: &[PhysRange], notes: u64) -> Result<Vec<Seg
     let image = image(kernel, ranges);
     let count = 1 + u64::from(image.is_some()) + ranges.len() as u64;
     if count > 0xfffe {
-        return Err(Error::Other(format!(
+        return Err(Error::Unsupported(format!(
             "an ELF file holds no {} ranges of RAM",
             ranges.len()
         )));

@@ -50,7 +50,7 @@ pub fn check<T: PartialEq + Debug>(
             answer: format!("{answer:?}"),
         });
     }
-    Err(Error::Other(format!(
+    Err(Error::Invalid(format!(
         "{exercise}: you say {answer:?}, the guest's own reading is {witness:?}; look again"
     )))
 }

@@ -141,7 +141,7 @@ impl Guest {
             known.machine.is_none().then(|| known.registers.clone())
         };
         match saved {
-            Some(saved) if saved.is_empty() => Err(Error::Other(
+            Some(saved) if saved.is_empty() => Err(Error::Absent(
                 "this guest is memory alone, and nobody saved the registers of its CPUs with it"
                     .to_owned(),
             )),
@@ -149,7 +149,7 @@ impl Guest {
             None => {
                 let machine = self.machine()?;
                 if machine.runs()? {
-                    return Err(Error::Other(
+                    return Err(Error::machine(
                         "the guest runs: pause it to read the registers of its CPUs".to_owned(),
                     ));
                 }
@@ -167,7 +167,7 @@ impl Guest {
             .unwrap_or_else(PoisonError::into_inner);
         match &known.machine {
             Some(running) => Ok(running.machine.clone()),
-            None => Err(Error::Machine(
+            None => Err(Error::machine(
                 "this guest is memory alone, without a machine: `klab up` and `Guest::attach` give one that runs".to_owned(),
             )),
         }
@@ -176,7 +176,7 @@ impl Guest {
     /// A connection to its agent. It does not answer while the guest is paused, so asking within `paused` is an error.
     pub fn agent(&self) -> Result<Client> {
         if self.pauses().depth > 0 {
-            return Err(Error::Machine(
+            return Err(Error::machine(
                 "the guest is paused, so its agent does not answer: ask it before or after guest.paused(..)".to_owned(),
             ));
         }
@@ -277,7 +277,7 @@ fn settled(machine: &Machine) -> Result<u64> {
         }
         if began.elapsed() > RESET {
             let name = machine.name();
-            return Err(Error::Machine(format!(
+            return Err(Error::machine(format!(
                 "the guest `{name}` is in the middle of a reset: `klab reset {name}` ends one that was interrupted"
             )));
         }
@@ -304,7 +304,7 @@ impl<'a> Pause<'a> {
             )
         };
         if bare {
-            return Err(Error::Machine(
+            return Err(Error::machine(
                 "this guest is a RAM file alone, there is nobody to pause: `Guest::attach` gives one that can be".to_owned(),
             ));
         }

@@ -1,9 +1,8 @@
 //! Pools of huge pages: `struct hstate` (`include/linux/hugetlb.h`, `mm/hugetlb.c`).
 
-use std::ops::Deref;
-
 use serde::Serialize;
 
+use crate::Listing;
 use crate::Result;
 use crate::guest::Guest;
 use crate::kernel::Kernel;
@@ -37,17 +36,7 @@ pub struct HugePool {
 }
 
 /// The pools, one a size.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-#[serde(transparent)]
-pub struct HugePools(pub Vec<HugePool>);
-
-impl Deref for HugePools {
-    type Target = [HugePool];
-
-    fn deref(&self) -> &[HugePool] {
-        &self.0
-    }
-}
+pub type HugePools = Listing<HugePool>;
 
 #[derive(Debug, Mirror)]
 #[mirror(c = "struct hstate")]
@@ -70,7 +59,7 @@ impl Guest {
 
 pub(crate) fn pools(kernel: &Kernel) -> Result<HugePools> {
     let Some(first) = kernel.symbols()?.lookup("hstates") else {
-        return Ok(HugePools(Vec::new()));
+        return Ok(Listing::from(Vec::new()));
     };
     let plan = Plan::<Hstate>::new(kernel)?;
     let index = |symbol: &str| kernel.read_u32(kernel.symbol(symbol)?).map(u64::from);
@@ -91,5 +80,5 @@ pub(crate) fn pools(kernel: &Kernel) -> Result<HugePools> {
             default: i == default,
         })
     });
-    Ok(HugePools(pools.collect::<Result<_>>()?))
+    pools.collect()
 }

@@ -1,12 +1,11 @@
 //! What the kernel was started with: its command line (`init/main.c`), its configuration (`kernel/configs.c`).
 
-use std::ops::Deref;
-
 use miniz_oxide::inflate::TINFLStatus;
 use miniz_oxide::inflate::core::inflate_flags::TINFL_FLAG_USING_NON_WRAPPING_OUTPUT_BUF;
 use miniz_oxide::inflate::core::{DecompressorOxide, decompress};
 use serde::Serialize;
 
+use crate::Listing;
 use crate::guest::Guest;
 use crate::memory::GuestVirt;
 use crate::view::{Align, Table, View, clean};
@@ -46,17 +45,7 @@ pub struct ConfigOption {
 }
 
 /// The kernel's configuration: the options that are set.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-#[serde(transparent)]
-pub struct Kconfig(pub Vec<ConfigOption>);
-
-impl Deref for Kconfig {
-    type Target = [ConfigOption];
-
-    fn deref(&self) -> &[ConfigOption] {
-        &self.0
-    }
-}
+pub type Kconfig = Listing<ConfigOption>;
 
 impl Guest {
     /// The kernel's command line: `/proc/cmdline`.
@@ -79,7 +68,7 @@ impl Guest {
         let start = kernel.find_symbol("kernel_config_data")?;
         let end = kernel.find_symbol("kernel_config_data_end")?;
         let (Some(start), Some(end)) = (start, end) else {
-            return Err(Error::Other(format!(
+            return Err(Error::Unsupported(format!(
                 "{} was built without CONFIG_IKCONFIG, so its memory does not hold its configuration: its package has it as the file config-{0}",
                 kernel.release()
             )));
@@ -98,7 +87,7 @@ impl Guest {
                 value: value.to_owned(),
             })
         });
-        Ok(Kconfig(options.collect()))
+        Ok(options.collect())
     }
 }
 

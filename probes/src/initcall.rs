@@ -4,12 +4,12 @@
 //! calls one after the other while it boots. The table is memory that is given back before the first program runs, so
 //! only a guest that is held before has it: [`Guest::held_at_boot`].
 
-use std::ops::Deref;
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
 use vm::{Machine, Options, Owner, Silent, Start};
 
+use crate::Listing;
 use crate::cell::check_interrupt;
 use crate::guest::Guest;
 use crate::kernel::Kernel;
@@ -49,17 +49,7 @@ pub struct Initcall {
 }
 
 /// The table, in the order of the calls.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-#[serde(transparent)]
-pub struct Initcalls(pub Vec<Initcall>);
-
-impl Deref for Initcalls {
-    type Target = [Initcall];
-
-    fn deref(&self) -> &[Initcall] {
-        &self.0
-    }
-}
+pub type Initcalls = Listing<Initcall>;
 
 impl Guest {
     /// Boots a guest `name` of the default kernel, and holds it when the kernel has set itself up and before it gives
@@ -109,13 +99,13 @@ fn hold(machine: &Machine) -> Result<()> {
         return if has_init_memory(&kernel)? {
             Ok(())
         } else {
-            Err(Error::Machine(
+            Err(Error::machine(
                 "the guest had given its init memory back before it could be held: try again, perhaps with less to do for this machine"
                     .to_owned(),
             ))
         };
     }
-    Err(Error::Machine(format!(
+    Err(Error::machine(format!(
         "no kernel was found in the guest within {} s of its boot",
         PATIENCE.as_secs()
     )))
@@ -128,7 +118,7 @@ fn has_init_memory(kernel: &Kernel) -> Result<bool> {
 
 fn read(kernel: &Kernel) -> Result<Initcalls> {
     if !has_init_memory(kernel)? {
-        return Err(Error::Other(
+        return Err(Error::Absent(
             "the kernel has given the table of initcalls back, with all of its init memory, before its first program ran: \
              Guest::held_at_boot(\"boot\") boots a guest that still has it"
                 .to_owned(),
@@ -168,5 +158,5 @@ fn read(kernel: &Kernel) -> Result<Initcalls> {
             });
         }
     }
-    Ok(Initcalls(calls))
+    Ok(Listing::from(calls))
 }

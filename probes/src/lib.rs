@@ -26,6 +26,7 @@ pub mod init;
 pub mod initcall;
 pub mod irq;
 pub mod kernel;
+mod listing;
 pub mod locking;
 pub mod meminfo;
 pub mod memory;
@@ -58,5 +59,6 @@ pub mod vmstat;
 pub mod what;
 pub mod workqueue;
 
-pub use error::{Error, Result};
+pub use error::{Error, ErrorKind, Result};
 pub use guest::Guest;
+pub use listing::{Listing, Missing};

@@ -1,9 +1,8 @@
 //! What memory is used for: `/proc/meminfo`, added up as the kernel does (`fs/proc/meminfo.c`, `mm/show_mem.c`).
 
-use std::ops::Deref;
-
 use serde::Serialize;
 
+use crate::Listing;
 use crate::guest::Guest;
 use crate::hugetlb;
 use crate::kernel::Kernel;
@@ -27,24 +26,14 @@ pub struct MemLine {
 }
 
 /// The lines, in the order of `/proc/meminfo`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-#[serde(transparent)]
-pub struct MemInfo(pub Vec<MemLine>);
+pub type MemInfo = Listing<MemLine>;
 
 impl MemInfo {
     /// A line's value, by its name.
     #[must_use]
     pub fn get(&self, name: &str) -> Option<u64> {
-        let found = self.0.iter().find(|line| line.name == name);
+        let found = self.items.iter().find(|line| line.name == name);
         found.map(|line| line.value)
-    }
-}
-
-impl Deref for MemInfo {
-    type Target = [MemLine];
-
-    fn deref(&self) -> &[MemLine] {
-        &self.0
     }
 }
 
@@ -170,7 +159,7 @@ impl Reader<'_> {
         }
         self.huge_pages()?;
         self.direct_map()?;
-        Ok(MemInfo(self.lines))
+        Ok(Listing::from(self.lines))
     }
 
     /// The lines that are there with CONFIG_TRANSPARENT_HUGEPAGE (`fs/proc/meminfo.c:141@v7.3.4`), which PREEMPT_RT excludes
@@ -317,7 +306,7 @@ impl Reader<'_> {
             "zbud" => ("struct zbud_pool", "pages_nr"),
             other => {
                 let why = format!("zswap's pages in a pool of {other} are not known");
-                return Err(Error::Other(why));
+                return Err(Error::Unsupported(why));
             }
         };
         Ok(follow(own, c, pages)?.0)

@@ -4,10 +4,9 @@
 //! socket does, is in `ptype_all`; one that wants one device only is with that device. Since 6.15 those of packet
 //! sockets are with their network namespace.
 
-use std::ops::Deref;
-
 use serde::Serialize;
 
+use crate::Listing;
 use crate::Result;
 use crate::guest::Guest;
 use crate::kernel::Kernel;
@@ -39,17 +38,7 @@ pub struct PacketType {
 }
 
 /// The handlers of packets.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-#[serde(transparent)]
-pub struct PacketTypes(pub Vec<PacketType>);
-
-impl Deref for PacketTypes {
-    type Target = [PacketType];
-
-    fn deref(&self) -> &[PacketType] {
-        &self.0
-    }
-}
+pub type PacketTypes = Listing<PacketType>;
 
 impl Guest {
     /// Every `packet_type` that is registered: `ptype_base`, `ptype_all`, those of each network namespace and device.
@@ -82,7 +71,7 @@ impl Guest {
                 members(&kernel, &device, &name, &mut found)?;
             }
         }
-        Ok(PacketTypes(found))
+        Ok(Listing::from(found))
     }
 }
 

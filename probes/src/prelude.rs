@@ -17,5 +17,5 @@ pub use crate::structures::{
 };
 pub use crate::traffic::{Connection, Frame, Net, Rule, Tcp};
 pub use crate::view::{Align, ListRing, RingNode, Table, View};
-pub use crate::{Error, Result};
+pub use crate::{Error, ErrorKind, Listing, Missing, Result};
 pub use vm::agent::{Made, SocketKind, WorkloadKind};

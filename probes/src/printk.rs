@@ -4,10 +4,9 @@
 //! holds the texts, each behind the id of its descriptor. Writers are lock-free, so a record is believed only if its
 //! descriptor was finalized with the right id before and after it was read, as the kernel's own readers do.
 
-use std::ops::Deref;
-
 use serde::Serialize;
 
+use crate::Listing;
 use crate::cell::check_interrupt;
 use crate::guest::Guest;
 use crate::kernel::Kernel;
@@ -60,33 +59,14 @@ pub struct LogRecord {
 }
 
 /// The kernel's log, oldest record first.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-#[serde(transparent)]
-pub struct Log(pub Vec<LogRecord>);
+pub type Log = Listing<LogRecord>;
 
 impl Log {
     /// The last `n` records.
     #[must_use]
     pub fn tail(mut self, n: usize) -> Self {
-        self.0.drain(..self.0.len().saturating_sub(n));
+        self.items.drain(..self.items.len().saturating_sub(n));
         self
-    }
-}
-
-impl Deref for Log {
-    type Target = [LogRecord];
-
-    fn deref(&self) -> &[LogRecord] {
-        &self.0
-    }
-}
-
-impl IntoIterator for Log {
-    type Item = LogRecord;
-    type IntoIter = std::vec::IntoIter<LogRecord>;
-
-    fn into_iter(self) -> Self::IntoIter {
-        self.0.into_iter()
     }
 }
 
@@ -165,7 +145,7 @@ impl Guest {
             check_interrupt();
             records.extend(reader.record(tail_id.wrapping_add(i) & ID_MASK)?);
         }
-        Ok(Log(records))
+        Ok(Listing::from(records))
     }
 }
 

@@ -1,9 +1,8 @@
 //! Swap areas: `struct swap_info_struct` (`include/linux/swap.h`, `mm/swapfile.c`).
 
-use std::ops::Deref;
-
 use serde::Serialize;
 
+use crate::Listing;
 use crate::fs::d_path;
 use crate::guest::Guest;
 use crate::kernel::Kernel;
@@ -39,17 +38,7 @@ pub struct SwapArea {
 }
 
 /// All swap areas.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-#[serde(transparent)]
-pub struct SwapAreas(pub Vec<SwapArea>);
-
-impl Deref for SwapAreas {
-    type Target = [SwapArea];
-
-    fn deref(&self) -> &[SwapArea] {
-        &self.0
-    }
-}
+pub type SwapAreas = Listing<SwapArea>;
 
 #[derive(Debug, PartialEq, Eq, Mirror)]
 #[mirror(c = "struct swap_info_struct")]
@@ -82,12 +71,12 @@ impl Guest {
 pub(crate) fn areas(kernel: &Kernel) -> Result<Option<SwapAreas>> {
     // Without CONFIG_SWAP there is no such array.
     let Some(first) = kernel.symbols()?.lookup("swap_info") else {
-        return Ok(Some(SwapAreas(Vec::new())));
+        return Ok(Some(Listing::from(Vec::new())));
     };
     let flags = kernel.once(|| {
         let flag = |name: &str| -> Result<u64> {
             let found = kernel.btf()?.find_enumerator(name);
-            let none = || Error::Other(format!("{} has no {name}", kernel.release()));
+            let none = || Error::Unsupported(format!("{} has no {name}", kernel.release()));
             found.map(|(_, bit)| bit.cast_unsigned()).ok_or_else(none)
         };
         Ok(Flags {
@@ -125,5 +114,5 @@ pub(crate) fn areas(kernel: &Kernel) -> Result<Option<SwapAreas>> {
             return Ok(None);
         }
     }
-    Ok(Some(SwapAreas(areas)))
+    Ok(Some(Listing::from(areas)))
 }

@@ -1,9 +1,8 @@
 //! Areas of the vmalloc space: `struct vmap_area` and `struct vm_struct` (`include/linux/vmalloc.h`, `mm/vmalloc.c`).
 
-use std::ops::Deref;
-
 use serde::Serialize;
 
+use crate::Listing;
 use crate::guest::Guest;
 use crate::kernel::{Kernel, ModuleSymbols, SymbolAt};
 use crate::memory::{GuestPhys, GuestVirt};
@@ -63,25 +62,15 @@ impl VmallocArea {
 }
 
 /// All areas, ascending.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-#[serde(transparent)]
-pub struct VmallocAreas(pub Vec<VmallocArea>);
+pub type VmallocAreas = Listing<VmallocArea>;
 
 impl VmallocAreas {
     /// The area that holds an address: `find_vmap_area()`.
     #[must_use]
     pub fn at(&self, at: GuestVirt) -> Option<&VmallocArea> {
-        let index = self.0.partition_point(|area| area.start <= at);
-        let area = self.0.get(index.checked_sub(1)?)?;
+        let index = self.items.partition_point(|area| area.start <= at);
+        let area = self.items.get(index.checked_sub(1)?)?;
         (at.0 - area.start.0 < area.size).then_some(area)
-    }
-}
-
-impl Deref for VmallocAreas {
-    type Target = [VmallocArea];
-
-    fn deref(&self) -> &[VmallocArea] {
-        &self.0
     }
 }
 
@@ -131,7 +120,7 @@ pub(crate) fn areas(kernel: &Kernel, modules: &[ModuleSymbols]) -> Result<Vmallo
             }
         }
         areas.sort_by_key(|area| area.start);
-        Ok((addresses(kernel)? == before).then_some(VmallocAreas(areas)))
+        Ok((addresses(kernel)? == before).then_some(Listing::from(areas)))
     })
 }
 

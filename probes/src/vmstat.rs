@@ -5,11 +5,11 @@
 //! paused.
 
 use std::collections::HashMap;
-use std::ops::Deref;
 use std::sync::Arc;
 
 use serde::Serialize;
 
+use crate::Listing;
 use crate::guest::Guest;
 use crate::kernel::Kernel;
 use crate::kernel::btf::Kind;
@@ -61,24 +61,14 @@ pub struct Counter {
 }
 
 /// All counters, in the order of `/proc/vmstat`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-#[serde(transparent)]
-pub struct VmStat(pub Vec<Counter>);
+pub type VmStat = Listing<Counter>;
 
 impl VmStat {
     /// The value of a counter, by its name.
     #[must_use]
     pub fn get(&self, name: &str) -> Option<u64> {
-        let found = self.0.iter().find(|counter| counter.name == name);
+        let found = self.items.iter().find(|counter| counter.name == name);
         found.map(|counter| counter.value)
-    }
-}
-
-impl Deref for VmStat {
-    type Target = [Counter];
-
-    fn deref(&self) -> &[Counter] {
-        &self.0
     }
 }
 
@@ -258,7 +248,7 @@ impl Guest {
             let unit = if in_sectors.contains(&Some(i)) { 2 } else { 1 };
             push(name, CounterKind::Event, held.events[i] / unit, 0);
         }
-        Ok(VmStat(counters))
+        Ok(Listing::from(counters))
     }
 }
 

@@ -1,11 +1,10 @@
 //! Block devices: disks and partitions, their request queues, and the requests that are under way
 //! (`include/linux/blk_types.h`, `include/linux/blkdev.h`, `block/blk-mq-tag.c`).
 
-use std::ops::Deref;
-
 use serde::Serialize;
 
 use super::{BOUND, DevT, pointer, text};
+use crate::Listing;
 use crate::guest::Guest;
 use crate::kernel::Kernel;
 use crate::memory::GuestVirt;
@@ -145,26 +144,7 @@ pub struct Disk {
 }
 
 /// The disks.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-#[serde(transparent)]
-pub struct Disks(pub Vec<Disk>);
-
-impl Deref for Disks {
-    type Target = [Disk];
-
-    fn deref(&self) -> &[Disk] {
-        &self.0
-    }
-}
-
-impl IntoIterator for Disks {
-    type Item = Disk;
-    type IntoIter = std::vec::IntoIter<Disk>;
-
-    fn into_iter(self) -> Self::IntoIter {
-        self.0.into_iter()
-    }
-}
+pub type Disks = Listing<Disk>;
 
 #[derive(Debug, PartialEq, Eq, Mirror)]
 #[mirror(c = "struct block_device")]
@@ -274,7 +254,7 @@ impl Guest {
         let kernel = self.kernel()?;
         settle("the disks", || {
             let reader = Reader::new(&kernel)?;
-            reader.disks().map(|disks| disks.map(Disks))
+            reader.disks().map(|disks| disks.map(Listing::from))
         })
     }
 }

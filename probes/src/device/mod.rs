@@ -7,7 +7,6 @@ mod pci;
 mod resource;
 
 use std::collections::HashMap;
-use std::ops::Deref;
 
 pub use block::{BlockRequest, Disk, DiskStats, Disks, Partition, RequestQueue, Transfers};
 pub use driver::{Bus, Buses, Class, Driver};
@@ -16,6 +15,7 @@ pub use pci::{PciDevice, PciDevices, PciRegion, PciSpace};
 pub use resource::{Resource, Resources};
 use serde::Serialize;
 
+use crate::Listing;
 use crate::guest::Guest;
 use crate::kernel::Kernel;
 use crate::memory::GuestVirt;
@@ -78,26 +78,7 @@ pub struct Device {
 }
 
 /// All devices, those below one another together.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-#[serde(transparent)]
-pub struct Devices(pub Vec<Device>);
-
-impl Deref for Devices {
-    type Target = [Device];
-
-    fn deref(&self) -> &[Device] {
-        &self.0
-    }
-}
-
-impl IntoIterator for Devices {
-    type Item = Device;
-    type IntoIter = std::vec::IntoIter<Device>;
-
-    fn into_iter(self) -> Self::IntoIter {
-        self.0.into_iter()
-    }
-}
+pub type Devices = Listing<Device>;
 
 #[derive(Debug, PartialEq, Eq, Mirror)]
 #[mirror(c = "struct device")]
@@ -168,7 +149,7 @@ fn read(kernel: &Kernel) -> Result<Option<Devices>> {
         device.depth = above.len();
         above.push(device.path.clone());
     }
-    Ok(Some(Devices(devices)))
+    Ok(Some(Listing::from(devices)))
 }
 
 /// Names of what many devices share, each read once.

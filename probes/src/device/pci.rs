@@ -1,10 +1,9 @@
 //! PCI devices, bus by bus: `pci_root_buses`, `struct pci_bus`, `struct pci_dev` (`include/linux/pci.h`).
 
-use std::ops::Deref;
-
 use serde::Serialize;
 
 use super::{DEPTH, pointer, text};
+use crate::Listing;
 use crate::guest::Guest;
 use crate::kernel::Kernel;
 use crate::memory::GuestVirt;
@@ -74,26 +73,7 @@ pub struct PciDevice {
 }
 
 /// The PCI devices, bus by bus.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-#[serde(transparent)]
-pub struct PciDevices(pub Vec<PciDevice>);
-
-impl Deref for PciDevices {
-    type Target = [PciDevice];
-
-    fn deref(&self) -> &[PciDevice] {
-        &self.0
-    }
-}
-
-impl IntoIterator for PciDevices {
-    type Item = PciDevice;
-    type IntoIter = std::vec::IntoIter<PciDevice>;
-
-    fn into_iter(self) -> Self::IntoIter {
-        self.0.into_iter()
-    }
-}
+pub type PciDevices = Listing<PciDevice>;
 
 #[derive(Debug, PartialEq, Eq, Mirror)]
 #[mirror(c = "struct pci_dev")]
@@ -129,7 +109,7 @@ impl Guest {
             let roots = kernel.symbol("pci_root_buses")?;
             buses(&kernel, roots, 0, &mut devices)?;
             devices.sort_by(|a, b| a.slot.cmp(&b.slot));
-            Ok(Some(PciDevices(devices)))
+            Ok(Some(Listing::from(devices)))
         })
     }
 }

@@ -81,7 +81,7 @@ impl Drgn {
         let (ty, at) = place["type"]
             .as_str()
             .zip(place["address"].as_u64())
-            .ok_or_else(|| Error::Other(format!("drgn gave no place but {place}")))?;
+            .ok_or_else(|| Error::machine(format!("drgn gave no place but {place}")))?;
         self.guest.at(ty, GuestVirt(at))
     }
 
@@ -91,7 +91,7 @@ impl Drgn {
     /// When the object is a value that lies nowhere in memory, and as [`eval`](Self::eval).
     pub fn set(&mut self, name: &str, object: &Object) -> Result<()> {
         let at = object.address().ok_or_else(|| {
-            Error::Other(format!(
+            Error::Invalid(format!(
                 "this {} is a value: only what lies in memory can go to drgn",
                 object.type_name()
             ))
@@ -117,7 +117,7 @@ impl Drgn {
         };
         match self.connection.ask(&request, &mut print) {
             Ok(value) => Ok(value),
-            Err(Failure::Raised(raised)) => Err(Error::Other(format!("drgn: {raised}"))),
+            Err(Failure::Raised(raised)) => Err(Error::machine(format!("drgn: {raised}"))),
             Err(Failure::Lost(error)) => Err(error),
         }
     }

@@ -33,7 +33,7 @@ pub fn python() -> Result<PathBuf> {
     if path.exists() {
         return Ok(path);
     }
-    Err(Error::Other(format!(
+    Err(Error::machine(format!(
         "drgn is not set up: there is no {}; `cargo xtask lab` installs it",
         path.display()
     )))
@@ -52,16 +52,16 @@ pub(super) fn connect() -> Result<UnixStream> {
         .arg(&socket)
         .stdin(Stdio::null())
         .output()
-        .map_err(|error| Error::Other(format!("{} does not start: {error}", python.display())))?;
+        .map_err(|error| Error::machine(format!("{} does not start: {error}", python.display())))?;
     if !started.status.success() {
         let text = String::from_utf8_lossy(&started.stderr);
         let last = text.trim_end().lines().last().unwrap_or("it says nothing");
-        return Err(Error::Other(format!(
+        return Err(Error::machine(format!(
             "drgn does not start ({last}); `cargo xtask lab` installs what it needs"
         )));
     }
     UnixStream::connect(&socket).map_err(|error| {
-        Error::Other(format!(
+        Error::machine(format!(
             "drgn started and does not listen at {}: {error}",
             socket.display()
         ))

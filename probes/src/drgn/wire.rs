@@ -155,12 +155,12 @@ impl Connection {
             if let Some(end) = memchr::memchr(b'\n', &self.rest[seen..]) {
                 let line: Vec<u8> = self.rest.drain(..=seen + end).collect();
                 return serde_json::from_slice(&line).map_err(|error| {
-                    Error::Other(format!("drgn's process says no JSON: {error}"))
+                    Error::machine(format!("drgn's process says no JSON: {error}"))
                 });
             }
             seen = self.rest.len();
             if seen > MAX_LINE {
-                return Err(Error::Other(format!(
+                return Err(Error::machine(format!(
                     "drgn's answer has more than {MAX_LINE} bytes"
                 )));
             }
@@ -223,13 +223,13 @@ fn raised(error: &Value) -> Raised {
 
 fn died() -> Error {
     let why = process::last_words().map_or_else(String::new, |words| format!(" ({words})"));
-    Error::Other(format!(
+    Error::machine(format!(
         "the process of drgn died{why}; its variables are lost, the next use starts another"
     ))
 }
 
 fn io(error: std::io::Error) -> Error {
-    Error::Other(format!("the connection to drgn: {error}"))
+    Error::machine(format!("the connection to drgn: {error}"))
 }
 
 /// What may follow the name at the end of `code`: whole names, and how many characters they replace. Asks a process that

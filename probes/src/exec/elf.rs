@@ -148,7 +148,7 @@ impl Guest {
             .offset(offset_of(&kernel, "struct mm_struct", "context.vdso")?);
         let at = GuestVirt(kernel.read_u64(at)?);
         let (vmas, space) = (self.vmas(pid)?, self.user_space(pid)?);
-        let none = || Error::Other(format!("process {pid} has no vDSO"));
+        let none = || Error::Absent(format!("process {pid} has no vDSO"));
         let vma = vmas.at(at).ok_or_else(none)?;
         let image = Image::begin(&space, &vmas, vma)?.ok_or_else(none)?;
         Ok(Vdso {

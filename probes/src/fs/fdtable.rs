@@ -1,11 +1,10 @@
 //! The open files of a task: `files_struct`, `fdtable` (`include/linux/fdtable.h`).
 
-use std::ops::Deref;
-
 use serde::Serialize;
 
 use super::kind::{self, FileKind};
 use super::{d_path, kind::dev};
+use crate::Listing;
 use crate::Result;
 use crate::kernel::Kernel;
 use crate::memory::GuestVirt;
@@ -36,26 +35,7 @@ pub struct OpenFile {
 }
 
 /// The open files of a task, ascending by descriptor.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-#[serde(transparent)]
-pub struct OpenFiles(pub Vec<OpenFile>);
-
-impl Deref for OpenFiles {
-    type Target = [OpenFile];
-
-    fn deref(&self) -> &[OpenFile] {
-        &self.0
-    }
-}
-
-impl IntoIterator for OpenFiles {
-    type Item = OpenFile;
-    type IntoIter = std::vec::IntoIter<OpenFile>;
-
-    fn into_iter(self) -> Self::IntoIter {
-        self.0.into_iter()
-    }
-}
+pub type OpenFiles = Listing<OpenFile>;
 
 #[derive(Debug, PartialEq, Eq, Mirror)]
 #[mirror(c = "struct fdtable")]
@@ -123,7 +103,7 @@ impl Reader<'_> {
         let same = GuestVirt(self.kernel.read_u64(self.fdt)?) == fdt
             && self.table.load(fdt)? == table
             && bitmap(self.kernel, table.open_fds, max)? == open;
-        Ok(same.then_some(OpenFiles(files)))
+        Ok(same.then_some(Listing::from(files)))
     }
 
     fn open_file(&self, at: GuestVirt, fd: u32, cloexec: bool) -> Result<Option<OpenFile>> {

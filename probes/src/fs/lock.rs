@@ -1,10 +1,9 @@
 //! File locks: `flock()`, `fcntl()`, leases (`fs/locks.c`).
 
-use std::ops::Deref;
-
 use serde::Serialize;
 
 use super::kind::dev;
+use crate::Listing;
 use crate::guest::Guest;
 use crate::kernel::Kernel;
 use crate::memory::GuestVirt;
@@ -53,17 +52,7 @@ pub struct FileLock {
 }
 
 /// The locks that are held.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-#[serde(transparent)]
-pub struct FileLocks(pub Vec<FileLock>);
-
-impl Deref for FileLocks {
-    type Target = [FileLock];
-
-    fn deref(&self) -> &[FileLock] {
-        &self.0
-    }
-}
+pub type FileLocks = Listing<FileLock>;
 
 impl Guest {
     /// The locks on files, each with those that wait for it: `/proc/locks`.
@@ -79,7 +68,7 @@ impl Guest {
                     all.push(reader.lock(core?, 0)?);
                 }
             }
-            Ok(FileLocks(all))
+            Ok(Listing::from(all))
         })
     }
 }

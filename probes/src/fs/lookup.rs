@@ -119,14 +119,14 @@ impl<'k> Walk<'k> {
         while let Some(name) = left.pop_front() {
             check_interrupt();
             if self.steps.len() >= STEPS {
-                return Err(Error::Other(format!("`{path}` has too many names")));
+                return Err(Error::Invalid(format!("`{path}` has too many names")));
             }
             let before = self.at;
             let link = self.step(&name)?;
             if let Some(link) = link {
                 links += 1;
                 if links > MAXSYMLINKS {
-                    return Err(Error::Other(format!(
+                    return Err(Error::Invalid(format!(
                         "`{path}` meets more than {MAXSYMLINKS} symbolic links"
                     )));
                 }
@@ -161,7 +161,7 @@ impl<'k> Walk<'k> {
         let mounted = self.down()?;
         let at = self.dentry.load(self.at.dentry)?.d_inode;
         if at.is_null() {
-            return Err(Error::Other(format!(
+            return Err(Error::Absent(format!(
                 "there is no `{called}`: its dentry {} is negative",
                 self.at.dentry
             )));
@@ -173,7 +173,7 @@ impl<'k> Walk<'k> {
             true => match inode::link(self.kernel, at)? {
                 Some(link) => Some(link),
                 None => {
-                    return Err(Error::Other(format!(
+                    return Err(Error::Absent(format!(
                         "`{called}` is a symbolic link that its file system makes up when it is followed: memory does not tell where it leads"
                     )));
                 }
@@ -282,7 +282,7 @@ impl<'k> Walk<'k> {
             .find_map(|at| test(at).transpose()),
         };
         found.transpose()?.ok_or_else(|| {
-            Error::Other(format!(
+            Error::Absent(format!(
                 "`{}` is not in the dentry cache: it is not there, or nobody has looked it up lately",
                 self.so_far(name)
             ))

@@ -66,7 +66,7 @@ impl Guest {
         let at = offset_of(&kernel, "struct task_struct", member)?;
         let pointer = GuestVirt(kernel.read_u64(task.at.offset(at))?);
         if pointer.is_null() {
-            return Err(Error::Other(format!(
+            return Err(Error::Absent(format!(
                 "task {} ({}) has exited: it has no {what} any more",
                 task.pid, task.comm
             )));

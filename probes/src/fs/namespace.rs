@@ -1,11 +1,10 @@
 //! What is mounted: `mnt_namespace`, `mount` (`fs/mount.h`, `fs/proc_namespace.c`).
 
-use std::ops::Deref;
-
 use serde::Serialize;
 
 use super::d_path::{dentry_path, path_of};
 use super::kind::dev;
+use crate::Listing;
 use crate::Result;
 use crate::kernel::Kernel;
 use crate::memory::GuestVirt;
@@ -55,26 +54,7 @@ pub struct Mount {
 }
 
 /// The mounts of a namespace.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-#[serde(transparent)]
-pub struct Mounts(pub Vec<Mount>);
-
-impl Deref for Mounts {
-    type Target = [Mount];
-
-    fn deref(&self) -> &[Mount] {
-        &self.0
-    }
-}
-
-impl IntoIterator for Mounts {
-    type Item = Mount;
-    type IntoIter = std::vec::IntoIter<Mount>;
-
-    fn into_iter(self) -> Self::IntoIter {
-        self.0.into_iter()
-    }
-}
+pub type Mounts = Listing<Mount>;
 
 #[derive(Debug, PartialEq, Eq, Mirror)]
 #[mirror(c = "struct mount")]
@@ -115,7 +95,7 @@ pub(super) fn read(kernel: &Kernel, ns: GuestVirt) -> Result<Mounts> {
             }
             mounts.push(mount(kernel, &plan, *at, &raw)?);
         }
-        Ok((addresses(kernel, ns)? == before).then_some(Mounts(mounts)))
+        Ok((addresses(kernel, ns)? == before).then_some(Listing::from(mounts)))
     })
 }
 

@@ -1,10 +1,9 @@
 //! File system types and the file systems of each (`fs/filesystems.c`, `fs/super.c`).
 
-use std::ops::Deref;
-
 use serde::Serialize;
 
 use super::kind::dev;
+use crate::Listing;
 use crate::cell::check_interrupt;
 use crate::guest::Guest;
 use crate::kernel::Kernel;
@@ -61,17 +60,7 @@ pub struct FileSystemType {
 }
 
 /// The registered types, in the order of `/proc/filesystems`, and those of other file systems that are there.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-#[serde(transparent)]
-pub struct FileSystems(pub Vec<FileSystemType>);
-
-impl Deref for FileSystems {
-    type Target = [FileSystemType];
-
-    fn deref(&self) -> &[FileSystemType] {
-        &self.0
-    }
-}
+pub type FileSystems = Listing<FileSystemType>;
 
 #[derive(Debug, Mirror)]
 #[mirror(c = "struct file_system_type")]
@@ -123,7 +112,7 @@ fn read(kernel: &Kernel) -> Result<FileSystems> {
         };
         all[index].supers.push(super_block(kernel, at, &raw)?);
     }
-    Ok(FileSystems(all))
+    Ok(Listing::from(all))
 }
 
 fn file_system_type(kernel: &Kernel, at: GuestVirt, registered: bool) -> Result<FileSystemType> {

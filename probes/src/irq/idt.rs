@@ -1,9 +1,8 @@
 //! The interrupt descriptor table: where the CPU goes on an exception or interrupt (`arch/x86/include/asm/desc_defs.h`).
 
-use std::ops::Deref;
-
 use serde::Serialize;
 
+use crate::Listing;
 use crate::Result;
 use crate::guest::Guest;
 use crate::kernel::{Function, Functions, Kernel};
@@ -42,17 +41,7 @@ pub struct Gate {
 }
 
 /// The table of all CPUs.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-#[serde(transparent)]
-pub struct Idt(pub Vec<Gate>);
-
-impl Deref for Idt {
-    type Target = [Gate];
-
-    fn deref(&self) -> &[Gate] {
-        &self.0
-    }
-}
+pub type Idt = Listing<Gate>;
 
 #[derive(Debug, Mirror)]
 #[mirror(c = "struct gate_struct")]
@@ -73,7 +62,7 @@ struct Raw {
 impl Guest {
     /// The interrupt descriptor table, `idt_table`.
     pub fn idt(&self) -> Result<Idt> {
-        gates(&self.kernel()?).map(Idt)
+        gates(&self.kernel()?).map(Listing::from)
     }
 }
 

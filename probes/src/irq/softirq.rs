@@ -91,7 +91,7 @@ fn pending(kernel: &Kernel, cpu: u32) -> Result<u16> {
             return kernel.read_u16(per_cpu_ptr(kernel, symbol, cpu)?.offset(offset));
         }
     }
-    Err(Error::Other(format!(
+    Err(Error::Unsupported(format!(
         "{} keeps its pending softirqs where klab does not look",
         kernel.release()
     )))

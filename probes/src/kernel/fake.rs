@@ -135,7 +135,7 @@ impl FakeKernel {
         let at = self.heap_end.next_multiple_of(64);
         let end = at.checked_add(len).filter(|end| *end <= RAM);
         self.heap_end =
-            end.ok_or_else(|| Error::Other("the fake kernel's heap is full".to_owned()))?;
+            end.ok_or_else(|| Error::Invalid("the fake kernel's heap is full".to_owned()))?;
         Ok(GuestVirt(self.direct_map + at))
     }
 
@@ -216,14 +216,14 @@ impl FakeKernel {
                 GuestPhys(old & !0xfff)
             };
         }
-        Err(Error::Other(format!("there is no page of {size} bytes")))
+        Err(Error::Invalid(format!("there is no page of {size} bytes")))
     }
 
     fn image(&mut self, bytes: &[u8]) -> Result<GuestVirt> {
         let at = self.image_end.next_multiple_of(64);
         let end = at + bytes.len() as u64;
         if end > IMAGE.end {
-            return Err(Error::Other("the fake kernel's image is full".to_owned()));
+            return Err(Error::Invalid("the fake kernel's image is full".to_owned()));
         }
         self.image_end = end;
         self.write_phys(GuestPhys(at), bytes)?;
@@ -249,7 +249,7 @@ impl FakeKernel {
 
         let mut info = format!("OSRELEASE={}\nPAGESIZE=4096\n", self.release);
         let mut line = |text: std::fmt::Arguments<'_>| {
-            writeln!(info, "{text}").map_err(|e| Error::Other(e.to_string()))
+            writeln!(info, "{text}").map_err(|e| Error::Invalid(e.to_string()))
         };
         line(format_args!(
             "SYMBOL(init_uts_ns)={:x}\nOFFSET(uts_namespace.name)=0",

@@ -133,7 +133,7 @@ impl Kernel {
 
     fn layout(&self) -> Result<&Layout> {
         let absent = || {
-            Error::Other(format!(
+            Error::Unsupported(format!(
                 "{} is made of parts: it has no VMCOREINFO",
                 self.release()
             ))
@@ -198,7 +198,7 @@ impl Kernel {
     fn read_btf(&self) -> Result<Btf> {
         let none = || {
             let release = self.release();
-            Error::Other(format!(
+            Error::Unsupported(format!(
                 "{release} has no BTF: boot a kernel built with CONFIG_DEBUG_INFO_BTF"
             ))
         };
@@ -311,7 +311,7 @@ impl Kernel {
     pub fn per_cpu_offset(&self, cpu: u32) -> Result<u64> {
         let count = self.nr_cpus()?;
         if cpu >= count {
-            return Err(Error::Other(format!(
+            return Err(Error::Absent(format!(
                 "there is no CPU {cpu}: they are 0 to {}",
                 count - 1
             )));

@@ -148,13 +148,13 @@ impl Shared {
             let guard = thread::Builder::new().name("klab-gdb".to_owned());
             if let Err(e) = guard.spawn(move || watch(&shared)) {
                 state.burst.take().map(|burst| burst.gdb.end());
-                return Err(Error::Machine(format!("cannot start a thread: {e}")));
+                return Err(Error::machine(format!("cannot start a thread: {e}")));
             }
         }
         state
             .burst
             .as_mut()
-            .ok_or_else(|| Error::Machine("the gdbstub hung up".to_owned()))
+            .ok_or_else(|| Error::machine("the gdbstub hung up".to_owned()))
     }
 }
 

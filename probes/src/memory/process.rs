@@ -30,7 +30,7 @@ impl ProcessMemory {
     /// When this user may not read it, or the ranges overlap.
     pub fn open(file: &vm::RamFile) -> Result<Self> {
         let path = file.path.display().to_string();
-        let fault = |why: String| Error::Machine(format!("cannot read the RAM in {path}: {why}"));
+        let fault = |why: String| Error::io(format!("cannot read the RAM in {path}: {why}"));
         let open = File::open(&file.path).map_err(|e| fault(e.to_string()))?;
         let (places, ranges) = sorted(&file.ranges)
             .ok_or_else(|| fault("its ranges are not whole pages, or overlap".to_owned()))?;
@@ -48,7 +48,7 @@ impl ProcessMemory {
                 ErrorKind::UnexpectedEof => "QEMU has ended".to_owned(),
                 _ => e.to_string(),
             };
-            Error::Machine(format!("cannot read the RAM in {}: {why}", self.path))
+            Error::io(format!("cannot read the RAM in {}: {why}", self.path))
         })
     }
 }

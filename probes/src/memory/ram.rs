@@ -60,7 +60,7 @@ impl RamFile {
         let mut end = 0;
         for region in &regions {
             if region.start < end {
-                return Err(Error::Machine(format!(
+                return Err(Error::io(format!(
                     "cannot map the guest's RAM: two ranges overlap at {:#x}",
                     region.start
                 )));
@@ -83,7 +83,7 @@ impl RamFile {
     pub fn open_whole(path: &Path) -> Result<Self> {
         let len = std::fs::metadata(path)
             .map_err(|e| {
-                Error::Machine(format!(
+                Error::io(format!(
                     "cannot open the guest's RAM file {}: {e}",
                     path.display()
                 ))
@@ -181,7 +181,7 @@ impl PhysMemory for RamFile {
         region
             .file
             .read_exact_at(buf, from)
-            .map_err(|e| Error::Machine(format!("cannot read the guest's RAM file: {e}")))
+            .map_err(|e| Error::io(format!("cannot read the guest's RAM file: {e}")))
     }
 
     /// Reads the file rather than the mapping: pages looked at once must not stay in this process, and the file's
@@ -210,9 +210,7 @@ impl PhysMemory for RamFile {
                 region
                     .file
                     .read_exact_at(&mut chunk[..want], region.offset + at)
-                    .map_err(|e| {
-                        Error::Machine(format!("cannot read the guest's RAM file: {e}"))
-                    })?;
+                    .map_err(|e| Error::io(format!("cannot read the guest's RAM file: {e}")))?;
                 let pages = chunk[..want].chunks_exact(PAGE_SIZE as usize);
                 if let Some(hit) = pages.into_iter().position(|page| page.starts_with(prefix)) {
                     return Ok(Some(GuestPhys(region.start + at + hit as u64 * PAGE_SIZE)));
@@ -231,7 +229,7 @@ impl PhysMemory for RamFile {
 /// Maps these ranges of a file.
 fn map(path: &Path, ranges: &[RamRange]) -> Result<Vec<Region>> {
     let fault = |why: String| {
-        Error::Machine(format!(
+        Error::io(format!(
             "cannot map the guest's RAM file {}: {why}",
             path.display()
         ))

@@ -195,7 +195,7 @@ impl AddressSpace {
 
     fn tables(&self) -> Result<Tables> {
         self.tables.ok_or_else(|| {
-            Error::Other("this address space has no page tables: it is a fake one".to_owned())
+            Error::Unsupported("this address space has no page tables: it is a fake one".to_owned())
         })
     }
 

@@ -51,7 +51,7 @@ impl Rss {
         };
         let read = |name: &'static str| -> Result<RssCounter> {
             let Some(index) = enumerator(kernel, name)? else {
-                return Err(Error::Other(format!(
+                return Err(Error::Unsupported(format!(
                     "{} has no counter {name}",
                     kernel.release()
                 )));

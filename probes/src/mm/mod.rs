@@ -98,7 +98,7 @@ fn mm_at(task: &Task) -> Result<GuestVirt> {
         } else {
             "a process that has exited"
         };
-        Error::Other(format!(
+        Error::Absent(format!(
             "task {} ({}) is {what}: it has no address space",
             task.pid, task.comm
         ))

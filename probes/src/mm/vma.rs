@@ -1,10 +1,9 @@
 //! `struct vm_area_struct`: one mapping.
 
-use std::ops::Deref;
-
 use serde::Serialize;
 
 use super::{MmStruct, user_space_of};
+use crate::Listing;
 use crate::fs::d_path;
 use crate::kernel::Kernel;
 use crate::memory::{AddressSpace, GuestVirt, PAGE_SIZE};
@@ -97,42 +96,14 @@ impl Vma {
 }
 
 /// The mappings of an address space, ascending.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-#[serde(transparent)]
-pub struct Vmas(pub Vec<Vma>);
+pub type Vmas = Listing<Vma>;
 
 impl Vmas {
     /// The mapping that holds an address: `find_vma()`, without the one after a gap.
     #[must_use]
     pub fn at(&self, at: GuestVirt) -> Option<&Vma> {
-        let index = self.0.partition_point(|vma| vma.end <= at);
-        self.0.get(index).filter(|vma| vma.start <= at)
-    }
-}
-
-impl Deref for Vmas {
-    type Target = [Vma];
-
-    fn deref(&self) -> &[Vma] {
-        &self.0
-    }
-}
-
-impl IntoIterator for Vmas {
-    type Item = Vma;
-    type IntoIter = std::vec::IntoIter<Vma>;
-
-    fn into_iter(self) -> Self::IntoIter {
-        self.0.into_iter()
-    }
-}
-
-impl<'a> IntoIterator for &'a Vmas {
-    type Item = &'a Vma;
-    type IntoIter = std::slice::Iter<'a, Vma>;
-
-    fn into_iter(self) -> Self::IntoIter {
-        self.0.iter()
+        let index = self.items.partition_point(|vma| vma.end <= at);
+        self.items.get(index).filter(|vma| vma.start <= at)
     }
 }
 
@@ -219,7 +190,7 @@ impl Reader<'_> {
                 None => return Ok(None),
             }
         }
-        Ok(Some(Vmas(vmas)))
+        Ok(Some(Listing::from(vmas)))
     }
 
     fn vma(&self, entry: MapleEntry) -> Result<Option<Vma>> {
@@ -352,7 +323,7 @@ mod tests {
 
     #[test]
     fn an_address_finds_its_mapping_and_a_gap_finds_none() {
-        let vmas = Vmas(vec![
+        let vmas = Listing::from(vec![
             vma(0x1000, 0x3000, 5, "a", VmaKind::Code),
             vma(0x3000, 0x4000, 3, "b", VmaKind::Data),
             vma(0x8000, 0x9000, 3, "c", VmaKind::Stack),

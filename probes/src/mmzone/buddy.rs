@@ -203,7 +203,7 @@ impl Bits {
             let bits = value("__NR_PAGEBLOCK_BITS")
                 .or_else(|| value("NR_PAGEBLOCK_BITS"))
                 .ok_or_else(|| {
-                    Error::Other(format!("{} has no NR_PAGEBLOCK_BITS", kernel.release()))
+                    Error::Unsupported(format!("{} has no NR_PAGEBLOCK_BITS", kernel.release()))
                 })?;
             let isolate = value("PB_migrate_isolate").zip(value("MIGRATE_ISOLATE"));
             Ok(Self {

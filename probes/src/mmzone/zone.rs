@@ -1,10 +1,9 @@
 //! `struct zone` and `struct pglist_data` as plain values.
 
-use std::ops::Deref;
-
 use serde::Serialize;
 
 use super::{node_addresses, pointer, zone_addresses};
+use crate::Listing;
 use crate::Result;
 use crate::kernel::Kernel;
 use crate::memory::GuestVirt;
@@ -108,17 +107,7 @@ pub struct Node {
 }
 
 /// All nodes.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-#[serde(transparent)]
-pub struct Zones(pub Vec<Node>);
-
-impl Deref for Zones {
-    type Target = [Node];
-
-    fn deref(&self) -> &[Node] {
-        &self.0
-    }
-}
+pub type Zones = Listing<Node>;
 
 #[derive(Debug, Mirror)]
 #[mirror(c = "struct zone")]
@@ -194,7 +183,7 @@ pub(super) fn read(kernel: &Kernel) -> Result<Zones> {
             zones: zones?,
         });
     }
-    Ok(Zones(nodes))
+    Ok(Listing::from(nodes))
 }
 
 /// The name of a zone.

@@ -133,7 +133,7 @@ impl Guest {
         let wanted = name.replace('-', "_");
         let found = modules.iter().find(|module| module.name == wanted);
         let Some(found) = found else {
-            return Err(Error::Other(format!(
+            return Err(Error::Absent(format!(
                 "no module `{wanted}` is loaded: `modules` lists those that are"
             )));
         };

@@ -3,13 +3,12 @@
 mod details;
 mod unlisted;
 
-use std::ops::Deref;
-
 pub(crate) use details::text;
 pub use details::{ModuleArea, ModuleDetails, ModuleParameter, ModuleSection};
 
 use serde::Serialize;
 
+use crate::Listing;
 use crate::guest::Guest;
 use crate::kernel::Kernel;
 use crate::memory::GuestVirt;
@@ -59,26 +58,7 @@ pub struct Module {
 }
 
 /// Modules, the last loaded first, those that are not on the list last.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-#[serde(transparent)]
-pub struct Modules(pub Vec<Module>);
-
-impl Deref for Modules {
-    type Target = [Module];
-
-    fn deref(&self) -> &[Module] {
-        &self.0
-    }
-}
-
-impl IntoIterator for Modules {
-    type Item = Module;
-    type IntoIter = std::vec::IntoIter<Module>;
-
-    fn into_iter(self) -> Self::IntoIter {
-        self.0.into_iter()
-    }
-}
+pub type Modules = Listing<Module>;
 
 #[derive(Debug, PartialEq, Eq, Mirror)]
 #[mirror(c = "struct module")]
@@ -129,7 +109,7 @@ fn read(kernel: &Kernel) -> Result<Option<Modules>> {
             return Ok(None);
         }
     }
-    Ok(Some(Modules(modules)))
+    Ok(Some(Listing::from(modules)))
 }
 
 fn module(kernel: &Kernel, at: GuestVirt, raw: &Raw, listed: bool) -> Result<Module> {

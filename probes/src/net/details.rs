@@ -1,11 +1,10 @@
 //! A network device in detail: features, queues, NAPI, counters (`include/linux/netdevice.h`).
 
-use std::ops::Deref;
-
 use serde::Serialize;
 
 use super::stats::{self, DeviceStats};
 use super::{NetDevice, device, net_namespaces};
+use crate::Listing;
 use crate::guest::Guest;
 use crate::kernel::Kernel;
 use crate::memory::GuestVirt;
@@ -96,17 +95,7 @@ pub struct DeviceDetails {
 }
 
 /// Devices of one name, one a network namespace.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-#[serde(transparent)]
-pub struct AllDeviceDetails(pub Vec<DeviceDetails>);
-
-impl Deref for AllDeviceDetails {
-    type Target = [DeviceDetails];
-
-    fn deref(&self) -> &[DeviceDetails] {
-        &self.0
-    }
-}
+pub type AllDeviceDetails = Listing<DeviceDetails>;
 
 #[derive(Debug, Mirror)]
 #[mirror(c = "struct net_device")]
@@ -160,10 +149,10 @@ impl Guest {
         let all = named.map(|device| details(&kernel, device));
         let all: Vec<DeviceDetails> = all.collect::<Result<_>>()?;
         match all.is_empty() {
-            true => Err(Error::Other(format!(
+            true => Err(Error::Absent(format!(
                 "no network namespace has a device `{name}`: `klab net` lists those there are"
             ))),
-            false => Ok(AllDeviceDetails(all)),
+            false => Ok(Listing::from(all)),
         }
     }
 }

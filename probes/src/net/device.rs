@@ -2,12 +2,12 @@
 //! `include/net/if_inet6.h`).
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::ops::Deref;
 
 use serde::Serialize;
 
 use super::NetNamespace;
 use crate::Error;
+use crate::Listing;
 use crate::Result;
 use crate::cell::check_interrupt;
 use crate::kernel::Kernel;
@@ -60,26 +60,7 @@ pub struct NetDevice {
 }
 
 /// Network devices, namespace by namespace.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-#[serde(transparent)]
-pub struct NetDevices(pub Vec<NetDevice>);
-
-impl Deref for NetDevices {
-    type Target = [NetDevice];
-
-    fn deref(&self) -> &[NetDevice] {
-        &self.0
-    }
-}
-
-impl IntoIterator for NetDevices {
-    type Item = NetDevice;
-    type IntoIter = std::vec::IntoIter<NetDevice>;
-
-    fn into_iter(self) -> Self::IntoIter {
-        self.0.into_iter()
-    }
-}
+pub type NetDevices = Listing<NetDevice>;
 
 #[derive(Debug, PartialEq, Eq, Mirror)]
 #[mirror(c = "struct net_device")]
@@ -141,7 +122,7 @@ pub(super) fn read(kernel: &Kernel, namespaces: &[NetNamespace]) -> Result<NetDe
         })?;
         devices.extend(found);
     }
-    Ok(NetDevices(devices))
+    Ok(Listing::from(devices))
 }
 
 fn device(kernel: &Kernel, net: &NetNamespace, at: GuestVirt, raw: &Raw) -> Result<NetDevice> {

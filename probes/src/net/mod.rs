@@ -51,7 +51,7 @@ impl Guest {
         let kernel = self.kernel()?;
         let mut sockets = sock::read(&kernel, &net_namespaces(&kernel)?)?;
         let mut owners = self.socket_owners()?;
-        for socket in &mut sockets.0 {
+        for socket in sockets.iter_mut() {
             socket.owners = owners.remove(&socket.at).unwrap_or_default();
         }
         Ok(sockets)

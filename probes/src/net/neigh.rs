@@ -1,11 +1,11 @@
 //! Neighbours: which hardware address an address of the network has (`include/net/neighbour.h`).
 
 use std::net::IpAddr;
-use std::ops::Deref;
 
 use serde::Serialize;
 
 use super::{NetNamespace, net_namespaces};
+use crate::Listing;
 use crate::cell::check_interrupt;
 use crate::guest::Guest;
 use crate::kernel::Kernel;
@@ -49,17 +49,7 @@ pub struct Neighbour {
 }
 
 /// The neighbours of all network namespaces.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-#[serde(transparent)]
-pub struct Neighbours(pub Vec<Neighbour>);
-
-impl Deref for Neighbours {
-    type Target = [Neighbour];
-
-    fn deref(&self) -> &[Neighbour] {
-        &self.0
-    }
-}
+pub type Neighbours = Listing<Neighbour>;
 
 #[derive(Debug, PartialEq, Eq, Mirror)]
 #[mirror(c = "struct neighbour")]
@@ -92,7 +82,7 @@ impl Guest {
                 })?);
             }
         }
-        Ok(Neighbours(all))
+        Ok(Listing::from(all))
     }
 }
 

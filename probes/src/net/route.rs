@@ -1,11 +1,11 @@
 //! Routes: the tables that say where a packet goes (`net/ipv4/fib_trie.c`, `net/ipv6/ip6_fib.c`).
 
 use std::net::{IpAddr, Ipv4Addr};
-use std::ops::Deref;
 
 use serde::Serialize;
 
 use super::{NetNamespace, net_namespaces};
+use crate::Listing;
 use crate::cell::check_interrupt;
 use crate::guest::Guest;
 use crate::kernel::Kernel;
@@ -89,17 +89,7 @@ pub struct Route {
 }
 
 /// The routes of all network namespaces, table by table.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-#[serde(transparent)]
-pub struct Routes(pub Vec<Route>);
-
-impl Deref for Routes {
-    type Target = [Route];
-
-    fn deref(&self) -> &[Route] {
-        &self.0
-    }
-}
+pub type Routes = Listing<Route>;
 
 #[derive(Debug, Mirror)]
 #[mirror(c = "struct key_vector")]
@@ -178,7 +168,7 @@ impl Guest {
             let what = format!("the routes of the network namespace {}", net.inum);
             all.extend(twice(&what, || Reader::new(&kernel, net)?.all())?);
         }
-        Ok(Routes(all))
+        Ok(Listing::from(all))
     }
 }
 

@@ -1,12 +1,12 @@
 //! Sockets: `struct sock` (`include/net/sock.h`), with what `/proc/net/tcp` and its like say of them.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::ops::Deref;
 
 use serde::Serialize;
 
 use super::NetNamespace;
 use super::table::{self, SocketTable};
+use crate::Listing;
 use crate::Result;
 use crate::kernel::Kernel;
 use crate::memory::GuestVirt;
@@ -107,26 +107,7 @@ pub struct Socket {
 }
 
 /// Sockets, table by table.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-#[serde(transparent)]
-pub struct Sockets(pub Vec<Socket>);
-
-impl Deref for Sockets {
-    type Target = [Socket];
-
-    fn deref(&self) -> &[Socket] {
-        &self.0
-    }
-}
-
-impl IntoIterator for Sockets {
-    type Item = Socket;
-    type IntoIter = std::vec::IntoIter<Socket>;
-
-    fn into_iter(self) -> Self::IntoIter {
-        self.0.into_iter()
-    }
-}
+pub type Sockets = Listing<Socket>;
 
 #[derive(Debug, PartialEq, Eq, Mirror)]
 #[mirror(c = "struct sock_common")]
@@ -211,7 +192,7 @@ pub(super) fn read(kernel: &Kernel, namespaces: &[NetNamespace]) -> Result<Socke
         })?;
         all.extend(found);
     }
-    Ok(Sockets(all))
+    Ok(Listing::from(all))
 }
 
 fn socket(

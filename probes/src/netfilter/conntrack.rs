@@ -1,10 +1,10 @@
 //! Tracked connections: `struct nf_conn` (`include/net/netfilter/nf_conntrack.h`).
 
 use std::net::IpAddr;
-use std::ops::Deref;
 
 use serde::Serialize;
 
+use crate::Listing;
 use crate::guest::Guest;
 use crate::kernel::Kernel;
 use crate::memory::GuestVirt;
@@ -89,17 +89,7 @@ pub struct Conntrack {
 }
 
 /// The tracked connections of all network namespaces.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-#[serde(transparent)]
-pub struct Conntracks(pub Vec<Conntrack>);
-
-impl Deref for Conntracks {
-    type Target = [Conntrack];
-
-    fn deref(&self) -> &[Conntrack] {
-        &self.0
-    }
-}
+pub type Conntracks = Listing<Conntrack>;
 
 #[derive(Debug, PartialEq, Eq, Mirror)]
 #[mirror(c = "struct nf_conn")]
@@ -140,7 +130,7 @@ impl Guest {
     pub fn conntrack(&self) -> Result<Conntracks> {
         let kernel = self.kernel()?;
         let Ok(hash) = kernel.symbol("nf_conntrack_hash") else {
-            return Ok(Conntracks(Vec::new()));
+            return Ok(Listing::from(Vec::new()));
         };
         let namespaces = net_namespaces(&kernel)?;
         let inum = |net: GuestVirt| {
@@ -148,7 +138,7 @@ impl Guest {
             found.map(|one| one.inum)
         };
         settle("the tracked connections", || {
-            read(&kernel, hash, &inum).map(|all| all.map(Conntracks))
+            read(&kernel, hash, &inum).map(|all| all.map(Listing::from))
         })
     }
 }

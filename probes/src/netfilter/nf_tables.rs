@@ -1,10 +1,9 @@
 //! nftables: tables, chains, rules (`include/net/netfilter/nf_tables.h`).
 
-use std::ops::Deref;
-
 use serde::Serialize;
 
 use super::expression::{NftExpression, expressions};
+use crate::Listing;
 use crate::guest::Guest;
 use crate::kernel::Kernel;
 use crate::memory::GuestVirt;
@@ -106,17 +105,7 @@ pub struct NftTable {
 }
 
 /// The tables of all network namespaces.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-#[serde(transparent)]
-pub struct NftRuleset(pub Vec<NftTable>);
-
-impl Deref for NftRuleset {
-    type Target = [NftTable];
-
-    fn deref(&self) -> &[NftTable] {
-        &self.0
-    }
-}
+pub type NftRuleset = Listing<NftTable>;
 
 #[derive(Debug, Mirror)]
 #[mirror(c = "struct nft_table")]
@@ -162,7 +151,7 @@ impl Guest {
     pub fn nft_ruleset(&self) -> Result<NftRuleset> {
         let kernel = self.kernel()?;
         let Ok(id) = kernel.symbol("nf_tables_net_id") else {
-            return Ok(NftRuleset(Vec::new()));
+            return Ok(Listing::from(Vec::new()));
         };
         let id = kernel.read_u32(id)?;
         let mut all = Vec::new();
@@ -170,7 +159,7 @@ impl Guest {
             let what = format!("the tables of the network namespace {}", net.inum);
             all.extend(twice(&what, || tables(&kernel, net, id))?);
         }
-        Ok(NftRuleset(all))
+        Ok(Listing::from(all))
     }
 }
 

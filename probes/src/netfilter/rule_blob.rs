@@ -1,9 +1,8 @@
 //! The rules of nftables as the packet path has them: `struct nft_rule_blob` of each chain (`net/netfilter/nf_tables_core.c`).
 
-use std::ops::Deref;
-
 use serde::Serialize;
 
+use crate::Listing;
 use crate::guest::Guest;
 use crate::kernel::Kernel;
 use crate::memory::GuestVirt;
@@ -59,17 +58,7 @@ pub struct NftRule {
 }
 
 /// The rules of all network namespaces, in the order of their evaluation within a chain.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
-#[serde(transparent)]
-pub struct NftRules(pub Vec<NftRule>);
-
-impl Deref for NftRules {
-    type Target = [NftRule];
-
-    fn deref(&self) -> &[NftRule] {
-        &self.0
-    }
-}
+pub type NftRules = Listing<NftRule>;
 
 impl Guest {
     /// The rules of nftables in every network namespace; none while `nf_tables` is not loaded.
@@ -89,7 +78,7 @@ impl NftRules {
         };
         settle("the rules of nftables", || {
             let rules = read(kernel, id)?;
-            Ok((read(kernel, id)? == rules).then_some(Self(rules)))
+            Ok((read(kernel, id)? == rules).then_some(Self::from(rules)))
         })
     }
 

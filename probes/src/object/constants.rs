@@ -37,7 +37,7 @@ impl Kernel {
             }
         };
         found.ok_or_else(|| {
-            Error::Other(format!(
+            Error::Unsupported(format!(
                 "{} has no constant `{name}` in its BTF",
                 self.release()
             ))

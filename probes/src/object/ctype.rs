@@ -110,7 +110,7 @@ impl CType {
     pub fn declaration(&self) -> Result<Declaration> {
         match (self.base, self.layers.as_slice()) {
             (Base::Btf(id), []) => self.btf.declaration(id),
-            _ => Err(Error::Other(format!(
+            _ => Err(Error::Invalid(format!(
                 "`{}` is built in, so there is no definition of it: name a structure, a union, an enum or a typedef",
                 self.name()
             ))),
@@ -175,12 +175,12 @@ impl CType {
     /// Its size in bytes (`sizeof`); an error where C has none.
     pub fn size(&self) -> Result<u64> {
         let none = || {
-            Error::Other(format!(
+            Error::Invalid(format!(
                 "`{}` has no size: it is not defined in BTF",
                 self.name()
             ))
         };
-        let overflow = || Error::Other(format!("`{}` is too large", self.name()));
+        let overflow = || Error::Invalid(format!("`{}` is too large", self.name()));
         let mut elements = 1_u64;
         for layer in self.layers.iter().rev() {
             match layer {

@@ -100,7 +100,7 @@ impl Object {
     }
 
     fn wrong(&self, what: &str) -> Error {
-        Error::Other(format!("`{}` is no {what}", self.type_name()))
+        Error::Invalid(format!("`{}` is no {what}", self.type_name()))
     }
 
     /// A member, by its name or by a path through embedded structures (`se.vruntime`, `pids[0].next`); of a
@@ -176,11 +176,11 @@ impl Object {
             Place::Memory { at, bits: None } => {
                 Ok(Self::value(&self.kernel, self.ty.pointer(), at.0))
             }
-            Place::Memory { .. } => Err(Error::Other(format!(
+            Place::Memory { .. } => Err(Error::Invalid(format!(
                 "a bit field of `{}` has no address",
                 self.type_name()
             ))),
-            _ => Err(Error::Other(format!(
+            _ => Err(Error::Invalid(format!(
                 "a computed `{}` has no address",
                 self.type_name()
             ))),
@@ -200,7 +200,7 @@ impl Object {
                 return Ok(self.clone());
             }
             _ => {
-                return Err(Error::Other(format!(
+                return Err(Error::Invalid(format!(
                     "`{0}` is nothing to cast to: cast a pointer, *({0} *)&x",
                     ty.name()
                 )));
@@ -242,7 +242,7 @@ impl Object {
             }
             (Form::Pointer(_), Place::Memory { at, .. }) => self.read_word(*at, 8),
             (Form::Array(..) | Form::Function, Place::Memory { at, .. }) => Ok(at.0),
-            (Form::Void, _) => Err(Error::Other(
+            (Form::Void, _) => Err(Error::Invalid(
                 "its type is not in BTF: cast its address, *(type *)&x".to_owned(),
             )),
             _ => Err(self.wrong("integer or pointer")),
@@ -254,7 +254,7 @@ impl Object {
         match word.get_mut(..size) {
             Some(bytes) => self.kernel.read(at, bytes)?,
             None => {
-                return Err(Error::Other(format!(
+                return Err(Error::Invalid(format!(
                     "`{}` has more than 64 bits: take its address",
                     self.type_name()
                 )));
@@ -384,7 +384,7 @@ pub(super) fn member_of(
 /// The offset in bytes of a member at a path (`offsetof`).
 pub(super) fn offset_of(kernel: &Kernel, ty: &CType, path: &str) -> Result<u64> {
     let Form::Composite(id) = ty.form()? else {
-        return Err(Error::Other(format!(
+        return Err(Error::Invalid(format!(
             "`{}` is no structure or union",
             ty.name()
         )));
@@ -392,7 +392,7 @@ pub(super) fn offset_of(kernel: &Kernel, ty: &CType, path: &str) -> Result<u64> 
     let field = member_of(kernel, ty, id, path)?;
     match field.bits {
         0 => Ok(field.offset()),
-        _ => Err(Error::Other(format!(
+        _ => Err(Error::Invalid(format!(
             "`{path}` of {} is a bit field: it has no offset",
             ty.name()
         ))),

@@ -113,7 +113,7 @@ impl Kernel {
     pub fn object(&self, name: &str) -> Result<Object> {
         let object = self.global(name)?;
         if matches!(object.c_type().form()?, Form::Void) {
-            return Err(Error::Other(format!(
+            return Err(Error::Invalid(format!(
                 "BTF has no type for `{name}`: say it with a cast, *(type *)&{name}"
             )));
         }

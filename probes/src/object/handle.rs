@@ -1,8 +1,7 @@
 //! What a cell asks its guest for: expressions, globals, types, lists of objects.
 
-use std::ops::Deref;
-
 use super::{Mirror, Object};
+use crate::Listing;
 use crate::guest::Guest;
 use crate::kernel::btf::Declaration;
 use crate::memory::GuestVirt;
@@ -51,7 +50,7 @@ impl Object {
         let objects: Result<Vec<Self>> = list_for_each_entry(kernel, head, offset)
             .map(|at| Self::at(kernel, c_type, at?))
             .collect();
-        Ok(Objects(objects?))
+        Ok(Listing::from(objects?))
     }
 
     /// The same list as the ring that it is, each node labelled by `label`.
@@ -78,7 +77,7 @@ impl Object {
             (Some(at), "struct list_head") => at,
             (_, "struct list_head *") => self.pointer()?,
             (_, other) => {
-                return Err(Error::Other(format!(
+                return Err(Error::Invalid(format!(
                     "a list begins at a `struct list_head`, and this is `{other}`"
                 )));
             }
@@ -88,25 +87,7 @@ impl Object {
 }
 
 /// Objects of one list, in its order.
-#[derive(Debug, Clone)]
-pub struct Objects(pub Vec<Object>);
-
-impl Deref for Objects {
-    type Target = [Object];
-
-    fn deref(&self) -> &[Object] {
-        &self.0
-    }
-}
-
-impl IntoIterator for Objects {
-    type Item = Object;
-    type IntoIter = std::vec::IntoIter<Object>;
-
-    fn into_iter(self) -> Self::IntoIter {
-        self.0.into_iter()
-    }
-}
+pub type Objects = Listing<Object>;
 
 impl View for Objects {
     fn text(&self) -> String {

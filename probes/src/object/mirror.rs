@@ -129,7 +129,7 @@ impl Resolver<'_> {
         } else {
             String::new()
         };
-        Error::Other(format!(
+        Error::Invalid(format!(
             "`{}` of {} is `{c}{bits}` in {}, which {wanted} cannot hold: change the type of the mirror's field",
             paths.join("`, `"),
             self.type_name(),

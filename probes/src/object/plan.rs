@@ -311,7 +311,7 @@ impl Kernel {
             ["union", name] => (Kind::Union, name),
             [name] => (Kind::Typedef, name),
             _ => {
-                return Err(Error::Other(format!(
+                return Err(Error::Invalid(format!(
                     "`{c}` is no structure's name: write `struct NAME`, `union NAME` or a typedef's"
                 )));
             }

@@ -161,7 +161,7 @@ impl MemMap {
         if self.page_to_pfn(at) == Some(pfn) && self.kernel.space().translate(at).is_ok() {
             return Ok(());
         }
-        Err(Error::Other(format!(
+        Err(Error::Absent(format!(
             "page frame {pfn} has no struct page: no memory is there"
         )))
     }

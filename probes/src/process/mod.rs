@@ -116,7 +116,7 @@ impl Guest {
             root: path("root")?,
             credentials: self.credentials(pid)?,
             signals: self.signals(pid).map(Some).or_else(|error| match error {
-                Error::Other(_) => Ok(None),
+                Error::Absent(_) => Ok(None),
                 error => Err(error),
             })?,
             rlimits: self.rlimits(pid)?,
@@ -194,7 +194,7 @@ struct Parent {
 /// Nothing for a task without user memory, and where a page of it is not in RAM.
 fn resident(read: Result<Vec<String>>) -> Result<Vec<String>> {
     match read {
-        Err(Error::Other(_) | Error::NotMapped { .. }) => Ok(Vec::new()),
+        Err(Error::Absent(_) | Error::NotMapped { .. }) => Ok(Vec::new()),
         read => read,
     }
 }

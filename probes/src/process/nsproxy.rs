@@ -1,10 +1,10 @@
 //! Namespaces: what of the system a task sees (`include/linux/nsproxy.h`, `include/linux/ns_common.h`).
 
 use std::collections::BTreeMap;
-use std::ops::Deref;
 
 use serde::Serialize;
 
+use crate::Listing;
 use crate::guest::Guest;
 use crate::kernel::Kernel;
 use crate::memory::GuestVirt;
@@ -67,23 +67,13 @@ fn structure(kind: &str) -> &'static str {
 }
 
 /// The namespaces of a task, by the names of `/proc/PID/ns`. Of a zombie only `pid` and `user` are left.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-#[serde(transparent)]
-pub struct TaskNamespaces(pub Vec<Namespace>);
+pub type TaskNamespaces = Listing<Namespace>;
 
 impl TaskNamespaces {
     /// The one of this kind.
     #[must_use]
     pub fn get(&self, kind: &str) -> Option<&Namespace> {
-        self.0.iter().find(|namespace| namespace.kind == kind)
-    }
-}
-
-impl Deref for TaskNamespaces {
-    type Target = [Namespace];
-
-    fn deref(&self) -> &[Namespace] {
-        &self.0
+        self.items.iter().find(|namespace| namespace.kind == kind)
     }
 }
 
@@ -111,23 +101,13 @@ pub struct NamespaceInUse {
 }
 
 /// All namespaces, by kind and inode number.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-#[serde(transparent)]
-pub struct Namespaces(pub Vec<NamespaceInUse>);
-
-impl Deref for Namespaces {
-    type Target = [NamespaceInUse];
-
-    fn deref(&self) -> &[NamespaceInUse] {
-        &self.0
-    }
-}
+pub type Namespaces = Listing<NamespaceInUse>;
 
 impl Guest {
     /// The namespaces of the task `pid`: `/proc/PID/ns`.
     pub fn namespaces(&self, pid: i32) -> Result<TaskNamespaces> {
         self.of_task(pid, "the namespaces", |kernel, task| {
-            read(kernel, task.at).map(TaskNamespaces)
+            read(kernel, task.at).map(Listing::from)
         })
     }
 
@@ -145,7 +125,7 @@ impl Guest {
                 let Ok(namespaces) = self.namespaces(task.pid) else {
                     continue;
                 };
-                for mut namespace in namespaces.0 {
+                for mut namespace in namespaces {
                     let for_children = namespace.kind.strip_suffix("_for_children");
                     namespace.kind = for_children.unwrap_or(namespace.kind);
                     let members = found.entry(namespace).or_default();
@@ -186,7 +166,7 @@ impl Guest {
                 members,
             }
         });
-        Ok(Namespaces(all.collect()))
+        Ok(all.collect())
     }
 }
 

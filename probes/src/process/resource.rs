@@ -1,9 +1,8 @@
 //! Resource limits: `signal_struct.rlim` (`include/uapi/asm-generic/resource.h`, `fs/proc/base.c`).
 
-use std::ops::Deref;
-
 use serde::Serialize;
 
+use crate::Listing;
 use crate::guest::Guest;
 use crate::structures::array;
 use crate::{Error, Result};
@@ -44,23 +43,13 @@ pub struct Rlimit {
 }
 
 /// The limits of a process, in the order of their numbers.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-#[serde(transparent)]
-pub struct Rlimits(pub Vec<Rlimit>);
+pub type Rlimits = Listing<Rlimit>;
 
 impl Rlimits {
     /// The limit of this name: `nofile`.
     #[must_use]
     pub fn get(&self, name: &str) -> Option<&Rlimit> {
-        self.0.iter().find(|limit| limit.name == name)
-    }
-}
-
-impl Deref for Rlimits {
-    type Target = [Rlimit];
-
-    fn deref(&self) -> &[Rlimit] {
-        &self.0
+        self.items.iter().find(|limit| limit.name == name)
     }
 }
 
@@ -85,13 +74,12 @@ impl Guest {
                         hard: read(at.offset(8))?,
                     })
                 };
-            let all: Result<_> = RESOURCES
+            RESOURCES
                 .iter()
                 .take(count)
                 .enumerate()
                 .map(limit)
-                .collect();
-            all.map(Rlimits)
+                .collect()
         })
     }
 }

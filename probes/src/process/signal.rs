@@ -162,7 +162,7 @@ impl Guest {
 fn read(kernel: &Kernel, task: &Task) -> Result<Signals> {
     let raw: TaskStruct = kernel.load(task.at)?;
     if raw.sighand.is_null() {
-        return Err(Error::Other(format!(
+        return Err(Error::Absent(format!(
             "task {} ({}) has exited: it has no signals any more",
             task.pid, task.comm
         )));

@@ -51,7 +51,7 @@ impl Guest {
         let kernel = self.kernel()?;
         let at = find_task_by_pid(&kernel, pid)?;
         let none = || {
-            Error::Other(format!(
+            Error::Absent(format!(
                 "there is no task with pid {pid}: `%ps` lists those there are"
             ))
         };

@@ -62,7 +62,7 @@ pub fn find_task_by_pid(kernel: &Kernel, pid: i32) -> Result<Option<GuestVirt>> 
 /// group: `signal->pids[kind]`. 0 for one that is not in that namespace.
 pub(crate) fn pid_nr(kernel: &Kernel, signal: GuestVirt, kind: &'static str) -> Result<i32> {
     let Some(index) = enumerator(kernel, kind)? else {
-        return Err(Error::Other(format!(
+        return Err(Error::Unsupported(format!(
             "{} has no enumerator `{kind}`",
             kernel.release()
         )));

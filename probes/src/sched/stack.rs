@@ -109,7 +109,7 @@ impl Guest {
         let kernel = self.kernel()?;
         let start = task.stack;
         if start.is_null() {
-            return Err(Error::Other(format!(
+            return Err(Error::Absent(format!(
                 "task {} has no stack any more: it has exited",
                 task.pid
             )));

@@ -1,10 +1,9 @@
 //! One task, as plain values.
 
-use std::ops::Deref;
-
 use serde::Serialize;
 
 use super::{Policy, TaskState};
+use crate::Listing;
 use crate::memory::GuestVirt;
 use crate::object::{FixedStr, Mirror};
 
@@ -173,47 +172,13 @@ impl Task {
 }
 
 /// Tasks, in the order in which the kernel has them.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-#[serde(transparent)]
-pub struct Tasks(pub Vec<Task>);
+pub type Tasks = Listing<Task>;
 
 impl Tasks {
     /// The task of this pid.
     #[must_use]
     pub fn pid(&self, pid: i32) -> Option<&Task> {
-        self.0.iter().find(|task| task.pid == pid)
-    }
-}
-
-impl Deref for Tasks {
-    type Target = [Task];
-
-    fn deref(&self) -> &[Task] {
-        &self.0
-    }
-}
-
-impl IntoIterator for Tasks {
-    type Item = Task;
-    type IntoIter = std::vec::IntoIter<Task>;
-
-    fn into_iter(self) -> Self::IntoIter {
-        self.0.into_iter()
-    }
-}
-
-impl<'a> IntoIterator for &'a Tasks {
-    type Item = &'a Task;
-    type IntoIter = std::slice::Iter<'a, Task>;
-
-    fn into_iter(self) -> Self::IntoIter {
-        self.0.iter()
-    }
-}
-
-impl FromIterator<Task> for Tasks {
-    fn from_iter<I: IntoIterator<Item = Task>>(tasks: I) -> Self {
-        Self(tasks.into_iter().collect())
+        self.items.iter().find(|task| task.pid == pid)
     }
 }
 

@@ -2,6 +2,7 @@
 
 use super::task::{Cred, SignalStruct, TaskStruct};
 use super::{Task, Tasks};
+use crate::Listing;
 use crate::kernel::Kernel;
 use crate::memory::GuestVirt;
 use crate::object::Plan;
@@ -161,7 +162,7 @@ fn collect(
         GuestVirt(loader.kernel.read_u64(head.offset(8))?),
         before,
     )?;
-    Ok(Some(Tasks(tasks)))
+    Ok(Some(Listing::from(tasks)))
 }
 
 fn follows(node: GuestVirt, prev: GuestVirt, before: GuestVirt) -> Result<()> {

@@ -71,7 +71,7 @@ impl Needle {
         let bytes: Option<Vec<u8>> = pairs.iter().map(byte).collect();
         match bytes {
             Some(bytes) if rest.is_empty() && !bytes.is_empty() => Ok(Self::Bytes(bytes)),
-            _ => Err(Error::Other(format!(
+            _ => Err(Error::Invalid(format!(
                 "`{text}` are no bytes: write two hexadecimal digits for each, 7f 45 4c 46"
             ))),
         }
@@ -95,7 +95,7 @@ impl Needle {
     pub(super) fn compile(&self) -> Result<Matcher> {
         let fixed = |bytes: &[u8]| {
             if bytes.is_empty() {
-                return Err(Error::Other(
+                return Err(Error::Invalid(
                     "there is nothing to search for: the needle is empty".to_owned(),
                 ));
             }
@@ -115,10 +115,10 @@ impl Needle {
                     .size_limit(REGEX_SIZE)
                     .build();
                 let regex = made.map_err(|error| {
-                    Error::Other(format!("`{pattern}` is no regular expression: {error}"))
+                    Error::Invalid(format!("`{pattern}` is no regular expression: {error}"))
                 })?;
                 if regex.is_match(b"") {
-                    return Err(Error::Other(format!(
+                    return Err(Error::Invalid(format!(
                         "`{pattern}` matches nothing at all, so everywhere: say what must be there"
                     )));
                 }

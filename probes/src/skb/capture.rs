@@ -135,7 +135,7 @@ impl Guest {
         let hooks = HookFunctions::read(&kernel)?;
         let (sites, absent) = choose(&functions, &hooks, &profile);
         if sites.is_empty() {
-            return Err(Error::Other(
+            return Err(Error::Absent(
                 "none of these functions takes an sk_buff and can be hooked: `guest.skb_functions()?` has all that do"
                     .to_owned(),
             ));
@@ -378,7 +378,7 @@ impl Capture {
             counters
                 .as_slice()
                 .try_into()
-                .map_err(|_| Error::Machine("klab's module gave no counters".to_owned()))?,
+                .map_err(|_| Error::machine("klab's module gave no counters".to_owned()))?,
         )
         .missed;
         let known = Known {

@@ -1,11 +1,11 @@
 //! Which functions take a `struct sk_buff *`, as which argument, and which of them ftrace can hook.
 
 use std::collections::{BTreeMap, HashSet};
-use std::ops::Deref;
 
 use serde::Serialize;
 
 use super::ring;
+use crate::Listing;
 use crate::cell::check_interrupt;
 use crate::guest::Guest;
 use crate::kernel::Kernel;
@@ -33,17 +33,7 @@ pub struct SkbFunction {
 }
 
 /// The functions of a kernel that take an `sk_buff` and can be hooked, by address.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-#[serde(transparent)]
-pub struct Functions(pub Vec<SkbFunction>);
-
-impl Deref for Functions {
-    type Target = [SkbFunction];
-
-    fn deref(&self) -> &[SkbFunction] {
-        &self.0
-    }
-}
+pub type Functions = Listing<SkbFunction>;
 
 impl Guest {
     /// Every function of the kernel and of its loaded modules that takes a `struct sk_buff *` among its first six
@@ -178,7 +168,7 @@ impl Functions {
         }
         found.sort_by_key(|function| function.at);
         found.dedup_by_key(|function| function.at);
-        Ok(Self(found))
+        Ok(Self::from(found))
     }
 
     /// Those of a name.

@@ -325,11 +325,11 @@ impl Paths {
         let mut these = self.of(frame).paths;
         match (these.pop(), these.len()) {
             (Some(path), 0) => Ok(path),
-            (None, _) => Err(crate::Error::Other(format!(
+            (None, _) => Err(crate::Error::Absent(format!(
                 "{frame} was not seen among {} packets",
                 self.paths.len()
             ))),
-            (_, more) => Err(crate::Error::Other(format!(
+            (_, more) => Err(crate::Error::Invalid(format!(
                 "{} packets were {frame}",
                 more + 1
             ))),

@@ -79,7 +79,7 @@ impl Guest {
             .map(|function| Ok((entry(&kernel, function.at)?, function.clone())))
             .collect::<Result<_>>()?;
         if functions.is_empty() {
-            return Err(Error::Other(format!(
+            return Err(Error::Absent(format!(
                 "no function `{function}` of this kernel takes an sk_buff: `guest.skb_functions()?` has all that do"
             )));
         }
@@ -130,7 +130,7 @@ impl Stop {
             let Some(stop) = self.debugger.wait(left.min(SLICE))? else {
                 if left.is_zero() {
                     let name = self.functions.first().map_or("", |(_, f)| f.name.as_str());
-                    return Err(Error::Other(format!(
+                    return Err(Error::Absent(format!(
                         "no packet of the filter came to {name} within {:.1} s",
                         patience.as_secs_f64()
                     )));

@@ -1,11 +1,10 @@
 //! `struct kmem_cache`, and how many objects it has.
 
-use std::ops::Deref;
-
 use serde::Serialize;
 
 use super::free::{self, CpuSlab, NodeSlab};
 use super::types;
+use crate::Listing;
 use crate::kernel::Kernel;
 use crate::memory::GuestVirt;
 use crate::object::{Mirror, Plan};
@@ -95,17 +94,7 @@ impl SlabCache {
 }
 
 /// Slab caches.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-#[serde(transparent)]
-pub struct SlabCaches(pub Vec<SlabCache>);
-
-impl Deref for SlabCaches {
-    type Target = [SlabCache];
-
-    fn deref(&self) -> &[SlabCache] {
-        &self.0
-    }
-}
+pub type SlabCaches = Listing<SlabCache>;
 
 #[derive(Debug, Clone, PartialEq, Eq, Mirror)]
 #[mirror(c = "struct kmem_cache")]
@@ -240,5 +229,5 @@ pub(super) fn all(kernel: &Kernel) -> Result<SlabCaches> {
     let caches = addresses(kernel)?
         .into_iter()
         .map(|at| Ok(reader.cache(at)?.0));
-    Ok(SlabCaches(caches.collect::<Result<_>>()?))
+    caches.collect()
 }

@@ -53,7 +53,7 @@ pub(crate) fn array(kernel: &Kernel, c: &str, path: &str) -> Result<(u64, usize,
             count as usize,
             btf.size_of(element)?.unwrap_or(0),
         )),
-        _ => Err(Error::Other(format!(
+        _ => Err(Error::Unsupported(format!(
             "`{path}` of {c} is no array in {}",
             kernel.release()
         ))),

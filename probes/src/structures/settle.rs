@@ -114,7 +114,7 @@ mod tests {
     #[test]
     fn what_no_memory_heals_is_said_at_once() {
         let mut n = 0;
-        let absent = Error::Other("no such thing".to_owned());
+        let absent = Error::Absent("no such thing".to_owned());
         let mut read = || {
             n += 1;
             Err(absent.clone())

@@ -69,7 +69,7 @@ impl Guest {
         let kernel = self.kernel()?;
         let names = Rc::new(Names::of(&kernel)?);
         let nowhere = || {
-            Error::Other(format!(
+            Error::Absent(format!(
                 "{at} lies in no function of the kernel or a module: `klab sym NAME` finds one by its name"
             ))
         };
@@ -79,14 +79,14 @@ impl Guest {
         let len = end.0.wrapping_sub(start.0);
         if len > MOST {
             let name = &symbol.name;
-            return Err(Error::Other(format!(
+            return Err(Error::Invalid(format!(
                 "`{name}` has {len} bytes: too many for a function"
             )));
         }
         let walk = kernel.space().walk(start)?;
         if walk.steps.iter().any(|step| step.entry.no_execute()) {
             let name = &symbol.name;
-            return Err(Error::Other(format!(
+            return Err(Error::Invalid(format!(
                 "`{name}` is no code, or was given back after the boot: its page may not be executed"
             )));
         }

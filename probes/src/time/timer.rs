@@ -59,7 +59,7 @@ fn bases(kernel: &Kernel) -> Result<u32> {
     };
     match shape {
         Some(Shape::Array { count, .. }) if count <= BASES => Ok(count),
-        _ => Err(Error::Other(format!(
+        _ => Err(Error::Unsupported(format!(
             "{} has no array `timer_bases` in its BTF",
             kernel.release()
         ))),

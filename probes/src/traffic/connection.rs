@@ -34,7 +34,7 @@ impl Connection {
         connection.seq = connection.seq.wrapping_add(1);
         let answer = connection.answer()?;
         if answer.flags & Tcp::RST != 0 {
-            return Err(Error::Machine(format!(
+            return Err(Error::machine(format!(
                 "the guest refuses port {port}: nobody listens there"
             )));
         }
@@ -95,7 +95,7 @@ impl Connection {
         };
         let frame = self.net.wait(PATIENCE, ours);
         frame.and_then(|frame| frame.tcp_header()).ok_or_else(|| {
-            Error::Machine(format!(
+            Error::machine(format!(
                 "the guest does not answer on port {} within {} s",
                 self.port,
                 PATIENCE.as_secs()

@@ -214,12 +214,12 @@ impl Frame {
 }
 
 fn short() -> Error {
-    Error::Other("a packet is too short for its own header".to_owned())
+    Error::Invalid("a packet is too short for its own header".to_owned())
 }
 
 fn length(bytes: usize) -> Result<u16> {
     u16::try_from(bytes)
-        .map_err(|_| Error::Other(format!("{bytes} bytes are too long for an IPv4 packet")))
+        .map_err(|_| Error::Invalid(format!("{bytes} bytes are too long for an IPv4 packet")))
 }
 
 /// As tcpdump would put it: `192.0.2.1:40000 > 192.0.2.2:80 TCP SYN`.

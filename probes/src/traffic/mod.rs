@@ -102,7 +102,7 @@ impl Inner {
         std::thread::Builder::new()
             .name("klab-net".to_owned())
             .spawn(move || reader.read())
-            .map_err(|error| Error::Machine(format!("no thread for the network cable: {error}")))?;
+            .map_err(|error| Error::machine(format!("no thread for the network cable: {error}")))?;
         Ok(Self { machine, end })
     }
 }

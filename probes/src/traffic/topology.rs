@@ -167,7 +167,7 @@ fn enter(netns: &str) -> Result<String> {
         .chars()
         .all(|c| c.is_ascii_alphanumeric() || c == '-' || c == '_')
     {
-        return Err(Error::Other(format!(
+        return Err(Error::Invalid(format!(
             "`{netns}` is no name of a network namespace"
         )));
     }
@@ -188,7 +188,7 @@ fn done(what: &str, output: &vm::agent::Output) -> Result<()> {
     if output.status.success() {
         return Ok(());
     }
-    Err(Error::Machine(format!(
+    Err(Error::machine(format!(
         "in the guest, `{}` failed: {}",
         what.lines().next().unwrap_or_default(),
         String::from_utf8_lossy(&output.stderr).trim()

@@ -17,11 +17,10 @@
 mod frame;
 mod orc;
 
-use std::ops::Deref;
-
 use serde::Serialize;
 
 use self::frame::{Start, Step, Walker};
+use crate::Listing;
 use crate::guest::Guest;
 use crate::kernel::{Kernel, ModuleSymbols};
 use crate::memory::GuestVirt;
@@ -84,17 +83,7 @@ pub struct StackTrace {
 }
 
 /// The traces of many tasks.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-#[serde(transparent)]
-pub struct StackTraces(pub Vec<StackTrace>);
-
-impl Deref for StackTraces {
-    type Target = [StackTrace];
-
-    fn deref(&self) -> &[StackTrace] {
-        &self.0
-    }
-}
+pub type StackTraces = Listing<StackTrace>;
 
 #[derive(Debug, Mirror)]
 #[mirror(c = "struct inactive_task_frame")]
@@ -140,7 +129,7 @@ impl Guest {
                 }
             }
         }
-        Ok(StackTraces(traces))
+        Ok(Listing::from(traces))
     }
 
     /// The frames of the task that a CPU runs, while the guest stands still.
@@ -156,14 +145,14 @@ impl Guest {
     /// The registers of the CPU that runs a task.
     fn of_cpu(&self, task: &Task) -> Result<Start> {
         let all = self.registers().map_err(|error| {
-            Error::Other(format!(
+            Error::machine(format!(
                 "task {} ({}) runs on CPU {}, whose registers are wanted: {error}",
                 task.pid, task.comm, task.cpu
             ))
         })?;
         let registers = all.iter().find(|registers| registers.cpu == task.cpu);
         let registers = registers
-            .ok_or_else(|| Error::Machine(format!("there are no registers of CPU {}", task.cpu)))?;
+            .ok_or_else(|| Error::machine(format!("there are no registers of CPU {}", task.cpu)))?;
         Ok(Start {
             ip: GuestVirt(registers.rip),
             sp: GuestVirt(registers.rsp),

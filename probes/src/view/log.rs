@@ -87,7 +87,7 @@ mod tests {
             subsystem: String::new(),
             device: String::new(),
         };
-        let log = Log(vec![record]);
+        let log = crate::Listing::from(vec![record]);
         assert_eq!(
             log.text(),
             "[    1.234567] <b>one\\u{1b}[1m\n               two\n"

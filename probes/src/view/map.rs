@@ -420,7 +420,6 @@ fn legend(svg: &mut Svg, y: f64) {
 mod tests {
     use super::*;
     use crate::memory::GuestVirt;
-    use crate::mm::Vmas;
     use crate::mm::testing::{mm, vma};
     use crate::view::View;
 
@@ -429,7 +428,7 @@ mod tests {
             pid: 1,
             comm: "<b>".to_owned(),
             mm: mm(),
-            vmas: Vmas(vmas),
+            vmas: vmas.into(),
         }
     }
 

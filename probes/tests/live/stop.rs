@@ -154,7 +154,7 @@ pub(crate) fn survives() {
     // A look that fails, and one that panics.
     net.ping(1, 1).unwrap();
     let failed = stop.wait(SOON, |_| -> probes::Result<()> {
-        Err(probes::Error::Other("no".to_owned()))
+        Err(probes::Error::Invalid("no".to_owned()))
     });
     assert_eq!(failed.unwrap_err().to_string(), "no");
     net.ping(1, 2).unwrap();

@@ -237,7 +237,7 @@ impl Kdump {
     fn page(&self, number: u64) -> Result<Box<Page>> {
         let at = GuestPhys(number * PAGE_SIZE);
         let damaged = |why: String| {
-            Error::Machine(format!(
+            Error::io(format!(
                 "the dump's page at physical {at} cannot be read: {why}"
             ))
         };

@@ -40,7 +40,7 @@ impl Core {
     /// When it is none, is damaged, or is not of x86-64; one sentence.
     pub fn open(path: &Path) -> Result<Self> {
         let fault =
-            |why: String| Error::Machine(format!("cannot read the dump {}: {why}", path.display()));
+            |why: String| Error::io(format!("cannot read the dump {}: {why}", path.display()));
         let meta = std::fs::metadata(path).map_err(|e| fault(e.to_string()))?;
         // Opening a pipe would wait.
         if !meta.is_file() {

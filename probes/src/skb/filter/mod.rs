@@ -179,7 +179,7 @@ fn devices(guest: &Guest, name: &str, netns: Option<u32>) -> Result<Vec<(u32, u3
         let mut names: Vec<&str> = here().map(|device| device.name.as_str()).collect();
         names.sort_unstable();
         names.dedup();
-        return Err(Error::Other(format!(
+        return Err(Error::Absent(format!(
             "the guest has no network device `{name}`: there are {}",
             names.join(", ")
         )));
@@ -209,7 +209,7 @@ impl Netns {
                     .iter()
                     .find(|mount| mount.path == path && mount.fs_type == "nsfs")
                     .ok_or_else(|| {
-                        Error::Other(format!(
+                        Error::Absent(format!(
                             "the guest has no network namespace `{name}`: `ip netns` in it lists those with a name"
                         ))
                     })?;
