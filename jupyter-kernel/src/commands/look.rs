@@ -148,6 +148,7 @@ pub(super) fn shown<V: View + Serialize>(value: &V) -> Result<Output> {
     Ok(Output {
         html: value.html(),
         svg: value.svg(),
+        code: u8::from(!value.missing().is_empty()),
         ..Output::new(value.text(), value)?
     })
 }

@@ -45,10 +45,14 @@ mod what;
 mod workqueue;
 mod zones;
 
+pub(crate) use table::{missing_html, missing_text};
+
 pub use escape::{bytes, clean, escape};
 pub use ring::{ListRing, RingNode};
 pub use svg::{Anchor, Svg, Text};
 pub use table::{Align, Table};
+
+use crate::Missing;
 
 /// What has faces. All of them show the same data: what was read when the value was made.
 pub trait View {
@@ -63,5 +67,10 @@ pub trait View {
     /// A self-contained picture.
     fn svg(&self) -> Option<String> {
         None
+    }
+
+    /// What could not be read of it; the text says the same. A command ends with exit code 1 where there is something.
+    fn missing(&self) -> Vec<Missing> {
+        Vec::new()
     }
 }

@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 
 use super::{View, clean, escape};
+use crate::Missing;
 
 /// On which side of its column a cell stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
@@ -27,6 +28,7 @@ pub struct Table {
     columns: Vec<(String, Align)>,
     rows: Vec<Vec<String>>,
     note: Option<String>,
+    missing: Vec<Missing>,
 }
 
 impl Table {
@@ -41,6 +43,7 @@ impl Table {
             columns,
             rows: Vec::new(),
             note: None,
+            missing: Vec::new(),
         }
     }
 
@@ -54,6 +57,11 @@ impl Table {
     /// A line below the rows: what is left out, where it comes from.
     pub fn note(&mut self, note: impl Into<String>) {
         self.note = Some(clean(&note.into()));
+    }
+
+    /// Adds what could not be read: a line for each below the rows, up to [`MISSING`], and the count of the rest.
+    pub fn lacks(&mut self, missing: &[Missing]) {
+        self.missing.extend_from_slice(missing);
     }
 
     /// Number of rows.
@@ -70,6 +78,10 @@ impl Table {
 }
 
 impl View for Table {
+    fn missing(&self) -> Vec<Missing> {
+        self.missing.clone()
+    }
+
     fn text(&self) -> String {
         let width = |i: usize, name: &str| {
             let cells = self.rows.iter().map(|row| row[i].chars().count());
@@ -103,6 +115,7 @@ impl View for Table {
             out.push_str(note);
             out.push('\n');
         }
+        out.push_str(&missing_text(&self.missing));
         out
     }
 
@@ -146,8 +159,40 @@ impl View for Table {
                 escape(note)
             );
         }
+        out.push_str(&missing_html(&self.missing));
         Some(out)
     }
+}
+
+/// Lines that are said of what could not be read; the rest is counted.
+const MISSING: usize = 50;
+
+/// What could not be read, a line each.
+pub(crate) fn missing_text(missing: &[Missing]) -> String {
+    let mut out = String::new();
+    for one in missing.iter().take(MISSING) {
+        out.push_str(&clean(&one.to_string()));
+        out.push('\n');
+    }
+    if missing.len() > MISSING {
+        // Writing to a String does not fail.
+        let _ = writeln!(out, "not shown: {} more", missing.len() - MISSING);
+    }
+    out
+}
+
+/// The same for a page.
+pub(crate) fn missing_html(missing: &[Missing]) -> String {
+    let lines = missing_text(missing);
+    lines
+        .lines()
+        .map(|line| {
+            format!(
+                "<div style=\"font-size:12px;padding:2px 8px;color:#b3261e\">{}</div>",
+                escape(line)
+            )
+        })
+        .collect()
 }
 
 crate::displays!(Table);
@@ -168,6 +213,19 @@ mod tests {
         );
         assert_eq!(table.text().lines().count(), 3);
         assert!(!table.text().contains('\x1b'));
+    }
+
+    #[test]
+    fn what_could_not_be_read_stands_below_the_rows() {
+        let fault = crate::Error::Absent("</div>\x1b gone".to_owned());
+        let mut table = Table::new([("A", Align::Left)]);
+        table.row(["x"]);
+        table.lacks(&vec![Missing::new("task 7", &fault); MISSING + 2]);
+        let text = table.text();
+        assert!(text.starts_with("A\nx\nnot shown: task 7: "), "{text}");
+        assert!(text.ends_with("not shown: 2 more\n"), "{text}");
+        assert!(!text.contains('\x1b'));
+        assert!(!table.html().unwrap().contains("task 7: </div>"));
     }
 
     #[test]
