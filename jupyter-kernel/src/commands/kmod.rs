@@ -57,7 +57,7 @@ pub(crate) fn cell(cell: &KmodCell, body: &str, cx: &mut Context<'_>) -> Result<
     let new = records
         .iter()
         .filter(|record| before.is_none_or(|before| record.seq > before));
-    let log = Log(new.cloned().collect());
+    let log: Log = new.cloned().collect();
     match loaded {
         Ok(name) => Ok(Output {
             html: log.html(),
