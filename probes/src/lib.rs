@@ -59,6 +59,6 @@ pub mod vmstat;
 pub mod what;
 pub mod workqueue;
 
-pub use error::{Error, ErrorKind, Result};
+pub use error::{Error, ErrorKind, Of, Result};
 pub use guest::Guest;
 pub use listing::{Listing, Missing};

@@ -190,6 +190,25 @@ fn a_process_and_its_resident_pages() {
 
     let absent = |at| space.walk(at).unwrap().steps.last().unwrap().kind;
     assert_eq!(absent(text.offset(0x1000)), EntryKind::ProtNone(page));
+    // The page is there, and only the processor may not reach it.
+    assert_eq!(
+        space.translate(text.offset(0x1008)).unwrap(),
+        page.offset(8)
+    );
+    assert_eq!(
+        space.walk(text.offset(0x1008)).unwrap().phys,
+        Some(page.offset(8))
+    );
+    let kinds: Vec<_> = space
+        .present_pages(text, text.offset(0x2fff))
+        .unwrap()
+        .map(|found| found.unwrap().at)
+        .collect();
+    assert_eq!(kinds, [text, text.offset(0x1000)]);
+    assert_eq!(
+        space.translate(text.offset(0x2000)).unwrap_err().kind(),
+        crate::ErrorKind::LeftOut
+    );
     assert_eq!(
         absent(text.offset(0x2000)),
         EntryKind::Swap {

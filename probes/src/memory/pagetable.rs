@@ -162,7 +162,8 @@ pub enum EntryKind {
     /// Zero: nothing was ever here.
     Empty,
     /// Not present to the processor yet backed by a page (`PROT_NONE`, NUMA hinting); the kernel stores its frame
-    /// number inverted.
+    /// number inverted. In a process's half of the space the page is there, and is read as `FOLL_FORCE` does
+    /// (`mm/gup.c`): that the processor would fault does not say that the kernel has no page.
     ProtNone(GuestPhys),
     /// A swap entry: its type and offset. The kernel's highest types are migration, poison and marker entries.
     Swap {
@@ -195,7 +196,8 @@ impl Entry {
         }
         // _PAGE_PROTNONE is the bit that is GLOBAL in a present entry.
         if self.global() {
-            return EntryKind::ProtNone(GuestPhys(!self.0 & ADDRESS));
+            let size = 1 << shift;
+            return EntryKind::ProtNone(GuestPhys(!self.0 & ADDRESS & !(size - 1)));
         }
         EntryKind::Swap {
             ty: (self.0 >> 59) as u8,
@@ -244,6 +246,11 @@ impl PageWalk {
     pub fn page_size(&self) -> Option<u64> {
         match self.steps.last()?.kind {
             EntryKind::Page { size, .. } => Some(size),
+            EntryKind::ProtNone(_) if self.phys.is_some() => match self.steps.last()?.level {
+                Level::Pte => Some(1 << 12),
+                Level::Pmd => Some(1 << 21),
+                _ => Some(1 << 30),
+            },
             _ => None,
         }
     }
@@ -306,6 +313,9 @@ pub(crate) fn walk(
         match kind {
             EntryKind::Table(next) => table = next,
             EntryKind::Page { phys, size } => return Ok(Ok(phys.offset(at.0 & (size - 1)))),
+            EntryKind::ProtNone(phys) if is_user(at) => {
+                return Ok(Ok(phys.offset(at.0 & ((1 << shift) - 1))));
+            }
             EntryKind::Empty | EntryKind::ProtNone(_) | EntryKind::Swap { .. } => {
                 return Ok(Err(step));
             }
@@ -347,13 +357,23 @@ pub(crate) fn translate(
         match entry.decode(level, shift) {
             EntryKind::Table(next) => table = next.0,
             EntryKind::Page { phys, size } => return Some(phys.offset(at.0 & (size - 1))),
+            EntryKind::ProtNone(phys) if is_user(at) => {
+                return Some(phys.offset(at.0 & ((1 << shift) - 1)));
+            }
             EntryKind::Empty | EntryKind::ProtNone(_) | EntryKind::Swap { .. } => return None,
         }
     }
     None
 }
 
-/// A page that is present.
+/// Whether it is an address of a process's half. The kernel's own half has no pages without access: an entry there that
+/// looks like one is nothing (`set_memory_np()`).
+#[inline]
+const fn is_user(at: GuestVirt) -> bool {
+    at.0 >> 63 == 0
+}
+
+/// A page that is present, or that is there without access (`PROT_NONE`, NUMA hinting).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct PresentPage {
     /// First virtual address.
@@ -517,6 +537,14 @@ impl<'a> PresentPages<'a> {
                         at: GuestVirt(at),
                         phys,
                         size,
+                        entry,
+                    }));
+                }
+                EntryKind::ProtNone(phys) if is_user(GuestVirt(at)) => {
+                    return Ok(Some(PresentPage {
+                        at: GuestVirt(at),
+                        phys,
+                        size: 1 << shift,
                         entry,
                     }));
                 }

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64};
 
 use vm_memory::AtomicInteger;
 
-use super::pagetable::{self, PageWalk, Paging, PresentPages};
+use super::pagetable::{self, EntryKind, PageWalk, Paging, PresentPages};
 use super::{GuestPhys, GuestVirt, PAGE_SIZE, PhysMemory, RamFile};
 use crate::{Error, Result};
 
@@ -150,10 +150,18 @@ impl AddressSpace {
     fn translate_by_tables(&self, at: GuestVirt) -> Result<GuestPhys> {
         let Tables { root, paging } = self.tables()?;
         pagetable::walk(root, paging, at, |entry| self.phys_u64(entry), |_| ())?.map_err(|step| {
-            Error::NotMapped {
-                at,
-                level: step.level.name(),
-                entry: step.entry.0,
+            match step.kind {
+                EntryKind::Swap { ty, offset } if at.0 >> 63 == 0 => Error::LeftOut {
+                    at: at.to_string(),
+                    why: format!(
+                        "it is not in RAM but at page {offset:#x} of swap type {ty}: `swap` lists the areas"
+                    ),
+                },
+                _ => Error::NotMapped {
+                    at,
+                    level: step.level.name(),
+                    entry: step.entry.0,
+                },
             }
         })
     }

@@ -5,7 +5,9 @@ use serde::Serialize;
 use crate::kernel::Kernel;
 use crate::memory::GuestVirt;
 use crate::object::Mirror;
-use crate::structures::{IdrLayout, array, enumerator, hlist_for_each_entry, idr_load, offset_of};
+use crate::structures::{
+    IdrLayout, array, enumerator, hlist_for_each_entry, idr_for_each, idr_load, offset_of,
+};
 use crate::{Error, Result};
 
 /// `MAX_PID_NS_LEVEL` of `include/linux/pid_namespace.h`.
@@ -56,6 +58,26 @@ pub fn find_task_by_pid(kernel: &Kernel, pid: i32) -> Result<Option<GuestVirt>> 
         .bound(1)
         .next()
         .transpose()
+}
+
+/// Walks the tasks, processes and threads, by their numbers in the initial pid namespace: a second way to them beside the
+/// list of all processes.
+pub(crate) fn for_each_task(
+    kernel: &Kernel,
+) -> Result<impl Iterator<Item = Result<GuestVirt>> + '_> {
+    let idr =
+        kernel
+            .symbol("init_pid_ns")?
+            .offset(offset_of(kernel, "struct pid_namespace", "idr")?);
+    let (tasks, _, _) = array(kernel, "struct pid", "tasks")?;
+    let (links, _, _) = array(kernel, "struct task_struct", "pid_links")?;
+    let all = idr_for_each(kernel, idr, IdrLayout::of(kernel)?)?;
+    Ok(all.filter_map(move |pid| match pid {
+        Ok((_, pid)) => hlist_for_each_entry(kernel, pid.offset(tasks), links)
+            .bound(1)
+            .next(),
+        Err(error) => Some(Err(error)),
+    }))
 }
 
 /// The number in the initial pid namespace of what a `signal_struct` names by `kind`, such as `PIDTYPE_PGID`, its process

@@ -2,12 +2,13 @@
 
 use std::collections::{HashMap, HashSet};
 
-use serde::Serialize;
+use serde::ser::{Serialize, Serializer};
 
 use super::{Task, Tasks};
+use crate::{Listing, Missing};
 
 /// A task and its children.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
 pub struct TaskNode {
     /// The task.
     #[serde(flatten)]
@@ -17,17 +18,26 @@ pub struct TaskNode {
 }
 
 /// All processes by parent.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-#[serde(transparent)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TaskTree {
     /// Those whose parent is not in the list: `init` and `kthreadd`, the children of the idle task.
     pub roots: Vec<TaskNode>,
+    /// What could not be read.
+    pub missing: Vec<Missing>,
+}
+
+impl Serialize for TaskTree {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let (items, missing) = (self.roots.clone(), self.missing.clone());
+        Listing { items, missing }.serialize(serializer)
+    }
 }
 
 impl TaskTree {
     /// Sorts tasks by parent. Every task comes up exactly once, whatever their parents say.
     #[must_use]
     pub fn new(tasks: Tasks) -> Self {
+        let missing = tasks.missing.clone();
         let known: HashSet<i32> = tasks.iter().map(|task| task.tgid).collect();
         let mut children: HashMap<Option<i32>, Vec<Task>> = HashMap::new();
         for task in tasks {
@@ -46,7 +56,7 @@ impl TaskTree {
             task,
             children: Vec::new(),
         }));
-        Self { roots }
+        Self { roots, missing }
     }
 
     /// The tasks in the order of the tree, each with its depth: 0 for the roots.

@@ -1,13 +1,14 @@
 //! Walks along tasks, and what makes them hold while the guest runs.
 
+use std::collections::HashSet;
+
 use super::task::{Cred, SignalStruct, TaskStruct};
 use super::{Task, Tasks};
-use crate::Listing;
 use crate::kernel::Kernel;
 use crate::memory::GuestVirt;
 use crate::object::Plan;
-use crate::structures::{List, list_for_each_entry, offset_of, per_cpu_ptr, settle};
-use crate::{Error, Result};
+use crate::structures::{List, list_for_each_entry, offset_of, per_cpu_ptr, settle, settle_all};
+use crate::{Error, Listing, Of as _, Result};
 
 /// As many tasks as a kernel may have: `PID_MAX_LIMIT` of a 64-bit kernel.
 pub const TASK_BOUND: usize = 4 << 20;
@@ -19,6 +20,7 @@ struct Lists {
     tasks: u64,
     thread_node: u64,
     thread_head: u64,
+    nr_threads: u64,
 }
 
 impl Lists {
@@ -29,6 +31,7 @@ impl Lists {
                 tasks: offset_of(kernel, "struct task_struct", "tasks")?,
                 thread_node: offset_of(kernel, "struct task_struct", "thread_node")?,
                 thread_head: offset_of(kernel, "struct signal_struct", "thread_head")?,
+                nr_threads: offset_of(kernel, "struct signal_struct", "nr_threads")?,
             })
         })?)
     }
@@ -93,10 +96,13 @@ impl Loader {
         let before = self.task.load(at)?;
         let ppid = self
             .kernel
-            .read_u32(before.real_parent.offset(self.tgid))?
+            .read_u32(before.real_parent.offset(self.tgid))
+            .of(|| format!("its real_parent {}", before.real_parent))?
             .cast_signed();
-        let cred = self.cred.load(before.real_cred)?;
-        let signal = self.signal.load(before.signal)?;
+        let cred = self.cred.load(before.real_cred);
+        let cred = cred.of(|| format!("its real_cred {}", before.real_cred))?;
+        let signal = self.signal.load(before.signal);
+        let signal = signal.of(|| format!("its signal {}", before.signal))?;
         let after = self.task.load(at)?;
         let same = before.identity() == after.identity();
         // The later look is the one that is shown: its parts were together on one CPU's way through the task.
@@ -107,34 +113,144 @@ impl Loader {
 /// Reads the task at an address.
 pub(super) fn load(kernel: &Kernel, at: GuestVirt) -> Result<Task> {
     let loader = Loader::new(kernel)?;
-    settle(&format!("the task at {at}"), || loader.once(at)).map(|(task, _)| task)
+    settle(&format!("the task at {at}"), || loader.once(at))
+        .of(|| name(kernel, at))
+        .map(|(task, _)| task)
 }
 
-/// All processes.
+/// The task at an address as an error names it: by number and name, as far as they can be read.
+pub(crate) fn name(kernel: &Kernel, at: GuestVirt) -> String {
+    let read = || {
+        let pid = kernel.read_u32(at.offset(offset_of(kernel, "struct task_struct", "pid")?))?;
+        let comm = at.offset(offset_of(kernel, "struct task_struct", "comm")?);
+        Ok::<_, Error>((pid.cast_signed(), kernel.read_cstr(comm, 16)?))
+    };
+    match read() {
+        Ok((pid, comm)) => format!("task {pid} ({comm}) at {at}"),
+        Err(_) => format!("the task_struct at {at}"),
+    }
+}
+
+/// All processes. Where the list is damaged: those before the damage, those that `prev` reaches from the other end, and
+/// those that only the numbers of the initial pid namespace lead to, with what could not be read.
 pub(super) fn processes(kernel: &Kernel) -> Result<Tasks> {
     let loader = Loader::new(kernel)?;
     let lists = Lists::of(kernel)?;
     let head = lists.init_task.offset(lists.tasks);
-    settle("the task list", || {
-        collect(&loader, for_each_process(kernel)?, head, |task, at| {
+    settle_all("the task list", || {
+        let found = collect(&loader, for_each_process(kernel)?, head, |task, at| {
             (task.tasks.prev, at.offset(lists.tasks))
-        })
+        })?;
+        let Some(mut tasks) = found else {
+            return Ok(None);
+        };
+        if tasks.broken {
+            salvage(kernel, &loader, lists, &mut tasks);
+        }
+        Ok(Some(tasks.found))
     })
 }
 
-/// The threads of `task`'s group.
+/// Adds the processes that a broken list does not lead to.
+fn salvage(kernel: &Kernel, loader: &Loader, lists: Lists, tasks: &mut Found) {
+    let head = lists.init_task.offset(lists.tasks);
+    let mut behind = Vec::new();
+    let add = |tasks: &mut Found, at: GuestVirt| {
+        if !tasks.met.insert(at) {
+            return None;
+        }
+        match loader.once(at) {
+            Ok(Some((task, raw))) => Some((task, raw)),
+            Ok(None) => None,
+            Err(error) => {
+                tasks.found.miss(name(kernel, at), &error);
+                None
+            }
+        }
+    };
+    let (mut node, mut next) = (kernel.read_u64(head.offset(8)).map(GuestVirt), head);
+    while let Ok(at) = node {
+        let (task, seen) = (at.back(lists.tasks), tasks.met.len());
+        // Its next must be the node that it was reached from, as the list's is forwards.
+        let follows = kernel.read_u64(at).is_ok_and(|word| word == next.0);
+        if at == head || !follows || seen > TASK_BOUND {
+            break;
+        }
+        let Some((found, raw)) = add(tasks, task) else {
+            break;
+        };
+        behind.push(found);
+        (node, next) = (Ok(raw.tasks.prev), at);
+    }
+    tasks.found.items.extend(behind.into_iter().rev());
+    match leaders(kernel) {
+        Ok(leaders) => {
+            for at in leaders {
+                if let Some((task, _)) = add(tasks, at) {
+                    tasks.found.items.push(task);
+                }
+            }
+        }
+        Err(error) => tasks.found.miss("the numbers of init_pid_ns", &error),
+    }
+}
+
+/// The leaders of all thread groups, by the numbers of the initial pid namespace.
+fn leaders(kernel: &Kernel) -> Result<Vec<GuestVirt>> {
+    let leader = offset_of(kernel, "struct task_struct", "group_leader")?;
+    let mut all = Vec::new();
+    for task in super::pid::for_each_task(kernel)? {
+        // What cannot be read of one is said where its list is walked.
+        if let Ok(task) = task
+            && kernel.read_u64(task.offset(leader)).ok() == Some(task.0)
+        {
+            all.push(task);
+        }
+    }
+    Ok(all)
+}
+
+/// The threads of `task`'s group. The list is held against `signal->nr_threads`.
 pub(super) fn threads(kernel: &Kernel, task: &Task) -> Result<Tasks> {
     let loader = Loader::new(kernel)?;
     let lists = Lists::of(kernel)?;
     let head = task.signal.offset(lists.thread_head);
-    settle(&format!("the thread list of {}", task.tgid), || {
-        collect(
-            &loader,
-            for_each_thread(kernel, task.signal)?,
-            head,
-            |task, at| (task.thread_node.prev, at.offset(lists.thread_node)),
-        )
+    let count = task.signal.offset(lists.nr_threads);
+    settle_all(&format!("the thread list of {}", task.tgid), || {
+        let walk = for_each_thread(kernel, task.signal)?;
+        let found = collect(&loader, walk, head, |task, at| {
+            (task.thread_node.prev, at.offset(lists.thread_node))
+        })?;
+        let Some(Found {
+            mut found, broken, ..
+        }) = found
+        else {
+            return Ok(None);
+        };
+        let counted = kernel.read_u32(count)? as usize;
+        if !broken && found.is_whole() && found.len() != counted {
+            let why = format!(
+                "it has {} threads, its nr_threads says {counted}",
+                found.len()
+            );
+            let error = Error::Broken {
+                what: "thread list",
+                at: head,
+                why,
+            };
+            found.miss(format!("threads of {} ({})", task.tgid, task.comm), &error);
+        }
+        Ok(Some(found))
     })
+}
+
+/// What the walk of a list of tasks gave.
+struct Found {
+    found: Tasks,
+    /// Every task that was met, whether it could be read or not.
+    met: HashSet<GuestVirt>,
+    /// The list's own links are damaged, so that tasks may be left.
+    broken: bool,
 }
 
 /// Reads the tasks of a list: `None` if a task changed. `links` gives a task's `prev` and its own node.
@@ -143,26 +259,57 @@ fn collect(
     walk: List<'_>,
     head: GuestVirt,
     links: impl Fn(&TaskStruct, GuestVirt) -> (GuestVirt, GuestVirt),
-) -> Result<Option<Tasks>> {
-    let mut tasks = Vec::new();
+) -> Result<Option<Found>> {
+    let mut tasks = Found {
+        found: Listing::new(),
+        met: HashSet::new(),
+        broken: false,
+    };
     let mut before = head;
+    let mut last = None;
+    let behind = |last: Option<GuestVirt>| match last {
+        Some(at) => format!("the list behind {}", name(&loader.kernel, at)),
+        None => "the list".to_owned(),
+    };
     for at in walk {
-        let at = at?;
-        let Some((task, raw)) = loader.once(at)? else {
-            return Ok(None);
+        let at = match at {
+            Ok(at) => at,
+            Err(error) => {
+                tasks.found.miss(behind(last), &error);
+                tasks.broken = true;
+                return Ok(Some(tasks));
+            }
+        };
+        let raw = match loader.task.load(at) {
+            Ok(raw) => raw,
+            Err(error) => {
+                tasks.found.miss(behind(last), &error);
+                tasks.broken = true;
+                return Ok(Some(tasks));
+            }
         };
         let (prev, node) = links(&raw, at);
-        follows(node, prev, before)?;
+        if let Err(error) = follows(node, prev, before) {
+            tasks.found.miss(behind(last), &error);
+            tasks.broken = true;
+            return Ok(Some(tasks));
+        }
+        tasks.met.insert(at);
+        match loader.once(at) {
+            Ok(Some((task, _))) => tasks.found.items.push(task),
+            Ok(None) => return Ok(None),
+            Err(error) => tasks.found.miss(name(&loader.kernel, at), &error),
+        }
         before = node;
-        tasks.push(task);
+        last = Some(at);
     }
     // The head closes the ring: its prev is its second word.
-    follows(
-        head,
-        GuestVirt(loader.kernel.read_u64(head.offset(8))?),
-        before,
-    )?;
-    Ok(Some(Listing::from(tasks)))
+    let closing = GuestVirt(loader.kernel.read_u64(head.offset(8))?);
+    if let Err(error) = follows(head, closing, before) {
+        tasks.found.miss("the head of the list", &error);
+        tasks.broken = true;
+    }
+    Ok(Some(tasks))
 }
 
 fn follows(node: GuestVirt, prev: GuestVirt, before: GuestVirt) -> Result<()> {

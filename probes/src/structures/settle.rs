@@ -4,13 +4,15 @@ use std::thread::sleep;
 use std::time::Duration;
 
 use crate::cell::check_interrupt;
-use crate::{Error, Result};
+use crate::{Error, Listing, Missing, Result};
 
 /// How often something that changes under the reader is read before that is said.
 const TRIES: u32 = 16;
 /// After as many tries there is a pause before each: a virtual CPU may stand still in the middle of an update.
 const AT_ONCE: u32 = 4;
 const PAUSE: Duration = Duration::from_millis(1);
+/// After how many equal looks more the same parts of a list are taken for damaged.
+const SAME: u32 = 4;
 
 /// What `what` reads, tried again while it changes. Memory that looks broken in the same way each time is broken; memory
 /// that looks different each time is [`Error::Torn`].
@@ -41,6 +43,31 @@ pub(crate) fn settle<T>(what: &str, mut read: impl FnMut() -> Result<Option<T>>)
             tries: TRIES,
         }),
     }
+}
+
+/// What `read` lists, tried again while it changes or parts of it cannot be read. Where the same parts cannot be read each
+/// time, the list is given with them as missing: the same bytes twice are not a race.
+pub(crate) fn settle_all<T>(
+    what: &str,
+    mut read: impl FnMut() -> Result<Option<Listing<T>>>,
+) -> Result<Listing<T>> {
+    let mut before: Vec<Missing> = Vec::new();
+    let mut same = 0;
+    let mut tries = 0;
+    settle(what, || {
+        tries += 1;
+        let Some(list) = read()? else {
+            same = 0;
+            return Ok(None);
+        };
+        let passes = |missing: &Missing| !missing.kind.is_of_the_source();
+        if !list.missing.iter().any(passes) {
+            return Ok(Some(list));
+        }
+        same = if before == list.missing { same + 1 } else { 0 };
+        before.clone_from(&list.missing);
+        Ok((same >= SAME || tries == TRIES).then_some(list))
+    })
 }
 
 /// What `read` gives twice in a row: for what is small enough to be read again whole, rather than checked link by link.
@@ -103,6 +130,31 @@ mod tests {
             if n < 5 { Err(broken(1)) } else { Ok(Some(n)) }
         };
         assert_eq!(settle("x", &mut heals), Ok(5));
+    }
+
+    #[test]
+    fn parts_that_stay_unreadable_are_missing_and_those_that_heal_are_not() {
+        let list = |bad: Option<u64>| {
+            let mut list: Listing<u32> = vec![1].into();
+            if let Some(n) = bad {
+                list.miss("task 2", &broken(n));
+            }
+            Ok(Some(list))
+        };
+        let damaged = settle_all("x", || list(Some(7))).unwrap();
+        assert_eq!((damaged.items.len(), damaged.missing.len()), (1, 1));
+        let mut n = 0;
+        let mut heals = || {
+            n += 1;
+            list((n < 4).then_some(n))
+        };
+        assert!(settle_all("x", &mut heals).unwrap().is_whole());
+        let mut n = 0;
+        let mut flickers = || {
+            n += 1;
+            list(Some(n))
+        };
+        assert!(!settle_all("x", &mut flickers).unwrap().is_whole());
     }
 
     #[test]

@@ -3,7 +3,8 @@
 use std::fmt::Write as _;
 
 use super::svg::{ACCENT, FAINT, INK};
-use super::{Align, Svg, Table, Text, View, clean, escape};
+use super::{Align, Svg, Table, Text, View, clean, escape, missing_text};
+use crate::Missing;
 use crate::sched::{Task, TaskNode, TaskState, TaskTree, Tasks};
 
 /// The children of one parent that a picture draws; the rest is counted.
@@ -19,9 +20,13 @@ impl View for Tasks {
     fn html(&self) -> Option<String> {
         table(self).html()
     }
+
+    fn missing(&self) -> Vec<Missing> {
+        self.missing.clone()
+    }
 }
 
-fn table(tasks: &[Task]) -> Table {
+fn table(tasks: &Tasks) -> Table {
     use Align::{Left, Right};
     let mut table = Table::new([
         ("PID", Right),
@@ -49,6 +54,7 @@ fn table(tasks: &[Task]) -> Table {
     }
     let s = if tasks.len() == 1 { "" } else { "s" };
     table.note(format!("{} task{s}", tasks.len()));
+    table.lacks(&tasks.missing);
     table
 }
 
@@ -151,7 +157,12 @@ impl View for TaskTree {
             );
             work.extend(level(&node.children, depth + 1));
         }
+        out.push_str(&missing_text(&self.missing));
         out
+    }
+
+    fn missing(&self) -> Vec<Missing> {
+        self.missing.clone()
     }
 
     fn html(&self) -> Option<String> {

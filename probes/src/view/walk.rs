@@ -45,10 +45,14 @@ fn outcome(walk: &PageWalk) -> String {
     match (walk.phys, walk.page_size()) {
         (Some(phys), Some(size)) => {
             let offset = walk.at.0 & (size - 1);
+            let fault = match walk.steps.last().map(|step| step.kind) {
+                Some(EntryKind::ProtNone(_)) => "; without access: the processor would fault",
+                _ => "",
+            };
             format!(
-                "physical {:#x} = page {:#x} + offset {offset:#x}",
+                "physical {:#x} = page {:#x} + offset {offset:#x}{fault}",
                 phys.0,
-                phys.0 - offset
+                phys.0.saturating_sub(offset)
             )
         }
         _ => "not mapped: an access faults".to_owned(),

@@ -105,10 +105,6 @@ impl Identifier {
         what.things.extend(self.vma(pid, at)?);
         match (walk.phys, walk.steps.last().map(|step| step.kind)) {
             (Some(phys), _) => self.physical_things(&mut what, phys)?,
-            (None, Some(EntryKind::ProtNone(phys))) => {
-                let phys = phys.offset(at.page_offset());
-                self.physical_things(&mut what, phys)?;
-            }
             (None, Some(EntryKind::Swap { ty, offset })) => {
                 what.things.extend(self.swapped(ty, offset)?);
             }
