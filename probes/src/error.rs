@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
+use crate::Missing;
 use crate::memory::{GuestPhys, GuestVirt};
 
 /// A result of this library.
@@ -274,6 +275,13 @@ pub trait Of<T> {
     /// # Errors
     /// The error that came, as [`Error::In`].
     fn of<S: Into<String>>(self, what: impl FnOnce() -> S) -> Result<T>;
+
+    /// Notes the error as a part that is missing of a value whose other parts go on to be read.
+    fn or_miss<S: Into<String>>(
+        self,
+        missing: &mut Vec<Missing>,
+        what: impl FnOnce() -> S,
+    ) -> Option<T>;
 }
 
 impl<T> Of<T> for Result<T> {
@@ -282,6 +290,15 @@ impl<T> Of<T> for Result<T> {
             what: what().into(),
             error: Box::new(error),
         })
+    }
+
+    fn or_miss<S: Into<String>>(
+        self,
+        missing: &mut Vec<Missing>,
+        what: impl FnOnce() -> S,
+    ) -> Option<T> {
+        self.map_err(|error| missing.push(Missing::new(what(), &error)))
+            .ok()
     }
 }
 

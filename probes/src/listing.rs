@@ -56,6 +56,31 @@ impl Missing {
     }
 }
 
+impl Missing {
+    /// The same, as something that looked otherwise each of so many times.
+    #[must_use]
+    pub(crate) fn torn(self, tries: u32) -> Self {
+        Self {
+            kind: ErrorKind::Torn,
+            error: format!(
+                "it changed while it was read ({tries} tries), last: {}",
+                self.error
+            ),
+            ..self
+        }
+    }
+
+    /// The same as a part of something larger.
+    #[must_use]
+    pub fn of(mut self, whole: &str) -> Self {
+        self.what = match self.what.as_str() {
+            "" => whole.to_owned(),
+            part => format!("{whole}, {part}"),
+        };
+        self
+    }
+}
+
 impl From<&Error> for Missing {
     /// What the error itself says to have been reading.
     fn from(error: &Error) -> Self {

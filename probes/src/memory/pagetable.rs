@@ -397,6 +397,8 @@ pub struct PresentPages<'a> {
     next: u64,
     last: u64,
     tables_left: u64,
+    /// Entries met that say where a page lies in swap, by the type of the entry.
+    swapped: [u64; 32],
 }
 
 struct Frame {
@@ -441,12 +443,20 @@ impl<'a> PresentPages<'a> {
             next: first.0,
             last: last.0,
             tables_left: tables,
+            swapped: [0; 32],
         };
         if first <= last {
             // A table of the root spans the whole space; its base is only used in arithmetic modulo 2^64.
             pages.enter(GuestPhys(root.0 & ADDRESS), 0)?;
         }
         Ok(pages)
+    }
+
+    /// Pages of what was walked so far that lie in the swap areas below this number. The kernel's special entries
+    /// (migration, poison, markers) have higher ones.
+    #[must_use]
+    pub fn swapped(&self, areas: u32) -> u64 {
+        self.swapped.iter().take(areas as usize).sum()
     }
 
     fn enter(&mut self, table: GuestPhys, base: u64) -> Result<()> {
@@ -547,6 +557,9 @@ impl<'a> PresentPages<'a> {
                         size: 1 << shift,
                         entry,
                     }));
+                }
+                EntryKind::Swap { ty, .. } if level == Level::Pte => {
+                    self.swapped[usize::from(ty & 31)] += 1;
                 }
                 EntryKind::Empty | EntryKind::ProtNone(_) | EntryKind::Swap { .. } => {}
             }

@@ -8,8 +8,8 @@ use crate::fs::d_path;
 use crate::kernel::Kernel;
 use crate::memory::{AddressSpace, GuestVirt, PAGE_SIZE};
 use crate::object::{Mirror, Plan};
-use crate::structures::{MapleEntry, MapleLayout, mt_for_each, offset_of, settle};
-use crate::{Error, Result};
+use crate::structures::{MapleEntry, MapleLayout, mt_for_each, offset_of, settle_all};
+use crate::{Error, Missing, Of as _, Result};
 
 // include/linux/mm.h
 const VM_READ: u64 = 0x1;
@@ -61,8 +61,11 @@ pub struct Vma {
     pub name: String,
     /// What it is for.
     pub kind: VmaKind,
-    /// Base pages that are present in the page tables.
+    /// Base pages that are in RAM by the page tables, those without access among them; `Rss` of `/proc/PID/smaps`
+    /// leaves out pages of hugetlbfs, which are in here.
     pub resident: u64,
+    /// Base pages that lie in a swap area: `Swap` of `/proc/PID/smaps`.
+    pub swapped: u64,
     /// The `file`, if it has one.
     pub file: Option<GuestVirt>,
 }
@@ -142,24 +145,26 @@ struct SuperBlock {
     s_dev: u32,
 }
 
-/// All mappings of an address space.
+/// All mappings of an address space. One that cannot be read hides no other.
 pub(super) fn read(kernel: &Kernel, mm: &MmStruct) -> Result<Vmas> {
+    let symbols = kernel.symbols()?;
+    let symbol = |name: &str| symbols.lookup(name);
     let reader = Reader {
         kernel,
         mm,
         area: Plan::new(kernel)?,
         space: user_space_of(kernel, mm)?,
-        special: ["special_mapping_vmops", "legacy_special_mapping_vmops"].map(|name| {
-            kernel
-                .symbols()
-                .ok()
-                .and_then(|symbols| symbols.lookup(name))
-        }),
+        special: ["special_mapping_vmops", "legacy_special_mapping_vmops"].map(symbol),
+        // Not there without CONFIG_SWAP.
+        swap_areas: match symbol("nr_swapfiles") {
+            Some(at) => kernel.read_u32(at)?,
+            None => 0,
+        },
     };
     let tree = mm
         .at
         .offset(offset_of(kernel, "struct mm_struct", "mm_mt")?);
-    settle(
+    settle_all(
         &format!("the mappings of the mm_struct at {}", mm.at),
         || reader.all(tree),
     )
@@ -171,37 +176,67 @@ struct Reader<'k> {
     area: Plan<VmArea>,
     space: AddressSpace,
     special: [Option<GuestVirt>; 2],
+    swap_areas: u32,
 }
 
 impl Reader<'_> {
-    /// `None` if the tree changed under the walk.
+    /// `None` if a mapping changed under the walk. The number of mappings is held against `map_count`.
     fn all(&self, tree: GuestVirt) -> Result<Option<Vmas>> {
-        let mut vmas = Vec::new();
+        let mut vmas = Vmas::new();
+        let mut met = 0;
+        let mut end = GuestVirt(0);
         for entry in mt_for_each(self.kernel, tree, MapleLayout::of(self.kernel)?) {
-            if vmas.len() == VMA_BOUND {
+            if met == VMA_BOUND {
                 return Err(Error::TooLong {
                     what: "list of mappings",
                     at: self.mm.at,
                     bound: VMA_BOUND,
                 });
             }
-            match self.vma(entry?)? {
-                Some(vma) => vmas.push(vma),
-                None => return Ok(None),
+            met += 1;
+            let entry = match entry {
+                Ok(entry) => entry,
+                Err(error) => {
+                    vmas.miss(format!("the mappings from {end} on, mm_mt"), &error);
+                    break;
+                }
+            };
+            end = GuestVirt(entry.last.wrapping_add(1));
+            match self.vma(entry, &mut vmas.missing) {
+                Ok(Some(vma)) => vmas.items.push(vma),
+                Ok(None) => return Ok(None),
+                Err(error) => vmas.miss(name(&entry), &error),
             }
         }
-        Ok(Some(Listing::from(vmas)))
+        let count = offset_of(self.kernel, "struct mm_struct", "map_count")?;
+        let count = self.kernel.read_u32(self.mm.at.offset(count))? as usize;
+        if vmas.is_whole() && count != met {
+            let why = format!("{met} mappings are in mm_mt, map_count says {count}");
+            let (what, at) = ("mm_struct", self.mm.at);
+            vmas.miss("mappings", &Error::Broken { what, at, why });
+        }
+        Ok(Some(vmas))
     }
 
-    fn vma(&self, entry: MapleEntry) -> Result<Option<Vma>> {
+    fn vma(&self, entry: MapleEntry, missing: &mut Vec<Missing>) -> Result<Option<Vma>> {
         let at = GuestVirt(entry.entry);
         let area = self.area.load(at)?;
+        let (start, end) = (GuestVirt(area.vm_start), GuestVirt(area.vm_end));
         let in_place = area.vm_start == entry.first && area.vm_end == entry.last.wrapping_add(1);
         if !in_place || area.vm_mm != self.mm.at {
-            return Ok(None);
+            let why = format!(
+                "it says {start}-{end} of the mm_struct {}, and is in mm_mt of {} for {}",
+                area.vm_mm,
+                self.mm.at,
+                name(&entry)
+            );
+            let what = "vm_area_struct";
+            return Err(Error::Broken { what, at, why });
         }
-        let (start, end) = (GuestVirt(area.vm_start), GuestVirt(area.vm_end));
         let file = (!area.vm_file.is_null()).then_some(area.vm_file);
+        let pages = self.pages(start, end);
+        let pages = pages.or_miss(missing, || format!("the pages of {}", name(&entry)));
+        let (resident, swapped) = pages.unzip();
         let mut vma = Vma {
             at,
             start,
@@ -212,12 +247,20 @@ impl Reader<'_> {
             inode: 0,
             name: String::new(),
             kind: VmaKind::Anonymous,
-            resident: self.resident(start, end)?,
+            resident: resident.unwrap_or(0),
+            swapped: swapped.unwrap_or(0),
             file,
         };
-        match file {
-            Some(file) => self.of_file(&mut vma, file, area.vm_pgoff)?,
-            None => (vma.kind, vma.name) = self.without_file(&area)?,
+        let named = match file {
+            Some(file) => self
+                .of_file(&mut vma, file, area.vm_pgoff)
+                .of(|| format!("its vm_file {file}")),
+            None => self.without_file(&area).map(|(kind, name)| {
+                (vma.kind, vma.name) = (kind, name);
+            }),
+        };
+        if named.or_miss(missing, || name(&entry)).is_none() {
+            "?".clone_into(&mut vma.name);
         }
         let after = self.area.load(at)?;
         Ok((after == area).then_some(vma))
@@ -272,20 +315,27 @@ impl Reader<'_> {
         Ok((VmaKind::Anonymous, name))
     }
 
-    /// Base pages of the range that are present.
-    fn resident(&self, start: GuestVirt, end: GuestVirt) -> Result<u64> {
+    /// Base pages of the range that are in RAM, and those that are in a swap area.
+    fn pages(&self, start: GuestVirt, end: GuestVirt) -> Result<(u64, u64)> {
         if start >= end {
-            return Ok(0);
+            return Ok((0, 0));
         }
         let mut bytes = 0u64;
-        for page in self.space.present_pages(start, end.back(1))? {
+        let mut pages = self.space.present_pages(start, end.back(1))?;
+        for page in &mut pages {
             let page = page?;
             let from = page.at.max(start).0;
             let to = page.at.0.saturating_add(page.size).min(end.0);
             bytes = bytes.saturating_add(to.saturating_sub(from));
         }
-        Ok(bytes / PAGE_SIZE)
+        Ok((bytes / PAGE_SIZE, pages.swapped(self.swap_areas)))
     }
+}
+
+/// A mapping by its place in the tree.
+fn name(entry: &MapleEntry) -> String {
+    let end = entry.last.wrapping_add(1);
+    format!("the mapping {:#x}-{end:#x}", entry.first)
 }
 
 #[cfg(test)]
@@ -305,6 +355,7 @@ pub(crate) mod testing {
             name: name.to_owned(),
             kind,
             resident: 1,
+            swapped: 0,
             file: None,
         }
     }

@@ -36,7 +36,7 @@ use crate::memory::GuestVirt;
 use crate::object::Mirror;
 use crate::sched::{Task, pid_nr};
 use crate::structures::{offset_of, twice};
-use crate::{Error, Result};
+use crate::{Error, Listing, Missing, Of as _, Result};
 
 /// How many parents a task has at most, as far as we read.
 const ANCESTORS: usize = 4096;
@@ -46,16 +46,16 @@ const ANCESTORS: usize = 4096;
 pub struct Process {
     /// What `ps` shows of it.
     pub task: Task,
-    /// Its process group.
-    pub pgrp: i32,
+    /// Its process group; `None` where it could not be read, as with all that follows: `missing` says why.
+    pub pgrp: Option<i32>,
     /// Its session.
-    pub session: i32,
+    pub session: Option<i32>,
     /// Its parents, from the nearest to the first process.
     pub ancestry: Vec<Ancestor>,
-    /// Its arguments; none of a kernel thread or zombie, or where they are not in RAM.
-    pub cmdline: Vec<String>,
-    /// Its environment, likewise.
-    pub environ: Vec<String>,
+    /// Its arguments; empty of a kernel thread or zombie.
+    pub cmdline: Option<Vec<String>>,
+    /// Its environment; empty of a kernel thread or zombie.
+    pub environ: Option<Vec<String>>,
     /// Its program; none of a kernel thread or zombie.
     pub exe: Option<String>,
     /// Its working directory; none of a zombie.
@@ -63,7 +63,7 @@ pub struct Process {
     /// Its root directory; none of a zombie.
     pub root: Option<String>,
     /// Who it is and what it may.
-    pub credentials: Credentials,
+    pub credentials: Option<Credentials>,
     /// Its signals; none once it was reaped.
     pub signals: Option<Signals>,
     /// Its limits.
@@ -73,7 +73,10 @@ pub struct Process {
     /// Its control groups.
     pub cgroups: TaskCgroups,
     /// What it has used.
-    pub times: Times,
+    pub times: Option<Times>,
+    /// What could not be read of it.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub missing: Vec<Missing>,
 }
 
 /// A parent of a task.
@@ -88,42 +91,55 @@ pub struct Ancestor {
 }
 
 impl Guest {
-    /// The task `pid`, a process or thread, in full.
+    /// The task `pid`, a process or thread, in full. A part that cannot be read does not hide the others.
+    ///
+    /// # Errors
+    /// When there is no such task, or its `task_struct` itself cannot be read.
     pub fn process(&self, pid: i32) -> Result<Process> {
         let task = self.task(pid)?;
-        let (pgrp, session) = self.of_task(pid, "the process group", |kernel, task| {
-            Ok((
-                pid_nr(kernel, task.signal, "PIDTYPE_PGID")?,
-                pid_nr(kernel, task.signal, "PIDTYPE_SID")?,
-            ))
-        })?;
-        let path = |member: &str| match self.task_pointer(&task, "fs", "directories") {
-            Ok(fs) => {
-                let kernel = self.kernel()?;
-                let at = fs.offset(offset_of(&kernel, "struct fs_struct", member)?);
-                d_path(&kernel, at).map(Some)
-            }
-            Err(_) => Ok(None),
+        let kernel = self.kernel()?;
+        let mut missing = Vec::new();
+        let number = |kind: &'static str| {
+            self.of_task(pid, "the process group", |kernel, task| {
+                pid_nr(kernel, task.signal, kind)
+            })
         };
+        // Once it has exited it has none.
+        let fs = match self.task_pointer(&task, "fs", "directories") {
+            Err(Error::Absent(_)) => None,
+            fs => fs.or_miss(&mut missing, || "its fs"),
+        };
+        let path = |member: &str, missing: &mut Vec<Missing>| {
+            let fs = fs?;
+            let path = offset_of(&kernel, "struct fs_struct", member)
+                .and_then(|offset| d_path(&kernel, fs.offset(offset)));
+            path.or_miss(missing, || format!("the {member} of its fs_struct {fs}"))
+        };
+        let signals = match self.signals(pid) {
+            Err(Error::Absent(_)) => None,
+            signals => signals.or_miss(&mut missing, || "its signals"),
+        };
+        let missing = &mut missing;
         Ok(Process {
-            pgrp,
-            session,
-            ancestry: self.ancestry(pid)?,
-            cmdline: resident(self.cmdline(pid))?,
-            environ: resident(self.environ(pid))?,
-            exe: self.exe(&task)?,
-            cwd: path("pwd")?,
-            root: path("root")?,
-            credentials: self.credentials(pid)?,
-            signals: self.signals(pid).map(Some).or_else(|error| match error {
-                Error::Absent(_) => Ok(None),
-                error => Err(error),
-            })?,
-            rlimits: self.rlimits(pid)?,
-            namespaces: self.namespaces(pid)?,
-            cgroups: self.cgroup(pid)?,
-            times: self.times(pid)?,
+            pgrp: number("PIDTYPE_PGID").or_miss(missing, || "its process group"),
+            session: number("PIDTYPE_SID").or_miss(missing, || "its session"),
+            ancestry: self
+                .ancestry(pid)
+                .or_miss(missing, || "its parents")
+                .unwrap_or_default(),
+            cmdline: self.cmdline(pid).or_miss(missing, || "its arguments"),
+            environ: self.environ(pid).or_miss(missing, || "its environment"),
+            exe: self.exe(&task).or_miss(missing, || "its program").flatten(),
+            cwd: path("pwd", missing),
+            root: path("root", missing),
+            credentials: self.credentials(pid).or_miss(missing, || "its credentials"),
+            signals,
+            rlimits: whole(self.rlimits(pid), missing, "its limits"),
+            namespaces: whole(self.namespaces(pid), missing, "its namespaces"),
+            cgroups: whole(self.cgroup(pid), missing, "its control groups"),
+            times: self.times(pid).or_miss(missing, || "its times"),
             task,
+            missing: std::mem::take(missing),
         })
     }
 
@@ -191,10 +207,9 @@ struct Parent {
     real_parent: GuestVirt,
 }
 
-/// Nothing for a task without user memory, and where a page of it is not in RAM.
-fn resident(read: Result<Vec<String>>) -> Result<Vec<String>> {
-    match read {
-        Err(Error::Absent(_) | Error::NotMapped { .. }) => Ok(Vec::new()),
-        read => read,
-    }
+/// A list that is a part of something larger: what is missing of it is missing there.
+fn whole<T>(list: Result<Listing<T>>, missing: &mut Vec<Missing>, what: &str) -> Listing<T> {
+    let mut list = list.or_miss(missing, || what).unwrap_or_default();
+    missing.extend(list.missing.drain(..).map(|part| part.of(what)));
+    list
 }

@@ -4,14 +4,13 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use crate::Listing;
 use crate::guest::Guest;
 use crate::kernel::Kernel;
 use crate::memory::GuestVirt;
 use crate::net::net_namespaces;
 use crate::sched::pid_numbers;
 use crate::structures::offset_of;
-use crate::{Error, Result};
+use crate::{Error, Listing, Of as _, Result};
 
 /// The links of `/proc/PID/ns` that come from the `nsproxy`: name, member, type. Those `_for_children` are what tasks
 /// that it starts will be in.
@@ -119,13 +118,27 @@ impl Guest {
         for net in net_namespaces(&kernel)? {
             found.insert(Namespace::read(&kernel, "net", net.at)?, Vec::new());
         }
-        for process in self.tasks()? {
-            // One that exits meanwhile has none any more.
-            for task in self.threads(process.pid).into_iter().flatten() {
-                let Ok(namespaces) = self.namespaces(task.pid) else {
-                    continue;
+        let mut missing = Vec::new();
+        let mut processes = self.tasks()?;
+        missing.append(&mut processes.missing);
+        for process in processes {
+            let name = |what: &str| format!("{what} of task {} ({})", process.pid, process.comm);
+            let mut threads = match self.threads(process.pid) {
+                // It exited meanwhile, and has none any more.
+                Err(Error::Absent(_)) => continue,
+                threads => threads
+                    .or_miss(&mut missing, || name("the threads"))
+                    .unwrap_or_default(),
+            };
+            missing.append(&mut threads.missing);
+            for task in threads {
+                let namespaces = match self.namespaces(task.pid) {
+                    Err(Error::Absent(_)) => continue,
+                    namespaces => namespaces.or_miss(&mut missing, || {
+                        format!("the namespaces of task {} ({})", task.pid, task.comm)
+                    }),
                 };
-                for mut namespace in namespaces {
+                for mut namespace in namespaces.into_iter().flatten() {
                     let for_children = namespace.kind.strip_suffix("_for_children");
                     namespace.kind = for_children.unwrap_or(namespace.kind);
                     let members = found.entry(namespace).or_default();
@@ -141,7 +154,12 @@ impl Guest {
         let mut work: Vec<Namespace> = found.keys().cloned().collect();
         let mut related = BTreeMap::new();
         while let Some(namespace) = work.pop() {
-            let [owner, parent] = relatives(&kernel, &namespace)?;
+            let [owner, parent] = relatives(&kernel, &namespace)
+                .or_miss(&mut missing, || {
+                    let Namespace { kind, inum, at } = &namespace;
+                    format!("the owner of the {kind} namespace {inum} at {at}")
+                })
+                .unwrap_or_default();
             for one in [&owner, &parent].into_iter().flatten() {
                 if !found.contains_key(one) {
                     found.insert(one.clone(), Vec::new());
@@ -166,7 +184,8 @@ impl Guest {
                 members,
             }
         });
-        Ok(all.collect())
+        let items = all.collect();
+        Ok(Listing { items, missing })
     }
 }
 
@@ -179,11 +198,11 @@ fn read(kernel: &Kernel, task: GuestVirt) -> Result<Vec<Namespace>> {
     let proxy = pointer(task, "struct task_struct", "nsproxy")?;
     if !proxy.is_null() {
         for (kind, member, _) in PROXY {
-            match pointer(proxy, "struct nsproxy", member) {
+            match pointer(proxy, "struct nsproxy", member).of(|| format!("its nsproxy {proxy}")) {
                 Ok(at) if at.is_null() => {}
                 Ok(at) => all.push(Namespace::read(kernel, kind, at)?),
                 // A kernel without this kind.
-                Err(Error::NoMember { .. }) => {}
+                Err(error) if matches!(error.innermost(), Error::NoMember { .. }) => {}
                 Err(error) => return Err(error),
             }
         }
@@ -197,7 +216,7 @@ fn read(kernel: &Kernel, task: GuestVirt) -> Result<Vec<Namespace>> {
         });
     }
     let cred = pointer(task, "struct task_struct", "real_cred")?;
-    let user = pointer(cred, "struct cred", "user_ns")?;
+    let user = pointer(cred, "struct cred", "user_ns").of(|| format!("its real_cred {cred}"))?;
     all.push(Namespace::read(kernel, "user", user)?);
     all.sort_by_key(|namespace| namespace.kind);
     Ok(all)

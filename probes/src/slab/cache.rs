@@ -4,12 +4,11 @@ use serde::Serialize;
 
 use super::free::{self, CpuSlab, NodeSlab};
 use super::types;
-use crate::Listing;
 use crate::kernel::Kernel;
 use crate::memory::GuestVirt;
 use crate::object::{Mirror, Plan};
-use crate::structures::{list_for_each_entry, offset_of, settle};
-use crate::{Error, Result};
+use crate::structures::{list_for_each_entry, offset_of, settle_all, settle_parts};
+use crate::{Error, Listing, Missing, Of as _, Result};
 
 /// Caches that a kernel may have, as far as we read.
 const CACHE_BOUND: usize = 1 << 16;
@@ -107,6 +106,8 @@ pub(super) struct Raw {
     oo: u32,
     refcount: i32,
     align: u32,
+    /// Kernels since 6.18.
+    pub(super) sheaf_capacity: Option<u32>,
     pub(super) red_left_pad: Option<u32>,
     name: GuestVirt,
     /// Not there without CONFIG_SLAB_FREELIST_HARDENED.
@@ -170,21 +171,31 @@ impl<'k> Reader<'k> {
     }
 
     pub(super) fn name(&self, at: GuestVirt) -> Result<String> {
-        self.kernel.read_cstr(self.raw.load(at)?.name, 128)
+        let name = self.raw.load(at)?.name;
+        self.kernel
+            .read_cstr(name, 128)
+            .of(|| format!("its name at {name}"))
     }
 
-    /// The cache with what its CPUs and nodes keep.
-    pub(super) fn cache(&self, at: GuestVirt) -> Result<(SlabCache, Vec<CpuSlab>, Vec<NodeSlab>)> {
-        let name = self.name(at)?;
-        settle(&format!("the slab cache {name}"), || {
+    /// The cache with what its CPUs and nodes keep, and what of that cannot be read.
+    pub(super) fn cache(&self, at: GuestVirt) -> Result<(Kept, Vec<Missing>)> {
+        let (name, mut unnamed) = match self.name(at) {
+            Ok(name) => (name, Vec::new()),
+            // The rest of it may be whole.
+            Err(error) => (format!("?{at}"), vec![Missing::new("", &error)]),
+        };
+        let (kept, missing) = settle_parts(&format!("the slab cache {name}"), || {
             self.read(at, &name).map(Some)
-        })
+        })?;
+        unnamed.extend(missing);
+        Ok((kept, unnamed))
     }
 
-    fn read(&self, at: GuestVirt, name: &str) -> Result<(SlabCache, Vec<CpuSlab>, Vec<NodeSlab>)> {
+    fn read(&self, at: GuestVirt, name: &str) -> Result<(Kept, Vec<Missing>)> {
         let raw = self.raw(at)?;
-        let cpus = free::cpus(self.kernel, at, &raw)?;
-        let nodes = free::nodes(self.kernel, at)?;
+        let mut missing = Vec::new();
+        let cpus = free::cpus(self.kernel, at, &raw, &mut missing)?;
+        let nodes = free::nodes(self.kernel, at, &raw, &mut missing)?;
         let sum = |of: fn(&NodeSlab) -> u64| nodes.iter().map(of).fold(0, u64::saturating_add);
         let all = |of: fn(&CpuSlab) -> u64| cpus.iter().map(of).fold(0, u64::saturating_add);
         let cache = SlabCache {
@@ -209,25 +220,51 @@ impl<'k> Reader<'k> {
                 barns: sum(|node| node.barn_objects),
             },
         };
-        Ok((cache, cpus, nodes))
+        let kept = Kept { cache, cpus, nodes };
+        Ok((kept, missing))
     }
 }
 
+/// A cache, and what its CPUs and nodes keep.
+pub(super) struct Kept {
+    pub(super) cache: SlabCache,
+    pub(super) cpus: Vec<CpuSlab>,
+    pub(super) nodes: Vec<NodeSlab>,
+}
+
 /// Where the caches lie.
-pub(super) fn addresses(kernel: &Kernel) -> Result<Vec<GuestVirt>> {
+pub(super) fn addresses(kernel: &Kernel) -> Result<Listing<GuestVirt>> {
     let head = kernel.symbol("slab_caches")?;
     let member = offset_of(kernel, "struct kmem_cache", "list")?;
-    settle("the list of slab caches", || {
-        let walk = || list_for_each_entry(kernel, head, member).bound(CACHE_BOUND);
-        let all: Vec<GuestVirt> = walk().collect::<Result<_>>()?;
+    settle_all("the list of slab caches", || {
+        let mut all = Listing::new();
+        for at in list_for_each_entry(kernel, head, member).bound(CACHE_BOUND) {
+            all.take(at, || "the rest of slab_caches");
+        }
         Ok(Some(all))
     })
 }
 
 pub(super) fn all(kernel: &Kernel) -> Result<SlabCaches> {
     let reader = Reader::new(kernel)?;
-    let caches = addresses(kernel)?
-        .into_iter()
-        .map(|at| Ok(reader.cache(at)?.0));
-    caches.collect()
+    let addresses = addresses(kernel)?;
+    let mut all = Listing {
+        items: Vec::with_capacity(addresses.len()),
+        missing: addresses.missing,
+    };
+    for at in addresses.items {
+        let name = || match reader.name(at) {
+            Ok(name) => format!("the slab cache {name} at {at}"),
+            Err(_) => format!("the slab cache at {at}"),
+        };
+        match reader.cache(at) {
+            Ok((kept, missing)) => {
+                all.items.push(kept.cache);
+                let of_it = missing.into_iter().map(|part| part.of(&name()));
+                all.missing.extend(of_it);
+            }
+            Err(error) => all.miss(name(), &error),
+        }
+    }
+    Ok(all)
 }

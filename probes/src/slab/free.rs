@@ -12,7 +12,7 @@ use crate::mmzone;
 use crate::object::{Mirror, Plan};
 use crate::page::MemMap;
 use crate::structures::{array, list_for_each_entry, offset_of, online_cpus};
-use crate::{Error, Result};
+use crate::{Error, Missing, Of as _, Result};
 
 /// Slabs of one partial list that are read at most.
 const SLAB_BOUND: usize = 1 << 22;
@@ -49,6 +49,9 @@ pub struct NodeSlab {
     pub node: u32,
     /// Where its `kmem_cache_node` lies.
     pub at: GuestVirt,
+    /// Whether this kernel counts slabs and objects (`CONFIG_SLUB_DEBUG`).
+    #[serde(skip)]
+    pub(super) counted: bool,
     /// Slabs.
     pub slabs: u64,
     /// Objects of all slabs.
@@ -117,6 +120,8 @@ enum Nodes {
 #[derive(Debug, Clone, Copy)]
 struct SheafLayout {
     size: u64,
+    /// Where it names its cache.
+    cache: Option<u64>,
     objects: u64,
     barn_list: u64,
     /// `node_barn.sheaves_full`, `nr_full`, `nr_empty`.
@@ -142,6 +147,7 @@ impl Layout {
             let sheaf = match sheaf("size") {
                 Ok(size) => Some(SheafLayout {
                     size,
+                    cache: sheaf("cache").ok(),
                     objects: sheaf("objects")?,
                     barn_list: sheaf("barn_list")?,
                     barn: (barn("sheaves_full")?, barn("nr_full")?, barn("nr_empty")?),
@@ -193,8 +199,13 @@ pub(super) fn follow(
     Ok(free)
 }
 
-/// What the CPUs keep of the cache at `at`.
-pub(super) fn cpus(kernel: &Kernel, at: GuestVirt, cache: &Raw) -> Result<Vec<CpuSlab>> {
+/// What the CPUs keep of the cache at `at`. What of it cannot be read is noted in `missing`.
+pub(super) fn cpus(
+    kernel: &Kernel,
+    at: GuestVirt,
+    cache: &Raw,
+    missing: &mut Vec<Missing>,
+) -> Result<Vec<CpuSlab>> {
     let mut all = Vec::new();
     for cpu in online_cpus(kernel)? {
         let mut kept = CpuSlab {
@@ -202,26 +213,52 @@ pub(super) fn cpus(kernel: &Kernel, at: GuestVirt, cache: &Raw) -> Result<Vec<Cp
             ..CpuSlab::default()
         };
         if let Some(slabs) = cache.cpu_slab.filter(|at| !at.is_null()) {
-            let raw: Cpu = kernel.load(kernel.per_cpu(slabs, cpu)?)?;
-            kept.slab = (!raw.slab.is_null()).then_some(raw.slab);
-            if !raw.slab.is_null() {
-                kept.free = on_cpu(kernel, at, cache, &raw)?.len() as u64;
-                kept.remote_free = Plan::<RawSlab>::new(kernel)?.load(raw.slab)?.free();
-            }
-            for (slab, _) in partial(kernel, raw.partial.unwrap_or_default())? {
-                kept.partial_slabs += 1;
-                kept.partial_free += slab.free();
-            }
+            on_slabs(kernel, at, cache, slabs, &mut kept).or_miss(missing, || {
+                format!("the kmem_cache_cpu of CPU {cpu} at {slabs} (per CPU)")
+            });
         }
         if let Some(sheaves) = cache.cpu_sheaves.filter(|at| !at.is_null()) {
-            let raw: Sheaves = kernel.load(kernel.per_cpu(sheaves, cpu)?)?;
-            let size = |at| sheaf(kernel, at).map(|objects| objects.len() as u64);
-            (kept.main, kept.spare) = (size(raw.main)?, size(raw.spare)?);
-            kept.rcu = size(raw.rcu_free)?;
+            let name = |what: &str| format!("the {what} sheaf of CPU {cpu}");
+            let raw = kernel
+                .per_cpu(sheaves, cpu)
+                .and_then(|at| kernel.load::<Sheaves>(at));
+            let raw = raw.or_miss(missing, || {
+                format!("the cpu_sheaves of CPU {cpu} at {sheaves} (per CPU)")
+            });
+            if let Some(raw) = raw {
+                let mut size = |sheaf_at, what| {
+                    sheaf(kernel, at, cache, sheaf_at)
+                        .or_miss(missing, || name(what))
+                        .map_or(0, |objects| objects.len() as u64)
+                };
+                (kept.main, kept.spare) = (size(raw.main, "main"), size(raw.spare, "spare"));
+                kept.rcu = size(raw.rcu_free, "rcu_free");
+            }
         }
         all.push(kept);
     }
     Ok(all)
+}
+
+/// What a CPU keeps in slabs: that which it allocates from, and partial ones.
+fn on_slabs(
+    kernel: &Kernel,
+    at: GuestVirt,
+    cache: &Raw,
+    slabs: GuestVirt,
+    kept: &mut CpuSlab,
+) -> Result<()> {
+    let raw: Cpu = kernel.load(kernel.per_cpu(slabs, kept.cpu)?)?;
+    kept.slab = (!raw.slab.is_null()).then_some(raw.slab);
+    if !raw.slab.is_null() {
+        kept.free = on_cpu(kernel, at, cache, &raw)?.len() as u64;
+        kept.remote_free = Plan::<RawSlab>::new(kernel)?.load(raw.slab)?.free();
+    }
+    for (slab, _) in partial(kernel, raw.partial.unwrap_or_default())? {
+        kept.partial_slabs += 1;
+        kept.partial_free += slab.free();
+    }
+    Ok(())
 }
 
 /// The free objects on the list that a CPU allocates from.
@@ -263,24 +300,47 @@ fn partial(kernel: &Kernel, first: GuestVirt) -> Result<Vec<(RawSlab, GuestVirt)
     Ok(slabs)
 }
 
-/// The objects in a sheaf.
-fn sheaf(kernel: &Kernel, at: GuestVirt) -> Result<Vec<u64>> {
+/// The objects in a sheaf of the cache at `cache`. It must name that cache, and have no more objects than the cache's
+/// sheaves can, none of them twice.
+fn sheaf(kernel: &Kernel, cache: GuestVirt, raw: &Raw, at: GuestVirt) -> Result<Vec<u64>> {
     let layout = Layout::of(kernel)?;
     let Some(layout) = layout.sheaf.filter(|_| !at.is_null()) else {
         return Ok(Vec::new());
     };
+    let broken = |why: String| Error::Broken {
+        what: "sheaf",
+        at,
+        why,
+    };
     let size = kernel.read_u32(at.offset(layout.size))?;
-    if size > SHEAF_BOUND {
-        return Err(Error::Broken {
-            what: "sheaf",
-            at,
-            why: format!("it has {size} objects"),
-        });
+    let most = raw.sheaf_capacity.unwrap_or(SHEAF_BOUND).min(SHEAF_BOUND);
+    if size > most {
+        return Err(broken(format!(
+            "it has {size} objects, and a sheaf of this cache holds {most}"
+        )));
+    }
+    if let Some(member) = layout.cache {
+        let of = kernel.read_u64(at.offset(member))?;
+        if of != cache.0 {
+            return Err(broken(format!("its cache is {of:#x}, not {cache}")));
+        }
     }
     let mut bytes = vec![0; size as usize * 8];
     kernel.read(at.offset(layout.objects), &mut bytes)?;
     let (words, _) = bytes.as_chunks::<8>();
-    Ok(words.iter().map(|word| u64::from_le_bytes(*word)).collect())
+    let objects: Vec<u64> = words.iter().map(|word| u64::from_le_bytes(*word)).collect();
+    match twice_in(&objects) {
+        Some(object) => Err(broken(format!("it has the object {object:#x} twice"))),
+        None => Ok(objects),
+    }
+}
+
+/// An address that is in there twice.
+fn twice_in(objects: &[u64]) -> Option<u64> {
+    let mut sorted = objects.to_vec();
+    sorted.sort_unstable();
+    let pair = sorted.windows(2).find(|pair| pair[0] == pair[1]);
+    pair.map(|pair| pair[0])
 }
 
 /// Where the cache's node structures and barns lie, by node.
@@ -309,29 +369,62 @@ fn node_pointers(kernel: &Kernel, cache: GuestVirt) -> Result<Vec<(u32, GuestVir
     Ok(all)
 }
 
-/// What the nodes have of the cache at `cache`.
-pub(super) fn nodes(kernel: &Kernel, cache: GuestVirt) -> Result<Vec<NodeSlab>> {
+/// What the nodes have of the cache at `cache`. What of it cannot be read is noted in `missing`.
+pub(super) fn nodes(
+    kernel: &Kernel,
+    cache: GuestVirt,
+    cache_raw: &Raw,
+    missing: &mut Vec<Missing>,
+) -> Result<Vec<NodeSlab>> {
     let plan = Plan::<RawSlab>::new(kernel)?;
     let layout = Layout::of(kernel)?;
     let mut nodes = Vec::new();
     for (node, at, barn) in node_pointers(kernel, cache)? {
-        let raw: Node = kernel.load(at)?;
+        let name = |what: &str| format!("{what} of node {node}, kmem_cache_node at {at}");
+        let Some(raw) = kernel.load::<Node>(at).or_miss(missing, || name("what")) else {
+            continue;
+        };
         let mut had = NodeSlab {
             node,
             at,
+            counted: raw.nr_slabs.is_some(),
             slabs: raw.nr_slabs.unwrap_or(0),
             objects: raw.total_objects.unwrap_or(0),
             partial_slabs: raw.nr_partial,
             ..NodeSlab::default()
         };
         let (head, member) = layout.partial;
-        for slab in list_for_each_entry(kernel, at.offset(head), member).bound(SLAB_BOUND) {
-            had.partial_free += plan.load(slab?)?.free();
-        }
+        let walk = || {
+            let (mut free, mut count) = (0_u64, 0_u64);
+            for slab in list_for_each_entry(kernel, at.offset(head), member).bound(SLAB_BOUND) {
+                free = free.saturating_add(plan.load(slab?)?.free());
+                count += 1;
+            }
+            // add_partial() and remove_partial() change both.
+            match count == raw.nr_partial {
+                true => Ok(free),
+                false => Err(Error::Broken {
+                    what: "partial list",
+                    at: at.offset(head),
+                    why: format!(
+                        "it has {count} slabs, its nr_partial says {}",
+                        raw.nr_partial
+                    ),
+                }),
+            }
+        };
+        had.partial_free = walk()
+            .or_miss(missing, || name("the partial list"))
+            .unwrap_or(0);
         if let Some(sheaf) = layout.sheaf.filter(|_| !barn.is_null()) {
             let count = |member| kernel.read_u32(barn.offset(member)).map(u64::from);
-            (had.barn_full, had.barn_empty) = (count(sheaf.barn.1)?, count(sheaf.barn.2)?);
-            had.barn_objects = in_barn(kernel, barn)?.len() as u64;
+            let counts = count(sheaf.barn.1).and_then(|full| Ok((full, count(sheaf.barn.2)?)));
+            (had.barn_full, had.barn_empty) = counts
+                .or_miss(missing, || name("the barn"))
+                .unwrap_or_default();
+            let objects = in_barn(kernel, cache, cache_raw, barn);
+            let objects = objects.or_miss(missing, || name("the full sheaves"));
+            had.barn_objects = objects.map_or(0, |objects| objects.len() as u64);
         }
         nodes.push(had);
     }
@@ -339,34 +432,57 @@ pub(super) fn nodes(kernel: &Kernel, cache: GuestVirt) -> Result<Vec<NodeSlab>> 
 }
 
 /// The objects in the full sheaves of a barn.
-fn in_barn(kernel: &Kernel, barn: GuestVirt) -> Result<Vec<u64>> {
+fn in_barn(kernel: &Kernel, cache: GuestVirt, raw: &Raw, barn: GuestVirt) -> Result<Vec<u64>> {
     let mut objects = Vec::new();
     if let Some(layout) = Layout::of(kernel)?.sheaf.filter(|_| !barn.is_null()) {
         let head = barn.offset(layout.barn.0);
         for at in list_for_each_entry(kernel, head, layout.barn_list).bound(SHEAF_BOUND as usize) {
-            objects.extend(sheaf(kernel, at?)?);
+            objects.extend(sheaf(kernel, cache, raw, at?)?);
         }
     }
     Ok(objects)
 }
 
 /// The free objects of a cache that no slab's own list has: those that CPUs and barns hold. An object that waits for the
-/// end of a grace period is not free yet.
-pub(super) fn held(kernel: &Kernel, at: GuestVirt, cache: &Raw) -> Result<Vec<u64>> {
+/// end of a grace period is not free yet. What of them cannot be read is noted in `missing`: objects of it count as in use.
+pub(super) fn held(
+    kernel: &Kernel,
+    at: GuestVirt,
+    cache: &Raw,
+    missing: &mut Vec<Missing>,
+) -> Result<Vec<u64>> {
     let mut objects = Vec::new();
     for cpu in online_cpus(kernel)? {
         if let Some(slabs) = cache.cpu_slab.filter(|at| !at.is_null()) {
-            let raw: Cpu = kernel.load(kernel.per_cpu(slabs, cpu)?)?;
-            objects.extend(on_cpu(kernel, at, cache, &raw)?);
+            let kept = kernel
+                .per_cpu(slabs, cpu)
+                .and_then(|slab| on_cpu(kernel, at, cache, &kernel.load(slab)?));
+            let kept = kept.or_miss(missing, || format!("the slab of CPU {cpu}"));
+            objects.extend(kept.unwrap_or_default());
         }
         if let Some(sheaves) = cache.cpu_sheaves.filter(|at| !at.is_null()) {
-            let raw: Sheaves = kernel.load(kernel.per_cpu(sheaves, cpu)?)?;
-            objects.extend(sheaf(kernel, raw.main)?);
-            objects.extend(sheaf(kernel, raw.spare)?);
+            let raw = kernel
+                .per_cpu(sheaves, cpu)
+                .and_then(|at| kernel.load::<Sheaves>(at));
+            if let Some(raw) = raw.or_miss(missing, || format!("the cpu_sheaves of CPU {cpu}")) {
+                for (what, sheaf_at) in [("main", raw.main), ("spare", raw.spare)] {
+                    let kept = sheaf(kernel, at, cache, sheaf_at);
+                    let kept = kept.or_miss(missing, || format!("the {what} sheaf of CPU {cpu}"));
+                    objects.extend(kept.unwrap_or_default());
+                }
+            }
         }
     }
-    for (_, _, barn) in node_pointers(kernel, at)? {
-        objects.extend(in_barn(kernel, barn)?);
+    for (node, _, barn) in node_pointers(kernel, at)? {
+        let kept = in_barn(kernel, at, cache, barn);
+        let kept = kept.or_miss(missing, || format!("the full sheaves of node {node}"));
+        objects.extend(kept.unwrap_or_default());
+    }
+    if let Some(object) = twice_in(&objects) {
+        let why = format!("CPUs and nodes hold the object {object:#x} twice");
+        let what = "slab cache";
+        let broken: Result<()> = Err(Error::Broken { what, at, why });
+        broken.or_miss(missing, || "free objects");
     }
     objects.sort_unstable();
     Ok(objects)

@@ -54,14 +54,25 @@ impl Guest {
 fn find(kernel: &Kernel, name: &str) -> Result<GuestVirt> {
     let reader = Reader::new(kernel)?;
     let mut nearest = None;
-    for at in cache::addresses(kernel)? {
-        let known = reader.name(at)?;
+    let caches = cache::addresses(kernel)?;
+    for at in &caches {
+        // A cache without a name is told where all are listed.
+        let Ok(known) = reader.name(*at) else {
+            continue;
+        };
         if known == name {
-            return Ok(at);
+            return Ok(*at);
         }
         if known.contains(name) || name.contains(&known) {
             nearest.get_or_insert(known);
         }
+    }
+    if let Some(missing) = caches.missing.first() {
+        return Err(Error::Broken {
+            what: "list of slab caches",
+            at: missing.at.unwrap_or_default(),
+            why: format!("`{name}` is not before the damage: {missing}"),
+        });
     }
     let hint = nearest.map_or_else(String::new, |name| format!("; did you mean `{name}`?"));
     Err(Error::Absent(format!(

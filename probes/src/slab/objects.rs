@@ -10,8 +10,8 @@ use crate::kernel::Kernel;
 use crate::memory::{GuestPhys, GuestVirt, PAGE_SIZE};
 use crate::object::{Mirror, Plan};
 use crate::page::MemMap;
-use crate::structures::settle;
-use crate::{Error, Result};
+use crate::structures::{settle, settle_parts};
+use crate::{Error, Missing, Of as _, Result};
 
 /// `MAX_OBJS_PER_PAGE`: the counter has 15 bits.
 const MAX_OBJECTS: u32 = 32767;
@@ -27,6 +27,9 @@ pub struct SlabObjects {
     pub nodes: Vec<NodeSlab>,
     /// Where the objects in use lie, ascending.
     pub objects: Vec<GuestVirt>,
+    /// What could not be read: objects of slabs that are named here are not among the objects.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub missing: Vec<Missing>,
 }
 
 /// An object of a slab.
@@ -46,12 +49,15 @@ pub struct SlabObject {
     pub index: u64,
     /// Bytes of it.
     pub size: u32,
-    /// Whether it is in use.
-    pub in_use: bool,
+    /// Whether it is in use; `None` where a list that would tell is broken.
+    pub in_use: Option<bool>,
     /// Its C type, where the cache's name tells it; of a merged cache it may be another's object.
     pub c_type: Option<String>,
     /// Whether other caches of its size were merged with the cache.
     pub merged: bool,
+    /// What could not be read.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub missing: Vec<Missing>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Mirror)]
@@ -127,21 +133,45 @@ impl SlabAt {
         self.first.offset(index.wrapping_mul(self.size))
     }
 
+    /// Whether its list of free objects is as long as its counters say: `objects - inuse`. The list of a slab that a CPU
+    /// allocates from is the CPU's, and `inuse` counts all its objects then.
+    fn counts(&self, free: usize) -> Result<()> {
+        let counted = self.raw.free();
+        if free as u64 == counted {
+            return Ok(());
+        }
+        Err(Error::Broken {
+            what: "slab",
+            at: self.at,
+            why: format!("{free} objects are on its freelist, its counters say {counted}"),
+        })
+    }
+
     /// Whether an object begins at an address.
     pub(super) fn begins(&self, at: GuestVirt) -> bool {
         self.index(at).is_some_and(|index| self.object(index) == at)
     }
 }
 
-/// A cache with its objects: all slabs are found by their pages, since full ones are on no list.
+/// A cache with its objects: all slabs are found by their pages, since full ones are on no list. A slab that cannot be
+/// read is named, and hides no other.
 pub(super) fn of_cache(kernel: &Kernel, at: GuestVirt) -> Result<SlabObjects> {
     let reader = Reader::new(kernel)?;
-    let (cache, cpus, nodes) = reader.cache(at)?;
+    let what = format!("the objects of the slab cache at {at}");
+    let (mut all, missing) = settle_parts(&what, || whole(&reader, at).map(Some))?;
+    all.missing = missing;
+    Ok(all)
+}
+
+/// One look at all of it.
+fn whole(reader: &Reader<'_>, at: GuestVirt) -> Result<(SlabObjects, Vec<Missing>)> {
+    let kernel = reader.kernel;
+    let (kept, mut missing) = reader.cache(at)?;
     let raw = reader.raw(at)?;
-    let what = format!("what CPUs hold of the slab cache {}", cache.name);
-    let held = settle(&what, || free::held(kernel, at, &raw).map(Some))?;
+    // What cannot be read of what CPUs hold was said with the cache.
+    let held = free::held(kernel, at, &raw, &mut Vec::new())?;
     let memmap = MemMap::of(kernel)?;
-    let mut objects = Vec::new();
+    let (mut objects, mut slabs) = (Vec::new(), 0);
     let ram = kernel.space().memory().ranges().iter();
     let ram = ram.fold(0_u64, |sum, range| sum.saturating_add(range.len));
     let bound = usize::try_from(ram / u64::from(raw.size)).unwrap_or(usize::MAX);
@@ -150,9 +180,19 @@ pub(super) fn of_cache(kernel: &Kernel, at: GuestVirt) -> Result<SlabObjects> {
         let mut pfn = range.start.0 / PAGE_SIZE;
         while pfn < end {
             check_interrupt();
-            let (cache_of, order) = memmap.slab_of(pfn)?;
+            let Some((cache_of, order)) = memmap
+                .slab_of(pfn)
+                .or_miss(&mut missing, || format!("the page {pfn:#x}"))
+            else {
+                pfn += 1;
+                continue;
+            };
             if cache_of == Some(at) {
-                objects.extend(in_use(&memmap, memmap.pfn_to_page(pfn), at, &raw, &held)?);
+                slabs += 1;
+                let slab = memmap.pfn_to_page(pfn);
+                let found = in_use(&memmap, slab, at, &raw, &held);
+                let found = found.or_miss(&mut missing, || format!("the slab at {slab}"));
+                objects.extend(found.unwrap_or_default());
             }
             if objects.len() > bound {
                 return Err(Error::TooLong {
@@ -164,15 +204,27 @@ pub(super) fn of_cache(kernel: &Kernel, at: GuestVirt) -> Result<SlabObjects> {
             pfn += 1 << order;
         }
     }
-    Ok(SlabObjects {
-        cache,
-        cpus,
-        nodes,
+    // inc_slabs_node() counts each slab that has pages.
+    if kept.nodes.iter().all(|node| node.counted) && slabs != kept.cache.slabs {
+        let why = format!(
+            "{slabs} slabs were found by their pages, its nr_slabs says {}",
+            kept.cache.slabs
+        );
+        let what = "slab cache";
+        let broken: Result<()> = Err(Error::Broken { what, at, why });
+        broken.or_miss(&mut missing, || "its slabs");
+    }
+    let all = SlabObjects {
+        cache: kept.cache,
+        cpus: kept.cpus,
+        nodes: kept.nodes,
         objects,
-    })
+        missing: Vec::new(),
+    };
+    Ok((all, missing))
 }
 
-/// The objects of a slab that are in use; none if it is no slab of this cache any more.
+/// The objects of a slab that are in use; none if it became a slab of another cache, or none at all, meanwhile.
 fn in_use(
     memmap: &MemMap,
     slab: GuestVirt,
@@ -181,10 +233,14 @@ fn in_use(
     held: &[u64],
 ) -> Result<Vec<GuestVirt>> {
     settle(&format!("the slab at {slab}"), || {
-        let Ok(slab) = SlabAt::of(memmap, slab, at, cache) else {
+        let pfn = memmap.page_to_pfn(slab);
+        let still = pfn.map(|pfn| memmap.slab_of(pfn)).transpose()?;
+        if still.is_some_and(|(cache_of, _)| cache_of != Some(at)) {
             return Ok(Some(Vec::new()));
-        };
+        }
+        let slab = SlabAt::of(memmap, slab, at, cache)?;
         let mut free = free::follow(memmap.kernel(), cache, &slab, slab.raw.freelist)?;
+        slab.counts(free.len())?;
         free.sort_unstable();
         let is_free = |object: &GuestVirt| {
             free.binary_search(&object.0).is_ok() || held.binary_search(&object.0).is_ok()
@@ -221,9 +277,21 @@ fn object(memmap: &MemMap, slab_at: GuestVirt, at: GuestVirt) -> Result<Option<S
         return Ok(None);
     };
     let object = slab.object(index);
-    let free = free::follow(kernel, &raw, &slab, slab.raw.freelist)?;
-    let held = free::held(kernel, cache_at, &raw)?;
-    let cache = reader.name(cache_at)?;
+    let mut missing = Vec::new();
+    let free = free::follow(kernel, &raw, &slab, slab.raw.freelist)
+        .or_miss(&mut missing, || "the freelist of its slab");
+    let held = free::held(kernel, cache_at, &raw, &mut missing)?;
+    let cache = reader
+        .name(cache_at)
+        .or_miss(&mut missing, || format!("its cache {cache_at}"))
+        .unwrap_or_default();
+    // On the part of a broken list that could be followed it is free for sure; else nobody knows.
+    let is_free = held.binary_search(&object.0).is_ok()
+        || free.as_ref().is_some_and(|free| free.contains(&object.0));
+    let in_use = match is_free {
+        true => Some(false),
+        false => missing.is_empty().then_some(true),
+    };
     Ok(Some(SlabObject {
         at: object,
         offset: at.0 - object.0,
@@ -234,6 +302,7 @@ fn object(memmap: &MemMap, slab_at: GuestVirt, at: GuestVirt) -> Result<Option<S
         slab: slab_at,
         index,
         size: raw.object_size,
-        in_use: !free.contains(&object.0) && held.binary_search(&object.0).is_err(),
+        in_use,
+        missing,
     }))
 }

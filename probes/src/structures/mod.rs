@@ -49,7 +49,7 @@ pub use rbtree::{
     validate_rbtree,
 };
 pub use sbitmap::sbitmap;
-pub(crate) use settle::{settle, settle_all, twice};
+pub(crate) use settle::{settle, settle_all, settle_parts, twice};
 pub use xarray::{
     XARRAY_BOUND, Xarray, XarrayEntry, XarrayLayout, validate_xarray, xa_for_each, xa_load,
 };

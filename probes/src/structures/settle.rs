@@ -51,22 +51,35 @@ pub(crate) fn settle_all<T>(
     what: &str,
     mut read: impl FnMut() -> Result<Option<Listing<T>>>,
 ) -> Result<Listing<T>> {
+    let parts = || Ok(read()?.map(|list| (list.items, list.missing)));
+    settle_parts(what, parts).map(|(items, missing)| Listing { items, missing })
+}
+
+/// The same of a value that is no list: the value, and what of it could not be read.
+pub(crate) fn settle_parts<T>(
+    what: &str,
+    mut read: impl FnMut() -> Result<Option<(T, Vec<Missing>)>>,
+) -> Result<(T, Vec<Missing>)> {
     let mut before: Vec<Missing> = Vec::new();
     let mut same = 0;
     let mut tries = 0;
     settle(what, || {
         tries += 1;
-        let Some(list) = read()? else {
+        let Some((value, missing)) = read()? else {
             same = 0;
             return Ok(None);
         };
-        let passes = |missing: &Missing| !missing.kind.is_of_the_source();
-        if !list.missing.iter().any(passes) {
-            return Ok(Some(list));
+        if missing.iter().all(|part| part.kind.is_of_the_source()) {
+            return Ok(Some((value, missing)));
         }
-        same = if before == list.missing { same + 1 } else { 0 };
-        before.clone_from(&list.missing);
-        Ok((same >= SAME || tries == TRIES).then_some(list))
+        same = if before == missing { same + 1 } else { 0 };
+        before.clone_from(&missing);
+        if same >= SAME {
+            return Ok(Some((value, missing)));
+        }
+        // Another part each time: no damage, and no reading either.
+        let torn = || missing.into_iter().map(|part| part.torn(tries)).collect();
+        Ok((tries == TRIES).then(|| (value, torn())))
     })
 }
 
@@ -94,6 +107,7 @@ fn may_pass(error: &Error) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ErrorKind;
     use crate::memory::GuestVirt;
 
     fn broken(n: u64) -> Error {
@@ -154,7 +168,8 @@ mod tests {
             n += 1;
             list(Some(n))
         };
-        assert!(!settle_all("x", &mut flickers).unwrap().is_whole());
+        let flickering = settle_all("x", &mut flickers).unwrap();
+        assert_eq!(flickering.missing[0].kind, ErrorKind::Torn);
     }
 
     #[test]

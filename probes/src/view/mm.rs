@@ -1,6 +1,7 @@
 //! Address spaces as tables: the mappings, and the members of `mm_struct`.
 
 use super::{Align, Table, View, bytes};
+use crate::Missing;
 use crate::memory::{GuestVirt, PAGE_SIZE};
 use crate::mm::{AddressMap, MmStruct, RssCounter, Vma, Vmas};
 
@@ -12,30 +13,41 @@ impl View for Vmas {
     fn html(&self) -> Option<String> {
         vmas(self).html()
     }
+
+    fn missing(&self) -> Vec<Missing> {
+        self.missing.clone()
+    }
 }
 
-fn vmas(vmas: &[Vma]) -> Table {
+fn vmas(vmas: &Vmas) -> Table {
     use Align::{Left, Right};
-    let columns = [
+    let swap = vmas.iter().any(|vma| vma.swapped > 0);
+    let mut columns = vec![
         ("START", Left),
         ("END", Left),
         ("PERM", Left),
         ("SIZE", Right),
         ("RSS", Right),
+        ("SWAP", Right),
         ("OFFSET", Right),
         ("NAME", Left),
     ];
+    columns.retain(|(name, _)| swap || *name != "SWAP");
     let mut table = Table::new(columns);
     for vma in vmas {
-        table.row([
+        let mut cells = vec![
             format!("{:012x}", vma.start.0),
             format!("{:012x}", vma.end.0),
             vma.perms(),
             bytes(vma.len()),
             bytes(vma.resident.saturating_mul(PAGE_SIZE)),
-            format!("{:x}", vma.offset),
-            vma.name.clone(),
-        ]);
+        ];
+        if swap {
+            cells.push(bytes(vma.swapped.saturating_mul(PAGE_SIZE)));
+        }
+        cells.push(format!("{:x}", vma.offset));
+        cells.push(vma.name.clone());
+        table.row(cells);
     }
     let sum = |of: fn(&Vma) -> u64| {
         vmas.iter()
@@ -51,6 +63,7 @@ fn vmas(vmas: &[Vma]) -> Table {
         bytes(all),
         bytes(resident)
     ));
+    table.lacks(&vmas.missing);
     table
 }
 
@@ -167,6 +180,10 @@ impl View for AddressMap {
 
     fn svg(&self) -> Option<String> {
         Some(super::map::picture(self))
+    }
+
+    fn missing(&self) -> Vec<Missing> {
+        self.vmas.missing.clone()
     }
 }
 

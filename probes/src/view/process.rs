@@ -23,7 +23,7 @@ faces! {
 }
 
 fn process(process: &Process) -> Sections {
-    let (task, times) = (&process.task, &process.times);
+    let task = &process.task;
     let ancestry = process.ancestry.iter();
     let ancestry: Vec<String> = ancestry
         .map(|one| format!("{} {}", one.pid, one.comm))
@@ -34,15 +34,17 @@ fn process(process: &Process) -> Sections {
         (_, true) => "process",
         (..) => "thread",
     };
-    let who = fields([
+    let arguments = process.cmdline.as_ref();
+    let arguments = arguments.map(|arguments| shortened(&arguments.join(" ")));
+    let mut who = fields([
         ("pid", format!("{} ({kind})", task.pid)),
         ("tgid", task.tgid.to_string()),
         ("comm", task.comm.clone()),
         ("state", format!("{} ({})", task.state, task.state.name())),
         ("task_struct", task.at.to_string()),
         ("parents", ancestry.join(" < ")),
-        ("process group", process.pgrp.to_string()),
-        ("session", process.session.to_string()),
+        ("process group", or_unknown(process.pgrp)),
+        ("session", or_unknown(process.session)),
         ("threads", task.nr_threads.to_string()),
         (
             "policy",
@@ -57,10 +59,11 @@ fn process(process: &Process) -> Sections {
         ("program", path(&process.exe)),
         ("directory", path(&process.cwd)),
         ("root", path(&process.root)),
-        ("arguments", shortened(&process.cmdline.join(" "))),
+        ("arguments", or_unknown(arguments)),
     ]);
+    who.lacks(&process.missing);
     let mut environ = Table::new([("VARIABLE", Align::Left), ("VALUE", Align::Left)]);
-    for variable in &process.environ {
+    for variable in process.environ.iter().flatten() {
         let (name, value) = variable.split_once('=').unwrap_or((variable, ""));
         environ.row([shortened(name), shortened(value)]);
     }
@@ -68,15 +71,24 @@ fn process(process: &Process) -> Sections {
     if !environ.is_empty() {
         sections.push(("environment".to_owned(), environ));
     }
-    sections.push(("credentials".to_owned(), credentials(&process.credentials)));
+    if let Some(cred) = &process.credentials {
+        sections.push(("credentials".to_owned(), credentials(cred)));
+    }
     if let Some(of) = &process.signals {
         sections.extend(signals(of).0);
     }
     sections.push(("limits".to_owned(), rlimits(&process.rlimits)));
     sections.push(("namespaces".to_owned(), namespaces(&process.namespaces)));
     sections.push(("control groups".to_owned(), cgroups(&process.cgroups)));
-    sections.push(("used".to_owned(), self::times(times)));
+    if let Some(of) = &process.times {
+        sections.push(("used".to_owned(), times(of)));
+    }
     Sections(sections)
+}
+
+/// What could not be read is said below, and is not empty here.
+fn or_unknown(value: Option<impl ToString>) -> String {
+    value.map_or_else(|| "?".to_owned(), |value| value.to_string())
 }
 
 fn shortened(text: &str) -> String {

@@ -1,6 +1,7 @@
 //! Tables under headings, and tables of names and values.
 
 use super::{Align, Table, View, clean, escape};
+use crate::Missing;
 
 /// Parts under headings.
 pub(super) struct Sections(pub(super) Vec<(String, Table)>);
@@ -21,6 +22,13 @@ impl View for Sections {
             format!("<b style=\"font-size:13px\">{}</b>{html}", escape(title))
         };
         Some(self.0.iter().map(part).collect())
+    }
+
+    fn missing(&self) -> Vec<Missing> {
+        self.0
+            .iter()
+            .flat_map(|(_, table)| table.missing())
+            .collect()
     }
 }
 
@@ -44,6 +52,10 @@ macro_rules! faces {
 
                 fn html(&self) -> Option<String> {
                     $made(self).html()
+                }
+
+                fn missing(&self) -> Vec<$crate::Missing> {
+                    $crate::view::View::missing(&$made(self))
                 }
             }
         )*

@@ -1,6 +1,7 @@
 //! Slab caches and their objects.
 
 use super::{Align, Table, View, bytes};
+use crate::Missing;
 use crate::slab::{SlabCache, SlabCaches, SlabObject, SlabObjects};
 
 /// Objects of a cache that a view shows; `--json` and the value have all.
@@ -13,6 +14,10 @@ impl View for SlabCaches {
 
     fn html(&self) -> Option<String> {
         caches(self).html()
+    }
+
+    fn missing(&self) -> Vec<Missing> {
+        self.missing.clone()
     }
 }
 
@@ -71,6 +76,7 @@ fn caches(caches: &SlabCaches) -> Table {
         .map(SlabCache::bytes)
         .fold(0, u64::saturating_add);
     table.note(format!("{} caches, {}; {FREE}", caches.len(), bytes(sum)));
+    table.lacks(&caches.missing);
     table
 }
 
@@ -82,6 +88,10 @@ impl View for SlabObjects {
 
     fn html(&self) -> Option<String> {
         tables(self).iter().map(Table::html).collect()
+    }
+
+    fn missing(&self) -> Vec<Missing> {
+        self.missing.clone()
     }
 }
 
@@ -149,6 +159,7 @@ fn tables(all: &SlabObjects) -> Vec<Table> {
         0 => format!("{} objects are in use", all.objects.len()),
         more => format!("and {more} more: --json has all"),
     });
+    objects.lacks(&all.missing);
     vec![cache, cpus, nodes, objects]
 }
 
@@ -159,6 +170,10 @@ impl View for SlabObject {
 
     fn html(&self) -> Option<String> {
         object(self).html()
+    }
+
+    fn missing(&self) -> Vec<Missing> {
+        self.missing.clone()
     }
 }
 
@@ -171,11 +186,17 @@ fn object(object: &SlabObject) -> Table {
     row("slab", format!("{}, object {}", object.slab, object.index));
     row(
         "state",
-        if object.in_use { "in use" } else { "free" }.to_owned(),
+        match object.in_use {
+            Some(true) => "in use",
+            Some(false) => "free",
+            None => "not known",
+        }
+        .to_owned(),
     );
     if let Some(ty) = &object.c_type {
         row("type", ty.clone());
     }
+    table.lacks(&object.missing);
     table
 }
 

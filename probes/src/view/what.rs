@@ -86,7 +86,11 @@ fn words(thing: &Thing) -> (u8, &'static str, String) {
             member,
             about,
         } => {
-            let state = if object.in_use { "" } else { "free " };
+            let state = match object.in_use {
+                Some(true) => "",
+                Some(false) => "free ",
+                None => "(in use or free: a list is broken) ",
+            };
             let ty = object.c_type.as_deref().unwrap_or("object");
             let merged = if object.merged { ", merged" } else { "" };
             let about = about

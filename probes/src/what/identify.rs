@@ -220,7 +220,7 @@ impl Identifier {
         {
             let ty = object.c_type.as_deref();
             let member = ty.and_then(|ty| self.member(ty, object.offset));
-            let about = ty.filter(|_| object.in_use);
+            let about = ty.filter(|_| object.in_use == Some(true));
             let about = about.and_then(|ty| about::of(&self.known.kernel, ty, object.at));
             what.things.push(Thing::Slab {
                 member,

@@ -115,7 +115,7 @@ pub(crate) fn are_those_of_proc(kernel: &str) {
         .values()
         .find(|process| process.task.comm == "klab-confined-s")
         .unwrap();
-    let mode = strict.credentials.seccomp.mode;
+    let mode = strict.credentials.as_ref().unwrap().seccomp.mode;
     ledger.same("the thread", "seccomp mode", &mode, &SeccompMode::Strict);
     all_namespaces(&mut ledger, &namespaces, &before, &after);
     let all = 80;
@@ -152,7 +152,7 @@ fn compare(ledger: &mut Ledger, process: &Process, before: &Said, after: &Said) 
             names.iter().map(of).collect::<Option<Vec<String>>>()
         }
     };
-    let cred = &process.credentials;
+    let cred = process.credentials.as_ref().unwrap();
     let ids = |ids: &probes::process::Ids| {
         format!("{} {} {} {}", ids.real, ids.effective, ids.saved, ids.fs)
     };
@@ -209,8 +209,8 @@ fn compare(ledger: &mut Ledger, process: &Process, before: &Said, after: &Said) 
     steady(
         "switches",
         vec![
-            process.times.nvcsw.to_string(),
-            process.times.nivcsw.to_string(),
+            process.times.as_ref().unwrap().nvcsw.to_string(),
+            process.times.as_ref().unwrap().nivcsw.to_string(),
         ],
         &status(&["voluntary_ctxt_switches", "nonvoluntary_ctxt_switches"]),
     );
@@ -251,7 +251,7 @@ fn compare(ledger: &mut Ledger, process: &Process, before: &Said, after: &Said) 
         return;
     }
     let ticks = |ns: u64| (ns / 10_000_000).to_string();
-    let times = &process.times;
+    let times = process.times.as_ref().unwrap();
     let stat = |numbers: &'static [usize]| {
         move |said: &Said| {
             let numbers = said.stat(pid, numbers)?;
@@ -277,7 +277,9 @@ fn compare(ledger: &mut Ledger, process: &Process, before: &Said, after: &Said) 
     );
     steady(
         "group and session",
-        vec![process.pgrp.to_string(), process.session.to_string()],
+        [process.pgrp, process.session]
+            .map(|n| n.unwrap().to_string())
+            .to_vec(),
         &stat(&[5, 6]),
     );
     if let Some(io) = &times.io {
@@ -303,11 +305,15 @@ fn compare(ledger: &mut Ledger, process: &Process, before: &Said, after: &Said) 
         );
     }
     if process.task.mm.is_some() {
-        let lines = process.environ.iter().flat_map(|line| line.lines());
+        let lines = process
+            .environ
+            .iter()
+            .flatten()
+            .flat_map(|line| line.lines());
         steady("environ", lines.map(str::to_owned).collect(), &|said| {
             Some(said.file(pid, "environ"))
         });
-        steady("cmdline", process.cmdline.clone(), &|said| {
+        steady("cmdline", process.cmdline.clone().unwrap(), &|said| {
             Some(said.tasks[&pid].cmdline.clone())
         });
         let exe = process.exe.clone().into_iter().collect();
@@ -333,7 +339,7 @@ fn compare(ledger: &mut Ledger, process: &Process, before: &Said, after: &Said) 
 
 /// What the workload `Confined` made of itself, as it says in its source.
 fn known(ledger: &mut Ledger, process: &Process) {
-    let cred = &process.credentials;
+    let cred = process.credentials.as_ref().unwrap();
     let mut same = |what: &'static str, memory: &[String], made: &[&str]| {
         let made: Vec<String> = made.iter().map(|&name| name.to_owned()).collect();
         ledger.same(what, "confined", &memory, &&*made);

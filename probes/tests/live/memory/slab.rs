@@ -134,7 +134,13 @@ pub(super) fn is_that_of_proc(ground: &mut Ground, kernel: &str) {
                 &*object.cache,
                 object.c_type.as_deref(),
             );
-            let known = (*at, 0x123, true, "task_struct", Some("struct task_struct"));
+            let known = (
+                *at,
+                0x123,
+                Some(true),
+                "task_struct",
+                Some("struct task_struct"),
+            );
             ledger.same(at, "task", &memory, &known);
             ledger.same(
                 at,
@@ -144,7 +150,7 @@ pub(super) fn is_that_of_proc(ground: &mut Ground, kernel: &str) {
             );
         }
         for in_use in &seen.free {
-            ledger.same("free object", "free object", in_use, &false);
+            ledger.same("free object", "free object", in_use, &Some(false));
         }
     }
     ledger.end(&[
