@@ -228,14 +228,18 @@ fn a_process_and_its_resident_pages() {
     };
     assert_eq!(
         pages(0, 0x7fff_ffff_ffff),
-        [(text.0, PAGE_SIZE), (0x7f00_0020_0000, 2 << 20)]
+        [
+            (text.0, PAGE_SIZE),
+            (text.0 + 0x1000, PAGE_SIZE),
+            (0x7f00_0020_0000, 2 << 20)
+        ]
     );
     assert_eq!(pages(text.0 + 1, text.0 + 2), [(text.0, PAGE_SIZE)]);
     assert_eq!(
-        pages(text.0 + 0x1000, 0x7f00_0020_0000),
+        pages(text.0 + 0x2000, 0x7f00_0020_0000),
         [(0x7f00_0020_0000, 2 << 20)]
     );
-    assert!(pages(text.0 + 0x1000, 0x7f00_001f_ffff).is_empty());
+    assert!(pages(text.0 + 0x2000, 0x7f00_001f_ffff).is_empty());
     assert!(pages(1, 0).is_empty());
 }
 

@@ -46,7 +46,7 @@ struct Read {
     caches: SlabCaches,
     objects: Vec<SlabObjects>,
     tasks: Vec<(GuestVirt, Option<SlabObject>)>,
-    free: Vec<bool>,
+    free: Vec<Option<bool>>,
 }
 
 fn read(guest: &Guest) -> probes::Result<Read> {
