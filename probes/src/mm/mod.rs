@@ -26,7 +26,7 @@ use crate::guest::Guest;
 use crate::kernel::Kernel;
 use crate::memory::{AddressSpace, GuestVirt, PageWalk};
 use crate::sched::Task;
-use crate::{Error, Result};
+use crate::{Error, Of as _, Result};
 
 /// An address space with its owner and mappings: what [`Guest::address_map`] reads.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -49,7 +49,9 @@ impl Guest {
 
     /// The address space of a task.
     pub fn mm_of(&self, task: &Task) -> Result<MmStruct> {
-        MmStruct::read(&self.kernel()?, mm_at(task)?)
+        let at = mm_at(task)?;
+        MmStruct::read(&self.kernel()?, at)
+            .of(|| format!("task {} ({}), its mm {at}", task.pid, task.comm))
     }
 
     /// The mappings of the process that `pid` belongs to, ascending: `/proc/PID/maps`, with resident pages.

@@ -229,6 +229,7 @@ fn rlimits(limits: &Rlimits) -> Table {
             one.unit.to_owned(),
         ]);
     }
+    table.lacks(&limits.missing);
     table
 }
 
@@ -245,6 +246,7 @@ fn namespaces(namespaces: &TaskNamespaces) -> Table {
             one.at.to_string(),
         ]);
     }
+    table.lacks(&namespaces.missing);
     table
 }
 
@@ -278,6 +280,7 @@ fn all_namespaces(namespaces: &Namespaces) -> Table {
         ]);
     }
     table.note(format!("{} namespaces", namespaces.len()));
+    table.lacks(&namespaces.missing);
     table
 }
 
@@ -301,6 +304,7 @@ fn cgroups(groups: &TaskCgroups) -> Table {
             group.at.to_string(),
         ]);
     }
+    table.lacks(&groups.missing);
     table
 }
 

@@ -29,6 +29,7 @@ mod memory;
 mod mm;
 mod net;
 mod nft;
+mod numa;
 mod planted;
 mod process;
 mod pwru;
@@ -129,6 +130,11 @@ fn sources_of_someone_else() {
 #[test]
 fn sources_in_odd_places() {
     sources::in_odd_places();
+}
+
+#[test]
+fn pages_marked_by_numa_balancing_are_there() {
+    numa::marked_pages_are_there();
 }
 
 #[test]

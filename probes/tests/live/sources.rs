@@ -85,13 +85,13 @@ fn first_difference(here: &Value, there: &Value) -> String {
 }
 
 /// A machine that was attached, and is forgotten with the test.
-struct Attached {
+pub(crate) struct Attached {
     name: String,
-    guest: Guest,
+    pub(crate) guest: Guest,
 }
 
 impl Attached {
-    fn new(name: &str, qmp: &Path, gdb: Option<&str>) -> Self {
+    pub(crate) fn new(name: &str, qmp: &Path, gdb: Option<&str>) -> Self {
         let name = format!("{name}-{}", std::process::id());
         let guest = match gdb {
             None => Guest::attach_qmp(&name, qmp).unwrap(),
@@ -262,13 +262,13 @@ pub(crate) fn give_the_same(kernel: &str) {
 }
 
 /// A QEMU that klab did not start.
-struct Foreign {
+pub(crate) struct Foreign {
     child: Child,
     folder: tempfile::TempDir,
 }
 
 impl Foreign {
-    fn start(options: &[&str]) -> Self {
+    pub(crate) fn start(options: &[&str]) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let mut command = Command::new("qemu-system-x86_64");
         command
@@ -294,8 +294,16 @@ impl Foreign {
         foreign
     }
 
-    fn qmp(&self) -> PathBuf {
+    pub(crate) fn qmp(&self) -> PathBuf {
         self.folder.path().join("qmp")
+    }
+}
+
+impl Foreign {
+    /// What its console printed so far.
+    pub(crate) fn serial(&self) -> String {
+        let bytes = std::fs::read(self.folder.path().join("serial")).unwrap_or_default();
+        String::from_utf8_lossy(&bytes).into_owned()
     }
 }
 
