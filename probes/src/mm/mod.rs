@@ -25,7 +25,8 @@ use serde::Serialize;
 use crate::guest::Guest;
 use crate::kernel::Kernel;
 use crate::memory::{AddressSpace, GuestVirt, PageWalk};
-use crate::sched::Task;
+use crate::object::{FixedStr, Mirror};
+use crate::sched::{PF_KTHREAD, Task, find_task_by_pid, no_task};
 use crate::{Error, Of as _, Result};
 
 /// An address space with its owner and mappings: what [`Guest::address_map`] reads.
@@ -44,19 +45,27 @@ pub struct AddressMap {
 impl Guest {
     /// The address space of the process that `pid` belongs to. A kernel thread has none.
     pub fn mm(&self, pid: i32) -> Result<MmStruct> {
-        self.mm_of(&self.task(pid)?)
+        self.owner(pid)?.mm(&self.kernel()?)
+    }
+
+    /// Of a task what its address space is found by, and no more: that its parent or credentials are damaged does not
+    /// hide its memory.
+    fn owner(&self, pid: i32) -> Result<Owner> {
+        let kernel = self.kernel()?;
+        let at = find_task_by_pid(&kernel, pid)?.ok_or_else(|| no_task(pid))?;
+        kernel
+            .load(at)
+            .of(|| format!("the task_struct {at} of {pid}"))
     }
 
     /// The address space of a task.
     pub fn mm_of(&self, task: &Task) -> Result<MmStruct> {
-        let at = mm_at(task)?;
-        MmStruct::read(&self.kernel()?, at)
-            .of(|| format!("task {} ({}), its mm {at}", task.pid, task.comm))
+        self.kernel()?.load::<Owner>(task.at)?.mm(&self.kernel()?)
     }
 
     /// The mappings of the process that `pid` belongs to, ascending: `/proc/PID/maps`, with resident pages.
     pub fn vmas(&self, pid: i32) -> Result<Vmas> {
-        self.vmas_of(&self.task(pid)?)
+        vma::read(&self.kernel()?, &self.mm(pid)?)
     }
 
     /// The mappings of a task.
@@ -66,12 +75,12 @@ impl Guest {
 
     /// An address space with all its mappings, ready to be drawn.
     pub fn address_map(&self, pid: i32) -> Result<AddressMap> {
-        let task = self.task(pid)?;
-        let mm = self.mm_of(&task)?;
-        let vmas = vma::read(&self.kernel()?, &mm)?;
+        let (kernel, owner) = (self.kernel()?, self.owner(pid)?);
+        let mm = owner.mm(&kernel)?;
+        let vmas = vma::read(&kernel, &mm)?;
         Ok(AddressMap {
-            pid: task.tgid,
-            comm: task.comm,
+            pid: owner.tgid,
+            comm: owner.comm.to_str().into_owned(),
             mm,
             vmas,
         })
@@ -93,20 +102,35 @@ impl Guest {
     }
 }
 
-fn mm_at(task: &Task) -> Result<GuestVirt> {
-    task.mm.ok_or_else(|| {
-        let what = if task.kthread {
-            "a kernel thread"
-        } else {
-            "a process that has exited"
-        };
-        Error::Absent(format!(
-            "task {} ({}) is {what}: it has no address space",
-            task.pid, task.comm
-        ))
-    })
+/// A task as the owner of an address space.
+#[derive(Debug, Mirror)]
+#[mirror(c = "struct task_struct")]
+struct Owner {
+    pid: i32,
+    tgid: i32,
+    comm: FixedStr<16>,
+    flags: u64,
+    mm: GuestVirt,
+}
+
+impl Owner {
+    fn mm(&self, kernel: &Kernel) -> Result<MmStruct> {
+        let (pid, comm, mm) = (self.pid, self.comm.to_str(), self.mm);
+        if mm.is_null() {
+            let what = match self.flags & PF_KTHREAD {
+                0 => "a process that has exited",
+                _ => "a kernel thread",
+            };
+            return Err(Error::Absent(format!(
+                "task {pid} ({comm}) is {what}: it has no address space"
+            )));
+        }
+        MmStruct::read(kernel, mm).of(|| format!("task {pid} ({comm}), its mm {mm}"))
+    }
 }
 
 fn user_space_of(kernel: &Kernel, mm: &MmStruct) -> Result<AddressSpace> {
-    Ok(kernel.space().with_root(kernel.virt_to_phys(mm.pgd)?))
+    let root = kernel.virt_to_phys(mm.pgd);
+    let root = root.of(|| format!("the pgd {} of the mm_struct {}", mm.pgd, mm.at))?;
+    Ok(kernel.space().with_root(root))
 }

@@ -48,7 +48,25 @@ pub struct Namespace {
 
 impl Namespace {
     pub(crate) fn read(kernel: &Kernel, kind: &'static str, at: GuestVirt) -> Result<Self> {
-        let inum = kernel.read_u32(at.offset(offset_of(kernel, structure(kind), "ns.inum")?))?;
+        let c = structure(kind);
+        let inum = kernel.read_u32(at.offset(offset_of(kernel, c, "ns.inum")?))?;
+        // Each kind has its operations: what has others is no namespace of this kind.
+        let name = match kind {
+            "pid_for_children" => "pidns_for_children_operations".to_owned(),
+            "time_for_children" => "timens_for_children_operations".to_owned(),
+            kind => format!("{kind}ns_operations"),
+        };
+        let ops = kernel.read_u64(at.offset(offset_of(kernel, c, "ns.ops")?))?;
+        let known = kernel.symbols()?.lookup_all(&name).next();
+        let plain = name.replace("_for_children", "");
+        let or = kernel.symbols()?.lookup_all(&plain).next();
+        if known.is_some() && ![known, or].contains(&Some(GuestVirt(ops))) {
+            return Err(Error::Broken {
+                what: "namespace",
+                at,
+                why: format!("its operations are {ops:#x}, not {name}"),
+            });
+        }
         Ok(Self { kind, inum, at })
     }
 }

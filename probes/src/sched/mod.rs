@@ -30,6 +30,7 @@ pub use pid::{PidNumber, find_task_by_pid, pid_numbers};
 pub use rq::{DlEntity, FairEntity, FairOf, RtTask, RunQueue, RunQueues};
 pub use stack::{KernelStack, KernelStacks, StackOf};
 pub use state::{Policy, TaskState};
+pub(crate) use task::PF_KTHREAD;
 #[cfg(test)]
 pub(crate) use task::testing;
 pub use task::{Task, Tasks};
@@ -38,6 +39,12 @@ pub use walk::{TASK_BOUND, for_each_process, for_each_thread};
 
 use crate::guest::Guest;
 use crate::{Error, Result};
+
+pub(crate) fn no_task(pid: i32) -> Error {
+    Error::Absent(format!(
+        "there is no task with pid {pid}: `%ps` lists those there are"
+    ))
+}
 
 impl Guest {
     /// All processes, in the order of the kernel's list: the leaders of all thread groups, kernel threads among them,
@@ -50,12 +57,7 @@ impl Guest {
     pub fn task(&self, pid: i32) -> Result<Task> {
         let kernel = self.kernel()?;
         let at = find_task_by_pid(&kernel, pid)?;
-        let none = || {
-            Error::Absent(format!(
-                "there is no task with pid {pid}: `%ps` lists those there are"
-            ))
-        };
-        walk::load(&kernel, at.ok_or_else(none)?)
+        walk::load(&kernel, at.ok_or_else(|| no_task(pid))?)
     }
 
     /// The threads of the process that `pid` belongs to, its leader first.

@@ -8,7 +8,7 @@ use crate::memory::GuestVirt;
 use crate::object::{FixedStr, Mirror};
 
 /// `PF_KTHREAD` of `include/linux/sched.h`.
-const PF_KTHREAD: u64 = 0x0020_0000;
+pub(crate) const PF_KTHREAD: u64 = 0x0020_0000;
 
 /// A process or thread: what was read of its `task_struct`, its `cred` and its `signal_struct`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]

@@ -8,6 +8,7 @@
 
 mod containers;
 mod crowded;
+mod damage;
 mod devices;
 mod exec;
 mod files;
@@ -100,6 +101,7 @@ on_kernels!(
     routes = super::route::are_those_of_ip,
     locks = super::locking::are_held_by_whom_proc_says,
     processes = super::process::are_those_of_proc,
+    one_damage = super::damage::hides_nothing_else,
 );
 
 #[test]

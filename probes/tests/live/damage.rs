@@ -1,0 +1,215 @@
+//! Single damages of a guest that stands still: one word of its RAM at a time is overwritten, every listing is read, and the
+//! word is put back. A listing never fails as a whole for one bad thing, what it lost it names, and what it shows was
+//! there before.
+
+use std::fs::{File, OpenOptions};
+use std::os::unix::fs::FileExt;
+use std::time::{Duration, Instant};
+
+use probes::memory::GuestVirt;
+use probes::{Guest, Missing, Result};
+use vm::{Machine, RamFile};
+
+use crate::ground::Ground;
+use crate::ledger::Ledger;
+
+/// Damages where `KLAB_TEST_DAMAGES` does not say how many.
+const DAMAGES: usize = 60;
+/// A reading that takes longer hangs: a debug build on a busy machine takes a tenth of it.
+const HANGS: Duration = Duration::from_secs(30);
+
+/// A listing: how many things it shows, and what it says to lack.
+type Listing = (usize, Vec<Missing>);
+
+/// The listings of things that are independent of each other.
+fn listings() -> Vec<(&'static str, fn(&Guest) -> Result<Listing>)> {
+    macro_rules! all {
+        ($($name:literal $read:expr),* $(,)?) => {
+            vec![$(($name, |guest| {
+                let read: fn(&Guest) -> Result<_> = $read;
+                let list = read(guest)?;
+                Ok((list.len(), list.missing))
+            })),*]
+        };
+    }
+    all![
+        "tasks" | guest | guest.tasks(),
+        "slab caches" | guest | guest.slab_caches(),
+        "namespaces" | guest | guest.all_namespaces(),
+        "mappings" | guest | guest.vmas(1),
+    ]
+}
+
+/// The guest's RAM as something else writes it.
+struct Ram {
+    file: File,
+    ranges: RamFile,
+}
+
+impl Ram {
+    fn of(machine: &Machine) -> Self {
+        let ranges = machine.ram().unwrap().clone();
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .open(&ranges.path)
+            .unwrap();
+        Self { file, ranges }
+    }
+
+    /// Puts a word at a virtual address, and gives the one that was there.
+    fn put(&self, guest: &Guest, at: GuestVirt, word: u64) -> u64 {
+        let phys = guest.kernel().unwrap().space().translate(at).unwrap();
+        let range = self.ranges.ranges.iter();
+        let range = range
+            .copied()
+            .find(|range| phys.0 >= range.gpa && phys.0 - range.gpa < range.len)
+            .unwrap();
+        let place = phys.0 - range.gpa + range.offset;
+        let mut old = [0; 8];
+        self.file.read_exact_at(&mut old, place).unwrap();
+        self.file.write_all_at(&word.to_le_bytes(), place).unwrap();
+        u64::from_le_bytes(old)
+    }
+}
+
+/// Where a word can be damaged: what it is, and where it lies.
+fn places(guest: &Guest) -> Vec<(String, GuestVirt)> {
+    let mut places = Vec::new();
+    let mut add = |what: &str, c: &str, at: GuestVirt, members: &[&str]| {
+        for member in members {
+            let place = guest
+                .at(c, at)
+                .and_then(|object| object.member(member))
+                .map(|object| object.address().unwrap());
+            // Not every kernel has every member.
+            if let Ok(place) = place {
+                places.push((format!("{what}, {member}"), place));
+            }
+        }
+    };
+    let tasks = guest.tasks().unwrap();
+    for task in tasks.iter().step_by(tasks.len() / 8 + 1).chain(&tasks[..1]) {
+        let what = format!("task {} ({})", task.pid, task.comm);
+        let members = [
+            "tasks.next",
+            "tasks.prev",
+            "signal",
+            "real_cred",
+            "real_parent",
+            "nsproxy",
+            "files",
+            "fs",
+            "mm",
+            "stack",
+            "group_leader",
+            "thread_node.next",
+            "thread_pid",
+        ];
+        add(&what, "struct task_struct", task.at, &members);
+        let members = ["thread_head.next", "thread_head.prev", "nr_threads"];
+        add(&what, "struct signal_struct", task.signal, &members);
+    }
+    let caches = guest.slab_caches().unwrap();
+    for cache in caches.iter().step_by(caches.len() / 8 + 1) {
+        let what = format!("slab cache {}", cache.name);
+        let members = [
+            "name",
+            "size",
+            "offset",
+            "oo",
+            "list.next",
+            "list.prev",
+            "cpu_sheaves",
+            "cpu_slab",
+        ];
+        add(&what, "struct kmem_cache", cache.at, &members);
+    }
+    for vma in &guest.vmas(1).unwrap() {
+        let what = format!("mapping {}", vma.start);
+        let members = ["vm_start", "vm_end", "vm_mm", "vm_file", "vm_ops"];
+        add(&what, "struct vm_area_struct", vma.at, &members);
+        if let Some(file) = vma.file {
+            let members = ["f_inode", "f_path.dentry", "f_path.mnt"];
+            add(&what, "struct file", file, &members);
+        }
+    }
+    places
+}
+
+/// Numbers that look random, the same in each run.
+struct Dice(u64);
+
+impl Dice {
+    fn below(&mut self, bound: usize) -> usize {
+        self.0 = self
+            .0
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 33) as usize % bound
+    }
+}
+
+pub(crate) fn hides_nothing_else(kernel: &str) {
+    let ground = Ground::new(kernel);
+    let guest = &ground.guest;
+    let machine = guest.machine().unwrap();
+    machine.pause().unwrap();
+    let ram = Ram::of(&machine);
+    let places = places(guest);
+    let whole: Vec<Listing> = listings()
+        .into_iter()
+        .map(|(name, read)| read(guest).unwrap_or_else(|error| panic!("{name}: {error}")))
+        .collect();
+    for ((name, _), (shown, missing)) in listings().iter().zip(&whole) {
+        assert!(*shown > 3 && missing.is_empty(), "{name}: {missing:?}");
+    }
+    let count = std::env::var("KLAB_TEST_DAMAGES")
+        .ok()
+        .and_then(|count| count.parse().ok())
+        .unwrap_or(DAMAGES);
+    let mut ledger = Ledger::new(format!("damages on {kernel}"));
+    let mut dice = Dice(7);
+    for round in 0..count {
+        let (what, at) = &places[dice.below(places.len())];
+        let old = guest.kernel().unwrap().read_u64(*at).unwrap();
+        let word = [
+            0x41,
+            0,
+            0x1234,
+            at.0,
+            0xdead_0000_0000_0100,
+            u64::MAX,
+            0x4141_4141_4141_4141,
+            old ^ 1 << 20,
+        ][dice.below(8)];
+        assert_eq!(ram.put(guest, *at, word), old);
+        let damage = format!("round {round}: {what} at {at} = {word:#x}");
+        for ((name, read), (before, _)) in listings().iter().zip(&whole) {
+            let began = Instant::now();
+            let read = read(guest);
+            assert!(began.elapsed() < HANGS, "{damage}: {name} hangs");
+            match read {
+                // The pointer itself is the damage, and there is no other way to them.
+                Err(error) if *name == "mappings" && what.ends_with(", mm") => {
+                    ledger.same(&damage, "named", &error.to_string().contains("mm"), &true);
+                }
+                Err(error) => ledger.fault(format!("{damage}: {name} shows nothing: {error}")),
+                Ok((shown, missing)) => {
+                    let told = shown == *before || !missing.is_empty();
+                    ledger.same(&damage, name, &(shown > 0, told), &(true, true));
+                    for part in missing {
+                        ledger.same(&damage, "named", &part.what.is_empty(), &false);
+                    }
+                }
+            }
+        }
+        ram.put(guest, *at, old);
+    }
+    for ((name, read), (before, _)) in listings().iter().zip(&whole) {
+        let (shown, missing) = read(guest).unwrap();
+        ledger.same("afterwards", name, &(shown, missing.len()), &(*before, 0));
+    }
+    machine.resume().unwrap();
+    ledger.end(&[("tasks", count), ("slab caches", count)]);
+}
