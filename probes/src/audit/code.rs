@@ -3,15 +3,10 @@
 use serde::Serialize;
 
 use crate::Result;
-use crate::kernel::{Functions, Kernel};
-use crate::memory::{GuestVirt, PAGE_SIZE};
+use crate::kernel::Kernel;
+use crate::memory::GuestVirt;
 use crate::module::{self, Modules};
-use crate::object::{Mirror, Object};
-use crate::structures::{checked_list, offset_of};
-use crate::trace;
-
-/// Pieces of code that are read at most, of each kind.
-const BOUND: usize = 1 << 16;
+use crate::trace::{self, Maker};
 
 /// Whose code something is.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize)]
@@ -40,13 +35,6 @@ pub(super) struct Code {
     areas: Vec<(u64, u64, Owner)>,
 }
 
-#[derive(Debug, Mirror)]
-#[mirror(c = "struct bpf_ksym")]
-struct BpfKsym {
-    start: u64,
-    end: u64,
-}
-
 impl Code {
     pub(super) fn read(kernel: &Kernel, modules: &Modules) -> Result<Self> {
         let mut areas = Vec::new();
@@ -66,9 +54,19 @@ impl Code {
                 areas.push((base.0, base.0.saturating_add(size), owner));
             }
         }
-        areas.extend(trampolines(kernel)?);
-        areas.extend(slots(kernel)?);
-        areas.extend(programs(kernel)?);
+        let made = [
+            trace::trampolines(kernel)?,
+            trace::slots(kernel)?,
+            trace::programs(kernel)?,
+        ];
+        areas.extend(made.into_iter().flatten().map(|code| {
+            let owner = match code.by {
+                Maker::Ftrace { .. } => Owner::Ftrace,
+                Maker::Slot | Maker::Optimized => Owner::Kprobe,
+                Maker::Bpf => Owner::Bpf(code.name),
+            };
+            (code.start.0, code.end.0, owner)
+        }));
         areas.sort_by_key(|(start, ..)| *start);
         Ok(Self { areas })
     }
@@ -81,59 +79,4 @@ impl Code {
             _ => Owner::Nobody,
         }
     }
-}
-
-/// The trampolines of ftrace's users: of those that hook functions, and of all that the kernel lists for `/proc/kallsyms`.
-fn trampolines(kernel: &Kernel) -> Result<Vec<(u64, u64, Owner)>> {
-    let mut areas = Vec::new();
-    let mut add = |at: GuestVirt, size: u64| {
-        areas.push((at.0, at.0.saturating_add(size), Owner::Ftrace));
-    };
-    for ops in trace::ops(kernel, &Functions::new(kernel))? {
-        if let Some(at) = ops.trampoline {
-            add(at, ops.trampoline_size);
-        }
-    }
-    if let Some(head) = kernel.symbols()?.lookup("ftrace_ops_trampoline_list") {
-        let c = "struct ftrace_ops";
-        for at in checked_list(kernel, head, offset_of(kernel, c, "list")?, BOUND)? {
-            let ops = Object::at(kernel, c, at)?;
-            let size = ops.member("trampoline_size")?.u64()?;
-            add(ops.member("trampoline")?.pointer()?, size);
-        }
-    }
-    Ok(areas)
-}
-
-/// The pages that probes keep displaced instructions in, and what a jump to a probe leads to.
-fn slots(kernel: &Kernel) -> Result<Vec<(u64, u64, Owner)>> {
-    let mut areas = Vec::new();
-    for cache in ["kprobe_insn_slots", "kprobe_optinsn_slots"] {
-        let Some(cache) = kernel.symbols()?.lookup(cache) else {
-            continue;
-        };
-        let head = cache.offset(offset_of(kernel, "struct kprobe_insn_cache", "pages")?);
-        let c = "struct kprobe_insn_page";
-        let insns = offset_of(kernel, c, "insns")?;
-        for page in checked_list(kernel, head, offset_of(kernel, c, "list")?, BOUND)? {
-            let at = kernel.read_u64(page.offset(insns))?;
-            areas.push((at, at.saturating_add(PAGE_SIZE), Owner::Kprobe));
-        }
-    }
-    Ok(areas)
-}
-
-/// BPF programs, trampolines and dispatchers.
-fn programs(kernel: &Kernel) -> Result<Vec<(u64, u64, Owner)>> {
-    let mut areas = Vec::new();
-    let Some(head) = kernel.symbols()?.lookup("bpf_kallsyms") else {
-        return Ok(areas);
-    };
-    let c = "struct bpf_ksym";
-    for at in checked_list(kernel, head, offset_of(kernel, c, "lnode")?, BOUND)? {
-        let ksym: BpfKsym = kernel.load(at)?;
-        let name = Object::at(kernel, c, at)?.member("name")?.string()?;
-        areas.push((ksym.start, ksym.end, Owner::Bpf(name)));
-    }
-    Ok(areas)
 }

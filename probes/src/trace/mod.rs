@@ -1,9 +1,11 @@
 //! What traces the kernel: ftrace's users and the functions that they hook, kprobes, events (`kernel/trace`).
 
+mod code;
 mod ftrace;
 mod instance;
 mod kprobe;
 
+pub(crate) use code::{MadeCode, Maker, programs, slots, trampolines};
 pub use ftrace::{FtraceOps, TracedFunction};
 pub(crate) use ftrace::{Record, call_at, ops, records};
 pub use instance::TraceInstance;

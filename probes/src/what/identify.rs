@@ -231,20 +231,26 @@ impl Identifier {
         Ok(())
     }
 
-    /// The symbol of the image or of a module.
+    /// The symbol of the image, of a module, or of code that the kernel made while it ran.
     fn symbol(&self, at: GuestVirt) -> Result<Option<SymbolAt>> {
         let symbols = self.known.kernel.symbols()?;
         let bound = |name: &str| symbols.lookup(name).map_or(0, |at| at.0);
         let start = bound("_text").min(bound("_stext"));
         let inside = (start..bound("_end")).contains(&at.0);
         let own = symbols.at(at).filter(|_| inside);
-        Ok(own.or_else(|| {
-            self.known
-                .modules()
-                .ok()?
-                .iter()
-                .find_map(|module| module.at(at))
-        }))
+        let of_module = || {
+            let modules = self.known.modules().ok()?;
+            modules.iter().find_map(|module| module.at(at))
+        };
+        let Some(symbol) = own.or_else(of_module) else {
+            // It lies where modules do.
+            if !self.region(at).name.starts_with("modules") {
+                return Ok(None);
+            }
+            let made = self.known.made()?.iter().find(|code| code.holds(at));
+            return Ok(made.map(|code| code.symbol(at)));
+        };
+        Ok(Some(symbol))
     }
 
     /// The member of a variable whose type is known.

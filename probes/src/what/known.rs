@@ -11,6 +11,7 @@ use crate::memory::{GuestPhys, GuestVirt, PAGE_SIZE};
 use crate::object::{FixedStr, Mirror, Plan};
 use crate::sched::{for_each_process, for_each_thread};
 use crate::structures::{offset_of, online_cpus, per_cpu_ptr, possible_cpus};
+use crate::trace::{self, MadeCode};
 use crate::vmalloc::{self, VmallocAreas};
 
 /// Tasks whose stacks are noted at most.
@@ -64,6 +65,7 @@ pub(super) struct Known {
     pub(super) kernel: Kernel,
     pub(super) regions: Vec<Region>,
     modules: OnceCell<Vec<ModuleSymbols>>,
+    made: OnceCell<Vec<MadeCode>>,
     areas: OnceCell<VmallocAreas>,
     stacks: OnceCell<Vec<Stack>>,
     per_cpu: OnceCell<Option<PerCpu>>,
@@ -78,6 +80,7 @@ impl Known {
             regions: region::regions(&kernel)?,
             kernel,
             modules: OnceCell::new(),
+            made: OnceCell::new(),
             areas: OnceCell::new(),
             stacks: OnceCell::new(),
             per_cpu: OnceCell::new(),
@@ -87,6 +90,17 @@ impl Known {
 
     pub(super) fn modules(&self) -> Result<&Vec<ModuleSymbols>> {
         once(&self.modules, || self.kernel.module_symbols())
+    }
+
+    /// The code that the kernel made while it ran.
+    pub(super) fn made(&self) -> Result<&Vec<MadeCode>> {
+        once(&self.made, || {
+            let kernel = &self.kernel;
+            let mut made = trace::trampolines(kernel)?;
+            made.extend(trace::slots(kernel)?);
+            made.extend(trace::programs(kernel)?);
+            Ok(made)
+        })
     }
 
     pub(super) fn areas(&self) -> Result<&VmallocAreas> {
