@@ -25,8 +25,8 @@ mod tests;
 mod tree;
 mod walk;
 
-pub(crate) use pid::pid_nr;
 pub use pid::{PidNumber, find_task_by_pid, pid_numbers};
+pub(crate) use pid::{for_each_task, pid_nr};
 pub use rq::{DlEntity, FairEntity, FairOf, RtTask, RunQueue, RunQueues};
 pub use stack::{KernelStack, KernelStacks, StackOf};
 pub use state::{Policy, TaskState};
@@ -35,6 +35,7 @@ pub(crate) use task::PF_KTHREAD;
 pub(crate) use task::testing;
 pub use task::{Task, Tasks};
 pub use tree::{TaskNode, TaskTree};
+pub(crate) use walk::current;
 pub use walk::{TASK_BOUND, for_each_process, for_each_thread};
 
 use crate::guest::Guest;

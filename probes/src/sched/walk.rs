@@ -59,7 +59,7 @@ pub fn for_each_thread(kernel: &Kernel, signal: GuestVirt) -> Result<List<'_>> {
 }
 
 /// The task that `cpu` runs: the per-CPU variable `current_task`, which older kernels keep in `pcpu_hot`.
-pub(super) fn current(kernel: &Kernel, cpu: u32) -> Result<GuestVirt> {
+pub(crate) fn current(kernel: &Kernel, cpu: u32) -> Result<GuestVirt> {
     let at = match per_cpu_ptr(kernel, "current_task", cpu) {
         Ok(at) => at,
         Err(none) => {

@@ -2,15 +2,20 @@
 
 use super::TraceEnd;
 use super::orc::{Kind, Orc, Reg, Tables};
+use super::returns::Returns;
+use super::stacks::{StackKind, Stacks};
 use crate::Result;
 use crate::cell::check_interrupt;
 use crate::kernel::Kernel;
 use crate::memory::GuestVirt;
 use crate::object::{Mirror, Plan};
 use crate::structures::offset_of;
+use crate::trace::Maker;
 
 /// Frames of the deepest stack that is followed.
 const FRAME_BOUND: usize = 512;
+/// Names of the code that indirect calls and jumps go through (`arch/x86/lib/retpoline.S`).
+const THUNKS: &str = "__x86_indirect_";
 
 /// Where a walk begins: registers, saved or of a CPU that stands still.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,7 +32,17 @@ pub(super) struct Start {
 pub(super) struct Step {
     pub(super) ip: GuestVirt,
     pub(super) sp: GuestVirt,
+    /// Whether the function is at `ip`, not behind a call before it.
     pub(super) exact: bool,
+    /// Whether something broke into it, and saved all its registers.
+    pub(super) interrupted: bool,
+}
+
+/// What a walk goes along.
+pub(super) struct Way<'w> {
+    pub(super) stacks: &'w Stacks,
+    /// The task that is `current` there, for what lies on no task's stack.
+    pub(super) current: GuestVirt,
 }
 
 #[derive(Debug, Mirror)]
@@ -41,11 +56,15 @@ struct PtRegs {
 /// Walks the kernel's and modules' frames.
 pub(super) struct Walker<'k> {
     kernel: &'k Kernel,
-    orc: Tables<'k>,
+    pub(super) orc: Tables<'k>,
+    returns: Returns<'k>,
     regs: Plan<PtRegs>,
-    /// Of `pt_regs`: what the CPU itself pushes begins here.
+    /// Of `pt_regs`: its length, and where what the CPU itself pushes begins.
+    len: u64,
     iret: u64,
     cs: u64,
+    handler: Option<GuestVirt>,
+    forks: [Option<GuestVirt>; 2],
 }
 
 /// The registers of a frame, as far as they are known.
@@ -54,29 +73,56 @@ struct State {
     sp: GuestVirt,
     bp: GuestVirt,
     exact: bool,
+    interrupted: bool,
     /// All registers of the frame, where an interrupt saved them.
     regs: Option<GuestVirt>,
 }
 
+impl State {
+    /// A function that waits for what it called.
+    const fn called(ip: GuestVirt, sp: GuestVirt, bp: GuestVirt) -> Self {
+        Self {
+            ip,
+            sp,
+            bp,
+            exact: false,
+            interrupted: false,
+            regs: None,
+        }
+    }
+}
+
+fn lost<T>(why: String) -> Result<Result<T, TraceEnd>> {
+    Ok(Err(TraceEnd::Lost(why)))
+}
+
 impl<'k> Walker<'k> {
     pub(super) fn new(kernel: &'k Kernel) -> Result<Self> {
+        let (btf, id) = kernel.find_composite(PtRegs::C)?;
+        let symbols = kernel.symbols()?;
         Ok(Self {
             kernel,
             orc: Tables::of(kernel)?,
+            returns: Returns::of(kernel)?,
             regs: Plan::new(kernel)?,
-            iret: offset_of(kernel, "struct pt_regs", "ip")?,
-            cs: offset_of(kernel, "struct pt_regs", "cs")?,
+            len: btf.size_of(id)?.unwrap_or(0),
+            iret: offset_of(kernel, PtRegs::C, "ip")?,
+            cs: offset_of(kernel, PtRegs::C, "cs")?,
+            handler: symbols.lookup("return_to_handler"),
+            forks: ["ret_from_fork_asm", "ret_from_fork"].map(|name| symbols.lookup(name)),
         })
     }
 
+    /// Whether a task that never ran begins at an address.
+    pub(super) fn is_fork(&self, ip: GuestVirt) -> bool {
+        self.forks.contains(&Some(ip))
+    }
+
     /// All frames from `start` on, and why there are no more.
-    pub(super) fn walk(&self, start: Start) -> (Vec<Step>, TraceEnd) {
+    pub(super) fn walk(&self, start: Start, way: &Way<'_>) -> (Vec<Step>, TraceEnd) {
         let mut state = State {
-            ip: start.ip,
-            sp: start.sp,
-            bp: start.bp,
             exact: start.exact,
-            regs: None,
+            ..State::called(start.ip, start.sp, start.bp)
         };
         let mut steps = Vec::new();
         while steps.len() < FRAME_BOUND {
@@ -84,9 +130,11 @@ impl<'k> Walker<'k> {
             steps.push(Step {
                 ip: state.ip,
                 sp: state.sp,
-                exact: state.exact,
+                // A trampoline in the place of a return address was called by nobody.
+                exact: state.exact || self.returns.is_trampoline(state.ip),
+                interrupted: state.interrupted,
             });
-            match self.next(&state) {
+            match self.next(&state, way) {
                 Ok(Ok(next)) => state = next,
                 Ok(Err(end)) => return (steps, end),
                 Err(error) => return (steps, TraceEnd::Lost(error.to_string())),
@@ -97,16 +145,26 @@ impl<'k> Walker<'k> {
     }
 
     /// The frame that called this one, or why there is none.
-    fn next(&self, state: &State) -> Result<Result<State, TraceEnd>> {
-        let lost = |why: String| Ok(Err(TraceEnd::Lost(why)));
+    fn next(&self, state: &State, way: &Way<'_>) -> Result<Result<State, TraceEnd>> {
+        if let Some(next) = self.trampoline(state, way)? {
+            return Ok(Ok(next));
+        }
+        if self.returns.is_trampoline(state.ip) && !state.exact {
+            return lost(format!(
+                "a tracer has replaced the return address by {}, and the task does not keep it",
+                state.ip
+            ));
+        }
+        if let Some(next) = self.thunk(state, way)? {
+            return Ok(Ok(next));
+        }
         // After a call the address may be the next function's.
-        let at = if state.exact {
-            state.ip
-        } else {
-            state.ip.back(1)
+        let at = match state.exact {
+            true => state.ip,
+            false => state.ip.back(1),
         };
         let Some(mut orc) = self.orc.find(at)? else {
-            return lost(format!("{at} has no ORC entry"));
+            return self.without_orc(state, at);
         };
         // Of the thunks of indirect calls, which one is jumped to or called, ORC says nothing.
         if orc.kind == Kind::Undefined && state.exact && self.begins_here(at)? {
@@ -114,7 +172,7 @@ impl<'k> Walker<'k> {
         }
         match orc.kind {
             Kind::Undefined => return lost(format!("the ORC entry of {at} says nothing")),
-            Kind::End => return Ok(Err(TraceEnd::Start)),
+            Kind::End => return self.end(state, at, way),
             Kind::Call | Kind::Regs | Kind::RegsPartial => {}
         }
         let Some(sp) = self.stack_pointer(state, &orc)? else {
@@ -122,51 +180,169 @@ impl<'k> Walker<'k> {
                 "the ORC entry of {at} needs a register that is not known"
             ));
         };
-        let mut next = State {
-            ip: state.ip,
-            sp,
-            bp: state.bp,
-            exact: orc.signal,
-            regs: None,
-        };
-        match orc.kind {
-            Kind::Regs | Kind::RegsPartial => {
-                let partial = orc.kind == Kind::RegsPartial;
-                let at = if partial { sp.back(self.iret) } else { sp };
-                let regs = self.regs.load(at)?;
-                let cs = self.kernel.read_u16(at.offset(self.cs))?;
-                // Where an entry from user space has just moved them, ORC cannot say where the registers are.
-                if cs & 3 == 0 && regs.ip >> 63 == 0 {
-                    return lost(format!("there are no registers at {at}"));
-                }
-                // user_mode(): what the CPU ran was a program. The selector is 16 bits wide, its member was not.
-                if cs & 3 != 0 {
-                    return Ok(Err(TraceEnd::User));
-                }
-                (next.ip, next.sp, next.exact) = (GuestVirt(regs.ip), GuestVirt(regs.sp), true);
-                if !partial {
-                    next.regs = Some(at);
-                    next.bp = GuestVirt(regs.bp);
-                }
-            }
+        let next = match orc.kind {
+            Kind::Regs => self.interrupted(state, sp, true)?,
+            Kind::RegsPartial => self.interrupted(state, sp.back(self.iret), false)?,
             _ => {
-                next.ip = GuestVirt(self.kernel.read_u64(sp.back(8))?);
-                if next.ip.is_null() {
-                    return Ok(Err(TraceEnd::Start));
+                let slot = sp.back(8);
+                let ip = GuestVirt(self.kernel.read_u64(slot)?);
+                if ip.is_null() {
+                    return match way.stacks.place(sp).first {
+                        true => Ok(Err(TraceEnd::Start)),
+                        false => lost(format!("the return address at {slot} is 0")),
+                    };
                 }
                 // From the stack of interrupts back to the task's, whose address was kept on the former, it may go down.
                 let elsewhere = matches!(orc.sp_reg, Reg::SpIndirect | Reg::BpIndirect);
                 if sp <= state.sp && !elsewhere {
                     return lost(format!("the stack does not go on at {sp}"));
                 }
+                Ok(State::called(self.returned(ip, slot, way)?, sp, state.bp))
             }
-        }
+        };
+        let mut next = match next {
+            Ok(next) => next,
+            Err(end) => return Ok(Err(end)),
+        };
         match orc.bp_reg {
             Reg::PrevSp => next.bp = self.word(sp, orc.bp_offset)?,
             Reg::Bp => next.bp = self.word(state.bp, orc.bp_offset)?,
             _ => {}
         }
         Ok(Ok(next))
+    }
+
+    /// The code that an interrupt, an exception or a probe broke into, whose registers lie at `at`.
+    fn interrupted(
+        &self,
+        state: &State,
+        at: GuestVirt,
+        full: bool,
+    ) -> Result<Result<State, TraceEnd>> {
+        let regs = self.regs.load(at)?;
+        // user_mode(): what the CPU ran was a program. The selector is 16 bits wide, its member was not.
+        if self.is_user(at)? {
+            return Ok(Err(TraceEnd::User));
+        }
+        if regs.ip >> 63 == 0 {
+            // In error_entry(), which moves what the CPU pushed, ORC cannot say where that is: all registers lie above.
+            return match self.is_user(state.sp)? {
+                true => Ok(Err(TraceEnd::User)),
+                false => lost(format!("there are no registers at {at}")),
+            };
+        }
+        Ok(Ok(State {
+            ip: GuestVirt(regs.ip),
+            sp: GuestVirt(regs.sp),
+            bp: if full { GuestVirt(regs.bp) } else { state.bp },
+            exact: true,
+            interrupted: true,
+            regs: full.then_some(at),
+        }))
+    }
+
+    /// Whether the registers at `at` are a program's: its selectors of code and stack.
+    fn is_user(&self, at: GuestVirt) -> Result<bool> {
+        // `ip`, `cs`, `flags`, `sp`, `ss` are what the CPU pushed.
+        let cs = self.kernel.read_u16(at.offset(self.cs))?;
+        let ss = self
+            .kernel
+            .read_u16(at.offset(self.len.saturating_sub(8)))?;
+        Ok(cs & 3 == 3 && ss & 3 == 3)
+    }
+
+    /// What the kernel has put into a table of its own, where it has replaced a return address.
+    fn returned(&self, ip: GuestVirt, slot: GuestVirt, way: &Way<'_>) -> Result<GuestVirt> {
+        let owner = way.stacks.place(slot).task.unwrap_or(way.current);
+        let kept = self.returns.recover(&[owner, way.current], ip, slot)?;
+        Ok(kept.unwrap_or(ip))
+    }
+
+    /// The caller of a function that has returned to a trampoline, which is at work: `None` if that is not so.
+    fn trampoline(&self, state: &State, way: &Way<'_>) -> Result<Option<State>> {
+        let ip = state.ip;
+        let first = state.exact && self.returns.is_trampoline(ip);
+        let within = || -> Result<bool> {
+            let symbol = self.kernel.symbols()?.at(ip);
+            Ok(symbol.is_some_and(|at| Some(ip.back(at.offset)) == self.handler && at.offset > 0))
+        };
+        let trampoline = match (first, self.handler) {
+            (true, _) => ip,
+            // return_to_handler() takes the return address's place back, and keeps two registers.
+            (false, Some(handler)) if within()? => handler,
+            _ => return Ok(None),
+        };
+        let owner = way.stacks.place(state.sp).task.unwrap_or(way.current);
+        let places: &[u64] = if first { &[0] } else { &[8, 16, 0] };
+        for more in places {
+            let sp = state.sp.offset(*more);
+            let kept = self
+                .returns
+                .recover(&[owner, way.current], trampoline, sp.back(8))?;
+            if let Some(kept) = kept {
+                return Ok(Some(State::called(kept, sp, state.bp)));
+            }
+        }
+        Ok(None)
+    }
+
+    /// The caller of a thunk of indirect calls, of which ORC says nothing, or that it is the stack's end.
+    fn thunk(&self, state: &State, way: &Way<'_>) -> Result<Option<State>> {
+        let symbols = self.kernel.symbols()?;
+        let is_thunk = |ip: GuestVirt| {
+            let symbol = symbols.at(ip);
+            symbol.is_some_and(|symbol| symbol.name.starts_with(THUNKS))
+        };
+        if !state.exact || !is_thunk(state.ip) {
+            return Ok(None);
+        }
+        let (mut sp, mut word) = (state.sp, GuestVirt(self.kernel.read_u64(state.sp)?));
+        // The thunk calls itself, puts its target in the place of that return address, and returns there.
+        if is_thunk(word) {
+            sp = sp.offset(8);
+            word = GuestVirt(self.kernel.read_u64(sp)?);
+        } else if self.begins_here(word)? && !self.returns.is_trampoline(word) {
+            return Ok(Some(State {
+                exact: true,
+                ..State::called(word, sp.offset(8), state.bp)
+            }));
+        }
+        let ip = self.returned(word, sp, way)?;
+        Ok(Some(State::called(ip, sp.offset(8), state.bp)))
+    }
+
+    /// What ORC calls the end of the stack, believed where a stack ends.
+    fn end(&self, state: &State, at: GuestVirt, way: &Way<'_>) -> Result<Result<State, TraceEnd>> {
+        let place = way.stacks.place(state.sp);
+        // The registers were, or will be, a program's: it enters or leaves the kernel.
+        let user = state.sp.0 >> 63 == 0 || place.kind == StackKind::Entry;
+        let moves = state.exact && !place.kthread && !self.is_fork(state.ip);
+        if user || place.first && moves {
+            return Ok(Err(TraceEnd::User));
+        }
+        if place.first {
+            return Ok(Err(TraceEnd::Start));
+        }
+        lost(format!(
+            "the ORC entry of {at} ends the stack, which goes on above {}",
+            state.sp
+        ))
+    }
+
+    /// The frame before one in code that has no ORC.
+    fn without_orc(&self, state: &State, at: GuestVirt) -> Result<Result<State, TraceEnd>> {
+        let Some(code) = self.orc.made(at) else {
+            return lost(format!("{at} has no ORC entry"));
+        };
+        // An optimized probe has pushed the registers of what it broke into, and called its handler with their address.
+        if code.by == Maker::Optimized && !state.exact {
+            let regs = self.regs.load(state.sp)?;
+            let whole = regs.sp == state.sp.offset(self.len).0;
+            if whole && let Ok(next) = self.interrupted(state, state.sp, true)? {
+                return Ok(Ok(next));
+            }
+        }
+        lost(format!("{at} has no ORC entry: it is in {}", code.name))
     }
 
     /// Whether a function of the kernel begins at an address.

@@ -13,77 +13,36 @@
 //!
 //! A task that sleeps has saved its registers on its stack. What a CPU runs is in the CPU's registers, which QEMU tells
 //! while the guest is paused: `guest.paused(|guest| guest.stack_traces())` has all of one instant.
+//!
+//! Which task a CPU runs, its stack pointer says: `current` and `on_cpu` are written before or after the stack is changed.
 
+mod cpus;
 mod frame;
+mod names;
 mod orc;
+mod returns;
+mod stacks;
+mod tasks;
+mod trace;
 
-use serde::Serialize;
+pub use stacks::StackKind;
+pub use trace::{Frame, Name, StackTrace, StackTraces, TraceEnd};
 
-use self::frame::{Start, Step, Walker};
-use crate::Listing;
+use std::collections::HashSet;
+
+use self::cpus::{Cpu, Running};
+use self::frame::{Start, Step, Walker, Way};
+use self::names::Names;
+use self::stacks::Stacks;
+use self::tasks::{Raw, Thread};
+use crate::error::Of as _;
 use crate::guest::Guest;
-use crate::kernel::{Kernel, ModuleSymbols};
+use crate::kernel::Kernel;
 use crate::memory::GuestVirt;
-use crate::object::Mirror;
-use crate::sched::{Task, TaskState};
-use crate::structures::{offset_of, online_cpus, settle};
-use crate::{Error, Result};
-
-/// One frame: an address in the kernel or a module.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Frame {
-    /// Where the function goes on; of the first frame of a CPU, and of one that was interrupted, where it is.
-    pub ip: GuestVirt,
-    /// Its stack pointer there.
-    pub sp: GuestVirt,
-    /// The function; nothing for an address of no symbol.
-    pub function: String,
-    /// How far into the function, in bytes.
-    pub offset: u64,
-    /// The function's module.
-    pub module: Option<String>,
-}
-
-impl std::fmt::Display for Frame {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{} {}+{:#x}", self.ip, self.function, self.offset)?;
-        match &self.module {
-            Some(module) => write!(f, " [{module}]"),
-            None => Ok(()),
-        }
-    }
-}
-
-/// Why a trace has no more frames.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub enum TraceEnd {
-    /// Before it there was user space.
-    User,
-    /// It is where the task began.
-    Start,
-    /// It could not be followed: why.
-    Lost(String),
-}
-
-/// The frames of a task, the innermost first.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct StackTrace {
-    /// The task.
-    pub pid: i32,
-    /// Its name.
-    pub comm: String,
-    /// Its state.
-    pub state: TaskState,
-    /// The CPU that runs it; `None` while it does not run.
-    pub cpu: Option<u32>,
-    /// Its frames.
-    pub frames: Vec<Frame>,
-    /// Why there are no more.
-    pub end: TraceEnd,
-}
-
-/// The traces of many tasks.
-pub type StackTraces = Listing<StackTrace>;
+use crate::object::{Mirror, Plan};
+use crate::sched::find_task_by_pid;
+use crate::structures::settle;
+use crate::{Error, Listing, Result};
 
 #[derive(Debug, Mirror)]
 #[mirror(c = "struct inactive_task_frame")]
@@ -97,143 +56,268 @@ impl Guest {
     pub fn stack_trace(&self, pid: i32) -> Result<StackTrace> {
         let kernel = self.kernel()?;
         let tracer = Tracer::new(&kernel)?;
+        let mut registers = None;
         settle(&format!("the stack of task {pid}"), || {
-            let task = self.task(pid)?;
-            let start = if task.on_cpu {
-                self.of_cpu(&task)?
-            } else {
-                tracer.saved(&task)?
+            // Of a task whose credentials cannot be read the stack may be whole.
+            let at = match find_task_by_pid(&kernel, pid)? {
+                Some(at) => at,
+                None => self.task(pid)?.at,
             };
-            tracer.trace(&task, start)
+            let thread = Thread::load(&tracer.plan, at)?;
+            let cpus = Cpu::all(&kernel, &Err(Error::Absent(cpus::PAUSE.to_owned())))?;
+            let mut runs = thread.on_cpu();
+            runs |= cpus
+                .iter()
+                .flat_map(Cpu::threads)
+                .any(|of| of.at == thread.at);
+            // The machine is asked for them only where that helps.
+            let cpus = match runs {
+                true => Cpu::all(
+                    &kernel,
+                    registers.get_or_insert_with(|| cpus::registers(self, &kernel)),
+                )?,
+                false => cpus,
+            };
+            let mut stacks = Stacks::new(&kernel, self.thread_size()?, &Cpu::numbers(&cpus));
+            stacks.add(std::iter::once(&thread));
+            for cpu in cpus.iter().filter(|_| runs) {
+                let running = tracer.running(&stacks, cpu)?;
+                if running.task == Some(thread.at) {
+                    return Ok(Some(tracer.on_cpu(&thread, cpu, running)));
+                }
+            }
+            let known = registers.as_ref().is_some_and(Result::is_ok);
+            tracer.asleep(&stacks, &thread, known).of(|| thread.who())
         })
     }
 
     /// The frames of all tasks, threads too: first what the CPUs run, idle tasks among it, which takes a paused guest;
-    /// then all that sleep. One that was woken meanwhile is left out.
+    /// then all others.
     pub fn stack_traces(&self) -> Result<StackTraces> {
         let kernel = self.kernel()?;
         let tracer = Tracer::new(&kernel)?;
-        let mut traces = Vec::new();
-        for cpu in online_cpus(&kernel)? {
-            let task = self.current(cpu)?;
-            if let Ok(start) = self.of_cpu(&task) {
-                traces.extend(tracer.trace(&task, start)?);
-            }
-        }
-        for process in self.tasks()? {
-            // One that has exited since has no threads any more.
-            for task in self.threads(process.pid).into_iter().flatten() {
-                let gone = matches!(task.state, TaskState::Zombie | TaskState::Dead);
-                if !gone && !task.on_cpu && !task.stack.is_null() {
-                    traces.extend(tracer.trace(&task, tracer.saved(&task)?)?);
+        let mut traces = Listing::new();
+        let tables = &tracer.walker.orc.missing;
+        traces.missing.extend(tables.iter().cloned());
+        let mut threads = tasks::all(&kernel, &tracer.plan)?;
+        traces.missing.append(&mut threads.missing);
+        let registers = cpus::registers(self, &kernel);
+        let cpus = Cpu::all(&kernel, &registers)?;
+        let of_cpus = || cpus.iter().flat_map(Cpu::threads);
+        let mut stacks = Stacks::new(&kernel, self.thread_size()?, &Cpu::numbers(&cpus));
+        stacks.add(threads.iter().chain(of_cpus()));
+        let mut done = HashSet::new();
+        for cpu in &cpus {
+            let trace = tracer.running(&stacks, cpu).and_then(|running| {
+                let mut known = threads.iter().chain(of_cpus());
+                let thread = known.find(|thread| Some(thread.at) == running.task);
+                let thread = thread.ok_or_else(|| cpu.no_task())?;
+                if !done.insert(thread.at) {
+                    let who = thread.who();
+                    let why = format!("its stack is that of {who}, which another CPU is on, too");
+                    return Err(Error::Broken {
+                        what: "stack",
+                        at: thread.at,
+                        why,
+                    });
                 }
+                Ok(tracer.on_cpu(thread, cpu, running))
+            });
+            traces.take(trace, || format!("what CPU {} runs", cpu.number));
+        }
+        // What has left the lists, but not yet its CPU, is `current`.
+        let currents = cpus.iter().filter_map(|cpu| cpu.current.as_ref());
+        for thread in threads.iter().chain(currents) {
+            if !done.insert(thread.at) {
+                continue;
+            }
+            let trace = settle(&format!("the stack of {}", thread.who()), || {
+                let now = Thread::load(&tracer.plan, thread.at)?;
+                match now.is(thread) {
+                    true => Ok(tracer.asleep(&stacks, &now, registers.is_ok())?.map(Some)),
+                    false => Ok(Some(None)),
+                }
+            });
+            match trace {
+                // One that is gone.
+                Ok(None) => {}
+                Ok(Some(trace)) => traces.items.push(trace),
+                Err(error) => traces.miss(thread.who(), &error),
             }
         }
-        Ok(Listing::from(traces))
+        Ok(traces)
     }
 
     /// The frames of the task that a CPU runs, while the guest stands still.
-    pub(crate) fn stack_of_cpu(&self, cpu: u32) -> Result<StackTrace> {
+    pub(crate) fn stack_of_cpu(&self, number: u32) -> Result<StackTrace> {
         let kernel = self.kernel()?;
         let tracer = Tracer::new(&kernel)?;
-        settle(&format!("the stack of CPU {cpu}"), || {
-            let task = self.current(cpu)?;
-            tracer.trace(&task, self.of_cpu(&task)?)
-        })
-    }
-
-    /// The registers of the CPU that runs a task.
-    fn of_cpu(&self, task: &Task) -> Result<Start> {
-        let all = self.registers().map_err(|error| {
-            Error::machine(format!(
-                "task {} ({}) runs on CPU {}, whose registers are wanted: {error}",
-                task.pid, task.comm, task.cpu
-            ))
-        })?;
-        let registers = all.iter().find(|registers| registers.cpu == task.cpu);
-        let registers = registers
-            .ok_or_else(|| Error::machine(format!("there are no registers of CPU {}", task.cpu)))?;
-        Ok(Start {
-            ip: GuestVirt(registers.rip),
-            sp: GuestVirt(registers.rsp),
-            bp: GuestVirt(registers.rbp),
-            exact: true,
-        })
+        let cpus = Cpu::all(&kernel, &cpus::registers(self, &kernel))?;
+        let none = || Error::Absent(format!("CPU {number} is not online"));
+        let cpu = cpus.iter().find(|cpu| cpu.number == number);
+        let cpu = cpu.ok_or_else(none)?;
+        let mut stacks = Stacks::new(&kernel, self.thread_size()?, &[number]);
+        stacks.add(cpu.threads());
+        let running = tracer.running(&stacks, cpu)?;
+        let mut known = cpu.threads();
+        let thread = known.find(|thread| Some(thread.at) == running.task);
+        let thread = thread.ok_or_else(|| cpu.no_task())?;
+        Ok(tracer.on_cpu(thread, cpu, running))
     }
 }
 
 struct Tracer<'k> {
-    kernel: &'k Kernel,
     walker: Walker<'k>,
-    modules: Vec<ModuleSymbols>,
-    sp: u64,
-    fork: Option<GuestVirt>,
+    names: Names<'k>,
+    plan: Plan<Raw>,
+    frame: Plan<InactiveTaskFrame>,
 }
 
 impl<'k> Tracer<'k> {
     fn new(kernel: &'k Kernel) -> Result<Self> {
-        let symbols = kernel.symbols()?;
         Ok(Self {
-            kernel,
             walker: Walker::new(kernel)?,
-            modules: kernel.module_symbols()?,
-            sp: offset_of(kernel, "struct task_struct", "thread.sp")?,
-            fork: symbols
-                .lookup("ret_from_fork_asm")
-                .or_else(|| symbols.lookup("ret_from_fork")),
+            names: Names::of(kernel)?,
+            plan: Plan::new(kernel)?,
+            frame: Plan::new(kernel)?,
         })
     }
 
-    /// The registers that a task saved when it left its CPU: `__unwind_start()`.
-    fn saved(&self, task: &Task) -> Result<Start> {
-        let at = GuestVirt(self.kernel.read_u64(task.at.offset(self.sp))?);
-        let frame: InactiveTaskFrame = self.kernel.load(at)?;
-        let (btf, id) = self.kernel.find_composite(InactiveTaskFrame::C)?;
-        Ok(Start {
-            ip: frame.ret_addr,
-            sp: at.offset(btf.size_of(id)?.unwrap_or(0)),
-            bp: frame.bp,
-            // A task that never ran has called nothing.
-            exact: Some(frame.ret_addr) == self.fork,
-        })
-    }
-
-    /// `None` if the task left its stack meanwhile.
-    fn trace(&self, task: &Task, start: Start) -> Result<Option<StackTrace>> {
-        let user = start.ip.0 >> 63 == 0;
-        let (steps, end) = match user {
-            true => (Vec::new(), TraceEnd::User),
-            false => self.walker.walk(start),
-        };
-        let frames = steps.iter().map(|step| self.frame(step));
-        let trace = StackTrace {
-            pid: task.pid,
-            comm: task.comm.clone(),
-            state: task.state,
-            cpu: task.on_cpu.then_some(task.cpu),
-            frames: frames.collect::<Result<_>>()?,
+    /// The task whose stack a CPU's frames lie on, and the frames.
+    fn running(&self, stacks: &Stacks, cpu: &Cpu) -> Result<Running> {
+        let current = cpu.current.as_ref().map(|thread| thread.at);
+        let of_current = |end| Running {
+            task: current,
+            frames: Vec::new(),
             end,
         };
-        let same = task.on_cpu || self.saved(task)? == start;
+        let registers = match &cpu.registers {
+            Ok(registers) => *registers,
+            Err(why) => return Ok(of_current(TraceEnd::Lost(why.clone()))),
+        };
+        // A program runs: no switch of tasks is under way.
+        if registers.ip.0 >> 63 == 0 {
+            return Ok(of_current(TraceEnd::User));
+        }
+        let way = Way {
+            stacks,
+            current: current.unwrap_or(GuestVirt(0)),
+        };
+        let (steps, end) = self.walker.walk(registers, &way);
+        // Interrupts and entries have stacks of their own, below which lies the task's.
+        let mut task = current;
+        for step in &steps {
+            let place = stacks.place(step.sp);
+            if place.task.is_some() {
+                task = place.task;
+                break;
+            }
+            // Another task's, of those that were not asked for. A program's own says nothing.
+            if place.kind == StackKind::Unknown && step.sp.0 >> 63 != 0 {
+                task = None;
+                break;
+            }
+        }
+        Ok(Running {
+            task,
+            frames: self.frames(stacks, &steps)?,
+            end,
+        })
+    }
+
+    fn on_cpu(&self, thread: &Thread, cpu: &Cpu, running: Running) -> StackTrace {
+        StackTrace {
+            cpu: Some(cpu.number),
+            frames: running.frames,
+            ..trace(thread, running.end)
+        }
+    }
+
+    /// A task that no CPU's stack pointer is with; `None` if it left its stack meanwhile. `known` says whether those are
+    /// known.
+    fn asleep(&self, stacks: &Stacks, thread: &Thread, known: bool) -> Result<Option<StackTrace>> {
+        let Some(stack) = thread.stack() else {
+            return Ok(Some(trace(thread, TraceEnd::Freed)));
+        };
+        if thread.on_cpu() && !known {
+            let why = format!("it runs: {}", cpus::PAUSE);
+            return Ok(Some(trace(thread, TraceEnd::Lost(why))));
+        }
+        let start = self.saved(stacks, thread, stack)?;
+        let way = Way {
+            stacks,
+            current: thread.at,
+        };
+        let (steps, end) = self.walker.walk(start, &way);
+        let trace = StackTrace {
+            frames: self.frames(stacks, &steps)?,
+            ..trace(thread, end)
+        };
+        let after = Thread::load(&self.plan, thread.at)?;
+        let of = |thread: &Thread| (thread.raw.sp, thread.stack(), thread.on_cpu());
+        let same = after.is(thread) && of(&after) == of(thread);
         Ok(same.then_some(trace))
     }
 
+    /// The registers that a task saved when it left its CPU: `__unwind_start()`.
+    fn saved(&self, stacks: &Stacks, thread: &Thread, stack: GuestVirt) -> Result<Start> {
+        let at = thread.raw.sp;
+        if !stacks.holds(stack, at) {
+            let end = stack.offset(stacks.size);
+            let why = format!("its saved stack pointer {at} is not in {stack}..{end}");
+            return Err(Error::Broken {
+                what: "kernel stack",
+                at: thread.at,
+                why,
+            });
+        }
+        let frame = self.frame.load(at).of(|| "its kernel stack")?;
+        Ok(Start {
+            ip: frame.ret_addr,
+            sp: at.offset(self.frame.size()),
+            bp: frame.bp,
+            // A task that never ran has called nothing.
+            exact: self.walker.is_fork(frame.ret_addr),
+        })
+    }
+
+    fn frames(&self, stacks: &Stacks, steps: &[Step]) -> Result<Vec<Frame>> {
+        let mut frames = Vec::with_capacity(steps.len());
+        for step in steps {
+            frames.push(self.frame(stacks, step)?);
+        }
+        Ok(frames)
+    }
+
     /// As `%pB` prints an address: by the byte before it, since a call may be a function's last instruction.
-    fn frame(&self, step: &Step) -> Result<Frame> {
+    fn frame(&self, stacks: &Stacks, step: &Step) -> Result<Frame> {
         let back = u64::from(!step.exact);
         let at = step.ip.back(back);
-        let known = self.kernel.symbols()?.at(at);
-        let symbol = known.or_else(|| self.modules.iter().find_map(|module| module.at(at)));
-        let (function, offset, module) = symbol.map_or_else(
-            || (String::new(), 0, None),
-            |symbol| (symbol.name.clone(), symbol.offset + back, symbol.module),
-        );
+        let (function, offset, module) = self.names.at(at, &self.walker.orc)?;
+        let offset = match function.is_empty() {
+            true => 0,
+            false => offset + back,
+        };
         Ok(Frame {
             ip: step.ip,
             sp: step.sp,
             function,
             offset,
             module,
+            stack: stacks.place(step.sp).kind,
+            interrupted: step.interrupted,
         })
+    }
+}
+
+/// A trace without frames.
+fn trace(thread: &Thread, end: TraceEnd) -> StackTrace {
+    StackTrace {
+        pid: thread.raw.pid,
+        comm: thread.comm(),
+        state: thread.state(),
+        cpu: None,
+        frames: Vec::new(),
+        end,
     }
 }

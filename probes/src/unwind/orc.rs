@@ -4,8 +4,9 @@
 use crate::kernel::Kernel;
 use crate::memory::GuestVirt;
 use crate::object::{Mirror, Plan};
-use crate::structures::{list_for_each_entry, offset_of};
-use crate::{Error, Result};
+use crate::structures::{list_for_each_entry, offset_of, settle};
+use crate::trace::{self, MadeCode, Maker};
+use crate::{Error, Missing, Result};
 
 /// Entries of one table that are believed: vmlinux has about a million.
 const ENTRY_BOUND: u64 = 1 << 24;
@@ -96,6 +97,20 @@ impl Orc {
         bp_reg: Reg::Undefined,
         kind: Kind::Call,
         signal: false,
+    };
+    /// What holds in code that keeps a frame pointer: `orc_fp_entry`.
+    const FRAME_POINTER: Self = Self {
+        sp_offset: 16,
+        bp_offset: -16,
+        sp_reg: Reg::Bp,
+        bp_reg: Reg::PrevSp,
+        kind: Kind::Call,
+        signal: false,
+    };
+    /// What holds when the caller's frame pointer was pushed, and nothing else yet.
+    const PUSHED: Self = Self {
+        sp_reg: Reg::Sp,
+        ..Self::FRAME_POINTER
     };
 }
 
@@ -188,13 +203,23 @@ fn ip(kernel: &Kernel, ips: GuestVirt, index: u64) -> Result<GuestVirt> {
     Ok(GuestVirt(at.0.wrapping_add_signed(distance)))
 }
 
-/// All ORC tables of a kernel: its own and its modules'.
+/// All ORC tables of a kernel: its own and its modules', and the code that it made while it ran.
 pub(super) struct Tables<'k> {
     kernel: &'k Kernel,
     tables: Vec<Table>,
+    made: Vec<MadeCode>,
+    /// `ftrace_caller` and `ftrace_regs_caller`, of which trampolines are copies.
+    callers: [Option<GuestVirt>; 2],
     entry: Plan<Raw>,
     numbers: &'static Numbers,
+    /// What could not be read: frames there end a trace.
+    pub(super) missing: Vec<Missing>,
 }
+
+/// Bytes at a function's beginning in which it sets up its frame pointer: `push %rbp; mov %rsp, %rbp`.
+const PROLOGUE: ([u8; 4], usize) = ([0x55, 0x48, 0x89, 0xe5], 48);
+/// `leave`, behind which the frame pointer is the caller's again.
+const LEAVE: u8 = 0xc9;
 
 impl<'k> Tables<'k> {
     /// # Errors
@@ -205,12 +230,31 @@ impl<'k> Tables<'k> {
         let bytes = symbol("__stop_orc_unwind_ip")?.0.wrapping_sub(start.0);
         let entries = symbol("__start_orc_unwind")?;
         let mut tables = Vec::from_iter(Table::new(kernel, start, entries, bytes / 4)?);
-        tables.extend(modules(kernel)?);
+        let mut missing = Vec::new();
+        modules(kernel, &mut tables, &mut missing);
+        let mut made = Vec::new();
+        type Made = fn(&Kernel) -> Result<Vec<MadeCode>>;
+        let kinds: [(&str, Made); 3] = [
+            ("the trampolines of ftrace", trace::trampolines),
+            ("the slots of kprobes", trace::slots),
+            ("the list of compiled BPF programs", trace::programs),
+        ];
+        for (what, read) in kinds {
+            match settle(what, || read(kernel).map(Some)) {
+                Ok(some) => made.extend(some),
+                Err(error) => missing.push(Missing::new(what, &error)),
+            }
+        }
+        made.sort_by_key(|code| code.start);
+        let symbols = kernel.symbols()?;
         let mut this = Self {
             kernel,
             tables,
+            made,
+            callers: ["ftrace_caller", "ftrace_regs_caller"].map(|name| symbols.lookup(name)),
             entry: Plan::new(kernel)?,
             numbers: &OLD,
+            missing,
         };
         // Where a function begins, the return address is all of its frame.
         let begin = symbol("schedule")?;
@@ -230,26 +274,80 @@ impl<'k> Tables<'k> {
 
     /// `orc_find()`: the entry at or before an address; `None` for code without ORC.
     pub(super) fn find(&self, at: GuestVirt) -> Result<Option<Orc>> {
-        let raw = self.raw(at)?;
-        Ok(raw.map(|raw| raw.decode(self.numbers)))
+        if let Some(raw) = self.raw(at)? {
+            return Ok(Some(raw.decode(self.numbers)));
+        }
+        let Some(code) = self.made(at) else {
+            return Ok(None);
+        };
+        let into = at.0 - code.start.0;
+        match code.by {
+            // orc_ftrace_find(): a copy has the entries of what it was copied from.
+            Maker::Ftrace { regs } => {
+                let Some(caller) = self.callers[usize::from(regs)] else {
+                    return Ok(None);
+                };
+                let raw = self.raw(caller.offset(into))?;
+                Ok(raw.map(|raw| raw.decode(self.numbers)))
+            }
+            Maker::Bpf => self.compiled(code, into).map(Some),
+            Maker::Slot | Maker::Optimized => Ok(None),
+        }
+    }
+
+    /// The code that an address is in, of what the kernel made while it ran.
+    pub(super) fn made(&self, at: GuestVirt) -> Option<&MadeCode> {
+        let after = self.made.partition_point(|code| code.start <= at);
+        let code = self.made.get(after.checked_sub(1)?)?;
+        code.holds(at).then_some(code)
+    }
+
+    /// The frame of a compiled program, so many bytes into it.
+    fn compiled(&self, code: &MadeCode, into: u64) -> Result<Orc> {
+        let (prologue, most) = PROLOGUE;
+        let len = (code.end.0 - code.start.0).min(most as u64) as usize;
+        let mut bytes = [0; PROLOGUE.1];
+        let head = &mut bytes[..len];
+        self.kernel.read(code.start, head)?;
+        let set = head.windows(4).position(|window| window == prologue);
+        let orc = match set.map(|at| at as u64) {
+            Some(push) if into <= push => Orc::CALLED,
+            Some(push) if into < push + 4 => Orc::PUSHED,
+            _ if into > 0 && self.kernel.read_u8(code.start.offset(into - 1))? == LEAVE => {
+                match self.kernel.read_u8(code.start.offset(into))? {
+                    // A return, or a jump to what returns.
+                    0xc3 | 0xe9 => Orc::CALLED,
+                    _ => Orc::FRAME_POINTER,
+                }
+            }
+            _ => Orc::FRAME_POINTER,
+        };
+        Ok(orc)
     }
 
     fn raw(&self, at: GuestVirt) -> Result<Option<Raw>> {
-        let Some(table) = self.tables.iter().find(|t| t.first <= at && at <= t.last) else {
-            return Ok(None);
-        };
-        let (mut low, mut high) = (0, table.count);
-        // Its first address is at or before `at`.
-        while high - low > 1 {
-            let middle = low.midpoint(high);
-            if ip(self.kernel, table.ips, middle)? <= at {
-                low = middle;
-            } else {
-                high = middle;
+        // A module's table spans what lies between its parts: of several tables, the one with the nearest address is meant.
+        let mut nearest: Option<(GuestVirt, GuestVirt)> = None;
+        for table in self.tables.iter().filter(|t| t.first <= at && at <= t.last) {
+            let (mut low, mut high) = (0, table.count);
+            // Its first address is at or before `at`.
+            while high - low > 1 {
+                let middle = low.midpoint(high);
+                if ip(self.kernel, table.ips, middle)? <= at {
+                    low = middle;
+                } else {
+                    high = middle;
+                }
+            }
+            let from = ip(self.kernel, table.ips, low)?;
+            if nearest.is_none_or(|(other, _)| other < from) {
+                nearest = Some((from, table.entries.offset(low * self.entry.size())));
             }
         }
-        let entry = table.entries.offset(low * self.entry.size());
-        self.entry.load(entry).map(Some)
+        match nearest {
+            Some((_, entry)) => self.entry.load(entry).map(Some),
+            None => Ok(None),
+        }
     }
 }
 
@@ -264,22 +362,31 @@ struct Module {
     entries: GuestVirt,
 }
 
-fn modules(kernel: &Kernel) -> Result<Vec<Table>> {
-    let mut tables = Vec::new();
-    let Some(head) = kernel.symbols()?.lookup("modules") else {
-        return Ok(tables);
+/// Adds the tables of the modules. A module whose table cannot be read is missing alone.
+fn modules(kernel: &Kernel, tables: &mut Vec<Table>, missing: &mut Vec<Missing>) {
+    let Ok(Some(head)) = kernel.symbols().map(|symbols| symbols.lookup("modules")) else {
+        return;
     };
-    let list = offset_of(kernel, "struct module", "list")?;
-    for at in list_for_each_entry(kernel, head, list).bound(MODULE_BOUND) {
-        let raw: Module = kernel.load(at?)?;
-        tables.extend(Table::new(
-            kernel,
-            raw.ips,
-            raw.entries,
-            raw.num_orcs.into(),
-        )?);
+    let mut add = || -> Result<()> {
+        let list = offset_of(kernel, "struct module", "list")?;
+        for at in list_for_each_entry(kernel, head, list).bound(MODULE_BOUND) {
+            let at = at?;
+            let table = kernel
+                .load::<Module>(at)
+                .and_then(|raw| Table::new(kernel, raw.ips, raw.entries, raw.num_orcs.into()));
+            match table {
+                Ok(table) => tables.extend(table),
+                Err(error) => {
+                    let what = format!("the ORC table of the module at {at}");
+                    missing.push(Missing::new(what, &error));
+                }
+            }
+        }
+        Ok(())
+    };
+    if let Err(error) = add() {
+        missing.push(Missing::new("the ORC tables of modules", &error));
     }
-    Ok(tables)
 }
 
 #[cfg(test)]

@@ -45,7 +45,7 @@ mod what;
 mod workqueue;
 mod zones;
 
-pub(crate) use table::missing_text;
+pub(crate) use table::{missing_html, missing_text};
 
 pub use escape::{bytes, clean, escape};
 pub use ring::{ListRing, RingNode};

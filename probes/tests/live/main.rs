@@ -85,6 +85,8 @@ on_kernels!(
     files = super::files::are_those_of_proc,
     net = super::net::are_those_of_proc,
     stacks = super::stacks::are_those_of_proc,
+    stacks_in_a_switch = super::stacks::in_the_middle_of_a_switch,
+    stacks_while_traced = super::stacks::while_traced,
     run_queues = super::runq::are_those_of_proc,
     stop_at_a_stage = super::stop::in_place,
     nft_rules = super::nft::are_those_of_nft,

@@ -1,10 +1,14 @@
 //! Stack traces: `/proc/PID/task/TID/stack`, frame by frame.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use probes::Guest;
 use probes::memory::GuestVirt;
-use probes::unwind::{Frame, TraceEnd};
+use probes::sched::{Task, TaskState};
+use probes::text::Instruction;
+use probes::unwind::{Frame, StackKind, StackTrace, TraceEnd};
+use probes::view::View as _;
 use vm::agent::WorkloadKind;
 
 use crate::ground::Ground;
@@ -51,6 +55,21 @@ fn line(frame: &Frame) -> String {
 pub(crate) fn are_those_of_proc(kernel: &str) {
     let mut ground = Ground::new(kernel);
     let mut ledger = Ledger::new(format!("stacks on {kernel}"));
+    sleeping(&mut ledger, &mut ground);
+    zombies(&mut ledger, &mut ground);
+    running(&mut ledger, &mut ground);
+    interrupted(&mut ledger, &mut ground);
+    ledger.end(&[
+        ("stack", 70),
+        ("followed to its end", 85),
+        ("zombie", 3),
+        ("one trace a CPU", 8),
+        ("interrupted kernel", 10),
+    ]);
+}
+
+/// What sleeps, against `/proc`. Gives what memory has.
+fn sleeping(ledger: &mut Ledger, ground: &mut Ground) -> Vec<StackTrace> {
     let (before, seen, after) = ground.sandwich(ask, |guest| {
         let text = |name| guest.symbol(name);
         Ok((
@@ -59,18 +78,11 @@ pub(crate) fn are_those_of_proc(kernel: &str) {
         ))
     });
     let (traces, scheduler) = seen;
+    ledger.same("all", "missing", &traces.missing, &Vec::new());
     // What in_sched_functions() knows is not shown by /proc.
     let shown = |ip: GuestVirt| !scheduler.contains(&ip);
     for trace in traces.iter() {
-        ledger.same(
-            format!(
-                "{} {} {:?} {:?}",
-                trace.pid, trace.comm, trace.end, trace.frames
-            ),
-            "followed to its end",
-            &matches!(trace.end, TraceEnd::Lost(_)),
-            &false,
-        );
+        followed(ledger, trace);
         let (Some(first), Some(last)) = (before.get(&trace.pid), after.get(&trace.pid)) else {
             continue;
         };
@@ -87,17 +99,79 @@ pub(crate) fn are_those_of_proc(kernel: &str) {
         let who = format!("{} {}", trace.pid, trace.comm);
         ledger.steady(&who, "stack", &memory, (&first.1, &last.1));
     }
-    running(&mut ledger, &mut ground);
-    interrupted(&mut ledger, &mut ground);
-    ledger.end(&[
-        ("stack", 70),
-        ("followed to its end", 85),
-        ("cpu", 8),
-        ("interrupted kernel", 10),
-    ]);
+    traces.items
 }
 
-/// What the CPUs run: each the task that its `current` names, in the kernel or in user space.
+fn followed(ledger: &mut Ledger, trace: &StackTrace) {
+    let lost = matches!(trace.end, TraceEnd::Lost(_));
+    ledger.same(told(trace), "followed to its end", &lost, &false);
+}
+
+fn told(trace: &StackTrace) -> String {
+    trace.text()
+}
+
+/// Those whose stack is freed: `/proc` shows nothing of it.
+fn zombies(ledger: &mut Ledger, ground: &mut Ground) {
+    let guest = ground.guest.clone();
+    for task in guest.tasks().unwrap().iter() {
+        if task.state != TaskState::Zombie {
+            continue;
+        }
+        let path = format!("cat /proc/{}/stack", task.pid);
+        ledger.same(
+            &task.comm,
+            "zombie in /proc",
+            &ground.sh(&path),
+            &String::new(),
+        );
+        let trace = guest.stack_trace(task.pid).unwrap();
+        ledger.same(task.pid, "zombie", &trace.end, &TraceEnd::Freed);
+        ledger.same(task.pid, "zombie's frames", &trace.frames, &Vec::new());
+    }
+}
+
+/// Each thread has one trace, and each CPU that of the task whose stack its stack pointer is in. Gives the traces.
+fn each_task_once(ledger: &mut Ledger, guest: &Guest) -> Vec<StackTrace> {
+    let traces = guest.stack_traces().unwrap();
+    ledger.same("all", "missing", &traces.missing, &Vec::new());
+    let size = guest.thread_size().unwrap();
+    let mut threads = Vec::new();
+    for process in guest.tasks().unwrap().iter() {
+        threads.extend(guest.threads(process.pid).unwrap());
+    }
+    for registers in guest.registers().unwrap() {
+        let cpu = registers.cpu;
+        let of: Vec<&StackTrace> = traces.iter().filter(|t| t.cpu == Some(cpu)).collect();
+        ledger.same(cpu, "one trace a CPU", &of.len(), &1);
+        let Some(trace) = of.first() else { continue };
+        let rsp = GuestVirt(registers.rsp);
+        let holds = |task: &&Task| task.stack < rsp && rsp <= task.stack.offset(size);
+        if registers.rip >> 63 == 0 {
+            let current = guest.current(cpu).unwrap();
+            ledger.same(told(trace), "a program's CPU", &trace.pid, &current.pid);
+        } else if let Some(task) = threads.iter().find(holds) {
+            ledger.same(told(trace), "whose stack", &trace.pid, &task.pid);
+        }
+        if let Some(first) = trace.frames.first() {
+            let at = (GuestVirt(registers.rip), rsp);
+            ledger.same(told(trace), "first frame", &(first.ip, first.sp), &at);
+        }
+    }
+    let mut pids: Vec<i32> = traces.iter().map(|trace| trace.pid).collect();
+    pids.retain(|pid| *pid != 0);
+    pids.sort_unstable();
+    let count = pids.len();
+    pids.dedup();
+    ledger.same("all", "each once", &pids.len(), &count);
+    for thread in &threads {
+        let there = pids.binary_search(&thread.pid).is_ok();
+        ledger.same(format!("{thread:?}"), "each task", &there, &true);
+    }
+    traces.items
+}
+
+/// What the CPUs run, in the kernel or in user space.
 fn running(ledger: &mut Ledger, ground: &mut Ground) {
     ground
         .agent
@@ -107,18 +181,8 @@ fn running(ledger: &mut Ledger, ground: &mut Ground) {
         ground
             .guest
             .paused(|guest| {
-                let traces = guest.stack_traces()?;
-                for cpu in 0..2 {
-                    let task = guest.current(cpu)?;
-                    let trace = traces.iter().find(|trace| trace.cpu == Some(cpu)).unwrap();
-                    ledger.same(cpu, "cpu", &trace.pid, &task.pid);
-                    // In the entry code the registers are on their way to where they will lie.
-                    let entry = trace.frames.first().is_some_and(|frame| {
-                        let name = &*frame.function;
-                        name.contains("asm_") || name.contains("entry") || name == "sync_regs"
-                    });
-                    let lost = matches!(trace.end, TraceEnd::Lost(_)) && !entry;
-                    ledger.same(format!("{trace:?}"), "cpu followed", &lost, &false);
+                for trace in each_task_once(ledger, guest) {
+                    followed(ledger, &trace);
                 }
                 Ok(())
             })
@@ -126,41 +190,238 @@ fn running(ledger: &mut Ledger, ground: &mut Ground) {
     }
 }
 
-/// A CPU that an interrupt found in the kernel: the frames go on behind the interrupt's, to the system call or the idle loop
-/// that it broke into. Seen by chance, so looked for some times.
+/// The address of a function behind its `endbr64`, which a direct call may leave out.
+fn entry(guest: &Guest, name: &str) -> u64 {
+    let kernel = guest.kernel().unwrap();
+    let suffix = format!("{name}.");
+    let mut symbols = kernel.symbols().unwrap().iter();
+    let found = symbols.find(|symbol| {
+        symbol.name == name || symbol.name.starts_with(&suffix) && !symbol.name.ends_with(".cold")
+    });
+    let at = found.unwrap_or_else(|| panic!("no function {name}")).at;
+    match kernel.read_u32(at).unwrap() {
+        0xfa1e_0ff3 => at.0 + 4,
+        _ => at.0,
+    }
+}
+
+/// A CPU that an interrupt found in the kernel, stopped in its handler: the frames go on behind the interrupt's, to the
+/// system call or the idle loop that it broke into.
 fn interrupted(ledger: &mut Ledger, ground: &mut Ground) {
-    ground.sh("ip link set lo up; (setsid ping -q -i 0.002 127.0.0.1 >/dev/null 2>&1 &)");
+    ground.sh("killall klab-busy 2>/dev/null; ip link set lo up; (setsid ping -q -i 0.002 127.0.0.1 >/dev/null 2>&1 &)");
+    let guest = ground.guest.clone();
+    let mut debugger = guest.machine().unwrap().debugger().unwrap();
+    debugger.set(entry(&guest, "hrtimer_interrupt")).unwrap();
+    let mut at = None;
     let mut seen = 0;
-    for _ in 0..200 {
-        let traces = ground.guest.paused(Guest::stack_traces).unwrap();
-        for trace in traces.iter().filter(|trace| trace.cpu.is_some()) {
-            let mut frames = trace.frames.iter();
-            if !frames.any(|frame| frame.function.starts_with("asm_")) {
-                continue;
-            }
-            let lost = matches!(trace.end, TraceEnd::Lost(_));
-            // While an entry from user space moves the registers to where they will lie, ORC cannot say where they are.
-            if lost && frames.len() == 0 {
-                continue;
-            }
-            ledger.same(format!("{trace:?}"), "interrupt", &lost, &false);
-            // What was interrupted was the kernel.
-            if let Some(last) = frames.last() {
-                let entries = [
-                    "do_syscall_64",
-                    "entry_SYSCALL",
-                    "secondary_startup",
-                    "rest_init",
-                    "ret_from_fork",
-                ];
-                let known = entries.iter().any(|name| last.function.starts_with(name));
-                let known = known || last.function.starts_with("asm_") || trace.pid == 0;
-                ledger.same(format!("{trace:?}"), "interrupted kernel", &known, &true);
-                seen += 1;
-            }
+    // Each is in an interrupt; a CPU that is idle, or in a system call, is in the kernel.
+    for _ in 0..2000 {
+        debugger.run(at.take()).unwrap();
+        let stop = debugger
+            .wait(PATIENCE)
+            .unwrap()
+            .expect("no interrupt comes");
+        at = Some(stop);
+        if !stop.breakpoint {
+            continue;
         }
+        let traces = each_task_once(ledger, &guest);
+        let trace = traces.iter().find(|t| t.cpu == Some(stop.cpu)).unwrap();
+        followed(ledger, trace);
+        let Some(broken) = trace.frames.iter().position(|frame| frame.interrupted) else {
+            // It broke into a program.
+            ledger.same(
+                told(trace),
+                "interrupted program",
+                &trace.end,
+                &TraceEnd::User,
+            );
+            continue;
+        };
+        let entry = &trace.frames[broken - 1].function;
+        ledger.same(told(trace), "interrupt", &entry.starts_with("asm_"), &true);
+        let last = trace.frames.last().unwrap();
+        let ends = [
+            "entry_SYSCALL",
+            "secondary_startup",
+            "ret_from_fork",
+            "asm_",
+        ];
+        let known = trace.pid == 0 || ends.iter().any(|name| last.function.starts_with(name));
+        let known = known || last.interrupted && trace.end == TraceEnd::User;
+        ledger.same(told(trace), "interrupted kernel", &known, &true);
+        // The interrupt's frames are on its CPU's stack, but for where it came in.
+        ledger.same(
+            told(trace),
+            "stack of interrupts",
+            &trace.frames[0].stack,
+            &StackKind::Irq,
+        );
+        // It may have broken into another's, which is on the same stack: below all of them is the task's.
+        let mut below = trace.frames.iter().map(|frame| frame.stack);
+        let below = below.find(|stack| *stack != StackKind::Irq);
+        let text = trace.text();
+        let marked = text.contains("\n  <IRQ>\n") && text.contains("\n  </IRQ>\n");
+        ledger.same(&text, "marked", &marked, &true);
+        ledger.same(told(trace), "stack below", &below, &Some(StackKind::Task));
+        seen += 1;
         if seen >= 10 {
             break;
+        }
+    }
+}
+
+/// How long something may take that happens all the time.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A CPU that stands where one task gives it to the next: before its stack pointer is changed, right behind that, and
+/// after `current` is changed.
+pub(crate) fn in_the_middle_of_a_switch(kernel: &str) {
+    let mut ground = Ground::new(kernel);
+    let mut ledger = Ledger::new(format!("stacks in a switch on {kernel}"));
+    let guest = ground.guest.clone();
+    ground.sh("ip link set lo up; (setsid ping -q -i 0.002 127.0.0.1 >/dev/null 2>&1 &)");
+    ground
+        .agent
+        .workload(WorkloadKind::Busy { count: 2 })
+        .unwrap();
+    let switch = guest
+        .disassembly(guest.symbol("__switch_to_asm").unwrap())
+        .unwrap();
+    let changes = |one: &Instruction| one.text.ends_with("(%rsi), %rsp");
+    let change = switch.instructions.iter().position(changes);
+    let change = change.expect("__switch_to_asm() changes no stack");
+    let places = [
+        switch.instructions[change].at.0,
+        switch.instructions[change + 1].at.0,
+        entry(&guest, "__switch_to"),
+        entry(&guest, "finish_task_switch"),
+    ];
+    for place in places {
+        let mut debugger = guest.machine().unwrap().debugger().unwrap();
+        debugger.set(place).unwrap();
+        let mut at = None;
+        for _ in 0..20 {
+            debugger.run(at.take()).unwrap();
+            let stop = debugger.wait(PATIENCE).unwrap().expect("no switch comes");
+            at = Some(stop);
+            if !stop.breakpoint {
+                continue;
+            }
+            let traces = each_task_once(&mut ledger, &guest);
+            let on_cpu = traces.iter().find(|t| t.cpu == Some(stop.cpu)).unwrap();
+            let current = guest.current(stop.cpu).unwrap();
+            // It may be dead, or an idle one.
+            let other = traces
+                .iter()
+                .find(|t| t.pid == current.pid && t.cpu != Some(stop.cpu));
+            if let Some(other) = other.filter(|_| on_cpu.pid != current.pid) {
+                let first = other.frames.first().map(|frame| frame.function.as_str());
+                let asleep = first.is_some_and(|name| {
+                    name.starts_with("__schedule") || name.starts_with("ret_from_fork")
+                });
+                ledger.same(told(other), "asleep already", &asleep, &true);
+                ledger.same(told(other), "no CPU's", &other.cpu, &None);
+            }
+            for trace in [Some(on_cpu), other].into_iter().flatten() {
+                followed(&mut ledger, trace);
+                if trace.pid != 0 {
+                    let alone = guest.stack_trace(trace.pid).unwrap();
+                    ledger.same(told(trace), "the same alone", &alone, trace);
+                }
+            }
+        }
+    }
+    ledger.end(&[
+        ("one trace a CPU", 100),
+        ("whose stack", 40),
+        ("asleep already", 10),
+        ("the same alone", 40),
+    ]);
+}
+
+/// While tracers replace return addresses and call from code of their own making.
+pub(crate) fn while_traced(kernel: &str) {
+    const HERE: &str = "cd /sys/kernel/tracing";
+    // Where sleepers are, and what runs often: all functions would be too many for an emulated CPU.
+    const TRACED: &str = "schedule schedule_timeout schedule_hrtimeout* do_nanosleep hrtimer_nanosleep vfs_* ksys_* \
+                          pipe_* do_epoll_wait do_poll* do_wait kernel_wait4 ip_* icmp_* rcu_gp_* inet_* sock_*";
+    let mut ground = Ground::new(kernel);
+    let mut ledger = Ledger::new(format!("stacks while traced on {kernel}"));
+    ground.sh("ip link set lo up; (setsid ping -q -i 0.01 127.0.0.1 >/dev/null 2>&1 &)");
+    // A return probe of a function that is under way.
+    ground.sh(&format!(
+        "{HERE}; echo 'r:klab/back vfs_read' >kprobe_events; echo 1 >events/klab/back/enable
+         mkfifo /tmp/pipe
+         (setsid sleep 9000 </dev/null >/tmp/pipe 2>/dev/null &)
+         setsid cat /tmp/pipe </dev/null >/dev/null 2>&1 & cat=$!
+         until grep -q vfs_read /proc/$cat/stack; do sleep 0.1; done"
+    ));
+    let traces = sleeping(&mut ledger, &mut ground);
+    replaced(&mut ledger, &ground, &traces, "arch_rethook_trampoline");
+    // The graph tracer, after some time in which the sleepers went to sleep under it.
+    ground.sh(&format!(
+        "{HERE}; for f in {TRACED}; do echo \"$f\" >>set_ftrace_filter; done 2>/dev/null
+         echo function_graph >current_tracer; sleep 2"
+    ));
+    let traces = sleeping(&mut ledger, &mut ground);
+    replaced(&mut ledger, &ground, &traces, "return_to_handler");
+    ground.sh(&format!(
+        "{HERE}; echo nop >current_tracer; echo 0 >events/klab/back/enable; echo >kprobe_events
+         echo function >current_tracer"
+    ));
+    let mut trampolines = 0;
+    let guest = ground.guest.clone();
+    let mut debugger = guest.machine().unwrap().debugger().unwrap();
+    debugger.set(entry(&guest, "function_trace_call")).unwrap();
+    let mut at = None;
+    for _ in 0..40 {
+        debugger.run(at.take()).unwrap();
+        let stop = debugger.wait(PATIENCE).unwrap().expect("nothing is traced");
+        at = Some(stop);
+        if !stop.breakpoint {
+            continue;
+        }
+        let traces = each_task_once(&mut ledger, &guest);
+        let trace = traces.iter().find(|t| t.cpu == Some(stop.cpu)).unwrap();
+        followed(&mut ledger, trace);
+        let names: Vec<&str> = trace.frames.iter().map(|f| f.function.as_str()).collect();
+        let called = names.get(1).copied().unwrap_or_default();
+        // With one user alone its function is called by a trampoline, or by the kernel's own code.
+        let known = ["ftrace_trampoline", "ftrace_call", "ftrace_caller"].contains(&called);
+        ledger.same(told(trace), "who calls the tracer", &known, &true);
+        trampolines += usize::from(called == "ftrace_trampoline");
+    }
+    drop(debugger);
+    ledger.same("function", "trampolines", &(trampolines > 0), &true);
+    for _ in 0..30 {
+        let traces = guest.paused(Guest::stack_traces).unwrap();
+        traces.iter().for_each(|trace| followed(&mut ledger, trace));
+    }
+    ground.sh(&format!("{HERE}; echo nop >current_tracer"));
+    ledger.end(&[
+        ("stack", 100),
+        ("arch_rethook_trampoline", 1),
+        ("return_to_handler", 3),
+        ("who calls the tracer", 30),
+    ]);
+}
+
+/// Counts the frames whose return address lies on the stack as that of a trampoline.
+fn replaced(ledger: &mut Ledger, ground: &Ground, traces: &[StackTrace], name: &'static str) {
+    let trampoline = ground.guest.symbol(name).unwrap();
+    let kernel = ground.guest.kernel().unwrap();
+    for trace in traces.iter().filter(|trace| trace.cpu.is_none()) {
+        for frame in trace
+            .frames
+            .iter()
+            .skip(1)
+            .filter(|frame| !frame.interrupted)
+        {
+            // Where it stood still and is still: the task may have run since.
+            if kernel.read_u64(frame.sp.back(8)) == Ok(trampoline.0) {
+                ledger.same(frame, name, &(frame.ip == trampoline), &false);
+            }
         }
     }
 }

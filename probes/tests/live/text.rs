@@ -46,8 +46,10 @@ pub(crate) fn is_what_objdump_says(kernel: &str) {
             let function = guest
                 .disassembly(at)
                 .unwrap_or_else(|error| panic!("{frame} under {inner}: {error}"));
-            ledger.same(frame, "function", &function.function, &frame.function);
-            ledger.same(frame, "module", &function.module, &frame.module);
+            let name = frame.function.as_str();
+            ledger.same(frame, "function", &function.function.as_str(), &name);
+            let module = frame.module.as_ref().map(|name| name.as_str());
+            ledger.same(frame, "module", &function.module.as_deref(), &module);
             let ends = |one: &&Instruction| one.at.offset(one.bytes.len() as u64) == frame.ip;
             let before = function.instructions.iter().find(ends);
             let calls = before.is_some_and(|one| one.text.starts_with("call"));
