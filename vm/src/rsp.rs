@@ -2,18 +2,48 @@
 //! modulo 256. Every wait and every answer is bounded.
 
 use std::io::{self, ErrorKind, Read, Write};
-use std::net::TcpStream;
+use std::net::{TcpStream, ToSocketAddrs};
 use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::time::{Duration, Instant};
+
+use crate::unix;
 
 /// How long the other end may take to take what is sent.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// Bytes that may come before an answer that is waited for.
+const LONGEST: usize = 64 << 10;
 
 /// What a connection goes over.
 #[derive(Debug)]
 pub(crate) enum Stream {
     Unix(UnixStream),
     Tcp(TcpStream),
+}
+
+impl Stream {
+    /// A connection to a gdbstub: a Unix socket's path, or `host:port`.
+    pub(crate) fn connect(address: &str) -> io::Result<Self> {
+        if address.contains('/') {
+            return Ok(Self::Unix(unix::connect(Path::new(address), PATIENCE)?));
+        }
+        let known = address.to_socket_addrs()?.next();
+        let to = known.ok_or(ErrorKind::NotFound)?;
+        Ok(Self::Tcp(TcpStream::connect_timeout(&to, PATIENCE)?))
+    }
+}
+
+/// Sends a packet to the gdbstub at `address` and waits for an answer that begins so.
+pub(crate) fn ask(address: &str, data: &str, answer: &str) -> io::Result<()> {
+    let mut rsp = Rsp::new(Stream::connect(address)?, LONGEST);
+    rsp.send(packet(data).as_bytes())?;
+    let until = Instant::now() + PATIENCE;
+    loop {
+        let got = rsp.packet(until)?.ok_or(ErrorKind::TimedOut)?;
+        if got.starts_with(answer.as_bytes()) {
+            return rsp.send(b"+");
+        }
+    }
 }
 
 /// A connection to a gdbstub.
