@@ -65,12 +65,13 @@ impl Keeper {
 fn start() -> Result<Keeper> {
     let failed = |error: io::Error| Error::Keeper(error.to_string());
     let program = program()?;
+    let silent = || Error::Keeper(format!("{} cannot be run", program.display()));
     let (ours, theirs) = UnixStream::pair().map_err(failed)?;
     let holder = std::process::id();
     // Nobody's child: what ends the children of its holder does not end it, and nobody has to wait for it.
     let started = Command::new("setsid")
         .arg("--fork")
-        .arg(program)
+        .arg(&program)
         .args([
             holder.to_string(),
             start_of(holder).unwrap_or(0).to_string(),
@@ -91,7 +92,7 @@ fn start() -> Result<Keeper> {
     ours.set_read_timeout(Some(PATIENCE)).map_err(failed)?;
     ours.set_write_timeout(Some(PATIENCE)).map_err(failed)?;
     // It is at its place.
-    (&ours).read_exact(&mut [0]).map_err(failed)?;
+    (&ours).read_exact(&mut [0]).map_err(|_| silent())?;
     Ok(Keeper {
         holder,
         socket: ours,

@@ -54,6 +54,7 @@ impl<'a> Open<'a> {
                 qemu: present,
                 ..Book::default()
             };
+            book.write(folder).at("write", &path)?;
         }
         let mut open = Self {
             book,
