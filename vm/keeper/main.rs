@@ -18,7 +18,7 @@ use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use book::{Book, Control, Process, State};
+use book::{Ask, Book, Control, Process, State};
 
 /// How often the holder is looked at besides: a child that it forked may have the socket, too.
 const LOOK: Duration = Duration::from_millis(500);
@@ -162,34 +162,49 @@ impl Control for Qemu<'_> {
         self.run("cont").map(drop)
     }
 
-    fn stub(&mut self, address: &str, packet: &str, answer: &str) -> io::Result<()> {
+    fn stub(
+        &mut self,
+        address: &str,
+        talk: &mut dyn FnMut(&mut Ask<'_>) -> io::Result<()>,
+    ) -> io::Result<()> {
         let lock = book::lock(&self.folder.join("gdb.lock"), Duration::ZERO)?;
         let _lock = lock.ok_or_else(|| io::Error::from(ErrorKind::TimedOut))?;
         if address.contains('/') {
-            let stream = UnixStream::connect(address)?;
+            let mut stream = UnixStream::connect(address)?;
             stream.set_read_timeout(Some(PATIENCE))?;
-            ask(stream, packet, answer)
+            talk(&mut |packet, answer| ask(&mut stream, packet, answer))
         } else {
-            let stream = TcpStream::connect(address)?;
+            let mut stream = TcpStream::connect(address)?;
             stream.set_read_timeout(Some(PATIENCE))?;
-            ask(stream, packet, answer)
+            talk(&mut |packet, answer| ask(&mut stream, packet, answer))
         }
     }
 }
 
-/// Sends a packet of gdb's remote protocol and waits until one comes that begins so.
-fn ask(mut stream: impl Read + Write, packet: &str, answer: &str) -> io::Result<()> {
-    let sum = packet.bytes().fold(0_u8, |sum, byte| sum.wrapping_add(byte));
+/// Sends a packet of gdb's remote protocol and gives its answer: the first one that begins so, or with `E`.
+fn ask(stream: &mut (impl Read + Write), packet: &str, answer: &str) -> io::Result<String> {
+    let sum = packet
+        .bytes()
+        .fold(0_u8, |sum, byte| sum.wrapping_add(byte));
     stream.write_all(format!("${packet}#{sum:02x}").as_bytes())?;
-    let wanted = format!("${answer}");
     let mut read = Vec::new();
     let mut some = [0; 4096];
-    while !String::from_utf8_lossy(&read).contains(&wanted) {
+    loop {
+        let text = String::from_utf8_lossy(&read);
+        let packets = text.split('$').skip(1).filter_map(|rest| {
+            let (data, sum) = rest.split_once('#')?;
+            (sum.len() >= 2).then_some(data)
+        });
+        let mut wanted = packets.filter(|data| data.starts_with(answer) || data.starts_with('E'));
+        if let Some(data) = wanted.next() {
+            let data = data.to_owned();
+            stream.write_all(b"+")?;
+            return Ok(data);
+        }
         let len = stream.read(&mut some)?;
         if len == 0 || read.len() > 1 << 16 {
             return Err(ErrorKind::UnexpectedEof.into());
         }
         read.extend_from_slice(&some[..len]);
     }
-    stream.write_all(b"+")
 }

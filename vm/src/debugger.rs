@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use nix::fcntl::Flock;
 
 use crate::error::{At, Error, Result};
-use crate::lease::Stopper;
+use crate::lease::{Stopper, book::clear};
 use crate::paths;
 use crate::registers::Registers;
 use crate::rsp::{Rsp, Stream, packet};
@@ -233,8 +233,12 @@ impl Drop for Debugger {
                 stop_of(rsp, STOPS)?;
             }
             // Both take the breakpoints away; the first lets the guest run.
-            send(rsp, if go_on { "D" } else { "?" })?;
-            packet_of(rsp, PATIENCE).map(drop)
+            if go_on {
+                send(rsp, "D")?;
+                packet_of(rsp, PATIENCE).map(drop)
+            } else {
+                clear(&mut |packet, answer| rsp.ask(packet, answer)).map_err(failed)
+            }
         });
     }
 }

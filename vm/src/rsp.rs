@@ -33,19 +33,6 @@ impl Stream {
     }
 }
 
-/// Sends a packet to the gdbstub at `address` and waits for an answer that begins so.
-pub(crate) fn ask(address: &str, data: &str, answer: &str) -> io::Result<()> {
-    let mut rsp = Rsp::new(Stream::connect(address)?, LONGEST);
-    rsp.send(packet(data).as_bytes())?;
-    let until = Instant::now() + PATIENCE;
-    loop {
-        let got = rsp.packet(until)?.ok_or(ErrorKind::TimedOut)?;
-        if got.starts_with(answer.as_bytes()) {
-            return rsp.send(b"+");
-        }
-    }
-}
-
 /// A connection to a gdbstub.
 #[derive(Debug)]
 pub(crate) struct Rsp {
@@ -77,6 +64,25 @@ impl Rsp {
             Stream::Tcp(stream) => stream
                 .set_write_timeout(Some(PATIENCE))
                 .and_then(|()| stream.write_all(bytes)),
+        }
+    }
+
+    /// Over a connection to the gdbstub at `address`.
+    pub(crate) fn connect(address: &str) -> io::Result<Self> {
+        Ok(Self::new(Stream::connect(address)?, LONGEST))
+    }
+
+    /// Sends a packet and gives its answer: the first one that begins so, or with `E`.
+    pub(crate) fn ask(&mut self, data: &str, answer: &str) -> io::Result<String> {
+        self.send(packet(data).as_bytes())?;
+        let until = Instant::now() + PATIENCE;
+        loop {
+            let got = self.packet(until)?.ok_or(ErrorKind::TimedOut)?;
+            let got = String::from_utf8_lossy(&got).into_owned();
+            if got.starts_with(answer) || got.starts_with('E') {
+                self.send(b"+")?;
+                return Ok(got);
+            }
         }
     }
 

@@ -193,7 +193,7 @@ pub(crate) fn survives() {
     guest
         .paused(|guest| {
             let error = guest.stop_at("icmp_rcv", &icmp).unwrap_err().to_string();
-            assert!(error.contains("paused"), "{error}");
+            assert!(error.contains("held still"), "{error}");
             Ok(())
         })
         .unwrap();

@@ -18,6 +18,8 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// The record; absent where nobody holds the guest.
 const NAME: &str = "holds";
+/// More CPUs than any guest has.
+const CPUS: u32 = 4096;
 /// Letters that are kept of a program's arguments.
 const LONGEST: usize = 120;
 
@@ -226,11 +228,12 @@ impl Book {
         }
         for entry in dead.iter().filter(|entry| !entry.stub.is_empty()) {
             // The mode is the stub's, not the connection's.
-            control.stub(&entry.stub, "Qqemu.PhyMemMode:0", "OK")?;
+            control.stub(&entry.stub, &mut |ask| {
+                ask("Qqemu.PhyMemMode:0", "OK").map(drop)
+            })?;
         }
         if let Some(entry) = &debugger {
-            // A gdbstub that is asked why the guest stands takes all breakpoints away.
-            control.stub(&entry.stub, "?", "T05")?;
+            control.stub(&entry.stub, &mut |ask| clear(ask))?;
         }
         self.go_on(control)?;
         Ok(true)
@@ -266,9 +269,27 @@ pub(crate) enum State {
 pub(crate) trait Control {
     fn state(&mut self) -> io::Result<State>;
     fn cont(&mut self) -> io::Result<()>;
-    /// Sends a packet to a gdbstub and waits for an answer that begins so; then the connection is closed, and the guest
-    /// stands still.
-    fn stub(&mut self, address: &str, packet: &str, answer: &str) -> io::Result<()>;
+    /// Connects to a gdbstub, and closes the connection after `talk`; the guest stands still then.
+    fn stub(
+        &mut self,
+        address: &str,
+        talk: &mut dyn FnMut(&mut Ask<'_>) -> io::Result<()>,
+    ) -> io::Result<()>;
+}
+
+/// Sends a packet to a gdbstub and gives its answer: the first one that begins so, or with `E`.
+pub(crate) type Ask<'a> = dyn FnMut(&str, &str) -> io::Result<String> + 'a;
+
+/// Takes all breakpoints away: QEMU does so when it is asked why the guest stands, but only those of the CPU that it is asked of
+/// (`gdb_breakpoint_remove_all`, gdbstub/gdbstub.c@v7.2.0). Detaching takes all, and lets the guest run.
+pub(crate) fn clear(ask: &mut Ask<'_>) -> io::Result<()> {
+    for cpu in 1..=CPUS {
+        if ask(&format!("Hc{cpu:x}"), "OK")?.starts_with('E') {
+            break;
+        }
+        ask("?", "T05")?;
+    }
+    Ok(())
 }
 
 /// Takes a lock file (flock(2)), waiting at most `patience`; `None` where another holds it for longer, or the folder is gone.

@@ -15,14 +15,14 @@ use std::time::{Duration, Instant};
 
 use qapi::qmp::RunState;
 
-use self::book::{Book, Control, Entry, Process, State};
+use self::book::{Ask, Book, Control, Entry, Process, State};
 use crate::error::{At, Error, Result};
 use crate::folder::Record;
 use crate::halt::{Halt, Pauser, Why};
 use crate::machine::Machine;
 use crate::process;
 use crate::qmp::Qmp;
-use crate::rsp;
+use crate::rsp::Rsp;
 use crate::{paths, status};
 
 /// How long another command may be at a guest's record.
@@ -387,11 +387,16 @@ impl Control for Qemu<'_> {
         self.with(Qmp::cont)
     }
 
-    fn stub(&mut self, address: &str, packet: &str, answer: &str) -> io::Result<()> {
+    fn stub(
+        &mut self,
+        address: &str,
+        talk: &mut dyn FnMut(&mut Ask<'_>) -> io::Result<()>,
+    ) -> io::Result<()> {
         let lock = paths::lock(&self.folder.join("gdb.lock"), Duration::ZERO);
         let Ok(Some(_lock)) = lock else {
             return Err(io::ErrorKind::ResourceBusy.into());
         };
-        rsp::ask(address, packet, answer)
+        let mut rsp = Rsp::connect(address)?;
+        talk(&mut |packet, answer| rsp.ask(packet, answer))
     }
 }
