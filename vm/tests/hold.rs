@@ -27,6 +27,13 @@ fn holder() {
         return;
     }
     let machine = Machine::attach("held").unwrap();
+    if let Ok(at) = std::env::var("KLAB_TEST_BREAKPOINT") {
+        let mut debugger = machine.debugger().unwrap();
+        debugger.set(at.parse().unwrap()).unwrap();
+        debugger.run(None).unwrap();
+        println!("holding");
+        std::thread::sleep(Duration::from_secs(600));
+    }
     let hold = machine.hold().unwrap();
     println!("holding");
     let mut word = String::new();
@@ -51,11 +58,16 @@ struct Holder {
 
 impl Holder {
     fn begin() -> Self {
+        Self::with(None)
+    }
+
+    fn with(breakpoint: Option<u64>) -> Self {
         let mut child = Command::new(std::env::current_exe().unwrap())
             .args(["holder", "--exact", "--nocapture"])
             .env(common::CHILD, "holder")
             // A panic that is told with its frames takes seconds to unwind.
             .env("RUST_BACKTRACE", "0")
+            .envs(breakpoint.map(|at| ("KLAB_TEST_BREAKPOINT", at.to_string())))
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
@@ -227,6 +239,45 @@ fn holds_overlap_and_are_told() {
         let hold = machine.hold().unwrap();
         machine.down().unwrap();
         assert!(matches!(hold.end().unwrap_err(), Error::Moved(_)));
+    });
+}
+
+#[test]
+fn breakpoints_end_with_their_debugger() {
+    isolated("breakpoints_end_with_their_debugger", || {
+        let machine = up();
+        let said = machine
+            .agent()
+            .unwrap()
+            .shell("grep ' __x64_sys_sethostname$' /proc/kallsyms");
+        let said = said.unwrap().text();
+        let at = u64::from_str_radix(said.split(' ').next().unwrap(), 16).unwrap();
+        // While it runs, and where it stands at one.
+        for stands in [false, true] {
+            let holder = Holder::with(Some(at));
+            std::thread::scope(|scope| {
+                let run = stands.then(|| {
+                    let machine = &machine;
+                    scope.spawn(|| machine.agent().unwrap().shell("hostname a"))
+                });
+                if stands {
+                    wait("the breakpoint", 20, || !machine.runs().unwrap());
+                }
+                holder.signal(Signal::SIGKILL);
+                holder.ended();
+                wait("the keeper", 20, || {
+                    !machine.run_dir().join("holds").exists()
+                });
+                if let Some(run) = run {
+                    assert!(run.join().unwrap().unwrap().status.success());
+                }
+            });
+            // On each CPU.
+            let line = "for cpu in 1 2; do taskset $cpu hostname b$cpu; done; hostname";
+            let said = machine.agent().unwrap().shell(line).unwrap().text();
+            assert_eq!(said, "b2\n");
+        }
+        machine.down().unwrap();
     });
 }
 
