@@ -6,12 +6,12 @@
 //! VMCOREINFO only where the guest's firmware driver has told QEMU of it.
 
 use std::fs::File;
-use std::io::{self, Write};
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::io;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
-use vm::Registers;
+use vm::{Registers, UserFile};
 
 use crate::cell::check_interrupt;
 use crate::guest::Guest;
@@ -59,25 +59,16 @@ impl Guest {
     /// still meanwhile. What is written can hold passwords and keys: the file is for this user alone.
     ///
     /// # Errors
-    /// When the file cannot be written.
+    /// When the file cannot be written, or is there and no plain file; when the guest did not stand still.
     pub fn dump(&self, to: impl AsRef<Path>) -> Result<Dump> {
-        let to = to.as_ref();
-        let fault =
-            |e: io::Error| Error::io(format!("cannot write the dump {}: {e}", to.display()));
-        let name = to
-            .file_name()
-            .ok_or_else(|| fault(io::ErrorKind::IsADirectory.into()))?;
-        let mut part = name.to_owned();
-        part.push(".part");
-        let part = Unfinished(to.with_file_name(part));
-        let mut options = File::options();
-        options.write(true).create(true).truncate(true).mode(0o600);
-        let file = options.open(&part.0).map_err(fault)?;
+        let part = UserFile::plain(to.as_ref())?;
+        let fault = |error: io::Error| Error::from(part.fault(error));
+        let file = part.file();
         let mut dump = self.paused(|guest| {
             let kernel = guest.kernel()?;
             // One that nobody saved registers of has none.
             let registers = guest.registers().unwrap_or_default();
-            let notes = notes(guest, &kernel, &registers)?;
+            let notes = notes(&kernel, &registers)?;
             let ranges = kernel.space().memory().ranges().to_vec();
             let segments = segments(&kernel, &ranges, notes.len() as u64)?;
             let mut head = header(&segments);
@@ -86,31 +77,20 @@ impl Guest {
             let mut written = head.len() as u64;
             let loads = &segments[segments.len() - ranges.len()..];
             for (range, segment) in ranges.iter().zip(loads) {
-                written += copy(&kernel, range, &file, segment.offset, &fault)?;
+                written += copy(&kernel, range, file, segment.offset, &fault)?;
             }
             let end = loads.last().map_or(0, |last| last.offset + last.len);
             file.set_len(end).map_err(fault)?;
             Ok(Dump {
-                path: to.to_owned(),
+                path: PathBuf::new(),
                 release: kernel.release().to_owned(),
                 memory: ranges.iter().map(|range| range.len).sum(),
                 written,
                 cpus: registers.len(),
             })
         })?;
-        (&file).flush().map_err(fault)?;
-        std::fs::rename(&part.0, to).map_err(fault)?;
-        dump.path = std::fs::canonicalize(to).map_err(fault)?;
+        dump.path = part.place()?;
         Ok(dump)
-    }
-}
-
-/// A file that is removed where it was not renamed.
-struct Unfinished(PathBuf);
-
-impl Drop for Unfinished {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_file(&self.0);
     }
 }
 
@@ -158,12 +138,15 @@ fn runs(bytes: &[u8]) -> impl Iterator<Item = (bool, &[u8])> {
 }
 
 /// A note for each CPU, and VMCOREINFO.
-fn notes(guest: &Guest, kernel: &Kernel, registers: &[Registers]) -> Result<Vec<u8>> {
+///
+/// A CPU's number is one less than its `pr_pid`, as QEMU's own dumps have it (`x86_64_write_elf64_note`,
+/// target/i386/arch_dump.c): drgn finds the CPUs of a kernel that has not crashed by that (`libdrgn/stack_trace.c`), and gdb
+/// shows as many threads as there are different ones. The task that a CPU ran is in memory.
+fn notes(kernel: &Kernel, registers: &[Registers]) -> Result<Vec<u8>> {
     let mut notes = Vec::new();
     for registers in registers {
         let mut status = vec![0; PRSTATUS];
-        // A CPU that is not up runs no task.
-        let pid = guest.current(registers.cpu).map_or(0, |task| task.pid);
+        let pid = registers.cpu.saturating_add(1);
         status[PRSTATUS_PID..PRSTATUS_PID + 4].copy_from_slice(&pid.to_le_bytes());
         for (slot, word) in registers.user().iter().enumerate() {
             let at = PRSTATUS_REGISTERS + slot * 8;
@@ -336,7 +319,7 @@ mod tests {
         std::fs::create_dir(&to).unwrap();
         std::fs::write(to.join("x"), "").unwrap();
         let said = guest.dump(&to).unwrap_err().to_string();
-        assert!(said.contains("cannot write the dump"), "{said}");
+        assert!(said.contains("it is a folder"), "{said}");
         assert!(guest.dump("/").is_err());
         assert!(guest.dump(folder.path().join("no/such")).is_err());
         assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use vm::agent::Client;
-use vm::{Machine, Registers};
+use vm::{Hold, Machine, Registers};
 
 use crate::kernel::Kernel;
 use crate::memory::vmcore::Core;
@@ -49,11 +49,11 @@ struct Running {
     generation: u64,
 }
 
-/// How many calls of `paused` are under way, and whether the last one lets the CPUs go on.
+/// How many calls of `paused` are under way, and what holds the guest for them.
 #[derive(Debug, Default)]
 struct Pauses {
     depth: u32,
-    resume: bool,
+    hold: Option<Hold>,
     /// What holds the guest, where that is not its machine.
     held: Option<Arc<dyn PhysMemory>>,
 }
@@ -193,18 +193,22 @@ impl Guest {
         Ok(self.machine()?.reset()?)
     }
 
-    /// Runs `work` while the guest's CPUs stand still; they go on afterwards, also after a panic of `work`, unless they
-    /// stood still before. Calls may nest. The guest's memory does not change meanwhile.
+    /// Runs `work` while the guest's CPUs stand still; they go on afterwards, also after a panic of `work` and when this
+    /// process is killed, unless they stood still before. Calls may nest. The guest's memory does not change meanwhile.
     ///
     /// A dump or a fake kernel is still by itself: there `work` just runs.
     ///
     /// # Errors
-    /// When the machine does not answer, or the guest is a bare RAM file that something else may write to.
+    /// When the machine does not answer, or the guest is a bare RAM file that something else may write to; when the guest was
+    /// reset or let go on while `work` ran.
     pub fn paused<T>(&self, work: impl FnOnce(&Self) -> Result<T>) -> Result<T> {
         let pause = Pause::begin(self)?;
         let done = work(self);
-        pause.end()?;
-        done
+        let ended = pause.end();
+        // What went wrong first is what is told.
+        let done = done?;
+        ended?;
+        Ok(done)
     }
 
     fn pauses(&self) -> MutexGuard<'_, Pauses> {
@@ -288,7 +292,6 @@ fn settled(machine: &Machine) -> Result<u64> {
 /// One call of `paused` that is under way. Dropped without `end` when the work panicked.
 pub(crate) struct Pause<'a> {
     guest: &'a Guest,
-    machine: Option<Machine>,
     open: bool,
 }
 
@@ -313,19 +316,12 @@ impl<'a> Pause<'a> {
             if memory.hold(true)? {
                 pauses.held = Some(memory);
             } else {
-                pauses.resume = machine.runs()?;
-                if pauses.resume {
-                    machine.pause()?;
-                }
+                pauses.hold = Some(machine.hold()?);
             }
         }
         pauses.depth += 1;
         drop(pauses);
-        Ok(Self {
-            guest,
-            machine,
-            open: true,
-        })
+        Ok(Self { guest, open: true })
     }
 
     pub(crate) fn end(mut self) -> Result<()> {
@@ -342,10 +338,7 @@ impl<'a> Pause<'a> {
         if let Some(memory) = pauses.held.take() {
             return memory.hold(false).map(drop);
         }
-        match &self.machine {
-            Some(machine) if pauses.resume => Ok(machine.resume()?),
-            _ => Ok(()),
-        }
+        pauses.hold.take().map_or(Ok(()), |hold| Ok(hold.end()?))
     }
 }
 

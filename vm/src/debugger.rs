@@ -1,18 +1,18 @@
 //! QEMU's gdbstub: stops the guest where one of its CPUs reaches an address.
 //!
 //! Of the remote serial protocol only what that needs. Its breakpoints are in QEMU (the translator's, or the
-//! processor's own under KVM): nothing is written into the guest. QEMU keeps them when its client dies, so a file
-//! in the run folder says that there may be some, and [`Machine::resume`](crate::Machine::resume) takes them away.
+//! processor's own under KVM): nothing is written into the guest. QEMU keeps them when its client dies, so the client stands in
+//! the record of those who stop the guest, and what it leaves is taken away when it is gone.
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::{self, ErrorKind};
-use std::os::unix::net::UnixStream;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use nix::fcntl::Flock;
 
 use crate::error::{At, Error, Result};
+use crate::lease::{Stopper, book::clear};
 use crate::paths;
 use crate::registers::Registers;
 use crate::rsp::{Rsp, Stream, packet};
@@ -21,6 +21,8 @@ use crate::rsp::{Rsp, Stream, packet};
 const LONGEST: usize = 64 << 10;
 /// How long QEMU may take to answer.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// How long a guest that runs may take to stop.
+const STOPS: Duration = Duration::from_secs(2);
 /// What asks to stop.
 const BREAK: u8 = 3;
 /// `GDB_SIGNAL_TRAP`: a breakpoint, or one step.
@@ -43,7 +45,7 @@ pub struct Stop {
 pub struct Debugger {
     rsp: Rsp,
     runs: bool,
-    mark: PathBuf,
+    stopper: Stopper,
     /// Held for its life.
     _lock: Flock<File>,
 }
@@ -55,25 +57,23 @@ impl Debugger {
         Self::connect(folder, lock)
     }
 
-    /// Ends what a process that is gone left: its breakpoints, and the guest's standing at one.
-    pub(crate) fn clear_away(folder: &Path) -> Result<()> {
-        if mark(folder).exists()
-            && let Some(lock) = paths::lock(&folder.join("gdb.lock"), Duration::ZERO)?
-        {
-            drop(Self::connect(folder, lock)?);
-        }
-        Ok(())
-    }
-
     /// Connecting stops the guest.
     fn connect(folder: &Path, lock: Flock<File>) -> Result<Self> {
-        let (socket, mark) = (folder.join("gdb"), mark(folder));
-        fs::write(&mark, "").at("write", &mark)?;
-        let stream = UnixStream::connect(&socket).at("connect to", &socket)?;
+        let socket = folder.join("gdb");
+        let address = socket.to_string_lossy();
+        let stopper = Stopper::begin(folder, &address)?;
+        let stream = match Stream::connect(&address) {
+            Ok(stream) => stream,
+            Err(error) => {
+                // The first error is the one to tell.
+                let _ = stopper.end(|_| Ok(()));
+                return Err(error).at("connect to", &socket);
+            }
+        };
         let mut debugger = Self {
-            rsp: Rsp::new(Stream::Unix(stream), LONGEST),
+            rsp: Rsp::new(stream, LONGEST),
             runs: false,
-            mark,
+            stopper,
             _lock: lock,
         };
         // Why it stands; a gdbstub that is asked takes all breakpoints away. Before that it may say that it stopped.
@@ -93,19 +93,22 @@ impl Debugger {
         self.done(&format!("Z1,{address:x},1"))
     }
 
-    /// Lets the guest run. A CPU that stands at a breakpoint passes it.
+    /// Lets the guest run, once nobody else holds it. A CPU that stands at a breakpoint passes it.
     ///
     /// # Errors
     /// When QEMU does not answer.
     pub fn run(&mut self, from: Option<Stop>) -> Result<()> {
-        if let Some(stop) = from.filter(|stop| stop.breakpoint) {
-            // One step of that CPU, for which its breakpoints do not count; the others stand.
-            self.send(&format!("vCont;s:{:x}", stop.cpu + 1))?;
-            if self.stop(PATIENCE)?.is_none() {
-                return Err(Error::Debugger("a step does not end".to_owned()));
+        let Self { rsp, stopper, .. } = self;
+        stopper.run(|| {
+            if let Some(stop) = from.filter(|stop| stop.breakpoint) {
+                // One step of that CPU, for which its breakpoints do not count; the others stand.
+                send(rsp, &format!("vCont;s:{:x}", stop.cpu + 1))?;
+                if stop_of(rsp, PATIENCE)?.is_none() {
+                    return Err(Error::Debugger("a step does not end".to_owned()));
+                }
             }
-        }
-        self.send("c")?;
+            send(rsp, "c")
+        })?;
         self.runs = true;
         Ok(())
     }
@@ -116,7 +119,8 @@ impl Debugger {
     /// When QEMU ends, as it does when the guest is reset.
     pub fn wait(&mut self, patience: Duration) -> Result<Option<Stop>> {
         let stop = self.stop(patience)?;
-        self.runs = self.runs && stop.is_none();
+        // After another's pause it goes on by itself.
+        self.runs = self.runs && !stop.is_some_and(|stop| stop.breakpoint);
         Ok(stop)
     }
 
@@ -152,45 +156,57 @@ impl Debugger {
             .ok_or_else(|| Error::Debugger(format!("no answer to `{packet}`")))
     }
 
-    /// The next stop reply: `T05thread:01;`.
     fn stop(&mut self, patience: Duration) -> Result<Option<Stop>> {
-        let until = Instant::now() + patience;
-        loop {
-            let left = until.saturating_duration_since(Instant::now());
-            let Some(packet) = self.packet(left)? else {
-                return Ok(None);
-            };
-            let signal = packet
-                .strip_prefix(['T', 'S'])
-                .and_then(|rest| u8::from_str_radix(rest.get(..2)?, 16).ok());
-            let thread = packet
-                .split_once("thread:")
-                .and_then(|(_, rest)| u32::from_str_radix(rest.split([';', '.']).next()?, 16).ok());
-            if let Some(signal) = signal {
-                return Ok(Some(Stop {
-                    cpu: thread.unwrap_or(1).saturating_sub(1),
-                    breakpoint: signal == TRAP,
-                }));
-            }
-            if packet.starts_with(['W', 'X']) {
-                return Err(Error::Debugger("the guest ended".to_owned()));
-            }
-        }
+        stop_of(&mut self.rsp, patience)
     }
 
     fn send(&mut self, data: &str) -> Result<()> {
-        self.rsp.send(packet(data).as_bytes()).map_err(failed)
+        send(&mut self.rsp, data)
     }
 
-    /// The next packet, acknowledged, since a break would be taken for the acknowledgement; `None` when none comes within
-    /// `patience`.
     fn packet(&mut self, patience: Duration) -> Result<Option<String>> {
-        let got = self.rsp.packet(Instant::now() + patience).map_err(failed)?;
-        if got.is_some() {
-            self.rsp.send(b"+").map_err(failed)?;
-        }
-        Ok(got.map(|data| String::from_utf8_lossy(&data).into_owned()))
+        packet_of(&mut self.rsp, patience)
     }
+}
+
+/// The next stop reply: `T05thread:01;`.
+fn stop_of(rsp: &mut Rsp, patience: Duration) -> Result<Option<Stop>> {
+    let until = Instant::now() + patience;
+    loop {
+        let left = until.saturating_duration_since(Instant::now());
+        let Some(packet) = packet_of(rsp, left)? else {
+            return Ok(None);
+        };
+        let signal = packet
+            .strip_prefix(['T', 'S'])
+            .and_then(|rest| u8::from_str_radix(rest.get(..2)?, 16).ok());
+        let thread = packet
+            .split_once("thread:")
+            .and_then(|(_, rest)| u32::from_str_radix(rest.split([';', '.']).next()?, 16).ok());
+        if let Some(signal) = signal {
+            return Ok(Some(Stop {
+                cpu: thread.unwrap_or(1).saturating_sub(1),
+                breakpoint: signal == TRAP,
+            }));
+        }
+        if packet.starts_with(['W', 'X']) {
+            return Err(Error::Debugger("the guest ended".to_owned()));
+        }
+    }
+}
+
+fn send(rsp: &mut Rsp, data: &str) -> Result<()> {
+    rsp.send(packet(data).as_bytes()).map_err(failed)
+}
+
+/// The next packet, acknowledged, since a break would be taken for the acknowledgement; `None` when none comes within
+/// `patience`.
+fn packet_of(rsp: &mut Rsp, patience: Duration) -> Result<Option<String>> {
+    let got = rsp.packet(Instant::now() + patience).map_err(failed)?;
+    if got.is_some() {
+        rsp.send(b"+").map_err(failed)?;
+    }
+    Ok(got.map(|data| String::from_utf8_lossy(&data).into_owned()))
 }
 
 fn failed(error: io::Error) -> Error {
@@ -204,25 +220,26 @@ fn gone() -> Error {
     Error::Debugger("QEMU ended: the guest was reset or taken down".to_owned())
 }
 
-/// Says that there may be breakpoints.
-fn mark(folder: &Path) -> PathBuf {
-    folder.join("gdb.used")
-}
-
 impl Drop for Debugger {
     fn drop(&mut self) {
-        let detached = (|| {
-            if self.runs {
-                self.rsp.send(&[BREAK]).map_err(failed)?;
-                self.stop(PATIENCE)?;
+        let Self {
+            rsp, runs, stopper, ..
+        } = self;
+        // Else QEMU is gone, or the keeper does it.
+        let _ = stopper.end(|go_on| {
+            if *runs {
+                rsp.send(&[BREAK]).map_err(failed)?;
+                // One that another has paused does not say that it stops.
+                stop_of(rsp, STOPS)?;
             }
-            // Takes the breakpoints away and lets it run.
-            self.done("D")
-        })();
-        // Else QEMU is gone, or the next `resume` does it.
-        if detached.is_ok() {
-            let _ = fs::remove_file(&self.mark);
-        }
+            // Both take the breakpoints away; the first lets the guest run.
+            if go_on {
+                send(rsp, "D")?;
+                packet_of(rsp, PATIENCE).map(drop)
+            } else {
+                clear(&mut |packet, answer| rsp.ask(packet, answer)).map_err(failed)
+            }
+        });
     }
 }
 
@@ -272,13 +289,13 @@ mod tests {
             Debugger::attach(folder.path(), "x"),
             Err(Error::DebuggerTaken(_))
         ));
-        assert!(folder.path().join("gdb.used").exists());
+        assert!(folder.path().join("holds").exists());
         debugger.set(0xffff_ffff_8100_0000).unwrap();
         debugger.run(None).unwrap();
         assert_eq!(debugger.wait(Duration::from_millis(20)).unwrap(), None);
         drop(debugger);
         served.join().unwrap();
-        assert!(!folder.path().join("gdb.used").exists());
+        assert!(!folder.path().join("holds").exists());
     }
 
     #[test]

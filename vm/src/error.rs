@@ -3,6 +3,8 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use crate::halt::Halt;
+
 /// Result of everything in this crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
@@ -19,6 +21,14 @@ pub enum Error {
         path: PathBuf,
         /// What the system said.
         source: io::Error,
+    },
+    /// A file that the user named.
+    #[error("cannot write {}: {why}", path.display())]
+    NotWritable {
+        /// As it was named.
+        path: PathBuf,
+        /// Why.
+        why: String,
     },
     /// A file system has no room left.
     #[error("the disk that holds {} is full ({need} needed): free some space there, or set {variable} to a folder with room", path.display())]
@@ -137,9 +147,19 @@ pub enum Error {
         "another cell or command waits for the guest `{0}` to reach a place in its kernel: end that first"
     )]
     DebuggerTaken(String),
-    /// The guest stands still already.
-    #[error("the guest `{0}` is paused: `klab resume {0}` first")]
-    Paused(String),
+    /// The guest does not run.
+    #[error("{0}")]
+    Halted(Halt),
+    /// A guest that was held still has not stood still all the while.
+    #[error(
+        "the guest `{0}` was reset or let go on while it was to stand still: what was read of it may not belong together"
+    )]
+    Moved(String),
+    /// The process that ends a hold where its holder cannot.
+    #[error(
+        "the guest is not held still, since nobody would let it go on if this process were killed: the keeper does not start ({0})"
+    )]
+    Keeper(String),
     /// QEMU's gdbstub.
     #[error("QEMU's gdbstub does not do as it should ({0}): `klab resume` lets the guest go on")]
     Debugger(String),

@@ -1,22 +1,21 @@
 //! QEMU's gdbstub: guest-physical memory by the remote protocol of gdb, with a bound on every wait and every answer.
 //!
-//! The guest's CPUs stand still from the connection on, and go on at its end if they ran before. What is asked is sent
+//! The guest's CPUs stand still for as long as it is connected: it has a hold of them. What is asked is sent
 //! ahead of the answers: QEMU takes the start of a packet for the acknowledgement of its last one (`gdb_read_byte()` in its
 //! gdbstub), and answers in order.
 
 use std::fs::File;
 use std::io;
-use std::net::{TcpStream, ToSocketAddrs};
-use std::path::Path;
 use std::time::{Duration, Instant};
 
 use nix::fcntl::Flock;
 
 use crate::error::{Error, Result};
+use crate::lease::Hold;
 use crate::machine::Machine;
 use crate::memory::Memory;
+use crate::paths;
 use crate::rsp::{Rsp, Stream, packet};
-use crate::{paths, unix};
 
 /// How long an answer may take.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -32,8 +31,7 @@ const LONGEST: usize = (64 << 10) + AHEAD * 2 * CHUNK;
 pub struct Gdb {
     rsp: Rsp,
     address: String,
-    /// Whether the guest ran before.
-    ran: bool,
+    hold: Option<Hold>,
     _lock: Option<Flock<File>>,
 }
 
@@ -49,10 +47,9 @@ impl Machine {
         };
         let lock = paths::lock(&self.run_dir().join("gdb.lock"), Duration::from_secs(10))?
             .ok_or_else(|| Error::Busy(address.clone().into()))?;
-        // Under the lock: another client of ours may hold the guest for a moment.
-        let ran = self.runs()?;
+        let hold = self.hold_by(&address)?;
         let mut gdb = Gdb::connect(&address, Some(lock))?;
-        gdb.ran = ran;
+        gdb.hold = Some(hold);
         Ok(gdb)
     }
 }
@@ -60,18 +57,11 @@ impl Machine {
 impl Gdb {
     /// Connects to a gdbstub, a Unix socket or `host:port`, and makes it give physical memory.
     fn connect(address: &str, lock: Option<Flock<File>>) -> Result<Self> {
-        let failed = |error: io::Error| fault(address, &error);
-        let stream = if address.contains('/') {
-            Stream::Unix(unix::connect(Path::new(address), PATIENCE).map_err(failed)?)
-        } else {
-            let known = address.to_socket_addrs().map_err(failed)?.next();
-            let to = known.ok_or_else(|| failed(io::ErrorKind::NotFound.into()))?;
-            Stream::Tcp(TcpStream::connect_timeout(&to, PATIENCE).map_err(failed)?)
-        };
+        let stream = Stream::connect(address).map_err(|error| fault(address, &error))?;
         let mut gdb = Self {
             rsp: Rsp::new(stream, LONGEST),
             address: address.to_owned(),
-            ran: false,
+            hold: None,
             _lock: lock,
         };
         match gdb.ask("Qqemu.PhyMemMode:1")?.as_slice() {
@@ -136,17 +126,16 @@ impl Gdb {
         Ok(found)
     }
 
-    /// Ends the connection; the guest goes on, if it ran before.
+    /// Ends the connection; the guest goes on, if nobody else holds it.
     ///
     /// # Errors
-    /// When QEMU does not answer.
+    /// When QEMU does not answer, or the guest did not stand still.
     pub fn end(mut self) -> Result<()> {
-        // The mode is the stub's, not the connection's.
+        // The mode is the stub's, not the connection's. No detaching, which would let the guest go on under others.
         self.ask("Qqemu.PhyMemMode:0")?;
-        if self.ran {
-            self.ask("D")?;
-        }
-        Ok(())
+        let Self { rsp, hold, .. } = self;
+        drop(rsp);
+        hold.map_or(Ok(()), Hold::end)
     }
 
     fn ask(&mut self, what: &str) -> Result<Vec<u8>> {

@@ -164,7 +164,12 @@ fn answering(folder: &Path, patience: Duration) -> Result<()> {
     loop {
         match agent::Client::connect(folder, Duration::from_secs(1)) {
             Ok(_) => return Ok(()),
-            Err(agent::Error::Silent(_) | agent::Error::Gone | agent::Error::NoGuest { .. }) => {}
+            Err(
+                agent::Error::Silent(_)
+                | agent::Error::Halted(_)
+                | agent::Error::Gone
+                | agent::Error::NoGuest { .. },
+            ) => {}
             Err(error) => return Err(error.into()),
         }
         if !process::any(folder) {

@@ -13,6 +13,7 @@ use crate::folder::{self, FORMAT, Meta, Record};
 use crate::initramfs;
 use crate::kernels::{Kernel, KernelChoice};
 use crate::launch::{Launch, Owner};
+use crate::lease;
 use crate::memory::Memory;
 use crate::nic::Cable;
 use crate::process::{self, Identity};
@@ -111,7 +112,11 @@ impl Machine {
             let _ = folder::remove(&folder);
         }
         drop(lock);
-        made.map(|meta| Self::of(folder, Record::Own(meta)))
+        let machine = Self::of(folder, Record::Own(made?));
+        if options.start == Start::Held {
+            machine.pause()?;
+        }
+        Ok(machine)
     }
 
     pub(crate) fn of(folder: PathBuf, record: Record) -> Self {
@@ -145,7 +150,10 @@ impl Machine {
                     known: folder::names(),
                 })
             }
-            Some(record) => Ok(Self { folder, record }),
+            Some(record) => {
+                lease::mend(&folder);
+                Ok(Self { folder, record })
+            }
             None => Err(Error::UnknownGuest {
                 name: name.to_owned(),
                 known: folder::names(),
@@ -263,14 +271,6 @@ impl Machine {
         folder::set_generation(&self.folder, generation.wrapping_add(1))
     }
 
-    /// Stops its CPUs.
-    ///
-    /// # Errors
-    /// When QEMU does not answer.
-    pub fn pause(&self) -> Result<()> {
-        self.qmp()?.stop()
-    }
-
     /// Whether its CPUs run: they do not when it is paused, panicked or powered off.
     ///
     /// # Errors
@@ -279,26 +279,16 @@ impl Machine {
         Ok(self.qmp()?.status()? == RunState::running)
     }
 
-    /// Lets its CPUs go on. One that panicked or powered off stays as it is: reset it. Breakpoints of a process that is
-    /// gone are taken away first.
-    ///
-    /// # Errors
-    /// When QEMU does not answer or refuses.
-    pub fn resume(&self) -> Result<()> {
-        self.alive()?;
-        Debugger::clear_away(&self.folder)?;
-        self.qmp()?.cont()
-    }
-
     /// Stops the guest, to be stopped again where its CPUs reach certain addresses; for one holder at a time. It runs
     /// when it is told to, and when this is dropped.
     ///
     /// # Errors
-    /// [`Error::Paused`] when it stands still already, [`Error::DebuggerTaken`], [`Error::Dead`].
+    /// [`Error::Halted`] when it stands still already, [`Error::DebuggerTaken`], [`Error::Dead`].
     pub fn debugger(&self) -> Result<Debugger> {
         let name = &self.own("so klab does not know its gdbstub")?.name;
-        if !self.runs()? {
-            return Err(Error::Paused(name.clone()));
+        self.alive()?;
+        if let Some(halt) = lease::Open::of(&self.folder)?.halt()? {
+            return Err(Error::Halted(halt));
         }
         Debugger::attach(&self.folder, name)
     }
@@ -365,6 +355,10 @@ impl Machine {
     pub fn agent(&self) -> Result<agent::Client> {
         self.own("so no agent of klab's runs in it: `klab up` starts one that has it")?;
         self.alive()?;
+        // One that somebody only reads goes on in a moment.
+        if let Some(halt) = lease::halt(&self.folder).filter(|halt| !halt.passes()) {
+            return Err(Error::Halted(halt));
+        }
         Ok(agent::Client::connect(
             &self.folder,
             Duration::from_secs(10),
@@ -386,7 +380,7 @@ impl Machine {
         Qmp::connect(&self.folder)
     }
 
-    fn alive(&self) -> Result<()> {
+    pub(crate) fn alive(&self) -> Result<()> {
         if self.lives() {
             return Ok(());
         }

@@ -14,6 +14,7 @@ use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{At, Error, Result};
+use crate::lease::book::{Process, start_of};
 
 /// How often a process without a command line is looked at, 1 ms apart: longer than an `execve` takes.
 const EXEC_LOOKS: u32 = 100;
@@ -51,16 +52,10 @@ impl Identity {
     }
 }
 
-/// When a process started; `None` for one that is gone or a zombie.
-fn start_of(pid: u32) -> Option<u64> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // The name is in brackets and may hold anything, brackets and blanks too.
-    let mut fields = stat.rsplit_once(')')?.1.split_ascii_whitespace();
-    let state = fields.next()?;
-    if matches!(state, "Z" | "X") {
-        return None;
+impl From<Identity> for Process {
+    fn from(Identity { pid, start }: Identity) -> Self {
+        Self { pid, start }
     }
-    fields.nth(18)?.parse().ok()
 }
 
 /// Whether `pid` is the QEMU of the guest in `folder`: its command line names that folder's pid file, which no

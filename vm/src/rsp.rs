@@ -2,18 +2,35 @@
 //! modulo 256. Every wait and every answer is bounded.
 
 use std::io::{self, ErrorKind, Read, Write};
-use std::net::TcpStream;
+use std::net::{TcpStream, ToSocketAddrs};
 use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::time::{Duration, Instant};
+
+use crate::unix;
 
 /// How long the other end may take to take what is sent.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// Bytes that may come before an answer that is waited for.
+const LONGEST: usize = 64 << 10;
 
 /// What a connection goes over.
 #[derive(Debug)]
 pub(crate) enum Stream {
     Unix(UnixStream),
     Tcp(TcpStream),
+}
+
+impl Stream {
+    /// A connection to a gdbstub: a Unix socket's path, or `host:port`.
+    pub(crate) fn connect(address: &str) -> io::Result<Self> {
+        if address.contains('/') {
+            return Ok(Self::Unix(unix::connect(Path::new(address), PATIENCE)?));
+        }
+        let known = address.to_socket_addrs()?.next();
+        let to = known.ok_or(ErrorKind::NotFound)?;
+        Ok(Self::Tcp(TcpStream::connect_timeout(&to, PATIENCE)?))
+    }
 }
 
 /// A connection to a gdbstub.
@@ -47,6 +64,25 @@ impl Rsp {
             Stream::Tcp(stream) => stream
                 .set_write_timeout(Some(PATIENCE))
                 .and_then(|()| stream.write_all(bytes)),
+        }
+    }
+
+    /// Over a connection to the gdbstub at `address`.
+    pub(crate) fn connect(address: &str) -> io::Result<Self> {
+        Ok(Self::new(Stream::connect(address)?, LONGEST))
+    }
+
+    /// Sends a packet and gives its answer: the first one that begins so, or with `E`.
+    pub(crate) fn ask(&mut self, data: &str, answer: &str) -> io::Result<String> {
+        self.send(packet(data).as_bytes())?;
+        let until = Instant::now() + PATIENCE;
+        loop {
+            let got = self.packet(until)?.ok_or(ErrorKind::TimedOut)?;
+            let got = String::from_utf8_lossy(&got).into_owned();
+            if got.starts_with(answer) || got.starts_with('E') {
+                self.send(b"+")?;
+                return Ok(got);
+            }
         }
     }
 

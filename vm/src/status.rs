@@ -9,12 +9,12 @@ use serde::{Deserialize, Serialize};
 
 use crate::adopt::Adopted;
 use crate::agent;
-use crate::error::Error;
 use crate::folder::{Meta, Record};
+use crate::halt::{Halt, Why};
 use crate::launch;
+use crate::lease::Open;
 use crate::process;
 use crate::qemu::Accel;
-use crate::qmp::Qmp;
 
 /// A guest as it is now.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -108,10 +108,9 @@ fn attached(folder: &Path, adopted: &Adopted) -> Status {
                 adopted.name
             )),
         ),
-        Some(_) => match Qmp::connect(folder).and_then(|mut qmp| qmp.status()) {
-            Ok(RunState::running) => (State::Running, None),
-            Ok(RunState::shutdown) => (State::PoweredOff, None),
-            Ok(state) => halted(state),
+        Some(_) => match Open::of(folder).and_then(|mut open| open.standing()) {
+            Ok((state, Some(halt))) => halted(state, &halt),
+            Ok((_, None)) => (State::Running, None),
             Err(error) => (State::Unreachable, Some(error.to_string())),
         },
     };
@@ -131,22 +130,43 @@ fn attached(folder: &Path, adopted: &Adopted) -> Status {
     }
 }
 
-/// A machine whose CPUs stand still.
-fn halted(state: RunState) -> (State, Option<String>) {
-    match state {
-        RunState::paused => (State::Paused, None),
-        RunState::guest_panicked => (State::Panicked, None),
-        RunState::prelaunch
-        | RunState::inmigrate
-        | RunState::restore_vm
-        | RunState::postmigrate => (State::Starting, None),
-        other => (
-            State::Failed,
-            Some(format!(
-                "QEMU stopped it ({})",
-                format!("{other:?}").replace('_', " ")
-            )),
+/// A machine whose CPUs stand still, and what is to be said of it.
+fn halted(state: RunState, halt: &Halt) -> (State, Option<String>) {
+    let said = format!("{}: {}", halt.why, halt.cure());
+    match &halt.why {
+        Why::Paused(None)
+            if matches!(
+                state,
+                RunState::prelaunch
+                    | RunState::inmigrate
+                    | RunState::restore_vm
+                    | RunState::postmigrate
+            ) =>
+        {
+            (State::Starting, None)
+        }
+        Why::Paused(_) | Why::Held(_) => (State::Paused, Some(said)),
+        Why::Panicked(line) => (State::Panicked, line.clone()),
+        Why::PoweredOff => (State::PoweredOff, Some("it powered itself off".to_owned())),
+        Why::Rebooted => (
+            State::Rebooted,
+            Some("it was held when it rebooted".to_owned()),
         ),
+        Why::Failed(state) => (State::Failed, Some(format!("QEMU stopped it ({state})"))),
+    }
+}
+
+/// Why a guest in this state cannot go on; `None` if it can.
+pub(crate) fn ended(folder: &Path, state: RunState) -> Option<Why> {
+    match state {
+        RunState::guest_panicked => Some(Why::Panicked(panic_line(folder))),
+        RunState::shutdown => Some(stopped(folder)),
+        RunState::internal_error
+        | RunState::io_error
+        | RunState::suspended
+        | RunState::watchdog
+        | RunState::colo => Some(Why::Failed(format!("{state:?}").replace('_', " "))),
+        _ => None,
     }
 }
 
@@ -187,55 +207,39 @@ fn own(folder: &Path, meta: &Meta) -> Status {
 }
 
 fn live(folder: &Path) -> (State, Option<String>) {
-    let state = match Qmp::connect(folder).and_then(|mut qmp| qmp.status()) {
-        Ok(state) => state,
-        Err(_) if process::recorded(folder).is_none() => {
-            return (
-                State::Dead,
-                Some(format!("QEMU ended: {}", launch::last_words(folder))),
-            );
-        }
-        Err(error @ Error::Busy(_)) => return (State::Unreachable, Some(error.to_string())),
-        Err(error) => return (State::Unreachable, Some(error.to_string())),
-    };
-    match state {
-        RunState::running => match agent::Client::connect(folder, SILENCE) {
+    match Open::of(folder).and_then(|mut open| open.standing()) {
+        Ok((state, Some(halt))) => halted(state, &halt),
+        Ok((_, None)) => match agent::Client::connect(folder, SILENCE) {
             Ok(_) | Err(agent::Error::Busy) => (State::Running, None),
-            // A kernel that is told not to reboot spins when it has panicked.
-            Err(error) => match panic_line(folder) {
-                Some(line) => (State::Panicked, Some(line)),
-                None => (State::Hung, Some(format!("its CPUs run but {error}"))),
-            },
+            // It was stopped in the meantime, or its kernel spins after a panic.
+            Err(agent::Error::Halted(halt)) => halted(RunState::running, &halt),
+            Err(error) => (State::Hung, Some(format!("its CPUs run but {error}"))),
         },
-        RunState::debug => (
-            State::Paused,
-            Some("stopped at a packet; `klab resume` lets it go on".to_owned()),
+        Err(_) if process::recorded(folder).is_none() => (
+            State::Dead,
+            Some(format!("QEMU ended: {}", launch::last_words(folder))),
         ),
-        RunState::guest_panicked => (State::Panicked, panic_line(folder)),
-        RunState::shutdown => stopped(folder),
-        other => halted(other),
+        Err(error) => (State::Unreachable, Some(error.to_string())),
     }
 }
 
 /// A guest that ended by itself. QEMU traces a power-off; a reboot that `-action` turns into a stop it does not
 /// (`qemu_system_shutdown_request`, `qemu_system_reset_request`, softmmu/runstate.c@v7.2.0).
-fn stopped(folder: &Path) -> (State, Option<String>) {
+fn stopped(folder: &Path) -> Why {
     let log = launch::tail(&folder.join("qemu.log"));
-    if log.contains("qemu_system_shutdown_request") {
-        return (State::PoweredOff, Some("it powered itself off".to_owned()));
+    // Of one that klab did not start there is no log.
+    if log.contains("qemu_system_shutdown_request") || !folder.join("meta.json").exists() {
+        return Why::PoweredOff;
     }
     // Without its pvpanic module a kernel that panics reboots.
     match panic_line(folder) {
-        Some(line) => (State::Panicked, Some(line)),
-        None => (
-            State::Rebooted,
-            Some("it was held when it rebooted".to_owned()),
-        ),
+        Some(line) => Why::Panicked(Some(line)),
+        None => Why::Rebooted,
     }
 }
 
 /// What the kernel said when it panicked.
-fn panic_line(folder: &Path) -> Option<String> {
+pub(crate) fn panic_line(folder: &Path) -> Option<String> {
     const WORDS: &str = "Kernel panic - not syncing";
     let console = launch::tail(&folder.join("serial.log"));
     let line = console

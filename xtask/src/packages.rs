@@ -61,6 +61,11 @@ pub(crate) const TESTS: &[Package] = &[
         why: "reads and compresses klab's dumps",
         sign: Sign::Program("makedumpfile"),
     },
+    Package {
+        name: "gdb",
+        why: "reads klab's dumps",
+        sign: Sign::Program("gdb"),
+    },
 ];
 
 impl Package {

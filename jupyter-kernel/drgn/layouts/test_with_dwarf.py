@@ -1,6 +1,11 @@
 """What drgn does on klab's reader once it has a vmlinux with DWARF: source lines, locals, the types of all variables."""
 
+import os
+
+import drgn
 import pytest
+from drgn.helpers.linux.percpu import per_cpu
+from drgn.helpers.linux.sched import cpu_curr
 
 
 @pytest.fixture(scope="module")
@@ -24,3 +29,21 @@ def test_locals_of_frames(prog):
 def test_variables_without_a_type_in_btf(prog):
     assert prog["rcu_state"].gp_seq.value_() > 0
     assert prog["jiffies"].value_() > 0
+
+
+def test_drgn_alone_traces_the_cpus_of_a_dump(run, kernel, by_btf, tmp_path):
+    core = tmp_path / "core"
+    run("dump", f"layouts-{os.getpid()}", str(core))
+    prog = drgn.Program()
+    prog.set_core_dump(core)
+    prog.load_debug_info([run("vmlinux", "--kernel", kernel).strip()])
+    for cpu in 0, 1:
+        # Its registers are in the file, and are those of this CPU: its stack pointer or its per-CPU area says so.
+        task = cpu_curr(prog, cpu)
+        frames = prog.stack_trace(task)
+        assert len(frames) > 0
+        current = per_cpu(prog["current_task"], cpu) if "current_task" in prog else None
+        assert current is None or current == task
+        sp, stack = frames[0].sp, task.stack.value_()
+        user = frames[0].pc < 1 << 47
+        assert user or stack <= sp < stack + (16 << 10) or frames[0].interrupted

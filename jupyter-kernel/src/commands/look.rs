@@ -1,9 +1,11 @@
 //! The commands that read a guest's memory: each reads one value and shows its faces.
 
 use std::collections::BTreeMap;
+use std::io::Write;
 use std::sync::{Mutex, PoisonError};
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Result, bail};
+use probes::cell::check_interrupt;
 use probes::guest::Guest;
 use probes::kernel::Kernel;
 use probes::kernel::btf::Declaration;
@@ -12,6 +14,7 @@ use probes::skb::{Filter, Paths, Profile};
 use probes::view::View;
 use serde::Serialize;
 use serde_json::json;
+use vm::UserFile;
 
 use super::cli::{Look, PacketFilter, Source};
 use super::code;
@@ -75,10 +78,15 @@ pub(crate) fn run(command: &Look, cx: &mut Context<'_>) -> Result<Output> {
             command,
             ..
         } => {
+            // Before the recording: whether it can be written is not to be found out afterwards.
+            let open = |path| UserFile::stream(path, &check_interrupt);
+            let file = pcapng.as_deref().map(open);
+            let file = file.transpose()?;
             let paths = paths(&guest, profile, filter, about.as_deref(), command)?;
-            if let Some(file) = pcapng {
-                std::fs::write(file, paths.pcapng())
-                    .with_context(|| format!("cannot write {}", file.display()))?;
+            if let Some(file) = file {
+                let written = (&file).write_all(&paths.pcapng());
+                written.map_err(|error| file.fault(error))?;
+                file.place()?;
             }
             shown(&paths)
         }

@@ -24,8 +24,10 @@ mod output;
 mod progress;
 mod read;
 mod search;
+mod signals;
 mod vmlinux;
 
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -36,12 +38,23 @@ use crate::setup::Setup;
 use cli::{Shell, ShellCommand};
 pub(crate) use line::run_line;
 pub(crate) use output::{Context, Output, Stream, default_guest};
+use signals::Caught;
 
 /// Runs the command of this process's arguments.
 pub(crate) fn main() -> ExitCode {
     let shell = Shell::parse();
-    let json = shell.common.json;
-    match run(shell) {
+    let (json, caught) = (shell.common.json, Caught::default());
+    let ran = catch_unwind(AssertUnwindSafe(|| run(shell, &caught)));
+    let ran = match ran {
+        Ok(ran) => ran,
+        // A loop that has seen the interrupt.
+        Err(_) if caught.any() => {
+            caught.say();
+            return caught.exit();
+        }
+        Err(panic) => resume_unwind(panic),
+    };
+    match ran {
         Ok(output) => {
             let output = if json { output.into_json() } else { output };
             output::to_terminal(Stream::Stdout, output.text.as_bytes());
@@ -49,18 +62,28 @@ pub(crate) fn main() -> ExitCode {
         }
         Err(error) => {
             output::to_terminal(Stream::Stderr, format!("klab: {error:#}\n").as_bytes());
+            if caught.any() {
+                return caught.exit();
+            }
             ExitCode::FAILURE
         }
     }
 }
 
-fn run(shell: Shell) -> Result<Output> {
+fn run(shell: Shell, caught: &Caught) -> Result<Output> {
     let mut cx = Context {
         guest: default_guest(),
         sink: &mut output::to_terminal,
         rewrites: std::io::IsTerminal::is_terminal(&std::io::stderr()),
         interrupt: Arc::default(),
     };
+    match &shell.command {
+        // Jupyter's own server, and a prompt of Python's: they have their own ways. A recording ends, and is shown.
+        ShellCommand::Setup(_)
+        | ShellCommand::Drgn(_)
+        | ShellCommand::Look(cli::Look::Skb { .. }) => {}
+        _ => caught.watch(&cx.interrupt)?,
+    }
     match shell.command {
         ShellCommand::Look(command) => look::run(&command, &mut cx),
         ShellCommand::Machine(command) => machine::run(&command, &mut cx),

@@ -40,7 +40,15 @@ pub(super) fn clear() {
 
 /// Makes SIGINT set the flag instead of ending the process.
 pub(super) fn install() -> std::io::Result<()> {
-    signal_hook::flag::register(signal_hook::consts::SIGINT, Arc::clone(&REQUESTED)).map(drop)
+    interrupt_on(signal_hook::consts::SIGINT)
+}
+
+/// Makes a signal set the flag that [`check_interrupt`] looks at, instead of ending the process: for programs of their own.
+///
+/// # Errors
+/// When the system refuses.
+pub fn interrupt_on(signal: i32) -> std::io::Result<()> {
+    signal_hook::flag::register(signal, Arc::clone(&REQUESTED)).map(drop)
 }
 
 #[cfg(test)]

@@ -22,7 +22,7 @@ pub use bundle::Bundle;
 pub(crate) use front::has_front;
 pub use front::start;
 pub use guest::LazyGuest;
-pub use interrupt::{Interrupted, check_interrupt};
+pub use interrupt::{Interrupted, check_interrupt, interrupt_on};
 pub use progress::Progress;
 pub use show::{DebugDisplay, Display, ResultDisplay, display, show_view};
 

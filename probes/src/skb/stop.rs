@@ -163,9 +163,11 @@ impl Stop {
             registers,
             at,
         });
-        pause.end()?;
-        self.go_on()?;
-        looked
+        let went_on = pause.end().and_then(|()| self.go_on());
+        // What went wrong first is what is told.
+        let looked = looked?;
+        went_on?;
+        Ok(looked)
     }
 
     fn go_on(&mut self) -> Result<()> {

@@ -15,6 +15,7 @@ mod files;
 mod filters;
 mod fs;
 mod ground;
+mod held;
 mod high;
 mod hooks;
 mod hostile;
@@ -209,6 +210,11 @@ fn a_stop_survives() {
 #[test]
 fn a_killed_waiter_leaves_a_guest_that_goes_on() {
     stop::killed_in_the_middle();
+}
+
+#[test]
+fn a_dead_holder_leaves_a_guest_that_goes_on() {
+    held::is_let_go();
 }
 
 #[test]

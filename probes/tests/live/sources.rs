@@ -184,6 +184,32 @@ fn same_pages(ledger: &mut Ledger, who: &str, core: &Guest, truth: &Guest) {
     }
 }
 
+/// The threads that gdb finds in a core, with the address at which each is.
+fn threads_of_gdb(core: &Path) -> Vec<(u32, u64)> {
+    let ran = Command::new("gdb")
+        .args(["-nx", "-batch", "-ex"])
+        .arg(format!("core-file {}", core.display()))
+        .args(["-ex", "thread apply all p/x $rip"])
+        .output()
+        .expect("gdb is not installed: `apt install gdb`");
+    let said = String::from_utf8_lossy(&ran.stdout).into_owned();
+    let mut threads = Vec::new();
+    for line in said.lines() {
+        // Thread 2 (LWP 2):
+        if let Some((_, rest)) = line.split_once("(LWP ") {
+            let id = rest.split(')').next().and_then(|id| id.parse().ok());
+            threads.push((id.unwrap(), 0));
+        } else if let (Some((_, hex)), Some(last)) = (line.split_once(" = 0x"), threads.last_mut())
+        {
+            last.1 = u64::from_str_radix(hex.trim(), 16).unwrap();
+        }
+    }
+    // Those that it says first, while it opens the file, have no registers yet.
+    threads.retain(|(_, rip)| *rip != 0);
+    threads.sort_unstable();
+    threads
+}
+
 /// klab's own guest with a crowd in it, as it is attached to and dumped.
 pub(crate) fn give_the_same(kernel: &str) {
     let ground = Ground::new(kernel);
@@ -215,6 +241,10 @@ pub(crate) fn give_the_same(kernel: &str) {
         &truth,
         &Guest::open_core(&dumped).unwrap(),
     );
+    // gdb has a thread for each CPU, by its number and one, with the registers that QEMU gives.
+    let registers = ground.guest.registers().unwrap();
+    let ours: Vec<(u32, u64)> = registers.iter().map(|cpu| (cpu.cpu + 1, cpu.rip)).collect();
+    assert_eq!(threads_of_gdb(&dumped), ours);
     let mut client = Qmp::connect(&qmp);
     for format in ["elf", "kdump-zlib"] {
         client.dump(&file(format), format);

@@ -2,6 +2,8 @@ use std::{io, path::PathBuf, time::Duration};
 
 use klab_wire::frame::FrameError;
 
+use crate::halt::Halt;
+
 /// A result of the agent's client.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
@@ -23,12 +25,18 @@ pub enum Error {
         klab_wire::PORTS
     )]
     Busy,
-    /// Nothing came for too long.
-    #[error("the agent said nothing for {} s: the guest is paused, hung or still booting; see `klab status`, or `klab reset`", .0.as_secs())]
+    /// The guest's CPUs run, and nothing came for too long.
+    #[error(
+        "the agent said nothing for {} s, while the guest's CPUs run: it is hung, still booting, or very busy; `klab log` and `klab stack` read it all the same, `klab reset` brings it back as it was after its boot",
+        .0.as_secs()
+    )]
     Silent(Duration),
+    /// The guest's CPUs stand still.
+    #[error("{0}")]
+    Halted(Halt),
     /// The machine closed the connection.
     #[error(
-        "the guest has ended: its agent's connection was closed; start it again with `klab up`"
+        "the guest was reset, taken down, or has ended: its agent's connection was closed; see `klab status`"
     )]
     Gone,
     /// The agent's own words.

@@ -1,9 +1,10 @@
-//! Frames over the port's socket.
+//! Frames over the port's socket, and what is known of the guest while none come.
 
 use std::{
     collections::VecDeque,
     io::{ErrorKind, Read as _, Write as _},
     os::unix::net::UnixStream,
+    path::{Path, PathBuf},
     time::{Duration, Instant},
 };
 
@@ -13,6 +14,12 @@ use klab_wire::{
 };
 
 use super::{Error, Result};
+use crate::lease;
+
+/// The silence after which QEMU is asked whether the guest runs: longer than most answers take.
+const FIRST_LOOK: Duration = Duration::from_millis(200);
+/// How often it is asked then.
+const LOOK: Duration = Duration::from_secs(1);
 
 /// The socket, what it has brought, and the ids that were used.
 #[derive(Debug)]
@@ -23,21 +30,97 @@ pub(super) struct Link {
     ready: VecDeque<Result<Reply, FrameError>>,
     last_id: u32,
     buf: Vec<u8>,
+    watch: Watch,
+}
+
+/// What is known of the guest while its agent says nothing.
+#[derive(Debug)]
+struct Watch {
+    /// The guest's run folder.
+    folder: PathBuf,
+    /// When the agent was last heard, or asked something.
+    heard: Instant,
+    /// How much of the time since then somebody else has held the guest still.
+    held: Duration,
+    looked: Option<(Instant, bool)>,
+}
+
+impl Watch {
+    fn new(folder: &Path) -> Self {
+        Self {
+            folder: folder.to_owned(),
+            heard: Instant::now(),
+            held: Duration::ZERO,
+            looked: None,
+        }
+    }
+
+    fn restart(&mut self) {
+        self.heard = Instant::now();
+        self.held = Duration::ZERO;
+        self.looked = None;
+    }
+
+    /// When QEMU is to be asked next.
+    fn next(&self) -> Instant {
+        match self.looked {
+            None => self.heard + FIRST_LOOK,
+            Some((looked, _)) => looked + LOOK,
+        }
+    }
+
+    /// Asks QEMU, if it is time: a guest that will not go on by itself is an error.
+    fn look(&mut self) -> Result<()> {
+        if Instant::now() < self.next() {
+            return Ok(());
+        }
+        let halt = lease::halt(&self.folder);
+        let now = Instant::now();
+        if let Some((before, true)) = self.looked {
+            self.held += now - before;
+        }
+        // A hold of this process's may be the very one that waits here.
+        let held = halt
+            .as_ref()
+            .is_some_and(|halt| halt.passes() && !halt.is_ours());
+        self.looked = Some((now, held));
+        match halt {
+            Some(halt) if !halt.passes() => Err(Error::Halted(halt)),
+            _ => Ok(()),
+        }
+    }
+
+    /// For how long the agent has said nothing, though the guest could run.
+    fn silence(&self) -> Duration {
+        let now = Instant::now();
+        let held = match self.looked {
+            Some((looked, true)) => self.held + (now - looked),
+            _ => self.held,
+        };
+        (now - self.heard).saturating_sub(held)
+    }
 }
 
 impl Link {
-    pub(super) fn new(stream: UnixStream) -> Self {
+    pub(super) fn new(stream: UnixStream, folder: &Path) -> Self {
         Self {
             stream,
             decoder: Decoder::new(),
             ready: VecDeque::new(),
             last_id: 0,
             buf: vec![0; 64 * 1024],
+            watch: Watch::new(folder),
         }
     }
 
     /// Sends a request with a new id.
     pub(super) fn send(&mut self, ask: Ask, timeout: Duration) -> Result<u32> {
+        self.watch.restart();
+        self.send_besides(ask, timeout)
+    }
+
+    /// Sends a request while another waits for its answer, whose wait it does not make longer.
+    pub(super) fn send_besides(&mut self, ask: Ask, timeout: Duration) -> Result<u32> {
         let id = self.last_id.wrapping_add(1).max(1);
         self.last_id = id;
         self.send_as(id, ask, timeout)?;
@@ -55,19 +138,52 @@ impl Link {
         self.write(&frame::flush(), timeout)
     }
 
+    /// Writes all; the guest may take nothing for as long as `timeout`, while it runs.
     fn write(&mut self, bytes: &[u8], timeout: Duration) -> Result<()> {
-        let result = self
-            .stream
-            .set_write_timeout(Some(timeout.max(Duration::from_millis(1))))
-            .and_then(|()| self.stream.write_all(bytes));
-        result.map_err(|e| match e.kind() {
-            ErrorKind::WouldBlock | ErrorKind::TimedOut => Error::Silent(timeout),
-            ErrorKind::BrokenPipe | ErrorKind::ConnectionReset => Error::Gone,
-            _ => Error::Io {
-                what: "cannot write to the agent's socket".to_owned(),
-                source: e,
-            },
-        })
+        let mut rest = bytes;
+        let mut began = Instant::now();
+        while !rest.is_empty() {
+            self.stream
+                .set_write_timeout(Some(FIRST_LOOK))
+                .map_err(Error::io("cannot set a time-out"))?;
+            match self.stream.write(rest) {
+                Ok(0) => return Err(Error::Gone),
+                Ok(len) => {
+                    rest = &rest[len..];
+                    began = Instant::now();
+                }
+                Err(e) => match e.kind() {
+                    ErrorKind::Interrupted => {}
+                    ErrorKind::WouldBlock | ErrorKind::TimedOut => {
+                        self.watch.look()?;
+                        if self.watch.looked.is_some_and(|(_, held)| held) {
+                            began = Instant::now();
+                        }
+                        if began.elapsed() >= timeout {
+                            return Err(self.silent(timeout));
+                        }
+                    }
+                    ErrorKind::BrokenPipe | ErrorKind::ConnectionReset => return Err(Error::Gone),
+                    _ => {
+                        return Err(Error::Io {
+                            what: "cannot write to the agent's socket".to_owned(),
+                            source: e,
+                        });
+                    }
+                },
+            }
+        }
+        Ok(())
+    }
+
+    /// For how long the agent has said nothing, though the guest could run.
+    pub(super) fn silence(&self) -> Duration {
+        self.watch.silence()
+    }
+
+    /// The error of a silence of this length: what QEMU says, if the guest does not run.
+    pub(super) fn silent(&self, timeout: Duration) -> Error {
+        lease::unanswering(&self.watch.folder).map_or(Error::Silent(timeout), Error::Halted)
     }
 
     /// The next answer to request `id`; `None` at the deadline. Answers to other requests (of a call that
@@ -77,6 +193,9 @@ impl Link {
     }
 
     /// The next answer to any of the requests `ids`.
+    ///
+    /// # Errors
+    /// When the guest does not run, and will not by itself.
     pub(super) fn receive_any(&mut self, ids: &[u32], deadline: Instant) -> Result<Option<Reply>> {
         loop {
             while let Some(reply) = self.ready.pop_front() {
@@ -85,18 +204,24 @@ impl Link {
                     return Ok(Some(reply));
                 }
             }
-            let left = deadline.saturating_duration_since(Instant::now());
-            if left.is_zero() {
+            self.watch.look()?;
+            let now = Instant::now();
+            if now >= deadline {
                 return Ok(None);
             }
+            let left = deadline
+                .min(self.watch.next())
+                .saturating_duration_since(now);
             self.stream
-                .set_read_timeout(Some(left))
+                .set_read_timeout(Some(left.max(Duration::from_millis(1))))
                 .map_err(Error::io("cannot set a time-out"))?;
             match self.stream.read(&mut self.buf) {
                 Ok(0) => return Err(Error::Gone),
-                Ok(n) => self
-                    .decoder
-                    .feed(&self.buf[..n], |reply| self.ready.push_back(reply)),
+                Ok(n) => {
+                    self.watch.restart();
+                    self.decoder
+                        .feed(&self.buf[..n], |reply| self.ready.push_back(reply));
+                }
                 Err(e) => match e.kind() {
                     ErrorKind::WouldBlock | ErrorKind::TimedOut | ErrorKind::Interrupted => {}
                     ErrorKind::ConnectionReset => return Err(Error::Gone),

@@ -2,29 +2,32 @@
 //!
 //! A [`Client`] holds one of the guest's [`PORTS`] ports for as long as it lives; several clients of one
 //! guest, in one process or in many, do not disturb each other. Every call blocks and every wait has an
-//! end: an agent that says nothing for [`Client::set_timeout`] is an error.
+//! end: an agent that says nothing for [`Client::set_timeout`] is an error, and QEMU is asked meanwhile whether the guest
+//! runs at all: one that is paused or has panicked is an error at once. While another process only reads the guest, for which it
+//! stands still, it is waited for.
 
 mod device;
 mod error;
 mod files;
+mod greet;
 mod link;
 mod proc;
 mod run;
 mod workload;
 
 use std::{
-    fs::{File, OpenOptions},
-    os::unix::{fs::OpenOptionsExt as _, net::UnixStream},
+    fs::File,
     path::Path,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
-    time::{Duration, Instant, SystemTime},
+    time::{Duration, Instant},
 };
 
 pub use error::{Error, Result};
-use klab_wire::{Answer, Ask, Hello};
+use greet::Port;
+use klab_wire::{Answer, Ask};
 pub use klab_wire::{
     Exit, HelloReply, Made, PORTS, Run as RunSpec, SocketKind, Stream, WorkloadInfo as Workload,
     WorkloadKind, proc as values,
@@ -34,8 +37,6 @@ pub use run::Output;
 
 /// How long an agent may say nothing. Under emulation a loaded guest takes seconds for what takes milliseconds.
 const SILENCE: Duration = Duration::from_secs(30);
-/// How long until a greeting is sent once more, after what ends a frame that an earlier client left open.
-const SECOND_HELLO: Duration = Duration::from_secs(2);
 
 /// A connection to the agent of one guest.
 #[derive(Debug)]
@@ -65,26 +66,23 @@ impl Canceller {
 }
 
 impl Client {
-    /// Takes a free port of the guest whose sockets are `agent.0` to `agent.7` in `run_dir`, and greets its
-    /// agent. The agent sets the guest's clock by the host's.
+    /// Takes a free port of the guest whose sockets are `agent.0` to `agent.7` in `run_dir`, one whose agent
+    /// greets. The agent sets the guest's clock by the host's.
     ///
     /// # Errors
-    /// [`Error::NoGuest`] without such a socket, [`Error::Busy`] when every port is taken, [`Error::Silent`]
-    /// when the agent does not answer within `timeout`, [`Error::Frame`] when it speaks another version.
+    /// [`Error::NoGuest`] without such a socket, [`Error::Busy`] when every port is taken, [`Error::Halted`] when the guest does
+    /// not run, [`Error::Silent`] when the agent answers on no port within `timeout`, [`Error::Frame`] when it speaks another version.
     pub fn connect(run_dir: &Path, timeout: Duration) -> Result<Self> {
-        let deadline = Instant::now() + timeout;
-        let (port, lock) = take_port(run_dir)?;
-        let socket = run_dir.join(format!("agent.{port}"));
-        let stream = UnixStream::connect(&socket).map_err(|source| Error::NoGuest {
-            socket: socket.clone(),
-            source,
-        })?;
-        let mut link = Link::new(stream);
-        let hello = greet(&mut link, deadline, timeout)?;
+        let (
+            Port {
+                number, link, lock, ..
+            },
+            hello,
+        ) = greet::find(run_dir, timeout)?;
         Ok(Self {
             link,
             hello,
-            port,
+            port: number,
             timeout: SILENCE,
             cancel: Canceller::default(),
             _lock: lock,
@@ -168,11 +166,20 @@ impl Client {
 
     /// The next answer to request `id`; an agent's error is an error.
     fn answer(&mut self, id: u32) -> Result<Answer> {
-        let deadline = Instant::now() + self.timeout;
-        match self.link.receive(id, deadline)? {
-            Some(Answer::Error(text)) => Err(Error::Agent(text)),
-            Some(answer) => Ok(answer),
-            None => Err(Error::Silent(self.timeout)),
+        let mut until = Instant::now() + self.timeout;
+        loop {
+            match self.link.receive(id, until)? {
+                Some(Answer::Error(text)) => return Err(Error::Agent(text)),
+                Some(answer) => return Ok(answer),
+                None => {
+                    // Not counted is the time for which others hold the guest still.
+                    let left = self.timeout.saturating_sub(self.link.silence());
+                    if left.is_zero() {
+                        return Err(self.link.silent(self.timeout));
+                    }
+                    until = Instant::now() + left;
+                }
+            }
         }
     }
 
@@ -197,56 +204,4 @@ fn unexpected(answer: &Answer) -> Error {
             .unwrap_or_default()
             .to_owned(),
     )
-}
-
-/// The first port whose lock is free.
-fn take_port(run_dir: &Path) -> Result<(usize, File)> {
-    for port in 0..PORTS {
-        let path = run_dir.join(format!("agent.{port}.lock"));
-        let lock = OpenOptions::new()
-            .create(true)
-            .truncate(false)
-            .write(true)
-            .mode(0o600)
-            .open(&path)
-            .map_err(|source| Error::NoGuest {
-                socket: path,
-                source,
-            })?;
-        if lock.try_lock().is_ok() {
-            return Ok((port, lock));
-        }
-    }
-    Err(Error::Busy)
-}
-
-fn greet(link: &mut Link, deadline: Instant, timeout: Duration) -> Result<HelloReply> {
-    let mut second = Some((Instant::now() + SECOND_HELLO).min(deadline));
-    let now = SystemTime::now()
-        .duration_since(SystemTime::UNIX_EPOCH)
-        .unwrap_or_default();
-    let nonce = (now.as_nanos() as u64).rotate_left(17) ^ u64::from(std::process::id());
-    let hello = || {
-        let now = SystemTime::now()
-            .duration_since(SystemTime::UNIX_EPOCH)
-            .unwrap_or_default();
-        Ask::Hello(Hello {
-            time_ns: u64::try_from(now.as_nanos()).unwrap_or(u64::MAX),
-            nonce,
-        })
-    };
-    let mut id = link.send(hello(), timeout)?;
-    loop {
-        match link.receive(id, second.unwrap_or(deadline))? {
-            Some(Answer::Hello(reply)) if reply.nonce == nonce => return Ok(reply),
-            // What an earlier client's requests left on the way.
-            Some(_) => {}
-            None if second.take().is_some() && Instant::now() < deadline => {
-                let left = deadline.saturating_duration_since(Instant::now());
-                link.flush(left)?;
-                id = link.send(hello(), left)?;
-            }
-            None => return Err(Error::Silent(timeout)),
-        }
-    }
 }

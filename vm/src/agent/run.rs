@@ -43,11 +43,10 @@ impl Client {
             return Err(Error::Stdin(spec.stdin.len()));
         }
         let id = self.link.send(Ask::Run(spec.clone()), self.timeout)?;
-        let mut heard = Instant::now();
         let mut ping = 0;
         loop {
             if self.cancel.take() {
-                self.link.send(
+                self.link.send_besides(
                     Ask::Kill {
                         run: id,
                         signal: SIGKILL,
@@ -57,7 +56,6 @@ impl Client {
             }
             match self.link.receive_any(&[id, ping], Instant::now() + SLICE)? {
                 Some(Reply { id: from, answer }) => {
-                    heard = Instant::now();
                     if from == ping {
                         // A server that was started again knows nothing of the run.
                         if let Answer::Error(text) = answer {
@@ -74,11 +72,13 @@ impl Client {
                         other => return Err(unexpected(&other)),
                     }
                 }
-                None if heard.elapsed() > self.timeout => return Err(Error::Silent(self.timeout)),
-                None if ping == 0 && heard.elapsed() > self.timeout / 3 => {
+                None if self.link.silence() > self.timeout => {
+                    return Err(self.link.silent(self.timeout));
+                }
+                None if ping == 0 && self.link.silence() > self.timeout / 3 => {
                     ping = self
                         .link
-                        .send(Ask::Kill { run: id, signal: 0 }, self.timeout)?;
+                        .send_besides(Ask::Kill { run: id, signal: 0 }, self.timeout)?;
                 }
                 None => {}
             }

@@ -1,0 +1,402 @@
+//! Holding a guest still for a time: a lease, which ends with the process that has it, whatever ends that.
+//!
+//! Who holds the guest stands in its run folder ([`book`]), and a small process beside the holder ([`keeper`]) waits for its
+//! end. When the last hold ends the guest runs on, unless it stood still before or a user has paused it meanwhile. Whoever finds
+//! the record of one that is gone undoes it, so that a keeper that was killed too leaves nothing for long.
+
+pub(crate) mod book;
+mod keeper;
+
+use std::fs::File;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use qapi::qmp::RunState;
+
+use self::book::{Ask, Book, Control, Entry, Process, State};
+use crate::error::{At, Error, Result};
+use crate::folder::Record;
+use crate::halt::{Halt, Pauser, Why};
+use crate::machine::Machine;
+use crate::process;
+use crate::qmp::Qmp;
+use crate::rsp::Rsp;
+use crate::{paths, status};
+
+/// How long another command may be at a guest's record.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// How long a debugger waits for others to let the guest go on.
+const OTHERS: Duration = Duration::from_secs(60);
+
+static NEXT: AtomicU32 = AtomicU32::new(1);
+
+/// A guest's record under its lock, brought up to date.
+pub(crate) struct Open<'a> {
+    pub(crate) book: Book,
+    folder: &'a Path,
+    qemu: Qemu<'a>,
+    _lock: File,
+}
+
+impl<'a> Open<'a> {
+    /// Takes the record, and undoes what processes that are gone have left.
+    pub(crate) fn of(folder: &'a Path) -> Result<Self> {
+        let path = folder.join("holds.lock");
+        let lock = book::lock_of(folder, PATIENCE).at("lock", &path)?;
+        let lock = lock.ok_or_else(|| Error::Locked(halted_name(folder)))?;
+        let present = qemu_of(folder);
+        let mut book = Book::read(folder);
+        if book.qemu != present {
+            // It was reset, or another one has its name: those who held it hold nothing.
+            book = Book {
+                qemu: present,
+                ..Book::default()
+            };
+            book.write(folder).at("write", &path)?;
+        }
+        let mut open = Self {
+            book,
+            folder,
+            qemu: Qemu::new(folder),
+            _lock: lock,
+        };
+        let mended = open.book.mend(&mut open.qemu, &|_| false);
+        if mended.map_err(|error| open.qemu.fault(error))? {
+            open.write()?;
+        }
+        Ok(open)
+    }
+
+    pub(crate) fn write(&self) -> Result<()> {
+        self.book
+            .write(self.folder)
+            .at("write", &self.folder.join("holds"))
+    }
+
+    /// QEMU's own word.
+    pub(crate) fn state(&mut self) -> Result<RunState> {
+        self.qemu.qmp()?.status()
+    }
+
+    fn go_on(&mut self) -> Result<()> {
+        let gone_on = self.book.go_on(&mut self.qemu);
+        gone_on.map_err(|error| self.qemu.fault(error))
+    }
+
+    /// Why the guest does not run; `None` if it does.
+    pub(crate) fn halt(&mut self) -> Result<Option<Halt>> {
+        Ok(self.standing()?.1)
+    }
+
+    /// QEMU's word, and why the guest does not run, if it does not.
+    pub(crate) fn standing(&mut self) -> Result<(RunState, Option<Halt>)> {
+        let state = self.state()?;
+        if state == RunState::running {
+            return Ok((state, None));
+        }
+        let why = status::ended(self.folder, state).unwrap_or_else(|| {
+            let book = &self.book;
+            let debugger = book.debugger.as_ref().filter(|_| state == RunState::debug);
+            match (&book.paused, book.holds.first().or(debugger)) {
+                (Some(entry), _) => Why::Paused(Some(Pauser::of(entry))),
+                (None, Some(entry)) => Why::Held(Pauser::of(entry)),
+                (None, None) => Why::Paused(None),
+            }
+        });
+        let halt = Halt {
+            guest: halted_name(self.folder),
+            own: self.folder.join("meta.json").exists(),
+            why,
+        };
+        Ok((state, Some(halt)))
+    }
+}
+
+/// A guest's name is its folder's.
+fn halted_name(folder: &Path) -> String {
+    let name = folder.file_name().unwrap_or_default();
+    name.to_string_lossy().into_owned()
+}
+
+/// The QEMU of the guest in `folder`.
+fn qemu_of(folder: &Path) -> Option<Process> {
+    let identity = match Record::read(folder) {
+        Ok(Some(Record::Adopted(adopted))) => Some(adopted.qemu),
+        _ => process::recorded(folder).and_then(process::Identity::of),
+    };
+    identity.map(Into::into)
+}
+
+/// Why the guest in `folder` does not run; `None` if it does, or if QEMU cannot be asked now.
+pub(crate) fn halt(folder: &Path) -> Option<Halt> {
+    Open::of(folder).and_then(|mut open| open.halt()).ok()?
+}
+
+/// Why the agent of the guest in `folder` does not answer, as far as it is known: also that its kernel, which was told not
+/// to reboot, spins after a panic.
+pub(crate) fn unanswering(folder: &Path) -> Option<Halt> {
+    halt(folder).or_else(|| {
+        Some(Halt {
+            guest: halted_name(folder),
+            own: true,
+            why: Why::Panicked(Some(status::panic_line(folder)?)),
+        })
+    })
+}
+
+/// Undoes what processes that are gone have left of holding the guest in `folder`; costs nothing where there is no record.
+pub(crate) fn mend(folder: &Path) {
+    if Book::is_there(folder) {
+        // Whatever keeps it from being done, the next command does it, and the one at hand says what it finds.
+        let _ = Open::of(folder);
+    }
+}
+
+impl Machine {
+    /// Holds its CPUs still until the hold ends: with [`Hold::end`], when it is dropped, or with this process, whatever ends
+    /// that. Holds of one process or of several overlap as they like: the guest runs on after the last one, if it ran before the first.
+    ///
+    /// # Errors
+    /// When QEMU does not answer, or the process cannot be started that ends the hold where this one cannot.
+    pub fn hold(&self) -> Result<Hold> {
+        self.hold_by("")
+    }
+
+    /// The same by a client of the gdbstub at `stub`.
+    pub(crate) fn hold_by(&self, stub: &str) -> Result<Hold> {
+        self.alive()?;
+        let mut open = Open::of(self.run_dir())?;
+        let state = open.state()?;
+        let book = &mut open.book;
+        if state == RunState::running {
+            // Somebody else has let it go on.
+            book.paused = None;
+            book.ran = true;
+        } else if book.holds.is_empty() {
+            book.ran = state == RunState::debug && book.debugger.is_some();
+        }
+        let hold = Hold {
+            folder: self.run_dir().to_owned(),
+            id: NEXT.fetch_add(1, Ordering::Relaxed),
+            open: true,
+        };
+        keeper::watches(&hold.folder)?;
+        book.holds.push(Entry::ours(hold.id, stub));
+        open.write()?;
+        if state == RunState::running {
+            open.qemu.qmp()?.stop()?;
+        }
+        Ok(hold)
+    }
+
+    /// Stops its CPUs, until [`Self::resume`]: also when this process has ended.
+    ///
+    /// # Errors
+    /// When QEMU does not answer, or the guest has ended.
+    pub fn pause(&self) -> Result<()> {
+        self.alive()?;
+        let mut open = Open::of(self.run_dir())?;
+        match open.halt()? {
+            None => open.qemu.qmp()?.stop()?,
+            Some(halt) if halt.why.is_end() => return Err(Error::Halted(halt)),
+            Some(_) => {}
+        }
+        if open.book.paused.is_none() {
+            open.book.paused = Some(Entry::ours(0, ""));
+        }
+        open.write()
+    }
+
+    /// Lets its CPUs go on after a [`Self::pause`], or whatever else stopped them.
+    ///
+    /// # Errors
+    /// [`Error::Halted`] for one that panicked or powered off, and while somebody holds it: then it goes on when that ends.
+    pub fn resume(&self) -> Result<()> {
+        self.alive()?;
+        let mut open = Open::of(self.run_dir())?;
+        open.book.paused = None;
+        open.book.ran = true;
+        open.write()?;
+        open.go_on()?;
+        match open.halt()? {
+            Some(halt) => Err(Error::Halted(halt)),
+            None => Ok(()),
+        }
+    }
+}
+
+/// A guest that is held still. Dropped, it runs on.
+#[derive(Debug)]
+pub struct Hold {
+    folder: PathBuf,
+    id: u32,
+    open: bool,
+}
+
+impl Hold {
+    /// Ends the hold.
+    ///
+    /// # Errors
+    /// [`Error::Moved`] when the guest did not stand still all the while: it was reset, or somebody let it go on.
+    pub fn end(mut self) -> Result<()> {
+        self.leave()
+    }
+
+    fn leave(&mut self) -> Result<()> {
+        self.open = false;
+        let moved = || Error::Moved(halted_name(&self.folder));
+        if !self.folder.exists() {
+            return Err(moved());
+        }
+        let mut open = Open::of(&self.folder)?;
+        let pid = std::process::id();
+        let ours = |entry: &mut Entry| entry.process.pid == pid && entry.id == self.id;
+        if open.book.holds.extract_if(.., ours).count() == 0 {
+            return Err(moved());
+        }
+        let still = open.state().map(|state| state != RunState::running);
+        let gone_on = open.go_on();
+        open.write()?;
+        gone_on?;
+        if still? { Ok(()) } else { Err(moved()) }
+    }
+}
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        if self.open {
+            // What brought us here is what is told; the keeper does what could not be done.
+            let _ = self.leave();
+        }
+    }
+}
+
+/// The record of a debugger: one that lets the guest run, and stops it for a moment now and then.
+#[derive(Debug)]
+pub(crate) struct Stopper {
+    folder: PathBuf,
+}
+
+impl Stopper {
+    /// Before the gdbstub at `stub` is connected to, whose lock the caller has.
+    ///
+    /// # Errors
+    /// [`Error::Halted`] when somebody keeps the guest from running.
+    pub(crate) fn begin(folder: &Path, stub: &str) -> Result<Self> {
+        let mut open = Open::of(folder)?;
+        if open.book.is_held()
+            && let Some(halt) = open.halt()?
+        {
+            return Err(Error::Halted(halt));
+        }
+        keeper::watches(folder)?;
+        open.book.ran = true;
+        open.book.debugger = Some(Entry::ours(0, stub));
+        open.write()?;
+        Ok(Self {
+            folder: folder.to_owned(),
+        })
+    }
+
+    /// Does `run`, which lets the guest run, once nobody else holds it.
+    pub(crate) fn run(&self, run: impl FnOnce() -> Result<()>) -> Result<()> {
+        let until = Instant::now() + OTHERS;
+        loop {
+            let mut open = Open::of(&self.folder)?;
+            if !open.book.is_held() {
+                return run();
+            }
+            if Instant::now() >= until
+                && let Some(halt) = open.halt()?
+            {
+                return Err(Error::Halted(halt));
+            }
+            drop(open);
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    /// Ends it: with `detach`, which lets the guest run, where nobody else holds it, else with `leave`.
+    pub(crate) fn end(&self, end: impl FnOnce(bool) -> Result<()>) -> Result<()> {
+        let mut open = Open::of(&self.folder)?;
+        end(!open.book.is_held())?;
+        open.book.debugger = None;
+        open.write()
+    }
+}
+
+/// The QEMU of a guest, connected to when it is needed.
+struct Qemu<'a> {
+    folder: &'a Path,
+    qmp: Option<Qmp>,
+    /// What went wrong last.
+    failed: Option<Error>,
+}
+
+impl<'a> Qemu<'a> {
+    fn new(folder: &'a Path) -> Self {
+        Self {
+            folder,
+            qmp: None,
+            failed: None,
+        }
+    }
+
+    fn qmp(&mut self) -> Result<&mut Qmp> {
+        let qmp = match self.qmp.take() {
+            Some(qmp) => qmp,
+            None => Qmp::connect(self.folder)?,
+        };
+        Ok(self.qmp.insert(qmp))
+    }
+
+    /// Does something with QEMU, and keeps its error.
+    fn with<T>(&mut self, work: impl FnOnce(&mut Qmp) -> Result<T>) -> io::Result<T> {
+        self.qmp().and_then(work).map_err(|error| {
+            self.failed = Some(error);
+            io::Error::other("QEMU")
+        })
+    }
+
+    /// The error behind `error`.
+    fn fault(&mut self, error: io::Error) -> Error {
+        self.failed.take().unwrap_or_else(|| Error::Io {
+            what: "undo what a process that is gone has left of",
+            path: self.folder.to_owned(),
+            source: error,
+        })
+    }
+}
+
+impl Control for Qemu<'_> {
+    fn state(&mut self) -> io::Result<State> {
+        let state = self.with(Qmp::status)?;
+        Ok(match state {
+            RunState::running => State::Running,
+            RunState::debug => State::Debug,
+            RunState::guest_panicked | RunState::shutdown | RunState::internal_error => {
+                State::Ended
+            }
+            _ => State::Still,
+        })
+    }
+
+    fn cont(&mut self) -> io::Result<()> {
+        self.with(Qmp::cont)
+    }
+
+    fn stub(
+        &mut self,
+        address: &str,
+        talk: &mut dyn FnMut(&mut Ask<'_>) -> io::Result<()>,
+    ) -> io::Result<()> {
+        let lock = paths::lock(&self.folder.join("gdb.lock"), Duration::ZERO);
+        let Ok(Some(_lock)) = lock else {
+            return Err(io::ErrorKind::ResourceBusy.into());
+        };
+        let mut rsp = Rsp::connect(address)?;
+        talk(&mut |packet, answer| rsp.ask(packet, answer))
+    }
+}
