@@ -7,7 +7,9 @@
 mod device;
 mod error;
 mod files;
+mod input;
 mod link;
+mod module;
 mod proc;
 mod run;
 mod workload;
@@ -30,6 +32,7 @@ pub use klab_wire::{
     WorkloadKind, proc as values,
 };
 use link::Link;
+pub use module::{Call, ModuleError};
 pub use run::Output;
 
 /// How long an agent may say nothing. Under emulation a loaded guest takes seconds for what takes milliseconds.
@@ -125,31 +128,6 @@ impl Client {
     /// When the agent does not answer.
     pub fn power_off(&mut self) -> Result<()> {
         self.done(Ask::PowerOff)
-    }
-
-    /// Loads a module and what it depends on, as modprobe does; says which were loaded, dependencies first.
-    ///
-    /// # Errors
-    /// When the guest has no such module or its kernel refuses it.
-    pub fn load_module(&mut self, name: &str, params: &str) -> Result<Vec<String>> {
-        let ask = Ask::LoadModule {
-            name: name.to_owned(),
-            params: params.to_owned(),
-        };
-        match self.call(ask)? {
-            Answer::Loaded(names) => Ok(names),
-            other => Err(unexpected(&other)),
-        }
-    }
-
-    /// Unloads a module.
-    ///
-    /// # Errors
-    /// When it is not loaded or in use.
-    pub fn unload_module(&mut self, name: &str) -> Result<()> {
-        self.done(Ask::UnloadModule {
-            name: name.to_owned(),
-        })
     }
 
     /// Sends `ask` and gives the first answer.
