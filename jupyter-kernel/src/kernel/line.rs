@@ -4,7 +4,7 @@
 //! begins with `%%` is one command, and the rest of it is that command's text.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 
 use probes::drgn::Raised;
 use serde_json::{Map, Value};
@@ -85,12 +85,7 @@ pub(super) fn run(
         interrupt: Arc::clone(stop),
     };
     let output = commands::run_line(line, body, &mut context);
-    if stop.load(Ordering::Relaxed) && !output.as_ref().is_err_and(anyhow::Error::is::<Raised>) {
-        return Err(CellError::new(
-            "Interrupted",
-            format!("`{line}` was stopped"),
-        ));
-    }
+    // Whether it was stopped only the command knows: one that ran to its end in spite of the wish has its output.
     match output {
         Ok(output) if output.code == 0 => Ok(bundle(output)),
         Ok(output) => {
@@ -114,6 +109,9 @@ fn failed(error: anyhow::Error) -> CellError {
             evalue: raised.evalue,
             traceback: raised.traceback,
         },
+        Err(error) if commands::is_interruption(&error) => {
+            CellError::new("Interrupted", format!("{error:#}"))
+        }
         Err(error) => CellError::new("Error", format!("{error:#}")),
     }
 }
