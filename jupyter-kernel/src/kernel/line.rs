@@ -154,6 +154,27 @@ mod tests {
     }
 
     #[test]
+    fn only_what_was_stopped_says_so() {
+        let sink: Sink = Arc::new(|_| {});
+        // The wish came while it ran, and it ran to its end all the same.
+        let stop = Arc::new(AtomicBool::new(true));
+        let data = run("%help", "", &stop, &sink).unwrap();
+        assert!(data["text/plain"].as_str().unwrap().contains("%ps"));
+        let failed = run("%nosuch", "", &stop, &sink).unwrap_err();
+        assert_eq!(failed.ename, "Error");
+        let stopped = vm::Error::Interrupted("stopped: nothing was loaded".to_owned());
+        let stopped = super::failed(anyhow::Error::from(stopped).context("the module"));
+        assert_eq!(stopped.ename, "Interrupted");
+        assert!(stopped.evalue.contains("nothing was loaded"));
+        let left = vm::agent::ModuleError::StillRuns {
+            module: "gcloop".to_owned(),
+            call: vm::agent::Call::Init,
+        };
+        let left = vm::Error::Agent(vm::agent::Error::Module(left));
+        assert_eq!(super::failed(left.into()).ename, "Interrupted");
+    }
+
+    #[test]
     fn commands_stand_at_the_top() {
         assert_eq!(parts("%ps"), (vec![command("%ps", "")], None));
         let (commands, rust) = parts("%ps\n%log \n\nlet a = 1;");
