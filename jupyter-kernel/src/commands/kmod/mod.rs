@@ -159,7 +159,9 @@ fn explained(error: anyhow::Error, guest: &str, log: &Log) -> anyhow::Error {
 }
 
 /// What an error says of a module.
-pub(super) fn of_a_module(cause: &(dyn std::error::Error + 'static)) -> Option<&ModuleError> {
+pub(super) fn of_a_module<'e>(
+    cause: &'e (dyn std::error::Error + 'static),
+) -> Option<&'e ModuleError> {
     match cause.downcast_ref() {
         Some(vm::Error::Agent(agent::Error::Module(error))) => Some(error),
         _ => match cause.downcast_ref() {
