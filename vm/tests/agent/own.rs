@@ -1,6 +1,6 @@
 //! Modules of one's own whose init or exit panics, loops or sleeps: the agent goes on, and says what is so.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use vm::agent::{Call, Error, ModuleError};
 use vm::{Progress, Silent};
@@ -26,6 +26,9 @@ const SLEEP: &str = "kernel::time::delay::fsleep(kernel::time::Delta::from_secs(
 /// As the compiler does not see that nothing is in it.
 const PANIC: &str =
     "let v = KVec::<u32>::new(); let n = *v.first().unwrap(); pr_info!(\"{}\\n\", n);";
+
+/// Long enough for a build, of the compilers too.
+const PATIENCE: Duration = Duration::from_secs(900);
 
 struct Steps(Vec<String>);
 
@@ -111,7 +114,8 @@ fn a_slow_init_is_waited_for_and_others_are_served() {
     let (steps, seen) = std::thread::scope(|scope| {
         let seen = scope.spawn(|| {
             // Until the init runs, then while it does.
-            loop {
+            let until = Instant::now() + PATIENCE;
+            while Instant::now() < until {
                 let modules = other.modules().unwrap();
                 if modules
                     .iter()
@@ -121,6 +125,7 @@ fn a_slow_init_is_waited_for_and_others_are_served() {
                 }
                 std::thread::sleep(Duration::from_millis(100));
             }
+            "its init never ran".to_owned()
         });
         let steps = load(&mut guest, "gcslow", &format!("{SLEEP} Ok(M)"), SLEEP).unwrap();
         (steps, seen.join().unwrap())
@@ -148,7 +153,10 @@ fn an_init_without_end_is_left_alone_when_the_user_wants() {
     let mut other = guest.another_client();
     let error = std::thread::scope(|scope| {
         scope.spawn(|| {
-            while !other.modules().unwrap().iter().any(|m| m.name == "gcloop") {
+            let until = Instant::now() + PATIENCE;
+            while Instant::now() < until
+                && !other.modules().unwrap().iter().any(|m| m.name == "gcloop")
+            {
                 std::thread::sleep(Duration::from_millis(100));
             }
             cancel.cancel();
