@@ -11,7 +11,7 @@ use crate::Guest;
 fn source(name: &str, init: &str, drop: &str) -> String {
     format!(
         "use kernel::prelude::*;\n\
-         module! {{ type: M, name: \"{name}\", authors: [\"klab\"], description: \"t\", license: \"GPL\" }}\n\
+         module! {{ type: M, name: \"{name}\", authors: [\"klab\"], description: \"t\", license: \"GPL\", }}\n\
          struct M;\n\
          impl kernel::Module for M {{\n\
              fn init(_module: &'static ThisModule) -> Result<Self> {{\n{init}\n}}\n\

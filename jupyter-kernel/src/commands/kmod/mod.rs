@@ -45,10 +45,9 @@ pub(crate) fn cell(cell: &KmodCell, body: &str, cx: &mut Context<'_>) -> Result<
     no_guests(&cell.parameters)?;
     let parameters = words::parameters(&cell.parameters)?;
     // On the lines where it stands in the cell, since the compiler names them.
-    let source = format!("\n{body}");
-    let name = source::name(&source)?;
+    let source = source::read(&format!("\n{body}"))?;
     let machine = attach(cell.guest.as_deref(), cx)?;
-    let built = machine.build_source(&name, &source, &mut Shown::on(cx));
+    let built = machine.build_source(&source.name, &source.text, &mut Shown::on(cx));
     let built = built.map_err(in_cell)?;
     if !built.warnings.is_empty() {
         let warnings = words::of_the_cell(&built.warnings);

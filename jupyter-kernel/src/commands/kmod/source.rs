@@ -8,19 +8,35 @@ use proc_macro2::{Delimiter, TokenStream, TokenTree};
 /// What a source is built as whose tokens do not fit together: the compiler says where.
 const BROKEN: &str = "cell";
 
-/// The module's name.
+/// A source, and the name of its module.
+#[derive(Debug)]
+pub(super) struct Source {
+    pub(super) name: String,
+    /// As it was written, but for the comma after the last entry of `module!`: the kernel's macro does not do without.
+    pub(super) text: String,
+}
+
+/// Reads it.
 ///
 /// # Errors
 /// For a source without a `module!`, and for one with several that do not agree.
-pub(super) fn name(source: &str) -> Result<String> {
-    let Ok(tokens) = source.parse::<TokenStream>() else {
-        return Ok(BROKEN.to_owned());
+pub(super) fn read(source: &str) -> Result<Source> {
+    let Some(blocks) = blocks(source) else {
+        return Ok(Source {
+            name: BROKEN.to_owned(),
+            text: source.to_owned(),
+        });
     };
     let mut names = Vec::new();
-    find(tokens, &mut names)?;
+    for block in &blocks {
+        names.push(named(block.clone())?);
+    }
     names.dedup();
     match names.as_slice() {
-        [name] => Ok(name.clone()),
+        [name] => Ok(Source {
+            name: name.clone(),
+            text: with_commas(source, &blocks),
+        }),
         [] => bail!(
             "the source names no module: it needs `module! {{ type: .., name: \"hello\", license: \"GPL\" }}`"
         ),
@@ -31,12 +47,38 @@ pub(super) fn name(source: &str) -> Result<String> {
     }
 }
 
+/// What stands in the source's `module!`s; none where its tokens do not fit together.
+fn blocks(source: &str) -> Option<Vec<TokenStream>> {
+    let mut blocks = Vec::new();
+    find(source.parse().ok()?, &mut blocks);
+    Some(blocks)
+}
+
+/// The source with a comma before the end of its one block, if that has none. Tokens have no places here, so each closing
+/// bracket is tried.
+fn with_commas(source: &str, blocks: &[TokenStream]) -> String {
+    let lacks = |block: &TokenStream| !matches!(block.clone().into_iter().last(), Some(TokenTree::Punct(sign)) if sign.as_char() == ',');
+    if blocks.len() != 1 || !blocks.iter().any(lacks) {
+        return source.to_owned();
+    }
+    let ends = source.match_indices(['}', ')', ']']);
+    let mut texts = ends.map(|(at, _)| {
+        let (before, after) = source.split_at(at);
+        format!("{before},{after}")
+    });
+    texts
+        .find(|text| {
+            self::blocks(text).is_some_and(|blocks| blocks.len() == 1 && !blocks.iter().any(lacks))
+        })
+        .unwrap_or_else(|| source.to_owned())
+}
+
 /// Whether a macro of this name makes a module: `module!`, and those of the kernel's drivers.
 fn makes_a_module(name: &str) -> bool {
     name == "module" || name.starts_with("module_")
 }
 
-fn find(tokens: TokenStream, names: &mut Vec<String>) -> Result<()> {
+fn find(tokens: TokenStream, blocks: &mut Vec<TokenStream>) {
     let mut tokens = tokens.into_iter().peekable();
     while let Some(token) = tokens.next() {
         match token {
@@ -52,15 +94,14 @@ fn find(tokens: TokenStream, names: &mut Vec<String>) -> Result<()> {
                 if let Some(TokenTree::Group(body)) = tokens.peek()
                     && body.delimiter() != Delimiter::None
                 {
-                    names.push(named(body.stream())?);
+                    blocks.push(body.stream());
                     tokens.next();
                 }
             }
-            TokenTree::Group(group) => find(group.stream(), names)?,
+            TokenTree::Group(group) => find(group.stream(), blocks),
             _ => {}
         }
     }
-    Ok(())
 }
 
 /// The string of `name: "hello"`, at the top of the block.
@@ -91,6 +132,10 @@ fn named(body: TokenStream) -> Result<String> {
 mod tests {
     use super::*;
 
+    fn name(source: &str) -> Result<String> {
+        read(source).map(|source| source.name)
+    }
+
     #[test]
     fn a_module_is_named_by_its_block() {
         for source in [
@@ -115,6 +160,30 @@ mod tests {
             assert_eq!(name(source).unwrap(), "gc", "{source}");
         }
         assert_eq!(name("module! { name: \"gc-dash\" }").unwrap(), "gc-dash");
+    }
+
+    #[test]
+    fn the_comma_that_the_macro_wants_is_there() {
+        for (written, built) in [
+            (
+                "fn f() {} module! { type: M, name: \"gc\" }",
+                "fn f() {} module! { type: M, name: \"gc\" ,}",
+            ),
+            (
+                "module! {\n name: \"gc\", params: { a: i64 { default: 1, } } // }\n}\nstruct M;",
+                "module! {\n name: \"gc\", params: { a: i64 { default: 1, } } // }\n,}\nstruct M;",
+            ),
+            (
+                "module!(name: \"g}c\", authors: [\"x\"]);",
+                "module!(name: \"g}c\", authors: [\"x\"],);",
+            ),
+            (
+                "module! { name: \"gc\", } fn f() {}",
+                "module! { name: \"gc\", } fn f() {}",
+            ),
+        ] {
+            assert_eq!(read(written).unwrap().text, built);
+        }
     }
 
     #[test]
