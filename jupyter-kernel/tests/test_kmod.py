@@ -73,7 +73,7 @@ def text_of(cell):
 
 
 def test_the_log_and_the_warnings_of_a_module_are_shown(kernel, shell, guest):
-    more = ', params: { answer: i64 { default: 7, description: "x" }, }'
+    more = ', params: { answer: i64 { default: 7, description: "x", }, }'
     init = 'let unused = 5; pr_info!("answer {}\\n", module_parameters::answer.value()); Ok(M)'
     cell = kernel.run(module("gcwarn", init, 'pr_info!("goodbye\\n");', "answer=-9", more))
     assert cell.error is None, cell.error
