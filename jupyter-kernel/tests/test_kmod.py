@@ -138,7 +138,7 @@ def test_the_status_of_a_paused_guest_is_not_that_none_is_up(shell):
 def test_a_panic_of_an_init_is_said_at_once_and_all_goes_on(kernel, shell, guest):
     cell = kernel.run(module("gcpanic", "let v = KVec::<u8>::new(); let x = *v.first().unwrap(); pr_info!(\"{x}\"); Ok(M)"))
     said = cell.error["evalue"]
-    assert "it panicked at cell:6:" in said and "`None` value" in said and "stuck in the state Loading" in said, said
+    assert "it panicked at cell:7:" in said and "`None` value" in said and "stuck in the state Loading" in said, said
     assert loaded(shell, guest)["gcpanic"] == "Loading"
     cell = kernel.run(module("gcpdrop", drop="let v = KVec::<u8>::new(); let x = v[3]; pr_info!(\"{x}\");"))
     assert cell.error is None, cell.error
