@@ -288,6 +288,9 @@ pub enum Error {
     /// Kernel, compiler, source or module do not belong together: one sentence with the cure.
     #[error("{0}")]
     Mismatch(String),
+    /// Ended early, as the user wanted: what was done until then.
+    #[error("{0}")]
+    Interrupted(String),
     /// An option is out of range.
     #[error("{0}")]
     BadOption(String),

@@ -8,6 +8,10 @@ pub trait Progress: Send {
     fn bytes(&mut self, done: u64, total: u64) {
         let _ = (done, total);
     }
+    /// Whether the user wants the step to end early; asked some times a second.
+    fn stopped(&self) -> bool {
+        false
+    }
 }
 
 /// Says nothing.

@@ -53,6 +53,8 @@ pub(crate) enum ShellCommand {
     Machine(Machine),
     #[command(after_long_help = include_str!("manual/run.txt"))]
     Run(Run),
+    #[command(after_long_help = include_str!("manual/cp.txt"))]
+    Cp(Cp),
     #[command(after_long_help = include_str!("manual/drgn-shell.txt"))]
     Drgn(DrgnShell),
     /// Build, load and unload klab's kernel module
@@ -423,7 +425,7 @@ pub(crate) struct KmodCell {
     /// The guest [default: $KLAB_GUEST, else `default`]
     #[arg(long, value_name = "NAME")]
     pub(crate) guest: Option<String>,
-    /// The module's parameters: `answer=42`
+    /// The module's parameters: `answer=42`, `text="a b"`
     pub(crate) parameters: Vec<String>,
 }
 
@@ -458,6 +460,15 @@ pub(crate) struct Run {
     /// The command and its arguments, after `--`
     #[arg(last = true, required = true)]
     pub(crate) command: Vec<String>,
+}
+
+/// Copy a file into a guest or out of it
+#[derive(Debug, Args)]
+pub(crate) struct Cp {
+    /// The file, or `GUEST:PATH`; `-` is the standard input
+    pub(crate) from: String,
+    /// Where to, the other of the two; `-` is the standard output
+    pub(crate) to: String,
 }
 
 /// Run the cell's body in the guest by its shell, streaming what it writes

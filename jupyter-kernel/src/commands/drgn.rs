@@ -63,6 +63,10 @@ pub(crate) fn cell(drgn: &Drgn, body: &str, cx: &mut Context<'_>) -> Result<Outp
             *held = Some(connection);
             Err(raised.into())
         }
+        // It did not heed the interrupt.
+        Err(Failure::Lost(error)) if cx.interrupt.load(Ordering::Acquire) => {
+            Err(vm::Error::Interrupted(format!("drgn's process was ended: {error}")).into())
+        }
         Err(Failure::Lost(error)) => Err(error.into()),
     }
 }

@@ -1,5 +1,7 @@
 //! The commands that run something in a guest, by its agent.
 
+use std::io::Stdin;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
@@ -18,10 +20,12 @@ pub(crate) fn run(run: &Run, json: bool, cx: &mut Context<'_>) -> Result<Output>
         ..RunSpec::default()
     };
     let mut client = attach(Some(&run.name), cx)?.agent()?;
+    let stdin = std::io::stdin();
+    let input = (!is_null(&stdin)).then(|| stdin.as_fd());
     if !json {
-        return stream(&mut client, &spec, cx);
+        return stream(&mut client, &spec, input, cx);
     }
-    let all = client.output_of(&spec)?;
+    let all = client.output_from(&spec, input)?;
     let value = json!({
         "exit_code": code(&all.status),
         "stdout": String::from_utf8_lossy(&all.stdout),
@@ -51,6 +55,8 @@ pub(crate) fn sh(sh: &Sh, body: &str, cx: &mut Context<'_>) -> Result<Output> {
             argv,
             ..RunSpec::default()
         },
+        // A cell has none.
+        None,
         cx,
     )?;
     if output.code != 0 {
@@ -60,22 +66,25 @@ pub(crate) fn sh(sh: &Sh, body: &str, cx: &mut Context<'_>) -> Result<Output> {
 }
 
 /// Runs `spec`, handing on what it writes as it comes; the context's interrupt kills it.
-fn stream(client: &mut Client, spec: &RunSpec, cx: &mut Context<'_>) -> Result<Output> {
-    let (canceller, interrupt, ended) = (
-        client.canceller(),
-        cx.interrupt.clone(),
-        AtomicBool::new(false),
-    );
+fn stream(
+    client: &mut Client,
+    spec: &RunSpec,
+    input: Option<BorrowedFd<'_>>,
+    cx: &mut Context<'_>,
+) -> Result<Output> {
+    let (canceller, interrupt) = (client.canceller(), cx.interrupt.clone());
+    let (ended, stopped) = (AtomicBool::new(false), AtomicBool::new(false));
     let exit = std::thread::scope(|scope| {
         scope.spawn(|| {
             while !ended.load(Ordering::Acquire) {
                 if interrupt.swap(false, Ordering::AcqRel) {
+                    stopped.store(true, Ordering::Release);
                     canceller.cancel();
                 }
                 std::thread::park_timeout(Duration::from_millis(20));
             }
         });
-        let exit = client.run(spec, |stream, bytes| {
+        let exit = client.run_from(spec, input, |stream, bytes| {
             let stream = match stream {
                 vm::agent::Stream::Stdout => Stream::Stdout,
                 vm::agent::Stream::Stderr => Stream::Stderr,
@@ -85,10 +94,28 @@ fn stream(client: &mut Client, spec: &RunSpec, cx: &mut Context<'_>) -> Result<O
         ended.store(true, Ordering::Release);
         exit
     })?;
+    if stopped.load(Ordering::Acquire) && exit == Exit::Signal(9) {
+        return Err(vm::Error::Interrupted(format!(
+            "`{}` was ended in the guest",
+            spec.argv.first().map_or("the command", String::as_str)
+        ))
+        .into());
+    }
     Ok(Output {
         code: code(&exit),
         ..Output::default()
     })
+}
+
+/// Whether nothing can be read from it: then the command in the guest has no input either.
+fn is_null(stdin: &Stdin) -> bool {
+    let null = |path: &str| nix::sys::stat::stat(path).map(|stat| stat.st_rdev);
+    match (nix::sys::stat::fstat(stdin), null("/dev/null")) {
+        (Ok(own), Ok(null)) => own.st_rdev == null,
+        // A standard input that is closed.
+        (Err(_), _) => true,
+        (_, Err(_)) => false,
+    }
 }
 
 /// The exit code as a shell counts it: 128 and the signal's number where a signal ended it.

@@ -13,6 +13,7 @@
 mod bench;
 mod cli;
 mod code;
+mod copy;
 mod doctor;
 mod drgn;
 mod inside;
@@ -33,12 +34,24 @@ use std::sync::Arc;
 
 use anyhow::Result;
 use clap::Parser;
+use vm::agent::ModuleError;
 
 use crate::setup::Setup;
 use cli::{Shell, ShellCommand};
 pub(crate) use line::run_line;
 pub(crate) use output::{Context, Output, Stream, default_guest};
 use signals::Caught;
+
+/// Whether the error says that the user ended the command, and what was done until then.
+pub(crate) fn is_interruption(error: &anyhow::Error) -> bool {
+    error.chain().any(|cause| {
+        matches!(cause.downcast_ref(), Some(vm::Error::Interrupted(_)))
+            || matches!(
+                kmod::of_a_module(cause),
+                Some(ModuleError::Stopped { .. } | ModuleError::StillRuns { .. })
+            )
+    })
+}
 
 /// Runs the command of this process's arguments.
 pub(crate) fn main() -> ExitCode {
@@ -99,6 +112,7 @@ fn run(shell: Shell, caught: &Caught) -> Result<Output> {
             Ok(Output::text(text))
         }
         ShellCommand::Drgn(what) => drgn::shell(&what, &cx),
+        ShellCommand::Cp(cp) => copy::run(&cp, &mut cx),
         ShellCommand::Run(run) => inside::run(&run, shell.common.json, &mut cx),
     }
 }

@@ -1,5 +1,6 @@
 //! What a long step says on stderr: the step, its bytes, its time.
 
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use vm::Progress;
@@ -59,6 +60,10 @@ impl Progress for Shown<'_, '_> {
         if self.cx.rewrites {
             (self.cx.sink)(Stream::Stderr, format!("{text} ..").as_bytes());
         }
+    }
+
+    fn stopped(&self) -> bool {
+        self.cx.interrupt.load(Ordering::Acquire)
     }
 
     fn bytes(&mut self, done: u64, total: u64) {

@@ -4,7 +4,7 @@
 //! begins with `%%` is one command, and the rest of it is that command's text.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 
 use probes::drgn::Raised;
 use serde_json::{Map, Value};
@@ -85,12 +85,7 @@ pub(super) fn run(
         interrupt: Arc::clone(stop),
     };
     let output = commands::run_line(line, body, &mut context);
-    if stop.load(Ordering::Relaxed) && !output.as_ref().is_err_and(anyhow::Error::is::<Raised>) {
-        return Err(CellError::new(
-            "Interrupted",
-            format!("`{line}` was stopped"),
-        ));
-    }
+    // Whether it was stopped only the command knows: one that ran to its end in spite of the wish has its output.
     match output {
         Ok(output) if output.code == 0 => Ok(bundle(output)),
         Ok(output) => {
@@ -114,6 +109,9 @@ fn failed(error: anyhow::Error) -> CellError {
             evalue: raised.evalue,
             traceback: raised.traceback,
         },
+        Err(error) if commands::is_interruption(&error) => {
+            CellError::new("Interrupted", format!("{error:#}"))
+        }
         Err(error) => CellError::new("Error", format!("{error:#}")),
     }
 }
@@ -153,6 +151,27 @@ mod tests {
             (vec![], Some("let a = 7\n% 2;".to_owned()))
         );
         assert_eq!(parts(" \n"), (vec![], None));
+    }
+
+    #[test]
+    fn only_what_was_stopped_says_so() {
+        let sink: Sink = Arc::new(|_| {});
+        // The wish came while it ran, and it ran to its end all the same.
+        let stop = Arc::new(AtomicBool::new(true));
+        let data = run("%help", "", &stop, &sink).unwrap();
+        assert!(data["text/plain"].as_str().unwrap().contains("%ps"));
+        let failed = run("%nosuch", "", &stop, &sink).unwrap_err();
+        assert_eq!(failed.ename, "Error");
+        let stopped = vm::Error::Interrupted("stopped: nothing was loaded".to_owned());
+        let stopped = super::failed(anyhow::Error::from(stopped).context("the module"));
+        assert_eq!(stopped.ename, "Interrupted");
+        assert!(stopped.evalue.contains("nothing was loaded"));
+        let left = vm::agent::ModuleError::StillRuns {
+            module: "gcloop".to_owned(),
+            call: vm::agent::Call::Init,
+        };
+        let left = vm::Error::Agent(vm::agent::Error::Module(left));
+        assert_eq!(super::failed(left.into()).ename, "Interrupted");
     }
 
     #[test]

@@ -2,9 +2,11 @@
 
 mod details;
 mod unlisted;
+mod users;
 
 pub(crate) use details::text;
 pub use details::{ModuleArea, ModuleDetails, ModuleParameter, ModuleSection};
+pub use users::ModuleUser;
 
 use serde::Serialize;
 

@@ -12,7 +12,14 @@ use nix::{
     unistd::Pid,
 };
 
-use crate::{kmsg::say, modules, server::SERVE};
+use klab_wire::Answer;
+
+use crate::{
+    apart::{self, Job},
+    error::Error,
+    kmsg::say,
+    server::SERVE,
+};
 
 const MOUNTS: &[(&str, &str, &str, &str)] = &[
     ("proc", "/proc", "proc", ""),
@@ -107,8 +114,14 @@ fn prepare() {
         .unwrap_or_default()
         .split_whitespace()
     {
-        if let Err(e) = modules::load(name, "") {
-            say(e.0);
+        let job = Job::Load {
+            name: name.to_owned(),
+            params: String::new(),
+        };
+        match apart::run(&job) {
+            Ok(Answer::Loaded(_)) => {}
+            Ok(Answer::Error(text)) | Err(Error(text)) => say(text),
+            Ok(other) => say(format_args!("cannot load `{name}`: {other:?}")),
         }
     }
 }

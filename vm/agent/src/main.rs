@@ -1,14 +1,16 @@
 //! PID 1 of a klab guest.
 //!
-//! One static binary with three lives, chosen by who started it: PID 1 ([`init`]) prepares the system, starts
+//! One static binary with four lives, chosen by who started it: PID 1 ([`init`]) prepares the system, starts
 //! the server and reaps; the server ([`server`]) answers on the virtio-serial ports; a workload ([`workload`])
-//! is a process for lessons to look at. PID 1 does so little that it has nothing to fail at; a server that
+//! is a process for lessons to look at; one more loads or unloads a module and ends ([`apart`]). PID 1 does so little that it has nothing to fail at; a server that
 //! dies is started again.
 
+mod apart;
 mod device;
 mod error;
 mod files;
 mod init;
+mod input;
 mod kmsg;
 mod modules;
 mod port;
@@ -24,6 +26,7 @@ fn main() {
         Some(workload::PARENT) => workload::shape::parent(),
         Some(workload::CHILD) => workload::shape::child(&args.collect::<Vec<_>>()),
         Some(server::SERVE) => server::serve(),
+        Some(apart::MODULE) => apart::child(&args.collect::<Vec<_>>()),
         Some(workload::socket::SEND) => workload::socket::send(&args.collect::<Vec<_>>()),
         Some(workload::socket::STREAM) => workload::socket::stream(&args.collect::<Vec<_>>()),
         _ if std::process::id() == 1 => init::init(),

@@ -6,17 +6,32 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use nix::kmod::{DeleteModuleFlags, ModuleInitFlags, delete_module, finit_module};
+use klab_wire::Answer;
+use nix::{
+    errno::Errno,
+    kmod::{DeleteModuleFlags, ModuleInitFlags, delete_module, finit_module},
+};
 
-use crate::error::{Context as _, Error, Result};
+use crate::error::{Context as _, Error, reason};
+
+/// A result whose error is the answer that says so.
+type Result<T> = std::result::Result<T, Answer>;
+
+impl From<Error> for Answer {
+    fn from(Error(text): Error) -> Self {
+        Self::Error(text)
+    }
+}
 
 /// Loads the module `name` after what it depends on; a name with a `/` is a file, loaded as it is. Gives
-/// the names that were not there yet.
-pub(crate) fn load(name: &str, params: &str) -> Result<Vec<String>> {
+/// the names that were not there yet; `loading` hears each before the kernel is asked.
+pub(crate) fn load(name: &str, params: &str, loading: &mut dyn FnMut(&str)) -> Result<Vec<String>> {
     let mut loaded = Vec::new();
     if name.contains('/') {
-        insert(Path::new(name), params)?;
-        loaded.push(module_name(name));
+        let module = module_name(name);
+        loading(&module);
+        insert(Path::new(name), &module, params)?;
+        loaded.push(module);
         return Ok(loaded);
     }
     let name = normal(name);
@@ -24,11 +39,10 @@ pub(crate) fn load(name: &str, params: &str) -> Result<Vec<String>> {
         return Ok(loaded);
     }
     let folder = folder()?;
-    let Some(mut files) = dependencies(
-        &fs::read_to_string(folder.join("modules.dep")).unwrap_or_default(),
-        &name,
-    ) else {
-        return Err(Error(format!(
+    let list = folder.join("modules.dep");
+    let text = fs::read_to_string(&list).map_err(|e| reason(&e));
+    let Some(mut files) = dependencies(&text.context(list.display())?, &name) else {
+        return Err(Answer::Error(format!(
             "this guest has no module `{name}`: it is neither loaded nor in {}",
             folder.display()
         )));
@@ -38,9 +52,17 @@ pub(crate) fn load(name: &str, params: &str) -> Result<Vec<String>> {
     let last = files.len().saturating_sub(1);
     for (i, file) in files.iter().enumerate() {
         let module = module_name(file);
-        if !is_there(&module) {
-            insert(&folder.join(file), if i == last { params } else { "" })?;
-            loaded.push(module);
+        if is_there(&module) {
+            continue;
+        }
+        loading(&module);
+        let params = if i == last { params } else { "" };
+        match insert(&folder.join(file), &module, params) {
+            Ok(()) => loaded.push(module),
+            // Another load of the same module was faster.
+            Err(Answer::Refused { errno, .. })
+                if errno == Errno::EEXIST as i32 && is_there(&module) => {}
+            Err(e) => return Err(e),
         }
     }
     Ok(loaded)
@@ -49,31 +71,26 @@ pub(crate) fn load(name: &str, params: &str) -> Result<Vec<String>> {
 /// Unloads a module that nothing uses.
 pub(crate) fn unload(name: &str) -> Result<()> {
     let name = normal(name);
-    let c_name = CString::new(name.as_str())?;
-    delete_module(&c_name, DeleteModuleFlags::O_NONBLOCK).map_err(|e| {
-        let e = e.desc();
-        Error(format!(
-            "cannot unload `{name}`: {e} (loaded and unused modules can be unloaded; see `lsmod`)"
-        ))
-    })
+    let c_name = CString::new(name.as_str()).map_err(Error::from)?;
+    delete_module(&c_name, DeleteModuleFlags::O_NONBLOCK).map_err(|e| refused(&name, e))
 }
 
 fn folder() -> Result<PathBuf> {
-    let uname = nix::sys::utsname::uname()?;
+    let uname = nix::sys::utsname::uname().map_err(Error::from)?;
     Ok(Path::new("/lib/modules").join(uname.release()))
 }
 
-fn insert(file: &Path, params: &str) -> Result<()> {
-    let module = File::open(file).context(file.display())?;
-    let params = CString::new(params)?;
-    match finit_module(&module, &params, ModuleInitFlags::empty()) {
-        // Another load of the same module was faster.
-        Ok(()) | Err(nix::errno::Errno::EEXIST) => Ok(()),
-        Err(e) => Err(Error(format!(
-            "the kernel refuses {}: {} (the kernel log says why)",
-            file.display(),
-            e.desc()
-        ))),
+fn insert(file: &Path, module: &str, params: &str) -> Result<()> {
+    let opened = File::open(file).map_err(|e| reason(&e));
+    let opened = opened.context(file.display())?;
+    let params = CString::new(params).map_err(Error::from)?;
+    finit_module(&opened, &params, ModuleInitFlags::empty()).map_err(|e| refused(module, e))
+}
+
+fn refused(module: &str, errno: Errno) -> Answer {
+    Answer::Refused {
+        module: module.to_owned(),
+        errno: errno as i32,
     }
 }
 

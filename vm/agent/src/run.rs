@@ -2,12 +2,12 @@
 
 use std::{
     fs::File,
-    io::{self, ErrorKind, Read as _, Write as _},
+    io::{self, ErrorKind, Read as _},
     os::{
         fd::{AsFd as _, BorrowedFd, OwnedFd},
         unix::process::{CommandExt as _, ExitStatusExt as _},
     },
-    process::{Child, ChildStdin, Command, ExitStatus, Stdio},
+    process::{Child, Command, ExitStatus, Stdio},
     sync::{Arc, Mutex, PoisonError},
     thread,
     time::{Duration, Instant},
@@ -23,25 +23,71 @@ use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use crate::{
     error::{Context as _, Error, Result, reason},
+    input::{Input, Piece, feed},
     session::{Responder, Runs},
 };
 
-/// A run's process group, for as long as its leader has not been waited for: until then its number is taken.
+/// What a request has started.
 #[derive(Debug)]
-pub(crate) struct Running(Mutex<Option<i32>>);
+pub(crate) struct Running {
+    /// Its process group, for as long as its leader has not been waited for: until then its number is taken.
+    pid: Mutex<Option<i32>>,
+    /// What its standard input still gets, if it has one.
+    input: Option<Input>,
+}
 
 impl Running {
+    /// One that nobody but the caller knows.
+    pub(crate) fn new(pid: i32) -> Self {
+        Self {
+            pid: Mutex::new(Some(pid)),
+            input: None,
+        }
+    }
+
+    /// One that the host can reach by its request's id.
+    pub(crate) fn enter(pid: i32, input: Option<Input>, to: &Responder, runs: &Runs) -> Arc<Self> {
+        let running = Arc::new(Self {
+            input,
+            ..Self::new(pid)
+        });
+        runs.lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(to.id(), Arc::clone(&running));
+        running
+    }
+
+    /// Ends that.
+    pub(crate) fn leave(to: &Responder, runs: &Runs) {
+        runs.lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(&to.id());
+    }
+
+    /// Takes a piece of the standard input; `to` hears when the command's pipe has it.
+    pub(crate) fn feed(&self, data: Vec<u8>, last: bool, to: Responder) -> Result<()> {
+        let Some(input) = &self.input else {
+            return Err(Error("the command was given no input to go on".to_owned()));
+        };
+        input.push(Piece {
+            data,
+            last,
+            to: Some(to),
+        })
+    }
+
     /// Sends a signal to every process of the group.
     pub(crate) fn kill(&self, signal: i32) {
-        if let Some(pid) = *self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        if let Some(pid) = *self.pid.lock().unwrap_or_else(PoisonError::into_inner)
             && let Ok(signal) = nix::sys::signal::Signal::try_from(signal)
         {
             let _ = nix::sys::signal::killpg(nix::unistd::Pid::from_raw(pid), signal);
         }
     }
 
-    fn wait(&self, child: &mut Child) -> io::Result<ExitStatus> {
-        let mut pid = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+    /// Waits for the group's leader, which has ended.
+    pub(crate) fn wait(&self, child: &mut Child) -> io::Result<ExitStatus> {
+        let mut pid = self.pid.lock().unwrap_or_else(PoisonError::into_inner);
         *pid = None;
         child.wait()
     }
@@ -59,25 +105,31 @@ pub(crate) fn start(spec: Run, to: Responder, runs: &Runs) -> Result<()> {
         .envs(spec.env.iter().map(|(k, v)| (k, v)))
         .current_dir(cwd)
         .process_group(0);
-    command.stdin(if spec.stdin.is_empty() {
-        Stdio::null()
-    } else {
+    let input = (spec.more || !spec.stdin.is_empty()).then(Input::new);
+    let input = input.transpose().context("an eventfd")?;
+    command.stdin(if input.is_some() {
         Stdio::piped()
+    } else {
+        Stdio::null()
     });
     let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().map_err(|e| {
         let why = reason(&e);
         Error(format!("cannot run `{program}` in {cwd}: {why} (the guest has busybox, ip and nft; push what else you need)"))
     })?;
     let pid = i32::try_from(child.id()).context("a pid")?;
-    let running = Arc::new(Running(Mutex::new(Some(pid))));
-    runs.lock()
-        .unwrap_or_else(PoisonError::into_inner)
-        .insert(to.id(), Arc::clone(&running));
-    let runs = Arc::clone(runs);
+    if let Some(input) = &input {
+        input.push(Piece {
+            data: spec.stdin,
+            last: !spec.more,
+            to: None,
+        })?;
+    }
+    let running = Running::enter(pid, input, &to, runs);
+    let (runs, timeout_ms) = (Arc::clone(runs), spec.timeout_ms);
     thread::spawn(move || {
         // A host that has gone hears nothing more; the session has killed the group.
         let _ = to.send(Answer::Started { pid });
-        let answer = match watch(&mut child, pid, spec, &running, &to) {
+        let answer = match watch(&mut child, pid, timeout_ms, &running, &to) {
             Ok(exit) => Answer::Exit(exit),
             Err(e) => {
                 running.kill(libc::SIGKILL);
@@ -86,9 +138,7 @@ pub(crate) fn start(spec: Run, to: Responder, runs: &Runs) -> Result<()> {
             }
         };
         let _ = to.send(answer);
-        runs.lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .remove(&to.id());
+        Running::leave(&to, &runs);
     });
     Ok(())
 }
@@ -103,7 +153,7 @@ struct Output {
 fn watch(
     child: &mut Child,
     pid: i32,
-    spec: Run,
+    timeout_ms: u64,
     running: &Running,
     to: &Responder,
 ) -> io::Result<Exit> {
@@ -119,16 +169,14 @@ fn watch(
             stream: Stream::Stderr,
         },
     ];
-    let mut stdin = child.stdin.take();
+    let mut stdin = child.stdin.take().zip(running.input.as_ref());
     for fd in outputs.iter().filter_map(|o| o.from.as_ref()) {
         nonblocking(fd.as_fd())?;
     }
-    if let Some(stdin) = &stdin {
-        nonblocking(stdin.as_fd())?;
+    if let Some((pipe, _)) = &stdin {
+        nonblocking(pipe.as_fd())?;
     }
-    let mut rest = spec.stdin.as_slice();
-    let deadline =
-        (spec.timeout_ms > 0).then(|| Instant::now() + Duration::from_millis(spec.timeout_ms));
+    let deadline = (timeout_ms > 0).then(|| Instant::now() + Duration::from_millis(timeout_ms));
     let mut timed_out = false;
     let mut buf = vec![0; CHUNK];
     loop {
@@ -138,11 +186,11 @@ fn watch(
                 .iter()
                 .filter_map(|o| Some(PollFd::new(o.from.as_ref()?.as_fd(), PollFlags::POLLIN))),
         );
-        fds.extend(
-            stdin
-                .as_ref()
-                .map(|s| PollFd::new(s.as_fd(), PollFlags::POLLOUT)),
-        );
+        if let Some((pipe, input)) = &stdin {
+            // Without a piece to write it is heard all the same when the pipe has no reader any more.
+            fds.push(PollFd::new(pipe.as_fd(), input.wants()));
+        }
+        fds.extend(running.input.iter().map(Input::news));
         let timeout = match deadline {
             Some(deadline) if !timed_out => left(deadline),
             _ => PollTimeout::NONE,
@@ -152,7 +200,11 @@ fn watch(
             Err(e) => return Err(e.into()),
         }
         let over = fds[0].any().unwrap_or(false);
-        feed(&mut stdin, &mut rest);
+        let broken = |fd: &PollFd<'_>| fd.revents().is_some_and(|r| r.contains(PollFlags::POLLERR));
+        if stdin.is_some() && fds.iter().rev().nth(1).is_some_and(broken) {
+            stdin = None;
+        }
+        feed(&mut stdin, running.input.as_ref())?;
         for output in &mut outputs {
             drain(output, &mut buf, over, to)?;
         }
@@ -184,22 +236,6 @@ fn nonblocking(fd: BorrowedFd<'_>) -> io::Result<()> {
     let flags = OFlag::from_bits_truncate(fcntl(fd, FcntlArg::F_GETFL)?);
     fcntl(fd, FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK))?;
     Ok(())
-}
-
-/// Writes what the command's standard input takes; closes it at the end, or when nobody reads it.
-fn feed(stdin: &mut Option<ChildStdin>, rest: &mut &[u8]) {
-    while let Some(pipe) = stdin {
-        if rest.is_empty() {
-            *stdin = None;
-            return;
-        }
-        match pipe.write(rest) {
-            Ok(n) => *rest = &rest[n..],
-            Err(e) if e.kind() == ErrorKind::WouldBlock => return,
-            Err(e) if e.kind() == ErrorKind::Interrupted => {}
-            Err(_) => *stdin = None,
-        }
-    }
 }
 
 /// Sends what is there of a stream: once around, or all of it when the command is over.

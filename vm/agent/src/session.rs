@@ -15,11 +15,11 @@ use klab_wire::{
 use nix::{sys::time::TimeSpec, time::ClockId};
 
 use crate::{
+    apart::{self, Job},
     device::Device,
     error::{Error, Result},
     files::{self, Push},
     kmsg::{panic_text, say},
-    modules,
     port::{Input, Port},
     proc,
     run::{self, Running},
@@ -148,11 +148,18 @@ impl Session {
                 let runs = self.runs.lock().unwrap_or_else(PoisonError::into_inner);
                 let Some(run) = runs.get(&id) else {
                     return Err(Error(
-                        "the command was lost: the guest's agent was started again".to_owned(),
+                        "what it did was lost: the guest's agent was started again".to_owned(),
                     ));
                 };
                 run.kill(signal);
                 Answer::Done
+            }
+            Ask::Stdin { run, data, last } => {
+                let runs = self.runs.lock().unwrap_or_else(PoisonError::into_inner);
+                match runs.get(&run) {
+                    Some(run) => return run.feed(data, last, to.clone()).map(|()| None),
+                    None => Answer::Fed { open: false },
+                }
             }
             Ask::Push { path, mode } => {
                 self.push = Some((to.id, Push::begin(path, mode)));
@@ -163,10 +170,13 @@ impl Session {
                 files::pull(&path, to)?;
                 Answer::Done
             }
-            Ask::LoadModule { name, params } => Answer::Loaded(modules::load(&name, &params)?),
+            Ask::LoadModule { name, params } => {
+                apart::start(&Job::Load { name, params }, to.clone(), &self.runs)?;
+                return Ok(None);
+            }
             Ask::UnloadModule { name } => {
-                modules::unload(&name)?;
-                Answer::Done
+                apart::start(&Job::Unload { name }, to.clone(), &self.runs)?;
+                return Ok(None);
             }
             Ask::WorkloadStart(kind) => Answer::Workload(self.workloads.start(kind)?),
             Ask::WorkloadStep { id, bytes } => Answer::Workload(self.workloads.step(id, bytes)?),

@@ -56,6 +56,9 @@ pub enum Error {
     /// More standard input than fits.
     #[error("standard input of {0} bytes is too long (at most {max}); push it as a file", max = klab_wire::MAX_STDIN)]
     Stdin(usize),
+    /// A module that is not loaded or not unloaded.
+    #[error(transparent)]
+    Module(#[from] super::ModuleError),
     /// A file or socket of the host.
     #[error("{what}: {source}")]
     Io {

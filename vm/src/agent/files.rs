@@ -2,12 +2,15 @@ use std::{
     fs::File,
     io::{Read, Write},
     path::Path,
+    time::{Duration, Instant},
 };
 
 use klab_wire::{Answer, Ask, CHUNK};
 
 use super::{Client, Error, Result, unexpected};
 
+/// How long an answer that has begun to come may take.
+const MOMENT: Duration = Duration::from_millis(5);
 /// The most that [`Client::read`] keeps.
 const MAX_READ: usize = 64 << 20;
 
@@ -30,6 +33,15 @@ impl Client {
             let n = read_full(&mut data, &mut buf)
                 .map_err(Error::io(format!("cannot read what to push to {path}")))?;
             let last = n < buf.len();
+            // A guest that cannot write it says so at once; there may be no end of what is read.
+            if self.link.has_news()?
+                && let Some(answer) = self.link.receive(id, Instant::now() + MOMENT)?
+            {
+                return Err(match answer {
+                    Answer::Error(text) => Error::Agent(text),
+                    other => unexpected(&other),
+                });
+            }
             self.link.send_as(
                 id,
                 Ask::Chunk {

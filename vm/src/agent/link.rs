@@ -3,7 +3,10 @@
 use std::{
     collections::VecDeque,
     io::{ErrorKind, Read as _, Write as _},
-    os::unix::net::UnixStream,
+    os::{
+        fd::{AsFd as _, BorrowedFd},
+        unix::net::UnixStream,
+    },
     path::{Path, PathBuf},
     time::{Duration, Instant},
 };
@@ -13,7 +16,7 @@ use klab_wire::{
     frame::{self, Decoder, FrameError},
 };
 
-use super::{Error, Result};
+use super::{Error, Result, input::either};
 use crate::lease;
 
 /// The silence after which QEMU is asked whether the guest runs: longer than most answers take.
@@ -136,6 +139,21 @@ impl Link {
     /// Sends what ends a frame that an earlier client left open.
     pub(super) fn flush(&mut self, timeout: Duration) -> Result<()> {
         self.write(&frame::flush(), timeout)
+    }
+
+    /// Whether `other` can be read; waits at most `patience` until it can, or until something of the agent's is there.
+    pub(super) fn readable_or(&self, other: BorrowedFd<'_>, patience: Duration) -> Result<bool> {
+        let patience = if self.ready.is_empty() {
+            patience
+        } else {
+            Duration::ZERO
+        };
+        either(&self.stream, other, patience)
+    }
+
+    /// Whether something of the agent's is there.
+    pub(super) fn has_news(&self) -> Result<bool> {
+        Ok(!self.ready.is_empty() || either(&self.stream, self.stream.as_fd(), Duration::ZERO)?)
     }
 
     /// Writes all; the guest may take nothing for as long as `timeout`, while it runs.

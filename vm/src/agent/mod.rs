@@ -10,7 +10,9 @@ mod device;
 mod error;
 mod files;
 mod greet;
+mod input;
 mod link;
+mod module;
 mod proc;
 mod run;
 mod workload;
@@ -33,6 +35,7 @@ pub use klab_wire::{
     WorkloadKind, proc as values,
 };
 use link::Link;
+pub use module::{Call, ModuleError};
 pub use run::Output;
 
 /// How long an agent may say nothing. Under emulation a loaded guest takes seconds for what takes milliseconds.
@@ -123,31 +126,6 @@ impl Client {
     /// When the agent does not answer.
     pub fn power_off(&mut self) -> Result<()> {
         self.done(Ask::PowerOff)
-    }
-
-    /// Loads a module and what it depends on, as modprobe does; says which were loaded, dependencies first.
-    ///
-    /// # Errors
-    /// When the guest has no such module or its kernel refuses it.
-    pub fn load_module(&mut self, name: &str, params: &str) -> Result<Vec<String>> {
-        let ask = Ask::LoadModule {
-            name: name.to_owned(),
-            params: params.to_owned(),
-        };
-        match self.call(ask)? {
-            Answer::Loaded(names) => Ok(names),
-            other => Err(unexpected(&other)),
-        }
-    }
-
-    /// Unloads a module.
-    ///
-    /// # Errors
-    /// When it is not loaded or in use.
-    pub fn unload_module(&mut self, name: &str) -> Result<()> {
-        self.done(Ask::UnloadModule {
-            name: name.to_owned(),
-        })
     }
 
     /// Sends `ask` and gives the first answer.

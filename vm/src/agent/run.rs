@@ -1,7 +1,11 @@
-use std::time::{Duration, Instant};
+use std::{
+    os::fd::BorrowedFd,
+    time::{Duration, Instant},
+};
 
 use klab_wire::{Answer, Ask, MAX_STDIN, Reply};
 
+use super::input::Feeder;
 use super::{Client, Error, Exit, Result, RunSpec, Stream, unexpected};
 
 /// How often a waiting run looks whether it was cancelled.
@@ -28,59 +32,117 @@ impl Output {
     }
 }
 
+/// A request that may take as long as it likes: the agent is asked now and then whether it still has it.
+#[derive(Debug)]
+pub(super) struct Long {
+    id: u32,
+    ping: u32,
+}
+
 impl Client {
+    /// Sends a request that may take as long as it likes.
+    pub(super) fn begin(&mut self, ask: Ask) -> Result<Long> {
+        Ok(Long {
+            id: self.link.send(ask, self.timeout)?,
+            ping: 0,
+        })
+    }
+
+    /// What came of the request, or of those in `also`, within a moment.
+    pub(super) fn next(&mut self, long: &mut Long, also: &[u32]) -> Result<Option<Reply>> {
+        let mut ids = vec![long.id, long.ping];
+        ids.extend(also);
+        match self.link.receive_any(&ids, Instant::now() + SLICE)? {
+            Some(Reply { id, answer }) if id == long.ping => {
+                long.ping = 0;
+                match answer {
+                    // A server that was started again knows nothing of the request.
+                    Answer::Error(text) => Err(Error::Agent(text)),
+                    _ => Ok(None),
+                }
+            }
+            Some(reply) => Ok(Some(reply)),
+            None if self.link.silence() > self.timeout => Err(self.link.silent(self.timeout)),
+            None => {
+                if long.ping == 0 && self.link.silence() > self.timeout / 3 {
+                    long.ping = self.signal(long, 0)?;
+                }
+                Ok(None)
+            }
+        }
+    }
+
+    /// Sends SIGKILL to what the request has started.
+    pub(super) fn kill(&mut self, long: &Long) -> Result<()> {
+        self.signal(long, SIGKILL).map(drop)
+    }
+
+    /// Whether the user has asked to end what is under way, since this was last asked.
+    pub(super) fn cancelled(&self) -> bool {
+        self.cancel.take()
+    }
+
+    fn signal(&mut self, long: &Long, signal: i32) -> Result<u32> {
+        let run = long.id;
+        self.link
+            .send_besides(Ask::Kill { run, signal }, self.timeout)
+    }
+
     /// Runs a command in the guest and hands on what it writes as it comes. A command may be silent for
     /// as long as it likes: the agent is asked meanwhile whether it still runs. [`Client::canceller`] kills it.
     ///
     /// # Errors
     /// When the command cannot be started, or the agent falls silent.
-    pub fn run(
+    pub fn run(&mut self, spec: &RunSpec, on_output: impl FnMut(Stream, &[u8])) -> Result<Exit> {
+        self.run_from(spec, None, on_output)
+    }
+
+    /// The same, and what can be read from `input`, of any length, is the command's standard input after what `spec`
+    /// has of it. It is read no faster than the command does. A terminal is read only while this process is in its
+    /// foreground.
+    ///
+    /// # Errors
+    /// As [`Client::run`]; when `input` cannot be read.
+    pub fn run_from(
         &mut self,
         spec: &RunSpec,
+        input: Option<BorrowedFd<'_>>,
         mut on_output: impl FnMut(Stream, &[u8]),
     ) -> Result<Exit> {
         if spec.stdin.len() > MAX_STDIN {
             return Err(Error::Stdin(spec.stdin.len()));
         }
-        let id = self.link.send(Ask::Run(spec.clone()), self.timeout)?;
-        let mut ping = 0;
+        let more = input.is_some();
+        let mut run = self.begin(Ask::Run(RunSpec {
+            more,
+            ..spec.clone()
+        }))?;
+        let mut feeder = Feeder::new(input);
         loop {
-            if self.cancel.take() {
-                self.link.send_besides(
-                    Ask::Kill {
-                        run: id,
-                        signal: SIGKILL,
-                    },
-                    self.timeout,
-                )?;
+            if self.cancelled() {
+                self.kill(&run)?;
+                feeder.end();
             }
-            match self.link.receive_any(&[id, ping], Instant::now() + SLICE)? {
-                Some(Reply { id: from, answer }) => {
-                    if from == ping {
-                        // A server that was started again knows nothing of the run.
-                        if let Answer::Error(text) = answer {
-                            return Err(Error::Agent(text));
-                        }
-                        ping = 0;
-                        continue;
-                    }
-                    match answer {
-                        Answer::Started { .. } => {}
-                        Answer::Output { stream, data } => on_output(stream, &data),
-                        Answer::Exit(exit) => return Ok(exit),
-                        Answer::Error(text) => return Err(Error::Agent(text)),
-                        other => return Err(unexpected(&other)),
-                    }
-                }
-                None if self.link.silence() > self.timeout => {
-                    return Err(self.link.silent(self.timeout));
-                }
-                None if ping == 0 && self.link.silence() > self.timeout / 3 => {
-                    ping = self
-                        .link
-                        .send_besides(Ask::Kill { run: id, signal: 0 }, self.timeout)?;
-                }
-                None => {}
+            // What answers a question goes first: the agent may wait for this side to read before it reads on.
+            if run.ping == 0
+                && let Err(error) = self.feed(run.id, &mut feeder, SLICE)
+            {
+                self.kill(&run)?;
+                return Err(error);
+            }
+            let Some(Reply { id, answer }) = self.next(&mut run, feeder.sent())? else {
+                continue;
+            };
+            if id != run.id {
+                feeder.answered(id, &answer);
+                continue;
+            }
+            match answer {
+                Answer::Started { .. } => {}
+                Answer::Output { stream, data } => on_output(stream, &data),
+                Answer::Exit(exit) => return Ok(exit),
+                Answer::Error(text) => return Err(Error::Agent(text)),
+                other => return Err(unexpected(&other)),
             }
         }
     }
@@ -110,9 +172,17 @@ impl Client {
     /// # Errors
     /// As [`Client::output`].
     pub fn output_of(&mut self, spec: &RunSpec) -> Result<Output> {
+        self.output_from(spec, None)
+    }
+
+    /// The same with an input, as [`Client::run_from`] takes it.
+    ///
+    /// # Errors
+    /// As [`Client::output`] and [`Client::run_from`].
+    pub fn output_from(&mut self, spec: &RunSpec, input: Option<BorrowedFd<'_>>) -> Result<Output> {
         let (mut stdout, mut stderr, mut over) = (Vec::new(), Vec::new(), false);
         let cancel = self.canceller();
-        let status = self.run(spec, |stream, data| {
+        let status = self.run_from(spec, input, |stream, data| {
             if stdout.len() + stderr.len() + data.len() > MAX_OUTPUT {
                 if !std::mem::replace(&mut over, true) {
                     cancel.cancel();

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::Toolchain;
+use super::{Built, Toolchain, names};
 use crate::agent::Client;
 use crate::error::{Error, Result};
 use crate::machine::Machine;
@@ -28,44 +28,82 @@ impl Machine {
         }
         toolchain.ensure(progress)?;
         let module = toolchain.build(NAME, Path::new(SOURCE), progress)?;
+        unless_stopped(progress, "nothing was loaded")?;
         client.push_file(&module, GUEST)?;
-        client.load_module(GUEST, "")?;
-        Ok(true)
+        match client.load_module_with(GUEST, "", progress) {
+            // Another command was faster.
+            Err(_) if kmod_is_loaded(client)? => Ok(false),
+            loaded => Ok(loaded.map(|_| true)?),
+        }
     }
-}
 
-impl Machine {
-    /// Builds the module of one Rust source and loads it with these parameters; one of its name that came the same way
-    /// is unloaded first. Gives its name. `client` is one of this machine.
+    /// Builds the module `name` of one Rust source for this guest's kernel.
     ///
     /// # Errors
-    /// As [`Machine::load_kmod`]; [`Error::BadOption`] where a module of the kernel's own has that name.
-    pub fn load_source(
+    /// As [`Toolchain::of`], [`Toolchain::ensure`] and [`Toolchain::build_source`]; [`Error::BadOption`] where the kernel
+    /// has a module of that name of its own.
+    pub fn build_source(
+        &self,
+        name: &str,
+        source: &str,
+        progress: &mut dyn Progress,
+    ) -> Result<Built> {
+        let kernel = self.kernel()?;
+        if let Some(file) = names::own(kernel, &name.replace('-', "_"))? {
+            return Err(taken(name, &file));
+        }
+        let toolchain = Toolchain::of(kernel)?;
+        toolchain.ensure(progress)?;
+        toolchain.build_source(name, source, progress)
+    }
+
+    /// Loads a module that was built of a source with these parameters; one of its name that came the same way is
+    /// unloaded first. `client` is one of this machine.
+    ///
+    /// # Errors
+    /// When the guest's kernel refuses it, or keeps the one that is to be replaced; [`Error::BadOption`] where one of that
+    /// name did not come from outside of the kernel's tree.
+    pub fn load_built(
         &self,
         client: &mut Client,
-        source: &str,
+        built: &Built,
         parameters: &str,
         progress: &mut dyn Progress,
-    ) -> Result<String> {
-        let toolchain = Toolchain::of(self.kernel()?)?;
-        toolchain.ensure(progress)?;
-        let built = toolchain.build_source(source, progress)?;
+    ) -> Result<()> {
         let name = &built.name;
+        unless_stopped(progress, "nothing was loaded")?;
         if client.modules()?.iter().any(|module| module.name == *name) {
             // `O`: built out of the kernel's tree (Documentation/admin-guide/tainted-kernels.rst).
             let taints = client.read(&format!("/sys/module/{name}/taint"))?;
             if !taints.contains(&b'O') {
-                return Err(Error::BadOption(format!(
-                    "the kernel has a module {name} of its own: give this one another name"
-                )));
+                return Err(taken(name, "it is loaded"));
             }
-            client.unload_module(name)?;
+            progress.step(&format!("unloading the {name} of an earlier run"));
+            client.unload_module_with(name, progress)?;
+            unless_stopped(
+                progress,
+                &format!("the {name} of an earlier run was unloaded, and nothing was loaded"),
+            )?;
         }
         let to = format!("/run/{name}.ko");
         client.push_file(&built.path, &to)?;
-        client.load_module(&to, parameters)?;
-        Ok(built.name)
+        client.load_module_with(&to, parameters, progress)?;
+        Ok(())
     }
+}
+
+fn taken(name: &str, why: &str) -> Error {
+    Error::BadOption(format!(
+        "the kernel has a module {name} of its own ({why}): give this one another name"
+    ))
+}
+
+/// Fails with what was done so far when the user wants an end.
+fn unless_stopped(progress: &dyn Progress, done: &str) -> Result<()> {
+    if progress.stopped() {
+        return Err(Error::Interrupted(format!("stopped: {done}")));
+    }
+    Ok(())
 }
 
 /// Whether klab's module is loaded in the guest.

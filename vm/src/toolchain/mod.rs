@@ -6,6 +6,7 @@
 
 mod load;
 mod module;
+mod names;
 mod root;
 
 pub use load::{NAME, SOURCE, kmod_is_loaded};
@@ -122,7 +123,7 @@ impl Toolchain {
         if self.ready() == Ready::Whole {
             return Ok(());
         }
-        let _lock = self.lock()?;
+        let _lock = self.lock(progress)?;
         if self.ready() < Ready::Root {
             self.make_root(progress)?;
         }
@@ -144,11 +145,25 @@ impl Toolchain {
         self.folder.join("root")
     }
 
-    fn lock(&self) -> Result<Flock<File>> {
+    /// For one at a time; waits for another, as long as the user does.
+    fn lock(&self, progress: &mut dyn Progress) -> Result<Flock<File>> {
         fs::create_dir_all(&self.folder).at("make", &self.folder)?;
-        let patience = Duration::from_secs(3600);
-        paths::lock(&self.folder.join("lock"), patience)?
-            .ok_or_else(|| Error::Locked(format!("(toolchain of linux {})", self.release)))
+        let mut said = false;
+        loop {
+            let lock = paths::lock(&self.folder.join("lock"), Duration::from_millis(200))?;
+            match lock {
+                Some(lock) => return Ok(lock),
+                None if progress.stopped() => {
+                    return Err(Error::Interrupted(
+                        "the wait for another build was stopped: nothing was built".to_owned(),
+                    ));
+                }
+                None if !std::mem::replace(&mut said, true) => {
+                    progress.step("waiting for another command, which builds with this toolchain");
+                }
+                None => {}
+            }
+        }
     }
 
     fn make_root(&self, progress: &mut dyn Progress) -> Result<()> {
@@ -196,7 +211,8 @@ impl Toolchain {
         // Headers of one graphics driver are a fifth of the source, and no part of what is built here.
         let words =
             format!("tar -C /build/new --exclude='*/drivers/gpu/drm/amd/include' -xf {archive}");
-        self.run("unpacking the kernel's source", &words, None, &mut |_| {})?;
+        let what = "unpacking the kernel's source";
+        self.run(what, &words, None, progress, &mut |_, _| {})?;
         fs::rename(temporary.join(name), self.source()).at("make", &self.source())
     }
 
@@ -214,7 +230,7 @@ impl Toolchain {
         if !has_rust(&text) {
             return Err(Error::NoRust(self.release.clone()));
         }
-        self.same_compiler(&text)?;
+        self.same_compiler(&text, progress)?;
         let stem = self.release.find(['+', '-']).unwrap_or(self.release.len());
         let local = self.release.get(stem..).unwrap_or_default();
         let file = source.join("localversion");
@@ -226,7 +242,7 @@ impl Toolchain {
             let words = format!(
                 "make -C /build/linux -j{jobs} KBUILD_BUILD_USER=klab KBUILD_BUILD_HOST=klab {goal}"
             );
-            self.run(&what, &words, None, &mut |line| {
+            self.run(&what, &words, None, progress, &mut |line, progress| {
                 // The Rust parts take nearly all of the time: each is a step of its own.
                 if let Some(part) = line
                     .strip_prefix("  RUSTC")
@@ -243,9 +259,10 @@ impl Toolchain {
         let made = fs::read_to_string(&release).at("read", &release)?;
         if made.trim() != self.release {
             return Err(Error::Mismatch(format!(
-                "the prepared source calls itself {}, not {}: `klab kmod build --fresh` begins anew",
+                "the prepared source calls itself {}, not {}: remove {}, and `klab kmod build` begins anew",
                 made.trim(),
-                self.release
+                self.release,
+                self.folder.display()
             )));
         }
         let done = source.join(".klab-prepared");
@@ -253,7 +270,7 @@ impl Toolchain {
     }
 
     /// The compiler's whole version text is part of every Rust symbol's name.
-    fn same_compiler(&self, configuration: &str) -> Result<()> {
+    fn same_compiler(&self, configuration: &str, progress: &mut dyn Progress) -> Result<()> {
         let wanted = configuration.lines().find_map(|line| {
             line.strip_prefix("CONFIG_RUSTC_VERSION_TEXT=\"")?
                 .strip_suffix('"')
@@ -263,7 +280,8 @@ impl Toolchain {
             "asking rustc for its version",
             "rustc --version",
             None,
-            &mut |line| {
+            progress,
+            &mut |line, _| {
                 here = line.to_owned();
             },
         )?;

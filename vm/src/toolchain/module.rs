@@ -21,22 +21,27 @@ impl Toolchain {
     /// # Errors
     /// [`Error::Step`] with the compiler's words; [`Error::Mismatch`] where the result would not load.
     pub fn build(&self, name: &str, folder: &Path, progress: &mut dyn Progress) -> Result<PathBuf> {
-        let _lock = self.lock()?;
+        let _lock = self.lock(progress)?;
         progress.step(&format!("building the module {name}"));
         let work = self.folder.join("modules").join(name);
         fs::create_dir_all(&work).at("make", &work)?;
         update(folder, &work)?;
-        self.make(name, &work)
+        Ok(self.make(name, &work, progress)?.0)
     }
 
-    /// Builds the module of one Rust source, which is named by its `module!` block; gives its `.ko` in a folder that is
-    /// removed when dropped. The toolchain must be whole ([`Toolchain::ensure`]).
+    /// Builds the module `name` of one Rust source; gives its `.ko` in a folder that is removed when dropped. The kernel
+    /// has `_` where a name has `-`. The toolchain must be whole ([`Toolchain::ensure`]).
     ///
     /// # Errors
-    /// [`Error::BadOption`] for a source that names no module; as [`Toolchain::build`].
-    pub fn build_source(&self, source: &str, progress: &mut dyn Progress) -> Result<Built> {
-        let name = module_name(source)?;
-        let _lock = self.lock()?;
+    /// [`Error::BadOption`] for what cannot be a module's name; as [`Toolchain::build`].
+    pub fn build_source(
+        &self,
+        name: &str,
+        source: &str,
+        progress: &mut dyn Progress,
+    ) -> Result<Built> {
+        let name = plain_name(name)?;
+        let _lock = self.lock(progress)?;
         progress.step(&format!("building the module {name}"));
         let modules = self.folder.join("modules");
         fs::create_dir_all(&modules).at("make", &modules)?;
@@ -49,24 +54,33 @@ impl Toolchain {
             let to = work.path().join(file);
             fs::write(&to, text).at("write", &to)?;
         }
-        let path = self.make(name, work.path())?;
+        let (path, warnings) = self.make(&name, work.path(), progress)?;
         Ok(Built {
-            name: name.to_owned(),
+            name,
             path,
+            warnings,
             _work: work,
         })
     }
 
-    fn make(&self, name: &str, work: &Path) -> Result<PathBuf> {
+    /// Gives the `.ko` and what the compiler warned of.
+    fn make(
+        &self,
+        name: &str,
+        work: &Path,
+        progress: &mut dyn Progress,
+    ) -> Result<(PathBuf, String)> {
+        let mut said = Warnings::default();
         self.run(
             &format!("building the module {name}"),
             "make -C /build/linux M=/module modules",
             Some(work),
-            &mut |_| {},
+            progress,
+            &mut |line, _| said.line(line),
         )?;
         let made = work.join(format!("{name}.ko"));
         self.check(&made)?;
-        Ok(made)
+        Ok((made, said.end()))
     }
 
     /// Where [`Toolchain::build`] leaves the module `name`, if it was built.
@@ -128,29 +142,64 @@ pub struct Built {
     pub name: String,
     /// Its `.ko`, as long as this value lives.
     pub path: PathBuf,
+    /// What the compiler warned of, in its words; empty if nothing.
+    pub warnings: String,
     _work: Temporary,
 }
 
-/// The name that a Rust module's `module!` block gives it: `name: "hello"`.
-fn module_name(source: &str) -> Result<&str> {
-    let name = source.split_once("module").and_then(|(_, rest)| {
-        let line = rest
-            .lines()
-            .find_map(|line| line.trim_start().strip_prefix("name:"))?;
-        line.split('"').nth(1)
-    });
-    let Some(name) = name else {
-        return Err(Error::BadOption(
-            "the source names no module: it needs `module! { type: .., name: \"hello\", license: \"GPL\" }`".to_owned(),
-        ));
-    };
+/// What of a build's output is a compiler's warning about the module: each from its first line to an empty one.
+#[derive(Debug, Default)]
+struct Warnings {
+    block: Vec<String>,
+    said: String,
+}
+
+impl Warnings {
+    /// More of it is no use to anybody.
+    const MOST: usize = 64 << 10;
+
+    fn line(&mut self, line: &str) {
+        if line.starts_with("warning") {
+            self.flush();
+            self.block.push(line.to_owned());
+        } else if line.trim().is_empty() {
+            self.flush();
+        } else if !self.block.is_empty() {
+            self.block.push(line.to_owned());
+        }
+    }
+
+    /// Without a place it is no warning about the source: rustc's count of them, make's word on the compiler.
+    fn flush(&mut self) {
+        let block = std::mem::take(&mut self.block);
+        let placed = block.iter().any(|line| line.trim().starts_with("--> "));
+        // The kernel's build asks for it (`-W missing-docs`), and a cell is no crate that others read.
+        let docs = block
+            .first()
+            .is_some_and(|line| line.ends_with(" documentation for the crate"));
+        if placed && !docs && self.said.len() < Self::MOST {
+            self.said.push_str(&block.join("\n"));
+            self.said.push_str("\n\n");
+        }
+    }
+
+    fn end(mut self) -> String {
+        self.flush();
+        self.said
+    }
+}
+
+/// The name that the kernel and rustc give a module whose `module!` says `name`.
+fn plain_name(name: &str) -> Result<String> {
     let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_';
-    if name == super::NAME || name.is_empty() || name.len() > 55 || !name.chars().all(plain) {
+    let as_named = name.replace('-', "_");
+    if as_named == super::NAME || name.is_empty() || name.len() > 55 || !as_named.chars().all(plain)
+    {
         return Err(Error::BadOption(format!(
-            "a module cannot be named {name:?}: up to 55 of a-z, 0-9 and _, and not klab's own name"
+            "a module cannot be named {name:?}: up to 55 of a-z, 0-9, - and _, and not klab's own name"
         )));
     }
-    Ok(name)
+    Ok(as_named)
 }
 
 /// `vermagic=` of `.modinfo`.
@@ -208,18 +257,53 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_source_names_its_module() {
-        let named = |name: &str| {
-            format!(
-                "use kernel::prelude::*;\nmodule! {{\n    type: Hello,\n    name: \"{name}\",\n}}\n"
-            )
-        };
-        assert_eq!(module_name(&named("hello")).unwrap(), "hello");
-        for bad in ["", "klab", "../up", "Hello", "a b"] {
-            let said = module_name(&named(bad)).unwrap_err().to_string();
+    fn names_are_the_kernels() {
+        assert_eq!(plain_name("hello").unwrap(), "hello");
+        assert_eq!(plain_name("gc-dash").unwrap(), "gc_dash");
+        for bad in ["", "klab", "../up", "Hello", "a b", "a.b", &"x".repeat(56)] {
+            let said = plain_name(bad).unwrap_err().to_string();
             assert!(said.contains("cannot be named"), "{said}");
         }
-        let said = module_name("fn main() {}").unwrap_err().to_string();
-        assert!(said.contains("names no module"), "{said}");
+    }
+
+    #[test]
+    fn warnings_are_those_with_a_place() {
+        // What make and rustc 1.85 write when a module with a warning is built.
+        let output = "\
+make: Entering directory '/build/linux'
+make[1]: Entering directory '/module'
+  RUSTC [M] gcwarn.o
+warning: unused variable: `unused`
+  --> /module/gcwarn.rs:10:13
+   |
+10 |         let unused = 5;
+   |             ^^^^^^ help: if this is intentional, prefix it with an underscore: `_unused`
+   |
+   = note: `#[warn(unused_variables)]` on by default
+
+warning: 1 warning emitted
+
+  MODPOST Module.symvers
+  LD [M]  gcwarn.ko
+";
+        let mut warnings = Warnings::default();
+        output.lines().for_each(|line| warnings.line(line));
+        let said = warnings.end();
+        assert!(
+            said.starts_with("warning: unused variable: `unused`\n"),
+            "{said}"
+        );
+        assert!(said.ends_with("on by default\n\n"), "{said}");
+        let mut none = Warnings::default();
+        [
+            "warning: missing documentation for the crate",
+            "  --> gc.rs:1:1",
+            "",
+            "warning: the compiler differs from the one used to build the kernel",
+            "  CC x.o",
+        ]
+        .iter()
+        .for_each(|line| none.line(line));
+        assert_eq!(none.end(), "");
     }
 }

@@ -1,25 +1,35 @@
 //! Commands in the toolchain's root, without being root: a user namespace where we are not.
 
 use std::fs::{self, File};
-use std::io::{BufRead, BufReader, Write};
+use std::io::{self, Read, Write};
+use std::os::fd::AsFd;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::{Child, ChildStdout, Command, Stdio};
+
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::Toolchain;
 use crate::error::{At, Error, Result};
+use crate::progress::Progress;
 
 /// `$0` is the root, `$1` the folder that appears as `/module`, `$2` the command. objtool needs `/proc`.
 const ENTER: &str = "mount -t proc proc \"$0/proc\" && mount --rbind /dev \"$0/dev\" && mount --bind \"$1\" \"$0/module\" && \
                      exec env -i PATH=/usr/bin:/usr/sbin LC_ALL=C.UTF-8 HOME=/ chroot \"$0\" sh -c \"$2\"";
 
+/// After how many milliseconds it is looked whether the user wants an end.
+const MOMENT: u8 = 100;
+
 impl Toolchain {
     /// Runs a line of shell in the root, with `module` as `/module`; its output goes to the log, and line by line to `on`.
+    /// Ends it when `progress` says that the user wants it.
     pub(super) fn run(
         &self,
         what: &str,
         words: &str,
         module: Option<&Path>,
-        on: &mut dyn FnMut(&str),
+        progress: &mut dyn Progress,
+        on: &mut dyn FnMut(&str, &mut dyn Progress),
     ) -> Result<()> {
         let (root, log) = (self.root(), self.folder.join("log"));
         for folder in ["module", "proc", "dev"] {
@@ -54,15 +64,18 @@ impl Toolchain {
             tool: "setpriv",
             package: "util-linux",
         })?;
-        let mut last = Vec::new();
-        if let Some(out) = child.stdout.take() {
-            for line in BufReader::new(out)
-                .lines()
-                .map_while(std::result::Result::ok)
-            {
-                writeln!(file, "{line}").at("write", &log)?;
-                on(&line);
-                keep(&mut last, line);
+        let (mut last, mut lines) = (Vec::new(), Lines::default());
+        if let Some(mut out) = child.stdout.take() {
+            while lines.read(&mut out).at("read the build in", &root)? {
+                while let Some(line) = lines.next() {
+                    writeln!(file, "{line}").at("write", &log)?;
+                    on(&line, progress);
+                    keep(&mut last, line);
+                }
+                if progress.stopped() {
+                    end(child, out).at("end the build in", &root)?;
+                    return Err(Error::Interrupted(format!("{what} was stopped")));
+                }
             }
         }
         let out = child
@@ -91,6 +104,56 @@ impl Toolchain {
             },
             log,
         })
+    }
+}
+
+/// Ends all that the child has started: they go with it, since it is the parent of their process namespace. Returns when
+/// none of them has its output open any more.
+fn end(mut child: Child, mut out: ChildStdout) -> io::Result<()> {
+    child.kill()?;
+    child.wait()?;
+    io::copy(&mut out, &mut io::sink()).map(drop)
+}
+
+/// The lines of a stream that says nothing for long.
+#[derive(Default)]
+struct Lines {
+    bytes: Vec<u8>,
+    over: bool,
+}
+
+impl Lines {
+    /// Waits a moment for more; false once all has been given.
+    fn read(&mut self, from: &mut ChildStdout) -> io::Result<bool> {
+        if self.over {
+            return Ok(false);
+        }
+        let mut fds = [PollFd::new(from.as_fd(), PollFlags::POLLIN)];
+        match poll(&mut fds, PollTimeout::from(MOMENT)) {
+            Ok(0) | Err(Errno::EINTR) => return Ok(true),
+            Ok(_) => {}
+            Err(error) => return Err(error.into()),
+        }
+        let mut buf = [0; 4096];
+        let n = from.read(&mut buf)?;
+        self.bytes.extend_from_slice(&buf[..n]);
+        self.over = n == 0;
+        Ok(true)
+    }
+
+    /// The next line that is whole, or the last one.
+    fn next(&mut self) -> Option<String> {
+        let end = match self.bytes.iter().position(|byte| *byte == b'\n') {
+            Some(end) => end + 1,
+            None if self.over && !self.bytes.is_empty() => self.bytes.len(),
+            None => return None,
+        };
+        let line: Vec<u8> = self.bytes.drain(..end).collect();
+        Some(
+            String::from_utf8_lossy(&line)
+                .trim_end_matches('\n')
+                .to_owned(),
+        )
     }
 }
 

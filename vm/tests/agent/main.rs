@@ -4,6 +4,7 @@
 mod faults;
 mod files;
 mod modules;
+mod own;
 mod proc;
 mod runs;
 mod workloads;

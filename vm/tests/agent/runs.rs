@@ -1,7 +1,10 @@
 //! Commands.
 
+use std::io::{Seek as _, Write as _};
+use std::os::fd::AsFd as _;
 use std::time::{Duration, Instant};
 
+use sha2::{Digest as _, Sha256};
 use vm::agent::{Client, Error, Exit, PORTS, RunSpec, Stream};
 
 use crate::Guest;
@@ -145,4 +148,94 @@ fn every_port_serves_at_once_and_one_more_is_refused() {
     });
     drop(others);
     guest.another_client().ping().unwrap();
+}
+
+#[test]
+fn input_of_any_length_comes_whole_and_ends() {
+    let mut guest = Guest::up("longinput");
+    let mut file = tempfile::tempfile().unwrap();
+    let mut block = vec![0_u8; 1 << 20];
+    let (mut seed, mut hash) = (1_u64, Sha256::new());
+    for _ in 0..50 {
+        for byte in &mut block {
+            seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            *byte = (seed >> 56) as u8;
+        }
+        hash.update(&block);
+        file.write_all(&block).unwrap();
+    }
+    file.rewind().unwrap();
+    let wanted: String = hash
+        .finalize()
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect();
+    let mut out = Vec::new();
+    let exit = guest.run_from(&spec(&["sha256sum"]), Some(file.as_fd()), |_, data| {
+        out.extend_from_slice(data);
+    });
+    assert_eq!(exit.unwrap(), Exit::Code(0));
+    assert_eq!(String::from_utf8(out).unwrap(), format!("{wanted}  -\n"));
+
+    // There and back at once: neither side waits for the other.
+    file.rewind().unwrap();
+    let mut hash = Sha256::new();
+    let exit = guest.run_from(&spec(&["cat"]), Some(file.as_fd()), |_, data| {
+        hash.update(data)
+    });
+    assert_eq!(exit.unwrap(), Exit::Code(0));
+    let back: String = hash
+        .finalize()
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect();
+    assert_eq!(back, wanted);
+
+    // A command that reads a little of it, and one that reads nothing and lives on.
+    file.rewind().unwrap();
+    let head = guest.output_from(&spec(&["head", "-c", "3"]), Some(file.as_fd()));
+    assert_eq!(head.unwrap().stdout.len(), 3);
+    file.rewind().unwrap();
+    let exit = guest.run_from(
+        &spec(&["sh", "-c", "exec <&-; sleep 1; exit 4"]),
+        Some(file.as_fd()),
+        |_, _| {},
+    );
+    assert_eq!(exit.unwrap(), Exit::Code(4));
+}
+
+#[test]
+fn input_that_comes_slowly_is_heard_as_it_comes() {
+    let mut guest = Guest::up("slowinput");
+    let (from, to) = std::io::pipe().unwrap();
+    let (said, heard) = std::sync::mpsc::channel();
+    let talk = std::thread::spawn(move || {
+        let mut to = to;
+        for word in ["one", "two"] {
+            writeln!(to, "{word}").unwrap();
+            // The next word only after the echo of this one.
+            assert_eq!(heard.recv().unwrap(), format!("<{word}>\n"));
+        }
+    });
+    let line = "while read word; do echo \"<$word>\"; done; echo over";
+    let mut last = Vec::new();
+    let exit = guest.run_from(&spec(&["sh", "-c", line]), Some(from.as_fd()), |_, data| {
+        last = data.to_vec();
+        let _ = said.send(String::from_utf8_lossy(data).into_owned());
+    });
+    assert_eq!(exit.unwrap(), Exit::Code(0));
+    talk.join().unwrap();
+    assert_eq!(last, b"over\n");
+    // What cannot be read is said, and the command ended.
+    let folder = std::fs::File::open("/").unwrap();
+    let error = guest
+        .run_from(&spec(&["cat"]), Some(folder.as_fd()), |_, _| {})
+        .unwrap_err();
+    assert!(
+        error
+            .to_string()
+            .contains("cannot read the command's input"),
+        "{error}"
+    );
+    assert_eq!(guest.sh("echo on"), "on\n");
 }

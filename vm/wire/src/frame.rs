@@ -17,7 +17,7 @@ use serde::{Serialize, de::DeserializeOwned};
 /// The first bytes of every frame.
 pub const MAGIC: [u8; 4] = *b"KLab";
 /// The version of the frames and of every message; both ends must have the same.
-pub const VERSION: u16 = 1;
+pub const VERSION: u16 = 2;
 /// Bytes of a header.
 pub const HEADER: usize = 16;
 /// The longest payload, in bytes.

@@ -10,8 +10,8 @@ pub mod proc;
 mod workload;
 
 pub use message::{
-    Answer, Ask, CHUNK, Exit, Hello, HelloReply, MAX_IOCTL, MAX_PAGES, MAX_STDIN, ProcPart,
-    ProcQuery, Reply, Request, Run, Stream,
+    Answer, Ask, CHUNK, Exit, Hello, HelloReply, MAX_FEEDS, MAX_IOCTL, MAX_PAGES, MAX_STDIN,
+    ProcPart, ProcQuery, Reply, Request, Run, Stream,
 };
 pub use workload::{Made, SocketKind, WorkloadInfo, WorkloadKind};
 

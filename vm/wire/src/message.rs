@@ -9,8 +9,10 @@ use crate::{
 
 /// The most bytes of one piece of a stream or of a file.
 pub const CHUNK: usize = 64 * 1024;
-/// The most bytes of a run's standard input; more goes through a file.
+/// The most bytes of a run's standard input that go with it; more comes by [`Ask::Stdin`].
 pub const MAX_STDIN: usize = 64 * 1024;
+/// The most [`Ask::Stdin`]s of a run that may be without an answer.
+pub const MAX_FEEDS: usize = 8;
 
 /// The most bytes of an ioctl's argument: its number has 14 bits for them.
 pub const MAX_IOCTL: usize = 1 << 14;
@@ -46,9 +48,10 @@ pub enum Ask {
     Ping,
     /// Starts a command. Answers: `Started`, `Output`s, then `Exit`.
     Run(Run),
-    /// Sends a signal to the process group of a run. Answer: `Done`, an error if no such run is under way.
+    /// Sends a signal to the process group of a run, or to the process that loads or unloads a module. Answer: `Done`,
+    /// an error if no such one is under way.
     Kill {
-        /// The id of the `Run`.
+        /// The id of the `Run`, `LoadModule` or `UnloadModule`.
         run: u32,
         /// The signal's number; 0 only asks.
         signal: i32,
@@ -73,14 +76,15 @@ pub enum Ask {
         /// Absolute path in the guest.
         path: String,
     },
-    /// Loads a module and what it depends on, as modprobe does. Answer: `Loaded`.
+    /// Loads a module and what it depends on, as modprobe does, in a process of its own, to which `Kill` with this id
+    /// goes. Answers: a `Loading` for each, then `Loaded`, `Refused` or `Died`. Other requests are served meanwhile.
     LoadModule {
         /// Its name; `-` and `_` are one.
         name: String,
         /// Its parameters, `a=1 b=2`.
         params: String,
     },
-    /// Unloads a module. Answer: `Done`.
+    /// Unloads a module, in a process of its own as `LoadModule`. Answer: `Done`, `Refused` or `Died`.
     UnloadModule {
         /// Its name.
         name: String,
@@ -117,6 +121,17 @@ pub enum Ask {
         #[serde(with = "serde_bytes")]
         data: Vec<u8>,
     },
+    /// A piece of the standard input of a run that has [`Run::more`]. Answer: `Fed`, once the command's pipe has taken it:
+    /// at most [`MAX_FEEDS`] may be without one.
+    Stdin {
+        /// The id of the `Run`.
+        run: u32,
+        /// At most [`CHUNK`] bytes.
+        #[serde(with = "serde_bytes")]
+        data: Vec<u8>,
+        /// Whether it is the input's end.
+        last: bool,
+    },
 }
 
 /// The agent's answers.
@@ -149,6 +164,25 @@ pub enum Answer {
     Proc(ProcPart),
     /// The request failed: one sentence.
     Error(String),
+    /// To `Stdin`: the piece is in the command's pipe, or dropped.
+    Fed {
+        /// Whether the command may read more.
+        open: bool,
+    },
+    /// The kernel is asked to load this module now: what follows is its init.
+    Loading(String),
+    /// The kernel does not load or unload a module.
+    Refused {
+        /// The module.
+        module: String,
+        /// The error's number.
+        errno: i32,
+    },
+    /// The process in which a module was loaded or unloaded was ended by a signal: an oops of the kernel's, or `Kill`.
+    Died {
+        /// The signal's number.
+        signal: i32,
+    },
 }
 
 /// The host's greeting.
@@ -184,9 +218,11 @@ pub struct Run {
     pub env: Vec<(String, String)>,
     /// Its working folder; `/` when empty.
     pub cwd: String,
-    /// All of its standard input, at most [`MAX_STDIN`] bytes.
+    /// Its standard input, or the beginning of it: at most [`MAX_STDIN`] bytes.
     #[serde(with = "serde_bytes")]
     pub stdin: Vec<u8>,
+    /// Whether more of it comes by [`Ask::Stdin`].
+    pub more: bool,
     /// After so many milliseconds its process group is killed; 0 for never.
     pub timeout_ms: u64,
 }

@@ -1,0 +1,453 @@
+//! `klab cp`: a file of the host into a guest, or one of the guest's out of it.
+//!
+//! The guest's side is read and written by commands of the guest, each a process that may wait, or be ended, without the
+//! agent: a path there may be a device or a FIFO as well as a path here.
+
+use std::fs::{self, File, Permissions};
+use std::io::{ErrorKind, Read, Write};
+use std::os::fd::{AsFd, AsRawFd};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result, bail};
+use nix::fcntl::{AT_FDCWD, AtFlags, OFlag};
+use serde_json::json;
+use vm::agent::{Client, RunSpec, Stream};
+
+use super::cli::Cp;
+use super::machine::attach;
+use super::output::{Context, Output};
+
+/// Says on the first line what is at a path of the guest, on the second its permissions, then where it is, links followed.
+const LOOK: &str = r#"
+path=$1
+[ -L "$path" ] && path=$(readlink -f "$path"; echo x) && path=${path%?x}
+if [ -d "$path" ]; then echo folder; elif [ -f "$path" ]; then echo file; elif [ -e "$path" ]; then echo other; else echo none; fi
+stat -L -c %a "$path" 2>/dev/null || echo 0
+printf %s "$path""#;
+/// What a new file may be used for where the source says nothing.
+const PLAIN: u32 = 0o644;
+
+/// One end of a copy.
+#[derive(Debug, PartialEq, Eq)]
+enum Place<'a> {
+    Host(&'a str),
+    Guest(&'a str, &'a str),
+}
+
+impl<'a> Place<'a> {
+    /// `GUEST:PATH`; a file here whose name has a `:` is written `./A:B`.
+    fn of(text: &'a str) -> Self {
+        match text.split_once(':') {
+            Some((guest, path)) if !guest.is_empty() && !guest.contains('/') => {
+                Self::Guest(guest, path)
+            }
+            _ => Self::Host(text),
+        }
+    }
+}
+
+/// Copies.
+pub(crate) fn run(cp: &Cp, cx: &mut Context<'_>) -> Result<Output> {
+    let (from, to, bytes) = match (Place::of(&cp.from), Place::of(&cp.to)) {
+        (Place::Host(from), Place::Guest(guest, to)) => {
+            let mut client = attach(Some(guest), cx)?.agent()?;
+            let (to, bytes) = push(&mut client, from, guest, absolute(to)?)?;
+            (from.to_owned(), format!("{guest}:{to}"), bytes)
+        }
+        (Place::Guest(guest, from), Place::Host(to)) => {
+            let mut client = attach(Some(guest), cx)?.agent()?;
+            let (to, bytes) = pull(&mut client, guest, absolute(from)?, to)?;
+            (cp.from.clone(), to, bytes)
+        }
+        (Place::Host(_), Place::Host(_)) => {
+            bail!("`klab cp` copies into a guest or out of one: write one of the two as GUEST:PATH")
+        }
+        (Place::Guest(..), Place::Guest(..)) => {
+            bail!(
+                "`klab cp` copies between this machine and a guest, not between guests: copy to a file here first"
+            )
+        }
+    };
+    let value = json!({ "from": from, "to": to, "bytes": bytes });
+    // The file itself may be on the standard output.
+    let text = if to == "-" {
+        String::new()
+    } else {
+        format!("{from} -> {to} ({bytes} bytes)\n")
+    };
+    Output::new(text, &value)
+}
+
+fn absolute(path: &str) -> Result<&str> {
+    if path.starts_with('/') {
+        return Ok(path);
+    }
+    bail!("`{path}` is no path in a guest: write it from the root on, as in GUEST:/root/file")
+}
+
+/// What is at a path of the guest.
+struct There {
+    kind: String,
+    mode: u32,
+    path: String,
+}
+
+fn look(client: &mut Client, path: &str) -> Result<There> {
+    let said = client.output(&["sh", "-c", LOOK, "sh", path])?;
+    let text = String::from_utf8(said.stdout).unwrap_or_default();
+    let mut parts = text.splitn(3, '\n');
+    let mut next = || parts.next().map(str::to_owned);
+    let (Some(kind), Some(mode), Some(path)) = (next(), next(), next()) else {
+        let why = String::from_utf8_lossy(&said.stderr).trim().to_owned();
+        bail!("the guest does not say what is at `{path}`: {why}");
+    };
+    let mode = u32::from_str_radix(&mode, 8).unwrap_or(0);
+    Ok(There { kind, mode, path })
+}
+
+/// Into the guest; gives where it is there, and its bytes.
+fn push(client: &mut Client, from: &str, guest: &str, to: &str) -> Result<(String, u64)> {
+    let (source, mode) = open(from, guest, to)?;
+    let mut there = look(client, to)?;
+    if there.kind == "folder" {
+        let name = Path::new(from).file_name().filter(|_| from != "-");
+        let Some(name) = name.and_then(|name| name.to_str()) else {
+            bail!("{guest}:{to} is a folder: name the file in it")
+        };
+        there = look(
+            client,
+            &format!("{}/{name}", there.path.trim_end_matches('/')),
+        )?;
+        if there.kind == "folder" {
+            bail!(
+                "{guest}:{} is a folder: `klab run {guest} -- rm -r` removes it",
+                there.path
+            );
+        }
+    }
+    let of_the_kernel = ["/proc/", "/sys/"]
+        .iter()
+        .any(|root| there.path.starts_with(root));
+    if there.kind == "other" || of_the_kernel {
+        return Ok((there.path.clone(), write_into(client, source, &there.path)?));
+    }
+    let mut counted = Counted {
+        from: source,
+        bytes: 0,
+    };
+    client.push(&there.path, mode, &mut counted)?;
+    Ok((there.path, counted.bytes))
+}
+
+/// The host's file, and the permissions that it is to have in the guest.
+fn open(from: &str, guest: &str, to: &str) -> Result<(File, u32)> {
+    if from == "-" {
+        let own = std::io::stdin().as_fd().try_clone_to_owned();
+        return Ok((own.context("there is no standard input")?.into(), PLAIN));
+    }
+    let cannot = || format!("cannot read {from}");
+    let file = File::open(from).with_context(cannot)?;
+    let meta = file.metadata().with_context(cannot)?;
+    if meta.is_dir() {
+        bail!(
+            "{from} is a folder, and `klab cp` copies files: `tar -C {from} -c . | klab run {guest} -- tar -C {to} -x` copies \
+             what is in it"
+        );
+    }
+    let mode = if meta.is_file() {
+        meta.permissions().mode() & 0o7777
+    } else {
+        PLAIN
+    };
+    Ok((file, mode))
+}
+
+/// Into what is no regular file, which is written as it is.
+fn write_into(client: &mut Client, source: File, path: &str) -> Result<u64> {
+    let spec = spec(&["sh", "-c", "exec cat > \"$1\"", "sh", path]);
+    let (reader, mut writer) = std::io::pipe().context("cannot make a pipe")?;
+    std::thread::scope(|scope| {
+        let copy = scope.spawn(move || {
+            let mut source = source;
+            // Ends early where the guest reads no more.
+            std::io::copy(&mut source, &mut writer)
+        });
+        let ran = client.output_from(&spec, Some(reader.as_fd()));
+        drop(reader);
+        let ran = ran?;
+        if !ran.status.success() {
+            bail!(
+                "the guest did not write it: {}",
+                String::from_utf8_lossy(&ran.stderr).trim()
+            );
+        }
+        match copy.join() {
+            Ok(Ok(bytes)) => Ok(bytes),
+            Ok(Err(error)) => Err(error).context("cannot read what is to be copied"),
+            Err(_) => bail!("reading what is to be copied failed"),
+        }
+    })
+}
+
+fn spec(argv: &[&str]) -> RunSpec {
+    RunSpec {
+        argv: argv.iter().map(|&word| word.to_owned()).collect(),
+        ..RunSpec::default()
+    }
+}
+
+/// Out of the guest; gives where it is here, and its bytes.
+fn pull(client: &mut Client, guest: &str, from: &str, to: &str) -> Result<(String, u64)> {
+    let there = look(client, from)?;
+    match there.kind.as_str() {
+        "none" => bail!("there is no {guest}:{from}"),
+        "folder" => bail!(
+            "{guest}:{from} is a folder, and `klab cp` copies files: `klab run {guest} -- tar -C {from} -c . | tar -C {to} -x` \
+             copies what is in it"
+        ),
+        _ => {}
+    }
+    if to == "-" {
+        let mut out = std::io::stdout().lock();
+        let bytes = stream(client, &there.path, &mut out)?;
+        out.flush().context("cannot write the standard output")?;
+        return Ok((to.to_owned(), bytes));
+    }
+    let mut path = PathBuf::from(to);
+    if path.is_dir() {
+        path.push(Path::new(from).file_name().unwrap_or_default());
+    }
+    // What the file lets others do here is decided here: neither who may write it nor as whom it runs.
+    let mode = (there.kind == "file").then_some(there.mode & 0o755);
+    let mut target = Target::open(&path)?;
+    let bytes = stream(client, &there.path, &mut target.file)
+        .with_context(|| format!("{guest}:{from} is not copied to {}", path.display()))?;
+    target.place(mode)?;
+    Ok((path.display().to_string(), bytes))
+}
+
+/// Writes what the guest's file holds.
+fn stream(client: &mut Client, path: &str, to: &mut dyn Write) -> Result<u64> {
+    let cancel = client.canceller();
+    let (mut bytes, mut failed, mut said) = (0, None, Vec::new());
+    let exit = client.run(&spec(&["cat", path]), |stream, data| match stream {
+        Stream::Stdout if failed.is_some() => {}
+        Stream::Stdout => match to.write_all(data) {
+            Ok(()) => bytes += data.len() as u64,
+            Err(error) => {
+                failed = Some(error);
+                cancel.cancel();
+            }
+        },
+        Stream::Stderr => said.extend_from_slice(data),
+    })?;
+    if let Some(error) = failed {
+        return Err(error).context("cannot write it");
+    }
+    if !exit.success() {
+        bail!(
+            "the guest did not read it: {}",
+            String::from_utf8_lossy(&said).trim()
+        );
+    }
+    Ok(bytes)
+}
+
+/// A file here that is being written: a regular one appears whole, or not at all; a device or a FIFO is written as it is.
+struct Target {
+    file: File,
+    /// Where it is to appear; none for what is written in place.
+    place: Option<PathBuf>,
+    /// Its name until then, where the file system knows no files without one.
+    part: Option<PathBuf>,
+}
+
+impl Target {
+    fn open(path: &Path) -> Result<Self> {
+        let cannot = || format!("cannot write {}", path.display());
+        // A link is followed: what it leads to is written, and the link stays.
+        let real = match fs::canonicalize(path) {
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                if path.is_symlink() {
+                    bail!(
+                        "{} is a link to what is not there: remove it, or make what it leads to",
+                        path.display()
+                    );
+                }
+                path.to_owned()
+            }
+            real => real.with_context(cannot)?,
+        };
+        match fs::metadata(&real) {
+            Ok(meta) if !meta.is_file() => {
+                let file = File::options()
+                    .write(true)
+                    .open(&real)
+                    .with_context(cannot)?;
+                return Ok(Self {
+                    file,
+                    place: None,
+                    part: None,
+                });
+            }
+            Ok(_) => {}
+            Err(error) if error.kind() == ErrorKind::NotFound => {}
+            Err(error) => return Err(error).with_context(cannot),
+        }
+        let folder = folder(&real);
+        // Without a name, nothing is left of it whatever ends this process.
+        let unnamed = File::options()
+            .write(true)
+            .custom_flags(OFlag::O_TMPFILE.bits())
+            .open(folder);
+        if let Ok(file) = unnamed {
+            return Ok(Self {
+                file,
+                place: Some(real),
+                part: None,
+            });
+        }
+        let part = beside(&real);
+        let file = File::options()
+            .write(true)
+            .create_new(true)
+            .open(&part)
+            .with_context(cannot)?;
+        Ok(Self {
+            file,
+            place: Some(real),
+            part: Some(part),
+        })
+    }
+
+    fn place(mut self, mode: Option<u32>) -> Result<()> {
+        let Some(place) = self.place.take() else {
+            return Ok(());
+        };
+        let cannot = || format!("cannot write {}", place.display());
+        if let Some(mode) = mode {
+            self.file
+                .set_permissions(Permissions::from_mode(mode))
+                .with_context(cannot)?;
+        }
+        if self.part.is_none() {
+            let part = beside(&place);
+            let own = format!("/proc/self/fd/{}", self.file.as_raw_fd());
+            nix::unistd::linkat(
+                AT_FDCWD,
+                own.as_str(),
+                AT_FDCWD,
+                &part,
+                AtFlags::AT_SYMLINK_FOLLOW,
+            )
+            .map_err(std::io::Error::from)
+            .with_context(cannot)?;
+            self.part = Some(part);
+        }
+        if let Some(part) = &self.part {
+            fs::rename(part, &place).with_context(cannot)?;
+        }
+        self.part = None;
+        Ok(())
+    }
+}
+
+impl Drop for Target {
+    fn drop(&mut self) {
+        if let Some(part) = &self.part {
+            let _ = fs::remove_file(part);
+        }
+    }
+}
+
+fn folder(path: &Path) -> &Path {
+    match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    }
+}
+
+/// A name of this process's own beside a file.
+fn beside(path: &Path) -> PathBuf {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    folder(path).join(format!(".{name}.klab-{}", std::process::id()))
+}
+
+struct Counted {
+    from: File,
+    bytes: u64,
+}
+
+impl Read for &mut Counted {
+    fn read(&mut self, buf: &mut [u8]) -> std::io::Result<usize> {
+        let n = self.from.read(buf)?;
+        self.bytes += n as u64;
+        Ok(n)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_end_names_a_guest() {
+        assert_eq!(
+            Place::of("default:/tmp/a:b"),
+            Place::Guest("default", "/tmp/a:b")
+        );
+        assert_eq!(Place::of("./a:b"), Place::Host("./a:b"));
+        assert_eq!(Place::of("/tmp/a:b"), Place::Host("/tmp/a:b"));
+        assert_eq!(Place::of(":/x"), Place::Host(":/x"));
+        assert_eq!(Place::of("-"), Place::Host("-"));
+    }
+
+    fn names(folder: &Path) -> Vec<String> {
+        let entries = fs::read_dir(folder).unwrap();
+        let mut names: Vec<_> = entries
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect();
+        names.sort();
+        names
+    }
+
+    #[test]
+    fn a_file_appears_whole_or_not_at_all() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("file");
+        fs::write(&path, "old").unwrap();
+        let mut target = Target::open(&path).unwrap();
+        target.file.write_all(b"half").unwrap();
+        drop(target);
+        assert_eq!(fs::read(&path).unwrap(), b"old");
+        let mut target = Target::open(&path).unwrap();
+        target.file.write_all(b"new").unwrap();
+        target.place(Some(0o751)).unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"new");
+        assert_eq!(
+            fs::metadata(&path).unwrap().permissions().mode() & 0o7777,
+            0o751
+        );
+        assert_eq!(names(folder.path()), ["file"]);
+    }
+
+    #[test]
+    fn links_and_devices_stay_what_they_are() {
+        let folder = tempfile::tempdir().unwrap();
+        let (file, link) = (folder.path().join("file"), folder.path().join("link"));
+        fs::write(&file, "old").unwrap();
+        std::os::unix::fs::symlink("file", &link).unwrap();
+        let mut target = Target::open(&link).unwrap();
+        target.file.write_all(b"new").unwrap();
+        target.place(None).unwrap();
+        assert!(link.is_symlink());
+        assert_eq!(fs::read(&file).unwrap(), b"new");
+        let mut null = Target::open(Path::new("/dev/full")).unwrap();
+        assert!(null.file.write_all(b"x").is_err() && null.place.is_none());
+        let dangling = folder.path().join("dangling");
+        std::os::unix::fs::symlink("nowhere", &dangling).unwrap();
+        assert!(Target::open(&dangling).is_err());
+        assert_eq!(names(folder.path()), ["dangling", "file", "link"]);
+    }
+}
