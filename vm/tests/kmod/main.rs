@@ -5,6 +5,7 @@ mod abuse;
 mod count;
 #[path = "../../../kmod/ring.rs"]
 mod ring;
+mod rounds;
 
 use std::fs::File;
 use std::ops::{Deref, DerefMut};
