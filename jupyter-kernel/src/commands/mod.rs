@@ -23,6 +23,7 @@ mod machine;
 mod output;
 mod progress;
 mod read;
+mod record;
 mod search;
 mod vmlinux;
 
@@ -35,7 +36,7 @@ use clap::Parser;
 use crate::setup::Setup;
 use cli::{Shell, ShellCommand};
 pub(crate) use line::run_line;
-pub(crate) use output::{Context, Output, Stream, default_guest};
+pub(crate) use output::{Context, INTERRUPTED, Output, Stream, default_guest};
 
 /// Runs the command of this process's arguments.
 pub(crate) fn main() -> ExitCode {
@@ -60,6 +61,7 @@ fn run(shell: Shell) -> Result<Output> {
         sink: &mut output::to_terminal,
         rewrites: std::io::IsTerminal::is_terminal(&std::io::stderr()),
         interrupt: Arc::default(),
+        signals: true,
     };
     match shell.command {
         ShellCommand::Look(command) => look::run(&command, &mut cx),

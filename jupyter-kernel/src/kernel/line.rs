@@ -83,8 +83,16 @@ pub(super) fn run(
         sink: &mut write,
         rewrites: true,
         interrupt: Arc::clone(stop),
+        signals: false,
     };
     let output = commands::run_line(line, body, &mut context);
+    // What a recording has when it is stopped is its result.
+    if let Ok(output) = &output
+        && output.code == commands::INTERRUPTED
+        && stop.load(Ordering::Relaxed)
+    {
+        return Ok(bundle(output.clone()));
+    }
     if stop.load(Ordering::Relaxed) && !output.as_ref().is_err_and(anyhow::Error::is::<Raised>) {
         return Err(CellError::new(
             "Interrupted",

@@ -244,5 +244,6 @@ fn seen(kernel: &Kernel, at: GuestVirt) -> Seen<'static> {
         protocol,
         placed: placed || protocol != 0,
         packet: packet.into(),
+        datagrams: None,
     }
 }

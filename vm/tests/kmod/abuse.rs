@@ -44,7 +44,7 @@ fn every_wrong_ioctl_is_refused() {
             version,
             ring,
             tracepoints,
-            zero: 0,
+            owner: 0,
         }
         .to_bytes()
         .to_vec()
