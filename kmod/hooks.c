@@ -26,7 +26,7 @@
 /* ring.rs: Kind, How, Tracepoint */
 enum { ENTRY = 1, EXIT, TRACEPOINT, DERIVED, RESIZED, MERGED, RULE };
 enum { HOW_ENTRY, HOW_RETURN, HOW_DERIVE, HOW_RESIZE, HOW_MERGE, HOW_END, HOW_RULE, HOWS };
-enum { HAS_SOCK = 1, HAS_DST = 2, HAS_MAC = 4 };
+enum { HAS_SOCK = 1, HAS_DST = 2, HAS_MAC = 4, IS_LAST = 8 };
 enum { POSITIONS = 6, TRACEPOINTS = 9, LONGEST_LIST = 64 };
 
 struct klab_entry {
@@ -280,6 +280,7 @@ static void on_entry(unsigned long ip, unsigned long parent, struct ftrace_ops *
 		begin(&e, ENTRY, site_of(ip), skb, 0);
 		if (look(skb, &e)) {
 			e.last = is_last(skb);
+			e.flags |= e.last ? IS_LAST : 0;
 			record(&e);
 		}
 		break;

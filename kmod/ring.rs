@@ -48,7 +48,7 @@ pub const POSITIONS: u8 = 6;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Record {
     /// Sequence (low half), then one byte each: [`Kind`], [`Context`], bytes valid in `packet`, [`HAS_SOCK`],
-    /// [`HAS_DST`] and [`HAS_MAC`]. See [`commit`].
+    /// [`HAS_DST`], [`HAS_MAC`] and [`IS_LAST`]. See [`commit`].
     pub commit: u64,
     /// `ktime_get_mono_fast_ns()`.
     pub time: u64,
@@ -133,6 +133,8 @@ pub const HAS_SOCK: u8 = 1;
 pub const HAS_DST: u8 = 2;
 /// The skb has an Ethernet header right before its network header.
 pub const HAS_MAC: u8 = 4;
+/// Of a function of [`How::End`]: nobody else has the memory, so it is free from now on.
+pub const IS_LAST: u8 = 8;
 
 /// What happened.
 #[repr(u8)]
@@ -543,6 +545,11 @@ impl Record {
     /// Whether the skb had its route.
     pub const fn has_dst(&self) -> bool {
         (self.commit >> 56) as u8 & HAS_DST != 0
+    }
+
+    /// Whether the memory is free from now on.
+    pub const fn is_last(&self) -> bool {
+        (self.commit >> 56) as u8 & IS_LAST != 0
     }
 
     /// The Ethernet header, where there is one.

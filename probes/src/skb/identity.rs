@@ -5,6 +5,7 @@
 //! address later is another packet. The fragments of a datagram are one packet, which is cut and put together again: they
 //! are joined by what their headers say.
 
+use std::collections::hash_map::Entry;
 use std::collections::{BTreeSet, HashMap};
 
 use super::filter::{Datagram, Seen, datagram};
@@ -111,6 +112,9 @@ impl Tracker {
             && ending
             && before == head
         {
+            if !event.record.is_last() {
+                self.keep(head, packet);
+            }
             self.packets[packet].events.push(event);
             return;
         }
@@ -152,8 +156,20 @@ impl Tracker {
         if said || ending {
             self.leave(skb, head);
         }
+        if ending && head != 0 && !record.is_last() {
+            self.keep(head, packet);
+        }
         self.join(packet, &event);
         self.packets[packet].events.push(event);
+    }
+
+    /// A head that another `sk_buff` has, which no record has shown yet: the datagram that was put together has the memory of
+    /// its first fragment (`skb_morph()`).
+    fn keep(&mut self, head: u64, packet: usize) {
+        if let Entry::Vacant(free) = self.heads.entry(head) {
+            free.insert(packet);
+            self.packets[packet].live += 1;
+        }
     }
 
     /// One user of a head less; without users it is free.
@@ -192,14 +208,15 @@ impl Tracker {
 
 #[cfg(test)]
 mod tests {
-    use super::super::ring::{Context, RECORD, Record, commit};
+    use super::super::ring::{Context, IS_LAST, RECORD, Record, commit};
     use super::*;
 
     const FREE: u32 = 99;
 
     fn event(kind: Kind, skb: u64, head: u64, arg: u64, site: u32) -> Event {
         let mut record = Record::from_bytes(&[0; RECORD]);
-        record.commit = commit(0, kind, Context::Softirq, 0, 0);
+        let flags = if site == FREE { IS_LAST } else { 0 };
+        record.commit = commit(0, kind, Context::Softirq, 0, flags);
         (record.skb, record.head, record.arg, record.site) = (skb, head, arg, site);
         Event {
             cpu: 0,
@@ -281,6 +298,23 @@ mod tests {
             event(Entry, 1, 0x10, 0, 7),
         ];
         assert_eq!(sizes(events), [3, 1]);
+    }
+
+    #[test]
+    fn memory_that_another_has_goes_on_without_the_one_that_was_seen() {
+        use Kind::{Entry, Tracepoint as Point};
+        let consumed = event(Point, 1, 0x10, 0, Tracepoint::ConsumeSkb as u32);
+        let mut released = event(Entry, 1, 0x10, 0, FREE);
+        released.record.commit = commit(0, Entry, Context::Softirq, 0, 0);
+        let events = vec![
+            event(Entry, 1, 0x10, 0, 7),
+            consumed,
+            released,
+            event(Entry, 2, 0x10, 0, 7),
+            event(Entry, 2, 0x10, 0, FREE),
+            event(Entry, 3, 0x10, 0, 7),
+        ];
+        assert_eq!(sizes(events), [5, 1]);
     }
 
     #[test]
