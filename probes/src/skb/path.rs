@@ -459,10 +459,13 @@ fn socket_of(packet: &str) -> Option<u16> {
     found.map(|(family, _)| *family)
 }
 
-/// What a packet without headers that are known is: by the socket that it is of, else by the functions that had it.
-fn unknown(records: &[&Record], sites: &HashMap<u32, &Site>) -> String {
-    let by_name = |record: &Record| {
-        let name = &sites.get(&record.site)?.function.name;
+/// What a packet without headers that are known is: by the socket that it is of, else by the functions that had or freed it.
+fn unknown(records: &[&Record], stages: &[Stage]) -> String {
+    let by_name = |stage: &Stage| {
+        let name = match &stage.what {
+            What::Dropped { location, .. } | What::Consumed { location } => location,
+            _ => &stage.name,
+        };
         let starts = |start: &str| name.trim_start_matches('_').starts_with(start);
         match () {
             () if starts("netlink_") || starts("nfnetlink_") || starts("rtnetlink_") => {
@@ -474,7 +477,7 @@ fn unknown(records: &[&Record], sites: &HashMap<u32, &Site>) -> String {
     };
     let families = || {
         let socks = records.iter().map(|record| record.family);
-        socks.chain(records.iter().filter_map(|record| by_name(record)))
+        socks.chain(stages.iter().filter_map(by_name))
     };
     let named = SOCKETS
         .iter()
@@ -519,7 +522,7 @@ fn path(
         first: began,
         head: GuestVirt(head),
         packet: best.map_or_else(
-            || unknown(&records, sites),
+            || unknown(&records, &way.stages),
             |record| describe(record.packet()),
         ),
         stages: way.stages,
