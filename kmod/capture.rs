@@ -24,12 +24,16 @@ extern "C" {
     fn klab_hook_tracepoint(id: u32, name: *const c_char, len: usize) -> c_int;
     fn klab_unhook();
     fn klab_missed() -> u64;
+    fn klab_now() -> u64;
 }
 
 pub(crate) struct Capture {
     /// The open file that arms; 0: none.
     armer: u64,
     armed: bool,
+    /// What it said of itself, and when.
+    owner: u64,
+    since: u64,
     sites: KVVec<Site>,
 }
 
@@ -38,6 +42,8 @@ impl Capture {
         Self {
             armer: 0,
             armed: false,
+            owner: 0,
+            since: 0,
             sites: KVVec::new(),
         }
     }
@@ -93,10 +99,13 @@ impl Capture {
         let known = Tracepoint::ALL
             .iter()
             .fold(0, |all, id| all | 1 << *id as u64);
-        if arm.version != VERSION || arm.zero != 0 || !sized || arm.tracepoints & !known != 0 {
+        if arm.version != VERSION || !sized || arm.tracepoints & !known != 0 {
             return Err(EINVAL);
         }
         self.armer = file;
+        self.owner = arm.owner;
+        // SAFETY: Only reads a clock.
+        self.since = unsafe { klab_now() };
         let hooked = rings::make(bytes as usize).and_then(|()| {
             rings::turn();
             self.armed = true;
@@ -178,6 +187,13 @@ impl Capture {
             zero: 0,
             // SAFETY: Only reads counters.
             missed: unsafe { klab_missed() },
+            owner: if self.armed { self.owner } else { 0 },
+            age: if self.armed {
+                // SAFETY: Only reads a clock.
+                unsafe { klab_now() }.saturating_sub(self.since)
+            } else {
+                0
+            },
             rings: [RingInfo::NONE; MAX_CPUS],
         };
         for (cpu, info) in counters.rings.iter_mut().enumerate() {

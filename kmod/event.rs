@@ -11,7 +11,7 @@ use core::ptr;
 use core::sync::atomic::{fence, AtomicU64, Ordering};
 
 use crate::filter::Tuple;
-use crate::ring::{Filter, Kind, Record, RingHeader, Tracepoint, PACKET};
+use crate::ring::{Filter, Kind, Record, RingHeader, Tracepoint, MAC, PACKET};
 use crate::{rings, track};
 
 /// `struct klab_event` of hooks.h.
@@ -39,6 +39,10 @@ pub(crate) struct Event {
     context: u8,
     readable: u8,
     packet_len: u8,
+    vlan_protocol: u16,
+    vlan_tag: u16,
+    family: u16,
+    mac: [u8; MAC],
     packet: [u8; PACKET],
     sock_source: [u8; 16],
     sock_destination: [u8; 16],
@@ -51,9 +55,10 @@ pub(crate) struct Event {
 }
 
 const _: () = {
-    assert!(size_of::<Event>() == 168);
-    assert!(offset_of!(Event, cpu) == 76 && offset_of!(Event, packet) == 84);
-    assert!(offset_of!(Event, sock_source) == 128 && offset_of!(Event, sock_family) == 164);
+    assert!(size_of::<Event>() == 232);
+    assert!(offset_of!(Event, cpu) == 76 && offset_of!(Event, vlan_protocol) == 84);
+    assert!(offset_of!(Event, mac) == 90 && offset_of!(Event, packet) == 104);
+    assert!(offset_of!(Event, sock_source) == 192 && offset_of!(Event, sock_family) == 228);
 };
 
 struct Shared(UnsafeCell<Filter>);
@@ -124,9 +129,13 @@ pub(crate) unsafe extern "C" fn klab_record(event: *const Event) -> bool {
         return false;
     }
     let sequence = count(header, offset_of!(RingHeader, produced));
-    // SAFETY: `slots` does not change while hooks are registered; it is a power of two, so the index is below it.
-    let at =
-        unsafe { records.add((sequence & u64::from((*header).slots).wrapping_sub(1)) as usize) };
+    // SAFETY: `slots` does not change while hooks are registered.
+    let slots = u64::from(unsafe { (*header).slots });
+    // SAFETY: The index is below `slots`; without any, nothing is written.
+    let at = match sequence.checked_rem(slots) {
+        Some(index) => unsafe { records.add(index as usize) },
+        None => return false,
+    };
     write(at, sequence, event);
     true
 }
@@ -159,6 +168,10 @@ fn write(at: *mut Record, sequence: u64, event: &Event) {
         network_header: event.network_header,
         transport_header: event.transport_header,
         protocol: event.protocol,
+        vlan_protocol: event.vlan_protocol,
+        vlan_tag: event.vlan_tag,
+        family: event.family,
+        mac: event.mac,
         packet: event.packet,
     };
     let whole = sequence & 0xffff_ffff
@@ -234,5 +247,6 @@ fn of_sock(event: &Event) -> Option<Tuple> {
         source: event.sock_source,
         destination: event.sock_destination,
         ports: Some((event.sock_source_port, event.sock_destination_port)),
+        fragment: None,
     })
 }

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 
 //! Whether a filter lets a packet through, by its first bytes: the module asks this in every hook, and the host's tests
-//! ask the same file whether what they push down is ever too narrow.
+//! ask the same file whether what they push down is ever too narrow. What is above the network layer, and whether the
+//! bytes have it, is decided here alone: whoever describes a packet asks [`Upper`].
 //!
 //! Like `ring` it is `no_std`, without `unsafe` and without arithmetic that could overflow.
 
@@ -14,19 +15,53 @@ const IP: u16 = 0x0800;
 const IPV6: u16 = 0x86dd;
 const ARP: u16 = 0x0806;
 
+/// `IPPROTO_*` of the extension headers of IPv6 (RFC 8200, 4).
+const HOP_BY_HOP: u8 = 0;
+const ROUTING: u8 = 43;
+const FRAGMENT: u8 = 44;
+const AUTHENTICATION: u8 = 51;
+const DESTINATION: u8 = 60;
+/// Bytes of IPv6's header.
+const IPV6_HEADER: usize = 40;
+
+/// A part of a datagram.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct Fragment {
+    /// The datagram's identification: 16 bits of IPv4, 32 of IPv6.
+    pub(crate) id: u32,
+    /// Where in the datagram's payload it begins, in bytes.
+    pub(crate) offset: u16,
+    /// Whether others follow.
+    pub(crate) more: bool,
+}
+
+/// What an IP packet carries.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Upper {
+    /// `IPPROTO_*`: behind the extension headers of IPv6, as far as the bytes have them.
+    pub(crate) protocol: u8,
+    /// Where its header begins; no bytes of it are here where the packet is a later fragment, and none that can be found where
+    /// an extension header is cut off.
+    pub(crate) at: Option<usize>,
+    /// Of a datagram that was cut into several.
+    pub(crate) fragment: Option<Fragment>,
+}
+
 /// Who sends to whom, by the packet's headers.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Tuple {
     /// 4 or 6; 0 for ARP.
     pub(crate) family: u8,
-    /// `IPPROTO_*`; 0 for ARP.
+    /// `IPPROTO_*`, behind the extension headers of IPv6; 0 for ARP.
     pub(crate) protocol: u8,
     /// IPv4: its first four bytes.
     pub(crate) source: [u8; 16],
     /// IPv4: its first four bytes.
     pub(crate) destination: [u8; 16],
-    /// Source and destination; of no packet but the first fragment.
+    /// Source and destination; of no fragment but the first.
     pub(crate) ports: Option<(u16, u16)>,
+    /// Of a datagram that was cut into several.
+    pub(crate) fragment: Option<Fragment>,
 }
 
 impl Filter {
@@ -47,18 +82,20 @@ impl Filter {
             && mark & self.mark_mask == self.mark & self.mark_mask
     }
 
-    /// Whether this is its packet.
+    /// Whether this is its packet. A later fragment has no ports, and may be of any: the host knows its first one.
     pub(crate) fn matches(&self, tuple: &Tuple) -> bool {
         if self.family != 0 && self.family != tuple.family
             || self.protocol != 0 && self.protocol != tuple.protocol
         {
             return false;
         }
+        let unknown = tuple.ports.is_none() && tuple.is_later_fragment();
+        let port = |wanted: u16, port: Option<u16>| wanted == 0 || unknown || Some(wanted) == port;
         let way = |source: (&[u8; 16], u16), destination: (&[u8; 16], u16)| {
             (*source.0 == [0; 16] || *source.0 == tuple.source)
                 && (*destination.0 == [0; 16] || *destination.0 == tuple.destination)
-                && (source.1 == 0 || Some(source.1) == tuple.ports.map(|ports| ports.0))
-                && (destination.1 == 0 || Some(destination.1) == tuple.ports.map(|ports| ports.1))
+                && port(source.1, tuple.ports.map(|ports| ports.0))
+                && port(destination.1, tuple.ports.map(|ports| ports.1))
         };
         let source = (&self.source, self.source_port);
         let destination = (&self.destination, self.destination_port);
@@ -79,30 +116,32 @@ impl Tuple {
         }
     }
 
+    /// Whether what tells of the layer above is in another packet.
+    pub(crate) fn is_later_fragment(&self) -> bool {
+        self.fragment.is_some_and(|fragment| fragment.offset != 0)
+    }
+
     fn ipv4(packet: &[u8]) -> Option<Self> {
-        let mut tuple = Self {
+        let upper = Upper::of_ipv4(packet)?;
+        Some(Self {
             family: 4,
-            protocol: *packet.get(9)?,
+            protocol: upper.protocol,
             source: first4(packet.get(12..16)?),
             destination: first4(packet.get(16..20)?),
-            ports: None,
-        };
-        let first_fragment = (packet.get(6)? & 0x1f) == 0 && *packet.get(7)? == 0;
-        if first_fragment {
-            let header = usize::from(packet.first()? & 15).wrapping_mul(4);
-            tuple.ports = ports(packet, header, tuple.protocol);
-        }
-        Some(tuple)
+            ports: upper.ports(packet),
+            fragment: upper.fragment,
+        })
     }
 
     fn ipv6(packet: &[u8]) -> Option<Self> {
-        let protocol = *packet.get(6)?;
+        let upper = Upper::of_ipv6(packet)?;
         Some(Self {
             family: 6,
-            protocol,
+            protocol: upper.protocol,
             source: packet.get(8..24)?.try_into().ok()?,
             destination: packet.get(24..40)?.try_into().ok()?,
-            ports: ports(packet, 40, protocol),
+            ports: upper.ports(packet),
+            fragment: upper.fragment,
         })
     }
 
@@ -117,6 +156,7 @@ impl Tuple {
             source: first4(packet.get(14..18)?),
             destination: first4(packet.get(24..28)?),
             ports: None,
+            fragment: None,
         })
     }
 }
@@ -129,14 +169,89 @@ fn first4(bytes: &[u8]) -> [u8; 16] {
     all
 }
 
-/// TCP, UDP, DCCP, SCTP and UDP-Lite begin with their ports.
-fn ports(packet: &[u8], at: usize, protocol: u8) -> Option<(u16, u16)> {
-    if !matches!(protocol, 6 | 17 | 33 | 132 | 136) {
-        return None;
+impl Upper {
+    /// Of the bytes of an IPv4 packet.
+    pub(crate) fn of_ipv4(packet: &[u8]) -> Option<Self> {
+        let [id_high, id_low, place_high, place_low] = *packet.get(4..8)? else {
+            return None;
+        };
+        let id = u16::from_be_bytes([id_high, id_low]);
+        let place = u16::from_be_bytes([place_high, place_low]);
+        // Three bits of flags, of which the last is MF; the offset counts eights of bytes.
+        let (more, offset) = (place & 0x2000 != 0, (place & 0x1fff).wrapping_mul(8));
+        let fragment = (more || offset != 0).then_some(Fragment {
+            id: id.into(),
+            offset,
+            more,
+        });
+        let header = usize::from(packet.first()? & 15).wrapping_mul(4);
+        Some(Self {
+            protocol: *packet.get(9)?,
+            at: (offset == 0 && header >= 20).then_some(header),
+            fragment,
+        })
     }
-    let ports = packet.get(at..at.wrapping_add(4))?;
-    Some((
-        u16::from_be_bytes([ports[0], ports[1]]),
-        u16::from_be_bytes([ports[2], ports[3]]),
-    ))
+
+    /// Of the bytes of an IPv6 packet. Each extension header has 8 bytes or more, so this ends with the bytes.
+    pub(crate) fn of_ipv6(packet: &[u8]) -> Option<Self> {
+        let mut upper = Self {
+            protocol: *packet.get(6)?,
+            at: Some(IPV6_HEADER),
+            fragment: None,
+        };
+        while let Some(at) = upper.at {
+            let header = packet.get(at..).unwrap_or_default();
+            let size = match (upper.protocol, header) {
+                (HOP_BY_HOP | ROUTING | DESTINATION, [_, length, ..]) => {
+                    usize::from(*length).wrapping_add(1).wrapping_mul(8)
+                }
+                // Its length counts fours of bytes (RFC 4302, 2.2).
+                (AUTHENTICATION, [_, length, ..]) => {
+                    usize::from(*length).wrapping_add(2).wrapping_mul(4)
+                }
+                (FRAGMENT, [_, _, high, low, a, b, c, d, ..]) => {
+                    let place = u16::from_be_bytes([*high, *low]);
+                    let fragment = Fragment {
+                        id: u32::from_be_bytes([*a, *b, *c, *d]),
+                        offset: place & 0xfff8,
+                        more: place & 1 != 0,
+                    };
+                    // One that is the whole datagram is no fragment (RFC 6946).
+                    if fragment.more || fragment.offset != 0 {
+                        upper.fragment = Some(fragment);
+                    }
+                    8
+                }
+                (HOP_BY_HOP | ROUTING | DESTINATION | AUTHENTICATION | FRAGMENT, _) => {
+                    upper.at = None;
+                    break;
+                }
+                _ => break,
+            };
+            let next = at.wrapping_add(size);
+            if next > packet.len() {
+                // What it is is told by a header whose end is not here.
+                upper.at = None;
+                break;
+            }
+            upper.protocol = *header.first()?;
+            // A later fragment begins in the middle of what the first one names.
+            upper.at = match upper.fragment {
+                Some(fragment) if fragment.offset != 0 => None,
+                _ => Some(next),
+            };
+        }
+        Some(upper)
+    }
+
+    /// TCP, UDP, DCCP, SCTP and UDP-Lite begin with their ports.
+    pub(crate) fn ports(&self, packet: &[u8]) -> Option<(u16, u16)> {
+        if !matches!(self.protocol, 6 | 17 | 33 | 132 | 136) {
+            return None;
+        }
+        match packet.get(self.at?..)? {
+            [a, b, c, d, ..] => Some((u16::from_be_bytes([*a, *b]), u16::from_be_bytes([*c, *d]))),
+            _ => None,
+        }
+    }
 }

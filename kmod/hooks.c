@@ -6,12 +6,15 @@
  */
 #include <linux/fprobe.h>
 #include <linux/ftrace.h>
+#include <linux/if_arp.h>
+#include <linux/if_vlan.h>
 #include <linux/io.h>
 #include <linux/netdevice.h>
 #include <linux/skbuff.h>
 #include <linux/timekeeping.h>
 #include <linux/tracepoint.h>
 #include <linux/uaccess.h>
+#include <linux/unaligned.h>
 #include <net/net_namespace.h>
 #include <net/netfilter/nf_tables.h>
 #include <net/sock.h>
@@ -23,7 +26,7 @@
 /* ring.rs: Kind, How, Tracepoint */
 enum { ENTRY = 1, EXIT, TRACEPOINT, DERIVED, RESIZED, MERGED, RULE };
 enum { HOW_ENTRY, HOW_RETURN, HOW_DERIVE, HOW_RESIZE, HOW_MERGE, HOW_END, HOW_RULE, HOWS };
-enum { HAS_SOCK = 1, HAS_DST = 2 };
+enum { HAS_SOCK = 1, HAS_DST = 2, HAS_MAC = 4, IS_LAST = 8 };
 enum { POSITIONS = 6, TRACEPOINTS = 9, LONGEST_LIST = 64 };
 
 struct klab_entry {
@@ -97,6 +100,7 @@ static void look_at_sock(const struct sock *sk, struct klab_event *e)
 	u16 family = peek32(&common->skc_family);
 	u8 state = peek32((const void *)&common->skc_state);
 
+	e->family = family;
 	if (family == AF_INET) {
 		*(u32 *)e->sock_source = peek32(&common->skc_rcv_saddr);
 		*(u32 *)e->sock_destination = peek32(&common->skc_daddr);
@@ -119,6 +123,26 @@ static void look_at_sock(const struct sock *sk, struct klab_event *e)
 		e->sock_protocol = peek32(&sk->sk_protocol);
 }
 
+/* Where the packet's bytes are taken from. A new skb's network_header is 0, which is no header where there is headroom. */
+static u32 first_byte(const struct klab_event *e)
+{
+	return e->network_header && e->network_header < e->tail ? e->network_header : e->data;
+}
+
+/* The Ethernet header, where one is: on a device that has such, right before the packet. Before dev_queue_xmit() there is none yet. */
+static void look_at_mac(const struct net_device *dev, const struct sk_buff *skb, struct klab_event *e)
+{
+	u16 type = peek32(&dev->type);
+	const u8 *mac = skb->head + e->mac_header;
+
+	if ((type != ARPHRD_ETHER && type != ARPHRD_LOOPBACK) || e->mac_header == (u16)~0U ||
+	    first_byte(e) != e->mac_header + ETH_HLEN || first_byte(e) > e->tail || e->tail > e->end)
+		return;
+	put_unaligned(peek64(mac), (u64 *)e->mac);
+	put_unaligned(peek64(mac + ETH_HLEN - 8), (u64 *)(e->mac + ETH_HLEN - 8));
+	e->flags |= HAS_MAC;
+}
+
 /* skb->dev shares its place with rb_node and dev_scratch: it counts only if it leads to a network namespace. */
 static void look_at_device(const struct sk_buff *skb, struct klab_event *e)
 {
@@ -127,8 +151,10 @@ static void look_at_device(const struct sk_buff *skb, struct klab_event *e)
 
 	if (plausible(dev)) {
 		e->netns = netns_of((const void *)peek64(&dev->nd_net.net));
-		if (e->netns)
+		if (e->netns) {
 			e->ifindex = peek32(&dev->ifindex);
+			look_at_mac(dev, skb, e);
+		}
 	}
 	if (plausible(sk)) {
 		u32 netns = netns_of((const void *)peek64(&sk->__sk_common.skc_net.net));
@@ -142,9 +168,7 @@ static void look_at_device(const struct sk_buff *skb, struct klab_event *e)
 
 static void look_at_packet(const struct sk_buff *skb, struct klab_event *e)
 {
-	/* A new skb's network_header is 0, which is no header where there is headroom. */
-	bool set = e->network_header && e->network_header < e->tail;
-	u32 from = set ? e->network_header : e->data, at;
+	u32 from = first_byte(e), at;
 	const u8 *packet = skb->head + from;
 
 	if (from >= e->tail || e->tail > e->end || e->end > SZ_1M)
@@ -182,6 +206,10 @@ static bool look(const struct sk_buff *skb, struct klab_event *e)
 	e->flags = (skb->sk ? HAS_SOCK : 0) | (skb->_skb_refdst & SKB_DST_PTRMASK ? HAS_DST : 0);
 	if (e->kind == ENTRY)
 		e->arg = skb->_nfct;
+	if (skb_vlan_tag_present(skb)) {
+		e->vlan_protocol = ntohs(skb->vlan_proto);
+		e->vlan_tag = skb->vlan_tci;
+	}
 	look_at_device(skb, e);
 	return true;
 }
@@ -252,6 +280,7 @@ static void on_entry(unsigned long ip, unsigned long parent, struct ftrace_ops *
 		begin(&e, ENTRY, site_of(ip), skb, 0);
 		if (look(skb, &e)) {
 			e.last = is_last(skb);
+			e.flags |= e.last ? IS_LAST : 0;
 			record(&e);
 		}
 		break;
@@ -471,6 +500,11 @@ u64 klab_missed(void)
 		for (j = 0; j < POSITIONS; j++)
 			missed += exits[i][j].probe.nmissed;
 	return missed;
+}
+
+u64 klab_now(void)
+{
+	return ktime_get_mono_fast_ns();
 }
 
 u64 klab_phys(const void *address)

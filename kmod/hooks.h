@@ -5,7 +5,8 @@
 
 #include <linux/types.h>
 
-#define KLAB_PACKET 44
+#define KLAB_PACKET 88
+#define KLAB_MAC 14
 
 /* What a hook saw, before the filter. */
 struct klab_event {
@@ -14,6 +15,8 @@ struct klab_event {
 	u16 mac_header, network_header, transport_header, protocol;
 	u32 cpu;
 	u8 kind, context, readable, packet_len;
+	u16 vlan_protocol, vlan_tag, family;
+	u8 mac[KLAB_MAC];
 	u8 packet[KLAB_PACKET];
 	/* Of skb->sk, as its packets on their way out have them: for what has no network header yet. Family 0: none. */
 	u8 sock_source[16], sock_destination[16];
@@ -33,6 +36,7 @@ void klab_unhook(void);
 int klab_watch_int3(void);
 void klab_unwatch_int3(void);
 u64 klab_missed(void);
+u64 klab_now(void);
 u64 klab_phys(const void *address);
 
 #endif

@@ -5,10 +5,10 @@
 //! [`VERSION`] then.
 //!
 //! # A ring, as a reader sees it
-//! Each CPU has a [`RingHeader`] page and `slots` (a power of two) records of [`RECORD`] bytes, both physically
+//! Each CPU has a [`RingHeader`] page and `slots` records of [`RECORD`] bytes, both physically
 //! contiguous; [`Counters`] gives the header's guest-physical address. Only its own CPU writes a ring, from a task, a
 //! softirq, a hard IRQ or an NMI, each of which may interrupt another half-way through a record:
-//! 1. the writer takes sequence `n = produced++`; its slot is `n & (slots - 1)`;
+//! 1. the writer takes sequence `n = produced++`; its slot is `n % slots`;
 //! 2. it stores 0 to the slot's `commit`, then the record, then `commit`, whose low half is `n as u32`.
 //!
 //! So to read record `n < produced`: load `commit` (acquire). Is its kind 0 or its low half that of an older lap
@@ -23,11 +23,13 @@ use core::mem::{offset_of, size_of};
 /// `KLABRING` in memory.
 pub const MAGIC: u64 = u64::from_le_bytes(*b"KLABRING");
 /// Of this file's layouts; a module and a host of different versions refuse each other.
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
 /// Bytes of a record.
 pub const RECORD: usize = size_of::<Record>();
-/// Bytes of the packet in a record: an IPv6 header and the ports.
-pub const PACKET: usize = 44;
+/// Bytes of the packet in a record: an IPv6 header, some extension headers behind it, and what tells of the layer above.
+pub const PACKET: usize = 88;
+/// Bytes of an Ethernet header.
+pub const MAC: usize = 14;
 /// CPUs that a module serves.
 pub const MAX_CPUS: usize = 64;
 /// The most bytes of one CPU's records: what `alloc_pages_exact` gives in one piece.
@@ -45,8 +47,8 @@ pub const POSITIONS: u8 = 6;
 #[repr(C)]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Record {
-    /// Sequence (low half), then one byte each: [`Kind`], [`Context`], bytes valid in `packet`, [`HAS_SOCK`] and
-    /// [`HAS_DST`]. See [`commit`].
+    /// Sequence (low half), then one byte each: [`Kind`], [`Context`], bytes valid in `packet`, [`HAS_SOCK`],
+    /// [`HAS_DST`], [`HAS_MAC`] and [`IS_LAST`]. See [`commit`].
     pub commit: u64,
     /// `ktime_get_mono_fast_ns()`.
     pub time: u64,
@@ -83,12 +85,20 @@ pub struct Record {
     pub transport_header: u16,
     /// `skb->protocol` as a number (0x0800 is IPv4).
     pub protocol: u16,
+    /// `skb->vlan_proto` as a number, of a tag that is not in the packet's bytes; 0: there is none.
+    pub vlan_protocol: u16,
+    /// `skb->vlan_tci` of that tag.
+    pub vlan_tag: u16,
+    /// `skb->sk->sk_family`; 0 without a socket.
+    pub family: u16,
+    /// The Ethernet header at `mac_header`, with [`HAS_MAC`].
+    pub mac: [u8; MAC],
     /// From the network header if that lies within `data..tail` or was pulled, else from `data`; linear part only.
     pub packet: [u8; PACKET],
 }
 
 const _: () = {
-    assert!(size_of::<Record>() == 128);
+    assert!(size_of::<Record>() == 192);
     assert!(offset_of!(Record, time) == 8 && offset_of!(Record, skb) == 16);
     assert!(offset_of!(Record, head) == 24 && offset_of!(Record, arg) == 32);
     assert!(offset_of!(Record, site) == 40 && offset_of!(Record, netns) == 44);
@@ -97,11 +107,13 @@ const _: () = {
     assert!(offset_of!(Record, tail) == 64 && offset_of!(Record, end) == 68);
     assert!(offset_of!(Record, len) == 72 && offset_of!(Record, mac_header) == 76);
     assert!(offset_of!(Record, network_header) == 78 && offset_of!(Record, transport_header) == 80);
-    assert!(offset_of!(Record, protocol) == 82 && offset_of!(Record, packet) == 84);
+    assert!(offset_of!(Record, protocol) == 82 && offset_of!(Record, vlan_protocol) == 84);
+    assert!(offset_of!(Record, vlan_tag) == 86 && offset_of!(Record, family) == 88);
+    assert!(offset_of!(Record, mac) == 90 && offset_of!(Record, packet) == 104);
     assert!(size_of::<RingHeader>() == 88 && offset_of!(RingHeader, produced) == 40);
     assert!(size_of::<Site>() == 16 && size_of::<Sites>() == 16 + SITES * 16);
     assert!(size_of::<Arm>() == 24 && size_of::<Filter>() == 64);
-    assert!(size_of::<RingInfo>() == 48 && size_of::<Counters>() == 40 + MAX_CPUS * 48);
+    assert!(size_of::<RingInfo>() == 48 && size_of::<Counters>() == 56 + MAX_CPUS * 48);
     // The size has 14 bits in an ioctl's number.
     assert!(size_of::<Sites>() < 1 << 14 && size_of::<Counters>() < 1 << 14);
 };
@@ -119,6 +131,10 @@ pub const fn commit(sequence: u64, kind: Kind, context: Context, packet: u8, fla
 pub const HAS_SOCK: u8 = 1;
 /// The skb had its route: `skb_dst()`.
 pub const HAS_DST: u8 = 2;
+/// The skb has an Ethernet header right before its network header.
+pub const HAS_MAC: u8 = 4;
+/// Of a function of [`How::End`]: nobody else has the memory, so it is free from now on.
+pub const IS_LAST: u8 = 8;
 
 /// What happened.
 #[repr(u8)]
@@ -244,7 +260,7 @@ pub struct RingHeader {
     pub record: u32,
     /// Whose ring it is.
     pub cpu: u32,
-    /// How many records fit, a power of two.
+    /// How many records fit.
     pub slots: u32,
     /// Guest-physical address of the first record.
     pub records: u64,
@@ -302,8 +318,8 @@ pub struct Arm {
     pub ring: u32,
     /// Bit `1 << id` for each [`Tracepoint`].
     pub tracepoints: u64,
-    /// 0.
-    pub zero: u64,
+    /// The process that records, as the host numbers it: for whoever finds the device busy.
+    pub owner: u64,
 }
 
 /// What is recorded; a part that is zero matches anything. Set before arming, forgotten by disarming.
@@ -381,6 +397,10 @@ pub struct Counters {
     pub zero: u32,
     /// Exits that fprobe could not watch.
     pub missed: u64,
+    /// [`Arm::owner`] of who armed.
+    pub owner: u64,
+    /// How long it has been armed, in nanoseconds.
+    pub age: u64,
     /// By CPU.
     pub rings: [RingInfo; MAX_CPUS],
 }
@@ -489,7 +509,11 @@ impl Record {
             network_header: u16_at(from, 78),
             transport_header: u16_at(from, 80),
             protocol: u16_at(from, 82),
-            packet: bytes(from, 84),
+            vlan_protocol: u16_at(from, 84),
+            vlan_tag: u16_at(from, 86),
+            family: u16_at(from, 88),
+            mac: bytes(from, 90),
+            packet: bytes(from, 104),
         }
     }
 
@@ -521,6 +545,21 @@ impl Record {
     /// Whether the skb had its route.
     pub const fn has_dst(&self) -> bool {
         (self.commit >> 56) as u8 & HAS_DST != 0
+    }
+
+    /// Whether the memory is free from now on.
+    pub const fn is_last(&self) -> bool {
+        (self.commit >> 56) as u8 & IS_LAST != 0
+    }
+
+    /// The Ethernet header, where there is one.
+    pub fn mac(&self) -> Option<[u8; MAC]> {
+        ((self.commit >> 56) as u8 & HAS_MAC != 0).then_some(self.mac)
+    }
+
+    /// The tag that is not in the packet's bytes: its protocol and its `TCI`.
+    pub fn vlan(&self) -> Option<(u16, u16)> {
+        (self.vlan_protocol != 0).then_some((self.vlan_protocol, self.vlan_tag))
     }
 
     /// The packet's bytes, as many as there were.
@@ -584,6 +623,8 @@ impl Counters {
             sites: u32_at(from, 24),
             zero: u32_at(from, 28),
             missed: u64_at(from, 32),
+            owner: u64_at(from, 40),
+            age: u64_at(from, 48),
             rings: core::array::from_fn(ring),
         }
     }
@@ -612,6 +653,7 @@ impl Arm {
         to[..4].copy_from_slice(&self.version.to_le_bytes());
         to[4..8].copy_from_slice(&self.ring.to_le_bytes());
         to[8..16].copy_from_slice(&self.tracepoints.to_le_bytes());
+        to[16..24].copy_from_slice(&self.owner.to_le_bytes());
         to
     }
 }

@@ -62,7 +62,7 @@ pub(crate) fn make(bytes: usize) -> Result {
     if cpus() > MAX_CPUS {
         return Err(E2BIG);
     }
-    if slots() as usize * RECORD == bytes {
+    if slots() as usize == bytes / RECORD {
         return Ok(());
     }
     free();
@@ -128,6 +128,7 @@ pub(crate) fn free() {
         }
         // SAFETY: Both are from `pages`, with these lengths, and no hook runs that could use them.
         unsafe {
+            // Whole pages, so what does not hold a record any more is among them.
             let bytes = (*header).slots as usize * RECORD;
             bindings::free_pages_exact(records.cast(), bytes);
             bindings::free_pages_exact(header.cast(), PAGE);

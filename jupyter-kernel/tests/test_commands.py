@@ -2,7 +2,9 @@
 
 import json
 import os
+import signal
 import subprocess
+import time
 
 import pytest
 
@@ -215,3 +217,55 @@ def test_what_is_wrong_is_said_with_its_cure(shell, words, says):
     ran = shell(*words)
     assert ran.returncode != 0 and says in ran.stderr and not ran.stdout, ran
     assert "panicked" not in ran.stderr
+
+
+def test_a_first_recording_is_json_alone(klab, guest, shell):
+    assert shell("kmod", "unload").returncode in (0, 1)
+    said = shell("skb", "--json", "ping", "-c", "1", "127.0.0.1")
+    assert said.returncode == 0, said.stderr
+    paths = json.loads(said.stdout)["paths"]
+    assert any("ICMP echo request" in path["packet"] for path in paths)
+    assert all(path["stages"] for path in paths)
+
+
+def until_armed(klab, guest):
+    """Waits until a recording runs: ftrace's own list of what is hooked."""
+    words = [klab, "run", guest, "--", "cat", "/sys/kernel/tracing/enabled_functions"]
+    for _ in range(200):
+        if "klab" in subprocess.run(words, capture_output=True, text=True, check=True).stdout:
+            return
+        time.sleep(0.1)
+    raise AssertionError("nothing was hooked")
+
+
+def test_ctrl_c_shows_what_was_recorded(klab, guest, shell):
+    shell("kmod", "load")
+    words = ["skb", "--about", "echo request", "sh", "-c", "ping -c 1 127.0.0.1; sleep 1000"]
+    env = {**os.environ, "KLAB_GUEST": guest}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen([klab, *words], env=env, **pipes) as recording:
+        until_armed(klab, guest)
+        second = shell("skb", "true")
+        assert second.returncode == 1
+        assert "another recording runs" in second.stderr and str(recording.pid) in second.stderr
+        for _ in range(200):
+            if shell("run", guest, "--", "pidof", "sleep").stdout.strip():
+                break
+            time.sleep(0.1)
+        recording.send_signal(signal.SIGINT)
+        out, err = recording.communicate(timeout=30)
+    assert recording.returncode == 130, err
+    assert "127.0.0.1 > 127.0.0.1 ICMP echo request" in out and "packets;" in out, out
+    assert "interrupted" in err
+    assert "sleep 1000" not in shell("run", guest, "--", "ps").stdout
+    assert shell("skb", "true").returncode == 0
+
+
+def test_an_interrupted_cell_shows_what_was_recorded(klab, guest, kernel):
+    request = kernel.client.execute("%skb sh -c 'ping -c 1 127.0.0.1; sleep 1000'")
+    until_armed(klab, guest)
+    time.sleep(3)
+    kernel.manager.interrupt_kernel()
+    cell = kernel.finish(request)
+    assert cell.error is None, cell.error
+    assert "127.0.0.1 > 127.0.0.1 ICMP echo request" in cell.value["text/plain"]

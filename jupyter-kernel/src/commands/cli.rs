@@ -212,6 +212,9 @@ pub(crate) enum Look {
         /// Only packets whose description has this in it: `10.1.0.2`, `UDP`, `echo request`
         #[arg(long, value_name = "TEXT")]
         about: Option<String>,
+        /// Show messages of netlink and unix sockets, too, which never leave the machine
+        #[arg(long)]
+        all_families: bool,
         /// Write the packets at each station into a file for Wireshark, too
         #[arg(long, value_name = "FILE")]
         pcapng: Option<PathBuf>,

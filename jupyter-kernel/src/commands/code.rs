@@ -63,6 +63,7 @@ pub(crate) fn cell(command: &Look) -> anyhow::Result<String> {
             profile,
             filter,
             about,
+            all_families,
             command,
             ..
         } => {
@@ -81,7 +82,13 @@ pub(crate) fn cell(command: &Look) -> anyhow::Result<String> {
                 Some(text) => format!(".about({text:?})"),
                 None => String::new(),
             };
-            let only = only(filter);
+            let only = match (all_families, only(filter)) {
+                (false, only) => only,
+                (true, only) if only.is_empty() => {
+                    ".only(Filter::default()).all_families()".to_owned()
+                }
+                (true, only) => format!("{only}.all_families()"),
+            };
             format!(
                 "{guest}.paths({profile}{only}, |guest| {{ guest.agent()?.output(&{command:?})?; Ok(()) }})?{about}"
             )

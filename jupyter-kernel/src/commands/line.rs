@@ -184,6 +184,7 @@ mod tests {
             sink,
             rewrites: false,
             interrupt: std::sync::Arc::default(),
+            signals: false,
         }
     }
 

@@ -10,7 +10,7 @@ use probes::guest::Guest;
 use probes::kernel::Kernel;
 use probes::kernel::btf::Declaration;
 use probes::memory::GuestVirt;
-use probes::skb::{Filter, Paths, Profile};
+use probes::skb::{Filter, Profile};
 use probes::view::View;
 use serde::Serialize;
 use serde_json::json;
@@ -18,8 +18,9 @@ use vm::UserFile;
 
 use super::cli::{Look, PacketFilter, Source};
 use super::code;
-use super::output::{Context, Output, Stream};
+use super::output::{Context, INTERRUPTED, Output, Stream};
 use super::read::Place;
+use super::record;
 use super::search;
 
 /// The guests that lines of this notebook looked into. A [`Guest`] follows one of klab's own when it is reset or started
@@ -74,6 +75,7 @@ pub(crate) fn run(command: &Look, cx: &mut Context<'_>) -> Result<Output> {
             profile,
             filter,
             about,
+            all_families,
             pcapng,
             command,
             ..
@@ -82,26 +84,29 @@ pub(crate) fn run(command: &Look, cx: &mut Context<'_>) -> Result<Output> {
             let open = |path| UserFile::stream(path, &check_interrupt);
             let file = pcapng.as_deref().map(open);
             let file = file.transpose()?;
-            let paths = paths(&guest, profile, filter, about.as_deref(), command)?;
+            let Ok(profile) = profile.parse::<Profile>();
+            let mut options = profile.only(packets(filter)?);
+            options.all_families = *all_families;
+            let (mut paths, interrupted) = record::run(&guest, options, command, cx)?;
+            if let Some(text) = about {
+                paths = paths.about(text);
+            }
             if let Some(file) = file {
                 let written = (&file).write_all(&paths.pcapng());
                 written.map_err(|error| file.fault(error))?;
                 file.place()?;
             }
-            shown(&paths)
+            let mut output = shown(&paths)?;
+            if interrupted {
+                output.code = INTERRUPTED;
+            }
+            Ok(output)
         }
     }
 }
 
-/// The packets that the guest's kernel handles while a command runs in it.
-fn paths(
-    guest: &Guest,
-    profile: &str,
-    wanted: &PacketFilter,
-    about: Option<&str>,
-    command: &[String],
-) -> Result<Paths> {
-    let Ok(profile) = profile.parse::<Profile>();
+/// The packets that a capture is about.
+fn packets(wanted: &PacketFilter) -> Result<Filter> {
     let mut filter = match &wanted.filter {
         Some(expression) => Filter::new(expression)?,
         None => Filter::default(),
@@ -115,14 +120,7 @@ fn paths(
     if let Some((mark, mask)) = wanted.mark {
         filter = filter.mark(mark, mask);
     }
-    let paths = guest.paths(profile.only(filter), |guest| {
-        guest.agent()?.output(command)?;
-        Ok(())
-    })?;
-    Ok(match about {
-        Some(text) => paths.about(text),
-        None => paths,
-    })
+    Ok(filter)
 }
 
 fn code(command: &Look) -> Result<Output> {

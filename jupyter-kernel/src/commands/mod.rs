@@ -24,6 +24,7 @@ mod machine;
 mod output;
 mod progress;
 mod read;
+mod record;
 mod search;
 mod signals;
 mod vmlinux;
@@ -39,7 +40,7 @@ use vm::agent::ModuleError;
 use crate::setup::Setup;
 use cli::{Shell, ShellCommand};
 pub(crate) use line::run_line;
-pub(crate) use output::{Context, Output, Stream, default_guest};
+pub(crate) use output::{Context, INTERRUPTED, Output, Stream, default_guest};
 use signals::Caught;
 
 /// Whether the error says that the user ended the command, and what was done until then.
@@ -89,6 +90,7 @@ fn run(shell: Shell, caught: &Caught) -> Result<Output> {
         sink: &mut output::to_terminal,
         rewrites: std::io::IsTerminal::is_terminal(&std::io::stderr()),
         interrupt: Arc::default(),
+        signals: true,
     };
     match &shell.command {
         // Jupyter's own server, and a prompt of Python's: they have their own ways. A recording ends, and is shown.

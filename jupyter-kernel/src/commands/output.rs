@@ -6,6 +6,7 @@ use std::sync::atomic::AtomicBool;
 
 use serde::Serialize;
 use serde_json::Value;
+use signal_hook::consts::SIGINT;
 
 /// The result of a command: one value, as text for a terminal, as HTML or SVG for a notebook, as JSON for programs.
 #[derive(Debug, Clone, Default)]
@@ -80,6 +81,27 @@ pub(crate) struct Context<'a> {
     pub(crate) rewrites: bool,
     /// Set to end a running command early.
     pub(crate) interrupt: Arc<AtomicBool>,
+    /// Whether the command is all that this process does, so that a signal to it is meant for the command.
+    pub(crate) signals: bool,
+}
+
+/// The exit code of a command that was interrupted and shows what it has, as a shell counts SIGINT.
+pub(crate) const INTERRUPTED: u8 = 130;
+
+impl Context<'_> {
+    /// Makes Ctrl-C an interrupt of the command, where it would end this process; a second one ends it.
+    ///
+    /// # Errors
+    /// When the system refuses the handler.
+    pub(crate) fn catch_interrupts(&self) -> std::io::Result<()> {
+        if self.signals {
+            let interrupt = || Arc::clone(&self.interrupt);
+            // They run in this order.
+            signal_hook::flag::register_conditional_default(SIGINT, interrupt())?;
+            signal_hook::flag::register(SIGINT, interrupt())?;
+        }
+        Ok(())
+    }
 }
 
 impl std::fmt::Debug for Context<'_> {

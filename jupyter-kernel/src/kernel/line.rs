@@ -83,9 +83,17 @@ pub(super) fn run(
         sink: &mut write,
         rewrites: true,
         interrupt: Arc::clone(stop),
+        signals: false,
     };
     let output = commands::run_line(line, body, &mut context);
     // Whether it was stopped only the command knows: one that ran to its end in spite of the wish has its output.
+    // What a recording has when it is stopped is its result.
+    if let Ok(output) = &output
+        && output.code == commands::INTERRUPTED
+        && stop.load(Ordering::Relaxed)
+    {
+        return Ok(bundle(output.clone()));
+    }
     match output {
         Ok(output) if output.code == 0 => Ok(bundle(output)),
         Ok(output) => {

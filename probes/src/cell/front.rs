@@ -149,8 +149,20 @@ pub(super) fn send(event: &Event<'_>) {
 }
 
 fn try_send(event: &Event<'_>) -> io::Result<()> {
+    let cell = CELL_THREAD.get().is_some();
+    let evcxr = std::env::var_os("EVCXR_IS_RUNTIME").is_some();
+    // The stdout of a program that only uses this library is that program's: no step and no bar may stand between what it
+    // prints itself.
+    if !cell && !evcxr && !matches!(event, Event::Result { .. }) {
+        let mut stderr = io::stderr().lock();
+        return match event {
+            Event::Display { data, .. } => writeln!(stderr, "{}", data.plain()),
+            Event::Error { evalue } => writeln!(stderr, "error: {evalue}"),
+            _ => Ok(()),
+        };
+    }
     let mut stdout = io::stdout().lock();
-    if CELL_THREAD.get().is_some() {
+    if cell {
         writeln!(stdout, "{MARK}{}", serde_json::to_string(event)?)?;
         return stdout.flush();
     }
@@ -163,7 +175,7 @@ fn try_send(event: &Event<'_>) -> io::Result<()> {
         }
         Event::Panic { .. } | Event::End { .. } => return Ok(()),
     };
-    if std::env::var_os("EVCXR_IS_RUNTIME").is_some() {
+    if evcxr {
         for (mime, data) in data.iter() {
             writeln!(
                 stdout,
@@ -174,4 +186,42 @@ fn try_send(event: &Event<'_>) -> io::Result<()> {
         writeln!(stdout, "{}", data.plain())?;
     }
     stdout.flush()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cell::{Progress, display};
+
+    /// Set in the process whose streams are looked at: those of this one are the test runner's.
+    const ALONE: &str = "KLAB_TEST_STREAMS";
+
+    #[test]
+    fn what_a_program_shows_is_not_among_what_it_prints() {
+        if std::env::var_os(ALONE).is_some() {
+            let shown = display(Bundle::text("a step"));
+            shown.update(Bundle::text("another step"));
+            Progress::new("a bar", 2).set(1);
+            send(&Event::Error { evalue: "a fault" });
+            send(&Event::Result {
+                data: &Bundle::text("a value"),
+            });
+            return;
+        }
+        let name = "cell::front::tests::what_a_program_shows_is_not_among_what_it_prints";
+        let test = std::process::Command::new(std::env::current_exe().unwrap())
+            .args([name, "--exact", "--nocapture"])
+            .env(ALONE, "1")
+            .env_remove("EVCXR_IS_RUNTIME")
+            .output()
+            .unwrap();
+        let (out, err) = (
+            String::from_utf8_lossy(&test.stdout),
+            String::from_utf8_lossy(&test.stderr),
+        );
+        assert!(test.status.success() && out.contains("a value"), "{out}");
+        for text in ["a step", "another step", "a bar", "a fault"] {
+            assert!(err.contains(text) && !out.contains(text), "{text}: {out}");
+        }
+    }
 }

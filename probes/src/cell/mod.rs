@@ -6,7 +6,7 @@
 //! |---|---|---|
 //! | klab's own kernel | [`start`] found `KLAB_CELL` | events in the output stream, at once and in order |
 //! | evcxr's REPL, stock evcxr_jupyter | `EVCXR_IS_RUNTIME` | evcxr's `EVCXR_BEGIN_CONTENT` blocks |
-//! | any other program | neither | plain text on stdout |
+//! | any other program | neither | plain text: what it shows as a value on stdout, all else on stderr |
 //!
 //! A cell needs nothing but `use probes::prelude::*;`: the traits of this module then display every
 //! value that has [`Debug`], without the second compilation that evcxr's own fallback costs.

@@ -1,5 +1,7 @@
 //! Tracked connections: `struct nf_conn` (`include/net/netfilter/nf_conntrack.h`).
 
+use std::cell::RefCell;
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use serde::Serialize;
@@ -82,8 +84,12 @@ pub struct Conntrack {
     pub status: Vec<&'static str>,
     /// Its mark.
     pub mark: u32,
-    /// Its zone.
+    /// Its zone: two of the same tuples in different zones are two connections.
     pub zone: u16,
+    /// Which of its directions the zone is part of: `both`, `orig`, `reply`.
+    pub zone_dir: &'static str,
+    /// Whether its network namespace ends: it is no more among those of the kernel, and its connections are being removed.
+    pub ending: bool,
     /// When it is forgotten if nothing comes, in jiffies from now; negative if it is only left to be removed.
     pub timeout: i64,
 }
@@ -102,6 +108,8 @@ struct NfConn {
     mark: Option<u32>,
     #[mirror(member = "zone.id")]
     zone: Option<u16>,
+    #[mirror(member = "zone.dir")]
+    zone_dir: Option<u8>,
     #[mirror(member = "proto.tcp.state")]
     state: u8,
 }
@@ -132,23 +140,28 @@ impl Guest {
         let Ok(hash) = kernel.symbol("nf_conntrack_hash") else {
             return Ok(Listing::from(Vec::new()));
         };
-        let namespaces = net_namespaces(&kernel)?;
-        let inum = |net: GuestVirt| {
-            let found = namespaces.iter().find(|one| one.at == net);
-            found.map(|one| one.inum)
-        };
-        settle("the tracked connections", || {
-            read(&kernel, hash, &inum).map(|all| all.map(Listing::from))
-        })
+        read(&kernel, hash)
     }
 }
 
-/// `None` if a connection changed, or is of a namespace that is new.
-fn read(
-    kernel: &Kernel,
-    hash: GuestVirt,
-    inum: &impl Fn(GuestVirt) -> Option<u32>,
-) -> Result<Option<Vec<Conntrack>>> {
+/// What is needed to read a bucket.
+struct Reader<'a> {
+    kernel: &'a Kernel,
+    conn: Plan<NfConn>,
+    tuple: Plan<RawTuple>,
+    /// Offsets of `hnnode` and of `tuple` in a `nf_conntrack_tuple_hash`, of that in a `nf_conn` and of the next of the two.
+    node: u64,
+    inner: u64,
+    hashes: u64,
+    stride: u64,
+    /// Of `ns.inum` in a `struct net`.
+    inum: u64,
+    /// The lower half of jiffies is what timeouts are compared with: `nfct_time_stamp`.
+    jiffies: u32,
+    namespaces: RefCell<BTreeSet<GuestVirt>>,
+}
+
+fn read(kernel: &Kernel, hash: GuestVirt) -> Result<Conntracks> {
     let first = GuestVirt(kernel.read_u64(hash)?);
     let size = kernel.read_u32(kernel.symbol("nf_conntrack_htable_size")?)?;
     if size > BUCKETS {
@@ -159,41 +172,64 @@ fn read(
             why,
         });
     }
-    let (conn, tuple) = (Plan::<NfConn>::new(kernel)?, Plan::<RawTuple>::new(kernel)?);
-    let node = offset_of(kernel, "struct nf_conntrack_tuple_hash", "hnnode")?;
-    let inner = offset_of(kernel, "struct nf_conntrack_tuple_hash", "tuple")?;
     let (hashes, _, stride) = array(kernel, "struct nf_conn", "tuplehash")?;
-    // The lower half of jiffies is what timeouts are compared with: nfct_time_stamp.
-    let jiffies = kernel.read_u32(kernel.symbol("jiffies")?)?;
-    let mut all = Vec::new();
+    let reader = Reader {
+        kernel,
+        conn: Plan::new(kernel)?,
+        tuple: Plan::new(kernel)?,
+        node: offset_of(kernel, "struct nf_conntrack_tuple_hash", "hnnode")?,
+        inner: offset_of(kernel, "struct nf_conntrack_tuple_hash", "tuple")?,
+        hashes,
+        stride,
+        inum: offset_of(kernel, "struct net", "ns.inum")?,
+        jiffies: kernel.read_u32(kernel.symbol("jiffies")?)?,
+        namespaces: RefCell::default(),
+    };
+    let mut all = Conntracks::new();
     for bucket in 0..u64::from(size) {
         let head = first.offset(8 * bucket);
         // An empty one has its own number, and is odd.
         if kernel.read_u64(head)? & 1 == 1 {
             continue;
         }
-        for hash in hlist_nulls_for_each_entry(kernel, head, node) {
+        // Each for itself: where much comes and goes the whole table never stands still.
+        match settle("a bucket of tracked connections", || reader.bucket(head)) {
+            Ok(some) => all.items.extend(some),
+            Err(error) => all.miss(format!("bucket {bucket} of nf_conntrack_hash"), &error),
+        }
+    }
+    Ok(all)
+}
+
+impl Reader<'_> {
+    /// `None` if a connection changed while it was read.
+    fn bucket(&self, head: GuestVirt) -> Result<Option<Vec<Conntrack>>> {
+        let mut all = Vec::new();
+        for hash in hlist_nulls_for_each_entry(self.kernel, head, self.node) {
             let hash = hash?;
-            let original = tuple.load(hash.offset(inner))?;
+            let original = self.tuple.load(hash.offset(self.inner))?;
             // Each is there twice, once a direction.
             if original.direction != 0 {
                 continue;
             }
-            let at = hash.back(hashes);
-            let raw = conn.load(at)?;
-            let reply = tuple.load(at.offset(hashes + stride + inner))?;
-            let Some(netns) = inum(raw.net) else {
-                return Ok(None);
-            };
-            let same = tuple.load(hash.offset(inner))? == original && conn.load(at)?.net == raw.net;
+            let at = hash.back(self.hashes);
+            let raw = self.conn.load(at)?;
+            let reply = at.offset(self.hashes + self.stride + self.inner);
+            let reply = self.tuple.load(reply)?;
+            // A namespace that ends is in no list any more, and stays until its last connection is gone.
+            let netns = self.kernel.read_u32(raw.net.offset(self.inum));
+            let ending = !self.is_listed(raw.net)?;
+            let same = self.tuple.load(hash.offset(self.inner))? == original
+                && self.conn.load(at)?.net == raw.net;
             if !same {
                 return Ok(None);
             }
             let set = STATUS.iter().enumerate();
-            let left = raw.timeout.wrapping_sub(jiffies).cast_signed();
+            let left = raw.timeout.wrapping_sub(self.jiffies).cast_signed();
             all.push(Conntrack {
                 at,
-                netns,
+                netns: netns?,
+                ending,
                 protocol: original.protocol,
                 state: (original.protocol == IPPROTO_TCP)
                     .then(|| TCP_STATES.get(usize::from(raw.state)).copied())
@@ -206,11 +242,31 @@ fn read(
                     .collect(),
                 mark: raw.mark.unwrap_or(0),
                 zone: raw.zone.unwrap_or(0),
+                // NF_CT_ZONE_DIR_ORIG and _REPL of include/net/netfilter/nf_conntrack_zones.h, by bit.
+                zone_dir: match raw.zone_dir.unwrap_or(3) & 3 {
+                    1 => "orig",
+                    2 => "reply",
+                    _ => "both",
+                },
                 timeout: left.into(),
             });
         }
+        Ok(Some(all))
     }
-    Ok(Some(all))
+
+    /// Whether a namespace is among those of the kernel: looked for again where it was not there before, since it may be new.
+    fn is_listed(&self, net: GuestVirt) -> Result<bool> {
+        if self.namespaces.borrow().contains(&net) {
+            return Ok(true);
+        }
+        let now: BTreeSet<_> = net_namespaces(self.kernel)?
+            .iter()
+            .map(|one| one.at)
+            .collect();
+        let listed = now.contains(&net);
+        self.namespaces.replace(now);
+        Ok(listed)
+    }
 }
 
 impl RawTuple {

@@ -68,6 +68,7 @@ impl Profile {
         CaptureOptions {
             profile: self,
             filter,
+            all_families: false,
         }
     }
 }
@@ -79,6 +80,20 @@ pub struct CaptureOptions {
     pub profile: Profile,
     /// The packets.
     pub filter: Filter,
+    /// Whether messages of netlink and unix sockets are shown, too: they have an `sk_buff` and never leave the machine. With
+    /// [`Profile::List`] they are.
+    pub all_families: bool,
+}
+
+impl CaptureOptions {
+    /// This, and messages of netlink and unix sockets, too.
+    #[must_use]
+    pub fn all_families(self) -> Self {
+        Self {
+            all_families: true,
+            ..self
+        }
+    }
 }
 
 impl From<Profile> for CaptureOptions {
@@ -105,6 +120,9 @@ pub struct Capture {
     hooks: HookFunctions,
     rules: NftRules,
     wanted: Wanted,
+    all_families: bool,
+    /// See [`Paths::realtime`].
+    realtime: i64,
     absent: Vec<String>,
 }
 
@@ -126,7 +144,11 @@ impl Guest {
     /// When the module cannot be had or another capture is under way; when the kernel has none of the functions, or
     /// not the device or namespace of the filter.
     pub fn capture(&self, options: impl Into<CaptureOptions>) -> Result<Capture> {
-        let CaptureOptions { profile, filter } = options.into();
+        let CaptureOptions {
+            profile,
+            filter,
+            all_families,
+        } = options.into();
         let wanted = filter.resolve(self)?;
         self.load_kmod()?;
         let mut client = self.agent()?;
@@ -140,6 +162,7 @@ impl Guest {
                     .to_owned(),
             ));
         }
+        let realtime = crate::time::realtime_offset(&kernel)?;
         client.device_open()?;
         let rules = NftRules::read(&kernel)?;
         let mut all: Vec<ring::Site> = sites.iter().map(Site::to_ring).collect();
@@ -147,7 +170,9 @@ impl Guest {
             all.extend(statements(&kernel, &rules)?);
         }
         for some in all.chunks(ring::SITES) {
-            client.device_ioctl(KLAB_SITES, &Sites::to_bytes(some))?;
+            if let Err(error) = client.device_ioctl(KLAB_SITES, &Sites::to_bytes(some)) {
+                return Err(busy(&mut client).unwrap_or_else(|| error.into()));
+            }
         }
         client.device_ioctl(KLAB_FILTER, &wanted.to_ring().to_bytes())?;
         let arm = Arm {
@@ -156,7 +181,7 @@ impl Guest {
             tracepoints: Tracepoint::ALL
                 .iter()
                 .fold(0, |bits, id| bits | 1 << *id as u64),
-            zero: 0,
+            owner: std::process::id().into(),
         };
         client.device_ioctl(KLAB_ARM, &arm.to_bytes())?;
         let counters = client.device_ioctl(KLAB_COUNTERS, &[])?;
@@ -171,6 +196,8 @@ impl Guest {
             hooks,
             rules,
             wanted,
+            all_families: all_families || matches!(profile, Profile::List(_)),
+            realtime,
             absent,
         })
     }
@@ -189,6 +216,20 @@ impl Guest {
         capture.settle()?;
         capture.paths()
     }
+}
+
+/// Why a capture cannot begin, if that is since another one is under way.
+fn busy(client: &mut Client) -> Option<Error> {
+    let answer = client.device_ioctl(KLAB_COUNTERS, &[]).ok()?;
+    let counters = ring::Counters::from_bytes(answer.as_slice().try_into().ok()?);
+    if counters.magic != ring::MAGIC || counters.version != ring::VERSION || counters.armed == 0 {
+        return None;
+    }
+    Some(Error::Invalid(format!(
+        "another recording runs in this guest, for {:.1} s, of process {} of this machine: wait until it ends, or end it",
+        counters.age as f64 / 1e9,
+        counters.owner
+    )))
 }
 
 /// The steps of making the module, shown where they replace each other.
@@ -284,9 +325,8 @@ fn statements(kernel: &Kernel, rules: &NftRules) -> Result<Vec<ring::Site>> {
 impl Site {
     fn of(function: &SkbFunction) -> Self {
         let how = match function.name.as_str() {
-            "skb_clone" | "skb_copy" | "__pskb_copy_fclone" | "skb_copy_expand" | "skb_segment" => {
-                How::Derive
-            }
+            "skb_clone" | "skb_copy" | "__pskb_copy_fclone" | "skb_copy_expand" | "skb_segment"
+            | "ip_frag_next" | "ip6_frag_next" => How::Derive,
             "pskb_expand_head" => How::Resize,
             "skb_gro_receive" => How::Merge,
             name if ENDS.contains(&name) => How::End,
@@ -388,12 +428,15 @@ impl Capture {
             rules: &self.rules,
             wanted: &self.wanted,
             reasons: Reasons::read(&self.kernel)?,
+            all_families: self.all_families,
         };
         let mut tally = self.reader.tally();
         tally.missed = missed;
-        let mut paths = Paths::sort(self.events, tally, &known)?;
+        let mut paths = Paths::sort(self.events, tally, self.reader.whole_until(), &known)?;
         paths.absent = self.absent;
         paths.hooked = self.sites.len();
+        paths.cpus = self.reader.cpus().to_vec();
+        paths.realtime = self.realtime;
         drop(self.guest);
         Ok(paths)
     }

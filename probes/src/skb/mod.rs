@@ -23,9 +23,12 @@ pub use capture::{Capture, CaptureOptions, Profile};
 pub use filter::{Filter, Netns};
 pub use functions::{Functions, SkbFunction};
 pub(crate) use path::context_name;
-pub use path::{Conntrack, Geometry, NetfilterHook, Path, Paths, RuleHit, Stage, What};
-pub use reader::Tally;
+pub use path::{Conntrack, Geometry, LeftOut, NetfilterHook, Path, Paths, RuleHit, Stage, What};
+pub use reader::{CpuTally, Tally};
 pub use ring::Context;
+#[cfg(test)]
+pub(crate) use ring::PACKET;
 pub use sk_buff::SkBuff;
 pub use stages::{Layer, PATH};
 pub use stop::{Stop, Stopped};
+pub(crate) use tuple::{Fragment, Upper};

@@ -1,15 +1,15 @@
 //! The way of one packet, stage by stage, as Rust values.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 use std::ops::Deref;
 
 use serde::Serialize;
 
-use super::filter::{Seen, Wanted};
+use super::filter::{Datagrams, Seen, Wanted};
 use super::functions::SkbFunction;
 use super::identity::{Packet, Tracker};
-use super::reader::{Event, Tally};
+use super::reader::{CpuTally, Event, Tally};
 use super::reason::Reasons;
 use super::ring::{self, Context, How, Kind, Record, Tracepoint};
 use super::stages::{Layer, layer, nf_hook};
@@ -19,7 +19,7 @@ use crate::memory::GuestVirt;
 use crate::netfilter::nf_conn::NfConn;
 use crate::netfilter::rule_blob::NftRules;
 use crate::netfilter::{Family, HookFunctions};
-use crate::traffic::{Frame, addresses, describe};
+use crate::traffic::{Frame, addresses, describe, fragment};
 
 /// Functions that end their `sk_buff`. Not `skb_attempt_defer_free`: the CPU that allocated it frees it later.
 pub(super) const ENDS: [&str; 2] = ["skb_release_data", "kfree_skb_partial"];
@@ -46,6 +46,8 @@ pub(super) struct Known<'a> {
     pub(super) rules: &'a NftRules,
     pub(super) wanted: &'a Wanted,
     pub(super) reasons: Reasons,
+    /// Whether messages of netlink and of unix sockets are wanted, too.
+    pub(super) all_families: bool,
 }
 
 /// Where in its memory an `sk_buff`'s data is, in bytes from `head`: `headroom = data`, `tailroom = end - tail`.
@@ -184,8 +186,14 @@ pub struct Stage {
     pub head: GuestVirt,
     /// Where its data was.
     pub geometry: Geometry,
-    /// The first bytes from its network header on.
+    /// `skb->protocol` as a number; 0 where it is not set yet.
+    pub protocol: u16,
+    /// The first bytes from its network header on; from its data on where it has none yet.
     pub packet: Vec<u8>,
+    /// Its Ethernet header, where it has one.
+    pub mac: Option<[u8; ring::MAC]>,
+    /// The VLAN tag that is not in its bytes: its protocol and its `TCI`.
+    pub vlan: Option<(u16, u16)>,
     /// Whether it had its socket: `skb->sk`.
     pub sock: bool,
     /// Whether it had its route: `skb_dst()`.
@@ -194,6 +202,21 @@ pub struct Stage {
     pub conntrack: Option<Conntrack>,
     /// What else is to be said.
     pub note: Option<String>,
+}
+
+impl Stage {
+    /// The packet in one line as it was here; `None` where its bytes are not known to be of the network layer.
+    #[must_use]
+    pub fn describe(&self) -> Option<String> {
+        (!self.packet.is_empty() && self.is_placed()).then(|| describe(&self.packet))
+    }
+
+    /// Whether `packet` is from a network header on. Without one its bytes are from `data`, which may be anything
+    /// before the `sk_buff` has its protocol.
+    pub(super) const fn is_placed(&self) -> bool {
+        let (header, tail) = (self.geometry.network_header, self.geometry.tail);
+        self.protocol != 0 || header != 0 && (header as u32) < tail
+    }
 }
 
 fn context<S: serde::Serializer>(context: &Context, serializer: S) -> Result<S::Ok, S::Error> {
@@ -220,7 +243,7 @@ pub struct Path {
     pub packet: String,
     /// What happened, in order.
     pub stages: Vec<Stage>,
-    /// Whether records were lost while it was captured: then stages may be missing.
+    /// Whether records were lost before it ended: then stages may be missing.
     pub incomplete: bool,
 }
 
@@ -280,10 +303,29 @@ pub struct Paths {
     pub paths: Vec<Path>,
     /// What became of the records.
     pub tally: Tally,
+    /// The same by CPU.
+    pub cpus: Vec<CpuTally>,
+    /// What was recorded of sockets of this machine alone, and is not among the packets: see [`CaptureOptions::all_families`].
+    ///
+    /// [`CaptureOptions::all_families`]: super::CaptureOptions::all_families
+    pub left_out: LeftOut,
+    /// Returns of functions whose calls were not seen, so that nobody knows of which packet they are.
+    pub strays: usize,
+    /// What is to be added to the times of packets to have nanoseconds since 1970: the guest's own clock.
+    pub realtime: i64,
     /// How many functions were hooked.
     pub hooked: usize,
     /// Functions that were asked for and are not to be had in this kernel.
     pub absent: Vec<String>,
+}
+
+/// Messages that are no packets, as many as were recorded.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct LeftOut {
+    /// Of netlink sockets.
+    pub netlink: usize,
+    /// Of unix sockets.
+    pub unix: usize,
 }
 
 impl Deref for Paths {
@@ -299,8 +341,12 @@ impl Paths {
     #[must_use]
     pub fn about(&self, text: &str) -> Self {
         self.only(|path| {
-            path.iter()
-                .any(|stage| !stage.packet.is_empty() && describe(&stage.packet).contains(text))
+            let of_socket = socket_of(&path.packet).is_some() && path.packet.contains(text);
+            of_socket
+                || path
+                    .iter()
+                    .filter_map(Stage::describe)
+                    .any(|line| line.contains(text))
         })
     }
 
@@ -348,7 +394,13 @@ impl Paths {
         }
     }
 
-    pub(super) fn sort(mut events: Vec<Event>, tally: Tally, known: &Known<'_>) -> Result<Self> {
+    /// Sorts what was recorded into packets. Before `whole_until` nothing was lost.
+    pub(super) fn sort(
+        mut events: Vec<Event>,
+        tally: Tally,
+        whole_until: Option<u64>,
+        known: &Known<'_>,
+    ) -> Result<Self> {
         // One clock for all CPUs; within a CPU the sequence decides.
         events.sort_by_key(|event| (event.record.time, event.cpu, event.sequence));
         let sites: HashMap<u32, &Site> = known
@@ -357,26 +409,83 @@ impl Paths {
             .map(|site| (site.function.at.0 as u32, site))
             .collect();
         let ends = |site: u32| sites.get(&site).is_some_and(|site| site.how == How::End);
+        let datagrams = Datagrams::of(events.iter().map(|event| &event.record));
         let mut packets = Tracker::sort(events, ends);
         packets.retain(|packet| {
             known.wanted.is_all()
                 || packet
                     .events
                     .iter()
-                    .any(|event| known.wanted.matches(&event.record))
+                    .any(|event| known.wanted.matches(&event.record, &datagrams))
         });
-        let incomplete = tally.lost > 0 || tally.missed > 0 || tally.forgotten > 0;
-        let mut paths = Vec::new();
+        let incomplete = |packet: &Packet| {
+            let lost = whole_until.is_some_and(|time| !packet.ended_before(time));
+            lost || tally.missed > 0 || tally.forgotten > 0
+        };
+        let (mut paths, mut left_out, mut strays) = (Vec::new(), LeftOut::default(), 0);
         for packet in &packets {
-            paths.extend(path(packet, incomplete, &sites, known)?);
+            let path = path(packet, incomplete(packet), &sites, known)?;
+            match socket_of(&path.packet) {
+                // Only what was lost before it, or the end of what began before the capture.
+                _ if path.stages.is_empty() => strays += packet.events.len(),
+                Some(AF_NETLINK) if !known.all_families => left_out.netlink += 1,
+                Some(AF_UNIX) if !known.all_families => left_out.unix += 1,
+                _ => paths.push(path),
+            }
         }
         paths.sort_by_key(|path| path.first);
         Ok(Self {
             paths,
             tally,
+            cpus: Vec::new(),
+            left_out,
+            strays,
+            realtime: 0,
             hooked: 0,
             absent: Vec::new(),
         })
+    }
+}
+
+/// `AF_UNIX`, `AF_NETLINK` (`include/linux/socket.h`).
+const AF_UNIX: u16 = 1;
+const AF_NETLINK: u16 = 16;
+/// Families whose messages never leave the machine, and what one is called.
+const SOCKETS: [(u16, &str); 2] = [(AF_NETLINK, "netlink message"), (AF_UNIX, "unix message")];
+
+/// The family of a message, by its description.
+fn socket_of(packet: &str) -> Option<u16> {
+    let found = SOCKETS.iter().find(|(_, name)| *name == packet);
+    found.map(|(family, _)| *family)
+}
+
+/// What a packet without headers that are known is: by the socket that it is of, else by the functions that had or freed it.
+fn unknown(records: &[&Record], stages: &[Stage]) -> String {
+    let by_name = |stage: &Stage| {
+        let name = match &stage.what {
+            What::Dropped { location, .. } | What::Consumed { location } => location,
+            _ => &stage.name,
+        };
+        let starts = |start: &str| name.trim_start_matches('_').starts_with(start);
+        match () {
+            () if starts("netlink_") || starts("nfnetlink_") || starts("rtnetlink_") => {
+                Some(AF_NETLINK)
+            }
+            () if starts("unix_") => Some(AF_UNIX),
+            () => None,
+        }
+    };
+    let families = || {
+        let socks = records.iter().map(|record| record.family);
+        socks.chain(stages.iter().filter_map(by_name))
+    };
+    let named = SOCKETS
+        .iter()
+        .find(|(family, _)| families().any(|other| other == *family));
+    match (named, records.iter().find(|record| record.protocol != 0)) {
+        (Some((_, name)), _) => (*name).to_owned(),
+        (None, Some(record)) => format!("packet of protocol {:#06x}", record.protocol),
+        (None, None) => "no IP or ARP packet (protocol 0x0000)".to_owned(),
     }
 }
 
@@ -385,13 +494,14 @@ fn path(
     incomplete: bool,
     sites: &HashMap<u32, &Site>,
     known: &Known<'_>,
-) -> Result<Option<Path>> {
-    let Some(first) = packet.events.first() else {
-        return Ok(None);
-    };
-    let began = first.record.time;
+) -> Result<Path> {
+    let records: Vec<&Record> = packet.events.iter().map(|event| &event.record).collect();
+    let (began, head) = records
+        .first()
+        .map_or((0, 0), |first| (first.time, first.head));
     let mut way = Way {
         stages: Vec::new(),
+        fragments: HashSet::new(),
         hook: None,
         conns: HashMap::new(),
         known,
@@ -399,35 +509,32 @@ fn path(
     for event in &packet.events {
         way.take(event, began, sites)?;
     }
-    // On its way out a packet gets its addresses first, and its ports later.
+    // On its way out a packet gets its addresses first, and its ports later; a later fragment never has them.
     let known = |record: &Record| {
         let tuple = Seen::of(record).tuple()?;
-        Some(tuple.ports != Some((0, 0)))
+        Some(tuple.ports != Some((0, 0)) && !tuple.is_later_fragment())
     };
-    let records = || packet.events.iter().map(|event| &event.record);
-    let best = records()
+    let best = records
+        .iter()
         .find(|record| known(record) == Some(true))
-        .or_else(|| records().find(|record| known(record).is_some()));
-    Ok(Some(Path {
+        .or_else(|| records.iter().find(|record| known(record).is_some()));
+    Ok(Path {
         first: began,
-        head: GuestVirt(first.record.head),
+        head: GuestVirt(head),
         packet: best.map_or_else(
-            || {
-                format!(
-                    "no IP or ARP packet (protocol {:#06x})",
-                    first.record.protocol
-                )
-            },
+            || unknown(&records, &way.stages),
             |record| describe(record.packet()),
         ),
         stages: way.stages,
         incomplete,
-    }))
+    })
 }
 
 /// The stages of a packet so far.
 struct Way<'a> {
     stages: Vec<Stage>,
+    /// The fragments that were named, each at its first stage.
+    fragments: HashSet<(GuestVirt, String)>,
     /// The hook that comes next, by the function that was last.
     hook: Option<(Family, usize)>,
     /// The connections that it was of, as they are now.
@@ -487,8 +594,13 @@ impl Way<'_> {
         };
         self.went_past(&name, record);
         let conntrack = self.conntrack(record);
+        let part = Seen::of(record)
+            .placed
+            .then(|| fragment(record.packet()))
+            .flatten()
+            .filter(|part| self.fragments.insert((GuestVirt(record.skb), part.clone())));
         self.stages.push(Stage {
-            note: None,
+            note: part,
             sock: record.has_sock(),
             route: record.has_dst(),
             conntrack,
@@ -504,7 +616,10 @@ impl Way<'_> {
             skb: GuestVirt(record.skb),
             head: GuestVirt(record.head),
             geometry: geometry(record),
+            protocol: record.protocol,
             packet: record.packet().to_vec(),
+            mac: record.mac(),
+            vlan: record.vlan(),
             name: name.clone(),
         });
         if let Some(hook) = nf_hook(&name) {
@@ -728,5 +843,3 @@ fn geometry(record: &Record) -> Geometry {
         transport_header: set(record.transport_header),
     }
 }
-
-const _: () = assert!(ring::PACKET >= 28);

@@ -41,6 +41,17 @@ pub struct Tally {
     pub forgotten: u64,
 }
 
+/// What became of the records of one CPU.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct CpuTally {
+    /// The CPU.
+    pub cpu: u32,
+    /// Read whole.
+    pub delivered: u64,
+    /// Overwritten before they were read, or while.
+    pub lost: u64,
+}
+
 #[derive(Debug)]
 struct Ring {
     header: GuestPhys,
@@ -49,6 +60,8 @@ struct Ring {
     slots: u64,
     /// The next sequence to read.
     next: u64,
+    /// The time of the last record that was read.
+    last: u64,
     /// `seen`, `unreadable` and `forgotten` when the reader was made.
     before: [u64; 3],
 }
@@ -59,6 +72,9 @@ pub(super) struct Reader {
     memory: Arc<dyn PhysMemory>,
     rings: Vec<Ring>,
     tally: Tally,
+    cpus: Vec<CpuTally>,
+    /// Before which time nothing was lost.
+    whole_until: Option<u64>,
     copy: Vec<u8>,
 }
 
@@ -82,6 +98,8 @@ impl Reader {
             memory,
             rings: Vec::new(),
             tally: Tally::default(),
+            cpus: Vec::new(),
+            whole_until: None,
             copy: vec![0; SOME * RECORD],
         };
         for info in counters.rings.iter().take(counters.cpus as usize) {
@@ -91,17 +109,22 @@ impl Reader {
             if header.magic != MAGIC
                 || header.version != VERSION
                 || header.record as usize != RECORD
-                || !header.slots.is_power_of_two()
+                || header.slots == 0
                 || bytes > u64::from(MAX_RING)
             {
                 return Err(malformed(format!("there is no ring at physical {at}")));
             }
+            reader.cpus.push(CpuTally {
+                cpu: header.cpu,
+                ..CpuTally::default()
+            });
             reader.rings.push(Ring {
                 header: at,
                 records: GuestPhys(header.records),
                 cpu: header.cpu,
                 slots: u64::from(header.slots),
                 next: header.produced,
+                last: 0,
                 before: [header.seen, header.unreadable, header.forgotten],
             });
         }
@@ -120,7 +143,7 @@ impl Reader {
         let mut counted = [0_u64; 3];
         for index in 0..self.rings.len() {
             let header = self.header(self.rings[index].header)?;
-            let ring = &mut self.rings[index];
+            let (ring, tally) = (&mut self.rings[index], &mut self.cpus[index]);
             let now = [header.seen, header.unreadable, header.forgotten];
             for ((sum, now), before) in counted.iter_mut().zip(now).zip(ring.before) {
                 *sum = sum.wrapping_add(now.wrapping_sub(before));
@@ -130,13 +153,13 @@ impl Reader {
             }
             // What is a lap behind was overwritten.
             let oldest = header.produced.saturating_sub(ring.slots);
-            if oldest > ring.next {
-                self.tally.lost += oldest - ring.next;
-                ring.next = oldest;
-            }
+            let oldest_lost = oldest.saturating_sub(ring.next);
+            tally.lost += oldest_lost;
+            ring.next += oldest_lost;
+            let mut first_lost = (oldest_lost > 0).then_some(ring.last);
             let mut stuck = false;
             while ring.next < header.produced && !stuck {
-                let slot = ring.next & (ring.slots - 1);
+                let slot = ring.next % ring.slots;
                 let count = (header.produced - ring.next)
                     .min(ring.slots - slot)
                     .min(SOME as u64);
@@ -153,7 +176,8 @@ impl Reader {
                     let overwritten = produced.saturating_sub(ring.slots) > ring.next;
                     match read(before, bytes, ring.next) {
                         Read::Whole(record) if !overwritten => {
-                            self.tally.delivered += 1;
+                            tally.delivered += 1;
+                            ring.last = record.time;
                             events.push(Event {
                                 cpu: ring.cpu,
                                 sequence: ring.next,
@@ -164,14 +188,32 @@ impl Reader {
                             stuck = true;
                             break;
                         }
-                        _ => self.tally.lost += 1,
+                        _ => {
+                            tally.lost += 1;
+                            first_lost.get_or_insert(ring.last);
+                        }
                     }
                     ring.next += 1;
                 }
             }
+            if let Some(at) = first_lost {
+                self.whole_until = Some(self.whole_until.map_or(at, |before| before.min(at)));
+            }
         }
         [self.tally.seen, self.tally.unreadable, self.tally.forgotten] = counted;
+        self.tally.delivered = self.cpus.iter().map(|cpu| cpu.delivered).sum();
+        self.tally.lost = self.cpus.iter().map(|cpu| cpu.lost).sum();
         Ok(())
+    }
+
+    /// Before which time nothing was lost; `None` where nothing was at all.
+    pub(super) fn whole_until(&self) -> Option<u64> {
+        self.whole_until
+    }
+
+    /// The same by CPU.
+    pub(super) fn cpus(&self) -> &[CpuTally] {
+        &self.cpus
     }
 
     pub(super) fn tally(&self) -> Tally {
@@ -220,7 +262,8 @@ mod tests {
     use super::*;
     use crate::memory::PhysRange;
 
-    const SLOTS: u64 = 4;
+    /// No power of two, as in a ring of the module.
+    const SLOTS: u64 = 5;
     const RECORDS: usize = 4096;
 
     /// A ring of four records behind a page with its header, at physical 0.
@@ -298,13 +341,13 @@ mod tests {
         guest.write(2);
         reader.drain(false, &mut events).unwrap();
         assert_eq!(skbs(&events), [1001, 1002]);
-        // Seven more into four slots: three are gone. Then one that never becomes whole.
+        // Eight more into five slots: three are gone. Then one that never becomes whole.
         (3..10).for_each(|n| guest.write(n));
         guest.begin(10);
         reader.drain(true, &mut events).unwrap();
-        assert_eq!(skbs(&events)[2..], [1007, 1008, 1009]);
+        assert_eq!(skbs(&events)[2..], [1006, 1007, 1008, 1009]);
         let tally = reader.tally();
-        assert_eq!((tally.delivered, tally.lost), (5, 5));
+        assert_eq!((tally.delivered, tally.lost), (6, 4));
         assert_eq!(tally.delivered + tally.lost, 10);
     }
 
@@ -326,7 +369,7 @@ mod tests {
         reader.drain(true, &mut events).unwrap();
         guest.put(40, 0);
         assert!(reader.drain(true, &mut events).is_err());
-        guest.put(16, 3 << 32);
+        guest.put(16, 0);
         assert!(refused(&counters()));
     }
 }

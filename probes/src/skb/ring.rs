@@ -6,4 +6,7 @@ mod shared;
 
 pub(super) use shared::*;
 
+#[cfg(test)]
+pub(crate) use shared::PACKET;
+
 pub use shared::Context;

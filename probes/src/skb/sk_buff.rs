@@ -154,10 +154,17 @@ impl SkBuff {
     /// The packet in one line.
     #[must_use]
     pub fn packet(&self) -> String {
-        describe(
-            self.bytes
-                .get(usize::from(self.network_header)..)
-                .unwrap_or_default(),
+        // A new one's network header is at 0, where there is headroom, and its data may be anything before it has a protocol.
+        let header = u32::from(self.network_header);
+        let from = match (header != 0 && header < self.tail, self.protocol) {
+            (true, _) => Some(u64::from(header)),
+            (false, 0) => None,
+            (false, _) => Some(self.data),
+        };
+        let bytes = |from: u64| self.bytes.get(usize::try_from(from).ok()?..);
+        from.and_then(bytes).map_or_else(
+            || "no network header yet (protocol 0x0000)".to_owned(),
+            describe,
         )
     }
 

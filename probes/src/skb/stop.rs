@@ -246,5 +246,6 @@ fn seen(kernel: &Kernel, at: GuestVirt) -> Seen<'static> {
         protocol,
         placed: placed || protocol != 0,
         packet: packet.into(),
+        datagrams: None,
     }
 }

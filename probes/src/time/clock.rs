@@ -158,6 +158,12 @@ fn after_seqcount(kernel: &Kernel) -> u64 {
     offset_of(kernel, "struct seqcount_raw_spinlock", "lock").map_or(8, |lock| lock + 8)
 }
 
+/// What is to be added to `CLOCK_MONOTONIC` to have `CLOCK_REALTIME`: `timekeeper.offs_real`.
+pub(crate) fn realtime_offset(kernel: &Kernel) -> Result<i64> {
+    let now = coarse(kernel)?;
+    Ok(now.realtime.wrapping_sub_unsigned(now.monotonic))
+}
+
 /// `ktime_get_coarse()` and its kin.
 pub(super) fn coarse(kernel: &Kernel) -> Result<Coarse> {
     // Since 6.17 an array, whose first element is the one in use for all but auxiliary clocks.

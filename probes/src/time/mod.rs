@@ -4,6 +4,7 @@ mod clock;
 mod hrtimer;
 mod timer;
 
+pub(crate) use clock::realtime_offset;
 pub use clock::{ClockEvent, ClockSource, Clocks};
 pub use hrtimer::HrTimer;
 use serde::Serialize;

@@ -1,5 +1,6 @@
 //! A packet in one line, as tcpdump would put it: `192.0.2.1:40000 > 192.0.2.2:80 TCP SYN`.
 
+use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 
 use pnet_packet::arp::{ArpOperations, ArpPacket};
@@ -11,9 +12,15 @@ use pnet_packet::ipv6::Ipv6Packet;
 use pnet_packet::tcp::TcpPacket;
 
 use super::Tcp;
+use crate::skb::{Fragment, Upper};
 
-/// Bytes of IPv6's header.
-const IPV6: usize = 40;
+/// ICMPv6 of multicast listeners (RFC 2710, RFC 3810), which pnet does not name.
+const LISTENER: [(u8, &str); 4] = [
+    (130, " multicast listener query"),
+    (131, " multicast listener report"),
+    (132, " multicast listener done"),
+    (143, " multicast listener report"),
+];
 
 /// What an ARP packet begins with that asks for Ethernet's addresses of IPv4's (RFC 826).
 const ARP: [u8; 6] = [0, 1, 8, 0, 6, 4];
@@ -29,37 +36,47 @@ pub fn describe(bytes: &[u8]) -> String {
     let Network {
         from,
         to,
-        protocol,
-        payload,
+        upper,
+        bytes,
     } = packet;
-    // Of a packet that was recorded only so much may be there.
-    let ends = match payload {
-        [a, b, c, d, ..] => {
-            let source = SocketAddr::new(from, u16::from_be_bytes([*a, *b]));
-            let destination = SocketAddr::new(to, u16::from_be_bytes([*c, *d]));
-            format!("{source} > {destination}")
-        }
-        _ => format!("{from} > {to}"),
+    let protocol = IpNextHeaderProtocol::new(upper.protocol);
+    let part =
+        packet_part(upper.fragment, from).map_or_else(String::new, |part| format!(" {part}"));
+    // Of a later fragment these are bytes of what the first one began.
+    let Some(at) = upper.at else {
+        let cut = if upper.fragment.is_some_and(|fragment| fragment.offset != 0) {
+            ""
+        } else {
+            " cut off"
+        };
+        return format!("{from} > {to} {}{cut}{part}", name(protocol));
     };
-    match protocol {
-        IpNextHeaderProtocols::Tcp => match TcpPacket::new(payload) {
-            Some(tcp) => format!("{ends} TCP {}", flags(tcp.get_flags())),
-            None => format!("{ends} TCP"),
-        },
-        IpNextHeaderProtocols::Udp => format!("{ends} UDP"),
+    let payload = bytes.get(at..).unwrap_or_default();
+    let ends = match upper.ports(bytes) {
+        Some((source, destination)) => format!(
+            "{} > {}",
+            SocketAddr::new(from, source),
+            SocketAddr::new(to, destination)
+        ),
+        // Of a packet that was recorded only so much may be there.
+        None => format!("{from} > {to}"),
+    };
+    let what = match protocol {
+        IpNextHeaderProtocols::Tcp => TcpPacket::new(payload)
+            .map_or_else(String::new, |tcp| format!(" {}", flags(tcp.get_flags()))),
         IpNextHeaderProtocols::Icmp => {
             let kind = IcmpPacket::new(payload).map(|icmp| icmp.get_icmp_type());
-            let what = match kind {
+            match kind {
                 Some(IcmpTypes::EchoRequest) => " echo request",
                 Some(IcmpTypes::EchoReply) => " echo reply",
                 Some(IcmpTypes::DestinationUnreachable) => " destination unreachable",
                 _ => "",
-            };
-            format!("{from} > {to} ICMP{what}")
+            }
+            .to_owned()
         }
         IpNextHeaderProtocols::Icmpv6 => {
             let kind = Icmpv6Packet::new(payload).map(|icmp| icmp.get_icmpv6_type());
-            let what = match kind {
+            match kind {
                 Some(Icmpv6Types::EchoRequest) => " echo request",
                 Some(Icmpv6Types::EchoReply) => " echo reply",
                 Some(Icmpv6Types::DestinationUnreachable) => " destination unreachable",
@@ -67,18 +84,59 @@ pub fn describe(bytes: &[u8]) -> String {
                 Some(Icmpv6Types::RouterAdvert) => " router advertisement",
                 Some(Icmpv6Types::NeighborSolicit) => " neighbour solicitation",
                 Some(Icmpv6Types::NeighborAdvert) => " neighbour advertisement",
-                _ => "",
-            };
-            format!("{from} > {to} ICMPv6{what}")
+                Some(other) => LISTENER
+                    .iter()
+                    .find(|(kind, _)| *kind == other.0)
+                    .map_or("", |(_, what)| what),
+                None => "",
+            }
+            .to_owned()
         }
-        other => format!("{from} > {to} protocol {}", other.0),
+        _ => String::new(),
+    };
+    format!("{ends} {}{what}{part}", name(protocol))
+}
+
+/// Which part of its datagram an IP packet is; `None` where it is all of it.
+pub(crate) fn fragment(bytes: &[u8]) -> Option<String> {
+    let packet = Network::of(bytes)?;
+    packet_part(packet.upper.fragment, packet.from)
+}
+
+fn packet_part(fragment: Option<Fragment>, from: IpAddr) -> Option<String> {
+    fragment.map(|fragment| format!("fragment at {}", Place(fragment, from.is_ipv6())))
+}
+
+/// Where in which datagram: `976 (id 4711)`. As tcpdump writes it, in hexadecimal for IPv6.
+struct Place(Fragment, bool);
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self(Fragment { id, offset, .. }, v6) = *self;
+        match v6 {
+            true => write!(f, "{offset} (id {id:#010x})"),
+            false => write!(f, "{offset} (id {id})"),
+        }
     }
+}
+
+/// `IPPROTO_*` as people say it.
+fn name(protocol: IpNextHeaderProtocol) -> String {
+    let name = match protocol {
+        IpNextHeaderProtocols::Tcp => "TCP",
+        IpNextHeaderProtocols::Udp => "UDP",
+        IpNextHeaderProtocols::Icmp => "ICMP",
+        IpNextHeaderProtocols::Icmpv6 => "ICMPv6",
+        IpNextHeaderProtocols::Sctp => "SCTP",
+        other => return format!("protocol {}", other.0),
+    };
+    name.to_owned()
 }
 
 /// Who sends an IP packet to whom, and the protocol that it carries (`IPPROTO_*`).
 pub(crate) fn addresses(bytes: &[u8]) -> Option<(IpAddr, IpAddr, u8)> {
     let packet = Network::of(bytes)?;
-    Some((packet.from, packet.to, packet.protocol.0))
+    Some((packet.from, packet.to, packet.upper.protocol))
 }
 
 fn describe_arp(packet: &ArpPacket<'_>) -> String {
@@ -102,8 +160,9 @@ fn describe_arp(packet: &ArpPacket<'_>) -> String {
 struct Network<'a> {
     from: IpAddr,
     to: IpAddr,
-    protocol: IpNextHeaderProtocol,
-    payload: &'a [u8],
+    upper: Upper,
+    /// All of it, from the network header on.
+    bytes: &'a [u8],
 }
 
 impl<'a> Network<'a> {
@@ -113,45 +172,25 @@ impl<'a> Network<'a> {
         match bytes.first()? >> 4 {
             4 => {
                 let packet = Ipv4Packet::new(bytes)?;
-                let header = usize::from(packet.get_header_length()) * 4;
                 Some(Self {
                     from: packet.get_source().into(),
                     to: packet.get_destination().into(),
-                    protocol: packet.get_next_level_protocol(),
-                    payload: bytes.get(header..).unwrap_or_default(),
+                    upper: Upper::of_ipv4(bytes)?,
+                    bytes,
                 })
             }
             6 => {
                 let packet = Ipv6Packet::new(bytes)?;
-                let payload = bytes.get(IPV6..).unwrap_or_default();
-                let (protocol, payload) = upper(packet.get_next_header(), payload);
                 Some(Self {
                     from: packet.get_source().into(),
                     to: packet.get_destination().into(),
-                    protocol,
-                    payload,
+                    upper: Upper::of_ipv6(bytes)?,
+                    bytes,
                 })
             }
             _ => None,
         }
     }
-}
-
-/// What follows the extension headers of IPv6 that tell their own length (RFC 8200, 4). Each has 8 bytes or more, so
-/// this ends with the bytes.
-fn upper(mut protocol: IpNextHeaderProtocol, mut payload: &[u8]) -> (IpNextHeaderProtocol, &[u8]) {
-    while let IpNextHeaderProtocols::Hopopt
-    | IpNextHeaderProtocols::Ipv6Route
-    | IpNextHeaderProtocols::Ipv6Opts = protocol
-        && let [next, length, ..] = payload
-    {
-        let header = (usize::from(*length) + 1) * 8;
-        let Some(rest) = payload.get(header..) else {
-            break;
-        };
-        (protocol, payload) = (IpNextHeaderProtocol::new(*next), rest);
-    }
-    (protocol, payload)
 }
 
 fn flags(flags: u8) -> String {
@@ -198,8 +237,11 @@ mod tests {
         let echo = describe(&ipv6(58, &[128, 0, 0, 0, 0, 1, 0, 1]));
         assert_eq!(echo, "::1 > ::2 ICMPv6 echo request");
         // Cut off within an extension header, and in the header itself.
-        assert_eq!(describe(&ipv6(0, &[17])), "::1 > ::2 protocol 0");
-        assert_eq!(describe(&ipv6(0, &[17, 200, 0, 0])), "::1 > ::2 protocol 0");
+        assert_eq!(describe(&ipv6(0, &[17])), "::1 > ::2 protocol 0 cut off");
+        assert_eq!(
+            describe(&ipv6(0, &[17, 200, 0, 0])),
+            "::1 > ::2 protocol 0 cut off"
+        );
         let arp = [
             ARP.as_slice(),
             &[0, 1],
@@ -213,5 +255,67 @@ mod tests {
             "192.0.2.1 > 192.0.2.2 ARP who has 192.0.2.2"
         );
         assert_eq!(describe(&[0x60; 39]), "39 bytes that are no IP packet");
+    }
+
+    /// As much of a packet as a record has of it.
+    fn recorded(bytes: &[u8]) -> String {
+        describe(&bytes[..bytes.len().min(crate::skb::PACKET)])
+    }
+
+    #[test]
+    fn a_later_fragment_has_no_header_of_the_layer_above() {
+        let ipv4 = |place: u16, protocol: u8| {
+            let mut bytes = vec![0x45, 0, 3, 228, 0x12, 0x34];
+            bytes.extend(place.to_be_bytes());
+            bytes.extend([64, protocol, 0, 0, 10, 1, 0, 1, 10, 2, 0, 3]);
+            bytes.extend([b'a'; 976]);
+            bytes
+        };
+        // 122 eights of bytes; with and without MF.
+        for place in [122, 122 | 0x2000] {
+            let said = recorded(&ipv4(place, 17));
+            assert_eq!(said, "10.1.0.1 > 10.2.0.3 UDP fragment at 976 (id 4660)");
+        }
+        let said = recorded(&ipv4(122, 1));
+        assert_eq!(said, "10.1.0.1 > 10.2.0.3 ICMP fragment at 976 (id 4660)");
+        let said = recorded(&ipv4(0x2000, 17));
+        assert_eq!(
+            said,
+            "10.1.0.1:24929 > 10.2.0.3:24929 UDP fragment at 0 (id 4660)"
+        );
+        // DF alone is no fragment.
+        let said = recorded(&ipv4(0x4000, 17));
+        assert_eq!(said, "10.1.0.1:24929 > 10.2.0.3:24929 UDP");
+
+        let ipv6 = |offset: u16| {
+            let mut rest = vec![17, 0];
+            rest.extend(offset.to_be_bytes());
+            rest.extend([0, 0, 0x12, 0x34]);
+            rest.extend([b'a'; 900]);
+            ipv6(44, &rest)
+        };
+        let said = recorded(&ipv6(976));
+        assert_eq!(said, "::1 > ::2 UDP fragment at 976 (id 0x00001234)");
+        let said = recorded(&ipv6(1));
+        assert_eq!(
+            said,
+            "[::1]:24929 > [::2]:24929 UDP fragment at 0 (id 0x00001234)"
+        );
+        assert_eq!(recorded(&ipv6(0)), "[::1]:24929 > [::2]:24929 UDP");
+    }
+
+    #[test]
+    fn what_a_record_has_is_enough_for_multicast_listeners() {
+        // Hop-by-hop with a router alert, then a report of version 2.
+        let mut rest = vec![58, 0, 5, 2, 0, 0, 1, 0];
+        rest.extend([143, 0, 0, 0, 0, 0, 0, 1]);
+        rest.extend([4; 20]);
+        let said = recorded(&ipv6(0, &rest));
+        assert_eq!(said, "::1 > ::2 ICMPv6 multicast listener report");
+        // Routing with one address, then an echo.
+        let mut rest = vec![58, 2, 0, 0, 0, 0, 0, 0];
+        rest.extend([0; 16]);
+        rest.extend([128, 0, 0, 0, 0, 1, 0, 1]);
+        assert_eq!(recorded(&ipv6(43, &rest)), "::1 > ::2 ICMPv6 echo request");
     }
 }

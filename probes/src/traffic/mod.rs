@@ -17,8 +17,8 @@ use std::time::{Duration, Instant};
 use vm::{Cable, Machine};
 
 pub use connection::Connection;
-pub(crate) use describe::addresses;
 pub use describe::describe;
+pub(crate) use describe::{addresses, fragment};
 pub use frame::{End, Frame, Tcp};
 pub use topology::Rule;
 

@@ -29,7 +29,7 @@ mod ring;
 mod runq;
 mod search;
 mod sections;
-mod skb;
+pub(crate) mod skb;
 mod slab;
 mod stacks;
 mod svg;

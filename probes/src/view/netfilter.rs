@@ -65,7 +65,8 @@ fn ruleset(ruleset: &NftRuleset) -> Sections {
 
 fn conntracks(all: &Conntracks) -> Table {
     use Align::{Left, Right};
-    let mut table = Table::new([
+    let zones = all.iter().any(|one| one.zone != 0);
+    let mut columns = vec![
         ("NETNS", Right),
         ("PROTO", Left),
         ("STATE", Left),
@@ -75,7 +76,11 @@ fn conntracks(all: &Conntracks) -> Table {
         ("JIFFIES", Right),
         ("STATUS", Left),
         ("NF_CONN", Left),
-    ]);
+    ];
+    if zones {
+        columns.insert(1, ("ZONE", Left));
+    }
+    let mut table = Table::new(columns);
     for one in all.iter() {
         let protocol = match one.protocol {
             1 => "icmp".to_owned(),
@@ -98,8 +103,12 @@ fn conntracks(all: &Conntracks) -> Table {
                 tuple.source, tuple.source_port, tuple.destination, tuple.destination_port
             ),
         };
-        table.row([
-            one.netns.to_string(),
+        let netns = match one.ending {
+            true => format!("{} ending", one.netns),
+            false => one.netns.to_string(),
+        };
+        let mut row = vec![
+            netns,
             protocol,
             one.state.unwrap_or_default().to_owned(),
             ends(&one.original),
@@ -108,9 +117,19 @@ fn conntracks(all: &Conntracks) -> Table {
             one.timeout.to_string(),
             one.status.join(" "),
             one.at.to_string(),
-        ]);
+        ];
+        if zones {
+            let zone = match (one.zone, one.zone_dir) {
+                (0, _) => String::new(),
+                (zone, "both") => zone.to_string(),
+                (zone, direction) => format!("{zone} {direction}"),
+            };
+            row.insert(1, zone);
+        }
+        table.row(row);
     }
     let s = if all.len() == 1 { "" } else { "s" };
     table.note(format!("{} connection{s}", all.len()));
+    table.lacks(&all.missing);
     table
 }

@@ -35,7 +35,7 @@ fn head(path: &Path) -> String {
 }
 
 /// What a stage is, beside its name.
-fn remark(stage: &Stage) -> String {
+pub(crate) fn remark(stage: &Stage) -> String {
     let what = match &stage.what {
         What::Call => String::new(),
         What::Tracepoint => "tracepoint".to_owned(),
@@ -284,21 +284,36 @@ impl View for Paths {
 
 fn tally(paths: &Paths) -> String {
     let tally = paths.tally;
-    format!(
-        "{} packets; {} functions hooked; {} records read, {} lost{}{}",
+    let mut said = format!(
+        "{} packets; {} functions hooked; {} records read, {} lost",
         paths.len(),
         paths.hooked,
         tally.delivered,
         tally.lost,
-        match tally.missed {
-            0 => String::new(),
-            missed => format!(", {missed} returns not seen"),
-        },
-        match tally.forgotten {
-            0 => String::new(),
-            forgotten => format!(", {forgotten} packets not followed to their ends"),
+    );
+    if tally.lost > 0 {
+        let by_cpu = paths.cpus.iter().filter(|cpu| cpu.lost > 0);
+        let by_cpu: Vec<String> = by_cpu
+            .map(|cpu| format!("{} of CPU {}", cpu.lost, cpu.cpu))
+            .collect();
+        said += &format!(" ({})", by_cpu.join(", "));
+    }
+    let mut more = |count: u64, what: &str| {
+        if count > 0 {
+            said += &format!(", {count} {what}");
         }
-    )
+    };
+    more(tally.missed, "returns not seen");
+    more(tally.forgotten, "packets not followed to their ends");
+    more(paths.strays as u64, "returns of calls that were not seen");
+    let left = paths.left_out;
+    if left.netlink + left.unix > 0 {
+        said += &format!(
+            "; left out: {} netlink and {} unix messages (--all-families shows them)",
+            left.netlink, left.unix
+        );
+    }
+    said
 }
 
 impl View for Functions {

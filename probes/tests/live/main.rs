@@ -13,6 +13,7 @@ mod devices;
 mod exec;
 mod files;
 mod filters;
+mod fragments;
 mod fs;
 mod ground;
 mod held;
@@ -32,6 +33,7 @@ mod mm;
 mod net;
 mod nft;
 mod numa;
+mod pcapng;
 mod planted;
 mod process;
 mod pwru;
@@ -200,6 +202,31 @@ fn filters_by_place_and_mark() {
 #[test]
 fn filters_follow_through_nat() {
     filters::follow_through_nat();
+}
+
+#[test]
+fn connections_of_zones_and_of_what_ends() {
+    ruleset::connections_of_zones_and_of_what_ends();
+}
+
+#[test]
+fn fragments_are_of_their_datagram() {
+    fragments::are_of_their_datagram();
+}
+
+#[test]
+fn packets_behind_headers_of_ipv6() {
+    fragments::behind_headers_of_ipv6();
+}
+
+#[test]
+fn messages_that_are_no_packets() {
+    fragments::messages_that_are_no_packets();
+}
+
+#[test]
+fn pcapng_is_what_tcpdump_reads() {
+    pcapng::is_what_tcpdump_reads();
 }
 
 #[test]

@@ -194,6 +194,53 @@ fn chains(ledger: &mut Ledger, seen: &NftRuleset) {
     ledger.same("ports", "set", &map.flags.contains(&"map"), &true);
 }
 
+/// Zones tell two connections of the same addresses apart.
+const ZONES: &str = "modprobe nft_ct; ip link set lo up; \
+     echo 6000 >/proc/sys/net/netfilter/nf_conntrack_udp_timeout; \
+     nft 'table ip z { chain o { type filter hook output priority -300; \
+         udp dport 5 ct zone set 9; udp dport 6 ct original zone set 8; }; \
+       chain s { type filter hook output priority 0; ct state new counter; }; }'; \
+     for port in 5 6 7; do /init send udp 127.0.0.1:$port x; done; true";
+
+/// Namespaces that come and go, each with connections in it.
+const COMINGS: &str = "while :; do unshare -n sh -c 'ip link set lo up; \
+       nft \"table ip z { chain s { type filter hook output priority 0; ct state new counter; }; }\"; \
+       for port in 1 2 3 4 5 6 7 8; do /init send udp 127.0.0.1:$port x; done'; done >/dev/null 2>&1";
+
+/// The rows of zones beside `/proc/net/nf_conntrack`; and a namespace that ends hides nobody's connections.
+pub(crate) fn connections_of_zones_and_of_what_ends() {
+    let mut ground = Ground::bare("default", vm::Options::default().memory);
+    ground.sh(ZONES);
+    let said = ground.sh("cat /proc/net/nf_conntrack");
+    let mut ledger = Ledger::new("zones");
+    connections(&mut ledger, &mut ground);
+    ledger.end(&[("connection", 3)]);
+    let seen = ground.guest.conntrack().unwrap();
+    let zones: BTreeSet<(u16, &str)> = seen
+        .iter()
+        .filter(|one| one.zone != 0)
+        .map(|one| (one.zone, one.zone_dir))
+        .collect();
+    assert_eq!(zones, BTreeSet::from([(8, "orig"), (9, "both")]), "{said}");
+    let shown = probes::view::View::text(&seen);
+    assert!(
+        shown.contains("ZONE") && shown.contains("8 orig"),
+        "{shown}"
+    );
+
+    ground.sh(&format!("({COMINGS}) &"));
+    let (mut own, mut ending) = (0, 0);
+    for _ in 0..30 {
+        std::thread::sleep(std::time::Duration::from_millis(300));
+        let still = ground.guest.paused(Guest::conntrack).unwrap();
+        assert!(still.is_whole(), "{:?}", still.missing);
+        own += still.iter().filter(|one| one.zone == 9).count();
+        ending += still.iter().filter(|one| one.ending).count();
+    }
+    println!("{ending} rows of namespaces that end");
+    assert_eq!(own, 30);
+}
+
 /// The lines of `/proc/net/nf_conntrack`, but for the seconds that are left, which are counted in jiffies here.
 fn connections(ledger: &mut Ledger, ground: &mut Ground) {
     let ask = |ground: &mut Ground| ground.sh("cat /proc/net/nf_conntrack");
@@ -235,11 +282,18 @@ fn connections(ledger: &mut Ledger, ground: &mut Ground) {
         let is = |status: &str| one.status.contains(&status);
         let mut words = vec![one.protocol.to_string()];
         words.extend(one.state.map(str::to_owned));
+        // ct_show_zone() of net/netfilter/nf_conntrack_standalone.c: behind the direction that the zone is part of.
+        let zone = |direction: &str, name: &str| {
+            (one.zone_dir == direction).then(|| format!("{name}={}", one.zone))
+        };
         words.push(tuple(&one.original));
+        words.extend(zone("orig", "zone-orig"));
         words.extend((!is("SEEN_REPLY")).then(|| "[UNREPLIED]".to_owned()));
         words.push(tuple(&one.reply));
+        words.extend(zone("reply", "zone-reply"));
         words.extend(is("ASSURED").then(|| "[ASSURED]".to_owned()));
-        words.push(format!("mark={} zone={}", one.mark, one.zone));
+        words.push(format!("mark={}", one.mark));
+        words.extend(zone("both", "zone"));
         let line = words.join(" ");
         let known = before.contains_key(&line) || after.contains_key(&line);
         ledger.same(format!("{line} of {before:?}"), "connection", &known, &true);

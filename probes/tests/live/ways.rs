@@ -214,7 +214,26 @@ impl<'a> Cases<'a> {
     }
 
     fn end(self, expected: usize) {
-        assert!(self.wrong.is_empty(), "{}", self.wrong.join("\n"));
+        // A way that is not what it should be is often explained by its neighbours, or by what was not recorded.
+        let all = || {
+            let lines = self.paths.iter().map(|path| {
+                let more = path.dropped().unwrap_or("");
+                format!(
+                    "{} {}: {} stages {more}",
+                    path.first,
+                    path.packet,
+                    path.len()
+                )
+            });
+            let lines: Vec<String> = lines.collect();
+            format!("{:?}\n{}", self.paths.tally, lines.join("\n"))
+        };
+        assert!(
+            self.wrong.is_empty(),
+            "{}\n{}",
+            self.wrong.join("\n"),
+            all()
+        );
         assert_eq!(self.right, expected);
     }
 }

@@ -9,7 +9,7 @@ use crate::ring::{
 use crate::{Guest, KO, arm, counters, disarm, site};
 
 /// Nothing in the kernel's log says that something is wrong.
-fn no_warning(guest: &mut Guest) {
+pub(crate) fn no_warning(guest: &mut Guest) {
     let log = guest.sh("dmesg");
     let bad = [
         "WARNING:",
@@ -44,7 +44,7 @@ fn every_wrong_ioctl_is_refused() {
             version,
             ring,
             tracepoints,
-            zero: 0,
+            owner: 0,
         }
         .to_bytes()
         .to_vec()

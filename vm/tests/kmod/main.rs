@@ -5,6 +5,7 @@ mod abuse;
 mod count;
 #[path = "../../../kmod/ring.rs"]
 mod ring;
+mod rounds;
 
 use std::fs::File;
 use std::ops::{Deref, DerefMut};
@@ -139,7 +140,7 @@ impl Guest {
             let mut all = vec![0; slots as usize * RECORD];
             self.read(info.records, &mut all);
             for n in first..info.produced {
-                let at = (n & (slots - 1)) as usize * RECORD;
+                let at = (n % slots) as usize * RECORD;
                 let record = Record::from_bytes(all[at..at + RECORD].try_into().unwrap());
                 assert_eq!(
                     (record.sequence(), record.kind().is_some()),
@@ -181,7 +182,7 @@ fn arm(
         version: VERSION,
         ring,
         tracepoints,
-        zero: 0,
+        owner: std::process::id().into(),
     };
     client.device_ioctl(KLAB_ARM, &arm.to_bytes()).map(|_| ())
 }

@@ -23,6 +23,7 @@ mod push;
 mod tests;
 
 use std::borrow::Cow;
+use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::str::FromStr;
 
@@ -263,9 +264,12 @@ impl Wanted {
         filter
     }
 
-    /// Whether a packet passes at this record.
-    pub(super) fn matches(&self, record: &Record) -> bool {
-        self.sees(&Seen::of(record))
+    /// Whether a packet passes at this record. A fragment has the ports of its datagram.
+    pub(super) fn matches(&self, record: &Record, datagrams: &Datagrams) -> bool {
+        self.sees(&Seen {
+            datagrams: Some(datagrams),
+            ..Seen::of(record)
+        })
     }
 
     /// Whether a packet passes that is seen so.
@@ -296,6 +300,33 @@ pub(super) struct Seen<'a> {
     /// anything before the skb has its protocol.
     pub(super) placed: bool,
     pub(super) packet: Cow<'a, [u8]>,
+    /// What the first fragments of datagrams say.
+    pub(super) datagrams: Option<&'a Datagrams>,
+}
+
+/// A datagram that was cut into fragments: who sends it to whom, by which protocol, and its identification.
+pub(super) type Datagram = ([u8; 16], [u8; 16], u8, u32);
+
+/// That of a fragment.
+pub(super) fn datagram(tuple: &Tuple) -> Option<Datagram> {
+    let fragment = tuple.fragment?;
+    // The protocol is not part of it where IPv6's first fragment alone has the headers that lead to it (RFC 8200, 4.5).
+    let protocol = if tuple.family == 4 { tuple.protocol } else { 0 };
+    Some((tuple.source, tuple.destination, protocol, fragment.id))
+}
+
+/// The ports of the datagrams whose first fragment was seen.
+#[derive(Debug, Default)]
+pub(super) struct Datagrams(HashMap<Datagram, (u8, (u16, u16))>);
+
+impl Datagrams {
+    pub(super) fn of<'a>(records: impl Iterator<Item = &'a Record>) -> Self {
+        let first = |record: &Record| {
+            let tuple = Seen::of(record).tuple()?;
+            Some((datagram(&tuple)?, (tuple.protocol, tuple.ports?)))
+        };
+        Self(records.filter_map(first).collect())
+    }
 }
 
 impl<'a> Seen<'a> {
@@ -308,13 +339,22 @@ impl<'a> Seen<'a> {
             placed: record.protocol != 0
                 || record.network_header != 0 && u32::from(record.network_header) < record.tail,
             packet: record.packet().into(),
+            datagrams: None,
         }
     }
 
     /// Who sends to whom; `None` where the bytes do not say.
     pub(super) fn tuple(&self) -> Option<Tuple> {
-        self.placed
+        let mut tuple = self
+            .placed
             .then(|| Tuple::of(self.protocol, &self.packet))
-            .flatten()
+            .flatten()?;
+        if tuple.is_later_fragment()
+            && let Some(known) = self.datagrams
+            && let Some((protocol, ports)) = known.0.get(&datagram(&tuple)?)
+        {
+            (tuple.protocol, tuple.ports) = (*protocol, Some(*ports));
+        }
+        Some(tuple)
     }
 }

@@ -1,6 +1,6 @@
 use proptest::prelude::*;
 
-use super::super::ring::{Context, Kind, RECORD, commit};
+use super::super::ring::{Context, Kind, PACKET, RECORD, commit};
 use super::*;
 
 /// A packet from 10.0.0.1 to 10.0.0.2.
@@ -30,7 +30,7 @@ fn passes(text: &str, protocol: u16, packet: &[u8]) -> bool {
         mark: None,
     };
     let record = record(protocol, packet);
-    let passes = wanted.matches(&record);
+    let passes = wanted.matches(&record, &Datagrams::default());
     let pushed = wanted.to_ring();
     let tuple = Tuple::of(protocol, record.packet());
     let through = !pushed.asks_tuple() || tuple.is_some_and(|tuple| pushed.matches(&tuple));
@@ -87,6 +87,58 @@ fn expressions_mean_what_pcap_filter_says() {
         ("not ip", true),
     ] {
         assert_eq!(passes(text, 0x0806, &arp), expected, "{text}");
+    }
+}
+
+#[test]
+fn a_later_fragment_is_of_the_ports_of_its_datagram() {
+    let fragment = |id: u8, place: u16, ports| {
+        let mut packet = ipv4(17, ports);
+        packet[5] = id;
+        packet[6..8].copy_from_slice(&place.to_be_bytes());
+        record(0x0800, &packet)
+    };
+    // What stands where ports would be is of the payload.
+    let (first, later) = (fragment(1, 0x2000, (40_000, 9)), fragment(1, 122, (53, 53)));
+    let (other, of_other) = (fragment(2, 0x2000, (40_000, 53)), fragment(2, 122, (9, 9)));
+    let lone = fragment(3, 122, (9, 9));
+    let records = [first, later, other, of_other, lone];
+    let datagrams = Datagrams::of(records.iter());
+    for (text, expected) in [
+        ("udp port 9", [true, true, false, false, false]),
+        ("udp and not port 9", [false, false, true, true, true]),
+        ("src port 40000", [true, true, true, true, false]),
+        ("udp", [true; 5]),
+    ] {
+        let wanted = Wanted {
+            expression: Some(parse::parse(text).unwrap()),
+            netns: None,
+            devices: None,
+            mark: None,
+        };
+        let pushed = wanted.to_ring();
+        for (record, expected) in records.iter().zip(expected) {
+            let passes = wanted.matches(record, &datagrams);
+            assert_eq!(passes, expected, "{text}: {record:?}");
+            let tuple = Tuple::of(record.protocol, record.packet()).unwrap();
+            assert!(!passes || pushed.matches(&tuple), "{text}: too narrow");
+        }
+    }
+}
+
+#[test]
+fn extension_headers_are_walked() {
+    let mut packet = vec![0x60, 0, 0, 0, 0, 16, 0, 64];
+    packet.extend([1; 32]);
+    // Hop-by-hop, then UDP.
+    packet.extend([17, 0, 1, 4, 0, 0, 0, 0, 0x9c, 0x40, 0, 9]);
+    for (text, expected) in [
+        ("udp port 9", true),
+        ("ip6 and udp", true),
+        ("tcp", false),
+        ("port 0", false),
+    ] {
+        assert_eq!(passes(text, 0x86dd, &packet), expected, "{text}");
     }
 }
 
@@ -187,8 +239,13 @@ fn packets() -> impl Strategy<Value = (u16, Vec<u8>)> {
             packet.extend([0, 0, 0, 0, 0, 0, 10, 0, 0, to]);
             (0x0806, packet)
         }),
-        prop::collection::vec(any::<u8>(), 0..44).prop_map(|packet| (0x0800, packet)),
-        prop::collection::vec(any::<u8>(), 0..44).prop_map(|packet| (0x86dd, packet)),
+        prop::collection::vec(any::<u8>(), 0..=PACKET).prop_map(|packet| (0x0800, packet)),
+        prop::collection::vec(any::<u8>(), 0..=PACKET).prop_map(|mut packet| {
+            if let Some(first) = packet.first_mut() {
+                *first = 0x60;
+            }
+            (0x86dd, packet)
+        }),
     ]
 }
 
