@@ -1,5 +1,6 @@
 """What drgn does on klab's reader once it has a vmlinux with DWARF: source lines, locals, the types of all variables."""
 
+import drgn
 import pytest
 
 
@@ -24,3 +25,19 @@ def test_locals_of_frames(prog):
 def test_variables_without_a_type_in_btf(prog):
     assert prog["rcu_state"].gp_seq.value_() > 0
     assert prog["jiffies"].value_() > 0
+
+
+def test_a_variable_is_what_the_compiler_says_whatever_klab_declares(prog):
+    declared = drgn.Object(prog, "int", address=prog.symbol("nr_swapfiles").address)
+    prog.register_object_finder("of klab's rank", lambda *_: declared, enable_index=-1)
+    assert prog["nr_swapfiles"].type_.type_name() == "unsigned int"
+    assert prog["no_such_variable"].type_.type_name() == "int"
+    prog.set_enabled_object_finders([name for name in prog.enabled_object_finders() if name != "of klab's rank"])
+    names = prog.enabled_object_finders()
+    assert names.index("dwarf") < names.index("klab")
+
+
+def test_each_symbol_is_there_once(prog):
+    names = [symbol.name for symbol in prog.symbols("schedule")]
+    assert names == ["schedule"]
+    assert prog.symbol("schedule").binding == drgn.SymbolBinding.GLOBAL
