@@ -36,14 +36,16 @@ def test_objects_are_shown_in_c(kernel):
     assert "struct list_head {" in drgn(kernel, 'prog.type("struct list_head")').value["text/plain"]
 
 
-def test_variables_stay_and_output_streams(kernel):
+def test_variables_stay_and_output_streams(kernel, tmp_path):
     drgn(kernel, "seen = 41")
     cell = drgn(kernel, "print('before')\nseen + 1")
     assert cell.stream() == "before\n" and cell.value["text/plain"].strip() == "42"
-    request = kernel.client.execute("%%drgn\nimport time\nprint('first')\ntime.sleep(2)\nprint('second')")
-    began = time.monotonic()
+    seen = tmp_path / "seen"
+    wait = f"while not os.path.exists({str(seen)!r}): time.sleep(0.05)"
+    request = kernel.client.execute(f"%%drgn\nimport os, time\nprint('first')\n{wait}\nprint('second')")
+    # It goes on once this was seen.
     kernel.until(request, lambda message: message["msg_type"] == "stream")
-    assert time.monotonic() - began < 1.5
+    seen.touch()
     kernel.finish(request)
 
 
@@ -121,13 +123,12 @@ def test_rust_and_drgn_share_objects(kernel):
 
 def test_an_interrupt_of_a_rust_cell_reaches_drgn(kernel):
     kernel.run("let kept = 5;")
-    request = kernel.client.execute("println!(\"runs\"); guest.drgn()?.eval(\"__import__('time').sleep(60)\")?")
+    request = kernel.client.execute("println!(\"runs\"); guest.drgn()?.eval(\"__import__('time').sleep(6000)\")?")
     kernel.until(request, lambda message: message["msg_type"] == "stream")
     time.sleep(0.5)
-    began = time.monotonic()
     kernel.manager.interrupt_kernel()
     cell = kernel.finish(request)
-    assert cell.error["ename"] == "Interrupted" and time.monotonic() - began < 10, cell.error
+    assert cell.error["ename"] == "Interrupted", cell.error
     assert kernel.run("kept").value["text/plain"].strip() == "5"
     assert drgn(kernel, "seen").value["text/plain"].strip() == "41"
 

@@ -6,16 +6,15 @@ import time
 from conftest import Kernel
 
 
-def test_the_first_result_comes_soon():
+def test_the_first_result_comes():
     start = time.monotonic()
     kernel = Kernel()
     cell = kernel.run("1 + 1")
     took = time.monotonic() - start
     kernel.stop()
     assert cell.value["text/plain"] == "2"
+    # How soon is `klab bench`'s to say.
     print(f"first result after {took:.1f} s")
-    # The number itself is `klab bench`'s; this holds on a busy machine too.
-    assert took < 60
 
 
 def test_a_displayed_expression_is_compiled_once(kernel):
@@ -33,11 +32,12 @@ def test_a_displayed_expression_is_compiled_once(kernel):
     assert ").evcxr_display();" in compiled and "evcxr_send_text_plain" not in compiled
 
 
-def test_completion_does_not_wait_for_a_cell(kernel):
-    request = kernel.client.execute('println!("running"); std::thread::sleep(std::time::Duration::from_secs(3));')
+def test_completion_does_not_wait_for_a_cell(kernel, tmp_path):
+    answered = tmp_path / "answered"
+    wait = f'while !std::path::Path::new("{answered}").exists() {{ check_interrupt(); }}'
+    request = kernel.client.execute(f'println!("running"); {wait}')
     kernel.until(request, lambda m: m["msg_type"] == "stream")
-    start = time.monotonic()
     completion = kernel.client.complete("String::fr", reply=True, timeout=10)
-    assert time.monotonic() - start < 1
+    answered.touch()
     assert completion["content"]["status"] == "ok" and completion["content"]["matches"] == []
     assert kernel.finish(request).reply["status"] == "ok"

@@ -36,6 +36,9 @@ const STOCK: &[&str] = &[
     "evcxr_jupyter",
 ];
 
+/// drgn's own tests, on klab's program.
+const SUITE: &str = "jupyter-kernel/drgn/suite";
+
 /// The tests of the Jupyter kernel.
 const TESTS: &str = "jupyter-kernel/tests";
 
@@ -121,6 +124,27 @@ const STAGES: &[Stage] = &[
         programs: |paths| {
             Ok(vec![pytest(paths, "jupyter-kernel/drgn/layouts", |_| {
                 true
+            })?])
+        },
+    },
+    Stage {
+        name: "drgn-suite",
+        needs_lab: true,
+        alone: false,
+        always: true,
+        kernel: None,
+        programs: |paths| Ok(vec![pytest(paths, SUITE, |name| name == "test_suite.py")?]),
+    },
+    Stage {
+        name: "drgn-dump",
+        needs_lab: true,
+        alone: false,
+        // As `layouts`.
+        always: false,
+        kernel: None,
+        programs: |paths| {
+            Ok(vec![pytest(paths, SUITE, |name| {
+                name == "test_beside_dump.py"
             })?])
         },
     },

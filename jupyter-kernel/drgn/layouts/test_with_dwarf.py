@@ -47,3 +47,19 @@ def test_drgn_alone_traces_the_cpus_of_a_dump(run, kernel, by_btf, tmp_path):
         sp, stack = frames[0].sp, task.stack.value_()
         user = frames[0].pc < 1 << 47
         assert user or stack <= sp < stack + (16 << 10) or frames[0].interrupted
+
+
+def test_a_variable_is_what_the_compiler_says_whatever_klab_declares(prog):
+    declared = drgn.Object(prog, "int", address=prog.symbol("nr_swapfiles").address)
+    prog.register_object_finder("of klab's rank", lambda *_: declared, enable_index=-1)
+    assert prog["nr_swapfiles"].type_.type_name() == "unsigned int"
+    assert prog["no_such_variable"].type_.type_name() == "int"
+    prog.set_enabled_object_finders([name for name in prog.enabled_object_finders() if name != "of klab's rank"])
+    names = prog.enabled_object_finders()
+    assert names.index("dwarf") < names.index("klab")
+
+
+def test_each_symbol_is_there_once(prog):
+    names = [symbol.name for symbol in prog.symbols("schedule")]
+    assert names == ["schedule"]
+    assert prog.symbol("schedule").binding == drgn.SymbolBinding.GLOBAL

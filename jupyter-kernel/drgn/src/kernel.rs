@@ -10,7 +10,9 @@ use pyo3::exceptions::{PyOSError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 
+use crate::modules::{self, Loaded};
 use crate::reader::{Reader, callback};
+use crate::symbols::{Sym, Symbols};
 use crate::types::{Place, Types};
 
 /// A kernel in a guest's memory, as it is until the guest is reset.
@@ -22,10 +24,7 @@ pub(crate) struct Kernel {
     types: Mutex<Types>,
 }
 
-/// Name, address and size in bytes of a symbol.
-type Sym = (String, u64, u64);
-
-fn fault(error: probes::Error) -> PyErr {
+pub(crate) fn fault(error: probes::Error) -> PyErr {
     PyOSError::new_err(error.to_string())
 }
 
@@ -52,16 +51,6 @@ impl Kernel {
             .into_iter()
             .chain(modules)
             .collect())
-    }
-
-    fn sized(&self, name: String, at: GuestVirt) -> Sym {
-        let next = self
-            .kernel
-            .symbols()
-            .ok()
-            .and_then(|symbols| symbols.after(at));
-        let size = next.map_or(0, |next| next.0.wrapping_sub(at.0));
-        (name, at.0, size)
     }
 }
 
@@ -191,57 +180,48 @@ impl Kernel {
     }
 
     /// The declared type of a global variable that BTF has no type for, in C.
+    fn declaration(&self, name: &str) -> Option<String> {
+        self.kernel.declaration(name)
+    }
+
+    /// The names of the variables that are declared.
     #[staticmethod]
-    fn declaration(name: &str) -> Option<&'static str> {
-        probes::object::declaration_of(name)
+    fn declared() -> Vec<&'static str> {
+        probes::kernel::Kernel::known_globals().collect()
     }
 
-    /// The address of a symbol.
+    /// The address of a symbol; of several of one name that of one that was not freed after the boot.
     fn symbol(&self, name: &str) -> Option<u64> {
-        self.kernel.symbol(name).ok().map(|at| at.0)
+        self.kernel.variable(name).ok().map(|at| at.0)
     }
 
-    /// The symbols of this name; all of them where none is given.
-    #[pyo3(signature = (name = None))]
-    fn symbols(&self, name: Option<&str>) -> PyResult<Vec<Sym>> {
-        let symbols = self.kernel.symbols().map_err(fault)?;
-        // Modules come and go: those that cannot be read now have no symbols.
-        let modules = self.kernel.module_symbols().unwrap_or_default();
-        let Some(name) = name else {
-            let all = symbols
-                .iter()
-                .map(|symbol| self.sized(symbol.name, symbol.at));
-            let of_modules = modules.into_iter().flat_map(|module| module.symbols);
-            return Ok(all
-                .chain(of_modules.map(|symbol| (symbol.name, symbol.at.0, 0)))
-                .collect());
-        };
-        let own: Vec<Sym> = symbols
-            .lookup_all(name)
-            .map(|at| self.sized(name.to_owned(), at))
-            .collect();
-        if !own.is_empty() {
-            return Ok(own);
-        }
-        let of_modules = modules.iter().flat_map(|module| &module.symbols);
-        let same = of_modules.filter(|symbol| symbol.name == name);
-        Ok(same
-            .map(|symbol| (symbol.name.clone(), symbol.at.0, 0))
-            .collect())
+    /// The symbols of this name; all of them where none is given. The kernel's own are left out where `own` is not;
+    /// modules' may be left out where `one` is enough.
+    fn symbols(&self, name: Option<&str>, own: bool, one: bool) -> PyResult<Vec<Sym>> {
+        let symbols = Symbols::of(&self.kernel).map_err(fault)?;
+        symbols.named(name, own, one).map_err(fault)
     }
 
-    /// The symbol that holds an address.
-    fn symbol_at(&self, address: u64) -> PyResult<Option<Sym>> {
+    /// The symbols that hold an address: several names of one thing, the best first.
+    fn symbols_at(&self, address: u64) -> PyResult<Vec<Sym>> {
         let at = GuestVirt(address);
-        let Some(found) = self.kernel.symbol_at(at).map_err(fault)? else {
-            return Ok(None);
-        };
-        let start = at.back(found.offset);
-        Ok(Some(match found.module {
-            None => self.sized(found.name, start),
-            // A module's table has no sizes; it reaches at least here.
-            Some(_) => (found.name, start.0, found.offset + 1),
-        }))
+        Symbols::of(&self.kernel)
+            .map_err(fault)?
+            .at(at)
+            .map_err(fault)
+    }
+
+    /// The modules that are loaded.
+    fn modules(&self, py: Python<'_>) -> PyResult<Vec<Loaded>> {
+        py.detach(|| modules::loaded(&self.guest, &self.kernel))
+            .map_err(fault)
+    }
+
+    /// The sections of a module: name and address.
+    fn sections(&self, py: Python<'_>, module: &str) -> PyResult<Vec<(String, u64)>> {
+        let details = py.detach(|| self.guest.module(module)).map_err(fault)?;
+        let sections = details.sections.into_iter();
+        Ok(sections.map(|each| (each.name, each.at.0)).collect())
     }
 }
 

@@ -4,7 +4,9 @@
 //! [`kernel::Kernel`] for types, symbols and declarations. Everything is read from the guest's memory by `probes`.
 
 mod kernel;
+mod modules;
 mod reader;
+mod symbols;
 mod types;
 
 use pyo3::prelude::*;

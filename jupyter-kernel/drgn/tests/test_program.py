@@ -7,6 +7,7 @@ import drgn
 import pytest
 from drgn.helpers.linux import (
     d_path,
+    find_module,
     find_task,
     for_each_file,
     for_each_module,
@@ -25,6 +26,18 @@ import klab
 
 # Types of every shape: bit fields, anonymous unions, flexible arrays, enumerations, modules' own.
 TYPES = ["task_struct", "mm_struct", "list_head", "dentry", "inode", "sk_buff", "sock", "page", "module", "rq", "file", "net"]
+
+#: A disk whose requests take long, read through a loop device: the pid of the worker that waits in the module's code.
+SLEEPER = r"""
+modprobe null_blk nr_devices=1 gb=1 queue_mode=2 irqmode=2 completion_nsec=20000000000 hw_queue_depth=16 submit_queues=1
+modprobe loop; losetup /dev/loop0 /dev/nullb0
+setsid dd if=/dev/loop0 of=/dev/null bs=64k count=1000 </dev/null >/dev/null 2>&1 &
+for i in $(seq 100); do
+    for p in /proc/[0-9]*; do grep -q '\[loop\]' $p/stack 2>/dev/null && echo ${p#/proc/} && exit; done
+    sleep 0.1
+done
+exit 1
+"""
 
 
 def tasks(prog):
@@ -130,6 +143,66 @@ def test_symbols_both_ways(prog, sh):
     assert prog.symbol(int(line[0], 16) + 4).name == "schedule"
     with pytest.raises(LookupError):
         prog.symbol("no_such_symbol")
+
+
+def test_symbols_have_a_size_a_binding_and_a_kind(prog):
+    schedule = prog.symbol("schedule")
+    assert (schedule.binding, schedule.kind) == (drgn.SymbolBinding.GLOBAL, drgn.SymbolKind.FUNC)
+    assert prog.symbol("jiffies").kind == drgn.SymbolKind.OBJECT
+    letters = {"T": (drgn.SymbolBinding.GLOBAL, drgn.SymbolKind.FUNC), "t": (drgn.SymbolBinding.LOCAL, drgn.SymbolKind.FUNC)}
+    letters |= {"D": (drgn.SymbolBinding.GLOBAL, drgn.SymbolKind.OBJECT), "b": (drgn.SymbolBinding.LOCAL, drgn.SymbolKind.OBJECT)}
+    seen = dict.fromkeys(letters.values(), 0)
+    for symbol in prog.symbols():
+        if (symbol.binding, symbol.kind) in seen:
+            seen[symbol.binding, symbol.kind] += 1
+    assert all(count > 1000 for count in seen.values()), seen
+    # One address has several names, and each of them is given.
+    names = {symbol.name for symbol in prog.symbols(prog.symbol("jiffies").address)}
+    assert {"jiffies", "jiffies_64"} <= names
+
+
+def test_symbols_of_modules_are_as_large_as_their_tables_say(prog, sh):
+    sh("modprobe veth")
+    # `/proc/PID/stack` and a warning print `veth_xmit+0x10/0x3c0`: the kernel has the size from the same table.
+    symbol = prog.symbol("veth_xmit")
+    assert symbol.size > 0x40 and symbol.kind == drgn.SymbolKind.FUNC
+    for address in (symbol.address, symbol.address + 1, symbol.address + symbol.size - 1):
+        assert prog.symbol(address) == symbol
+    try:
+        assert prog.symbol(symbol.address + symbol.size).name != "veth_xmit"
+    except LookupError:
+        pass
+
+
+def test_stacks_go_through_modules(prog, sh):
+    pid = int(sh(SLEEPER))
+
+    def of_proc():
+        return [re.match(r"\[<0>\] ([^+]+)\+", line)[1] for line in sh(f"cat /proc/{pid}/stack").splitlines()]
+
+    # It waits for seconds; between two requests it may be anywhere.
+    for _ in range(20):
+        before = of_proc()
+        names = [frame.name for frame in prog.stack_trace(find_task(prog, pid))]
+        if before == of_proc() and "loop_process_work" in before:
+            break
+    assert before == of_proc() and "loop_process_work" in before, before
+    # The file leaves out the scheduler's own.
+    assert names[-len(before) :] == before, (names, before)
+    assert set(names[: -len(before)]) <= {"__schedule", "schedule", "io_schedule"}, names
+
+
+def test_modules_are_followed(prog, sh):
+    for _ in range(2):
+        sh("modprobe veth")
+        prog.stack_trace(1)
+        address = prog.symbol("veth_xmit").address
+        module = prog.module(address)
+        assert module.name == "veth" and module.object == find_module(prog, "veth")
+        sh("rmmod veth")
+        prog.stack_trace(1)
+        with pytest.raises(LookupError):
+            prog.module(address)
 
 
 def test_constants_functions_and_globals(prog):

@@ -22,7 +22,7 @@ pub use functions::Function;
 pub(crate) use functions::Functions;
 pub use kallsyms::{Kallsyms, Symbol, SymbolAt};
 use layout::Layout;
-pub use module_symbols::ModuleSymbols;
+pub use module_symbols::{ElfSymbol, ModuleSymbols};
 pub use vmcoreinfo::VmcoreInfo;
 
 use crate::memory::{AddressSpace, GuestPhys, GuestVirt, PhysMemory};

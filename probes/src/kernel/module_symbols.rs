@@ -16,6 +16,8 @@ const MAX_SYMBOLS: u32 = 1 << 18;
 const MAX_NAME: usize = 512;
 /// `sizeof(Elf64_Sym)`: name `u32`, info, other, section `u16`, value `u64`, size `u64`.
 const ELF_SYM: usize = 24;
+/// The section of a symbol that the module only refers to.
+const SHN_UNDEF: u16 = 0;
 
 /// The symbols of one loaded module.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -24,8 +26,19 @@ pub struct ModuleSymbols {
     pub module: String,
     /// Its symbols in its table's order. The type letter does not tell exported ones, as `/proc/kallsyms` does by case.
     pub symbols: Vec<Symbol>,
+    /// Of each symbol, in the same order, what its table has besides.
+    elf: Vec<ElfSymbol>,
     /// Where its memory lies: first byte and length in bytes.
     areas: Vec<(GuestVirt, u64)>,
+}
+
+/// What a module's symbol table says of a symbol besides its name and address (`Elf64_Sym`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ElfSymbol {
+    /// `st_info`: the binding in its upper four bits, the type in its lower. Kernels before 5.2 keep the type letter here.
+    pub info: u8,
+    /// `st_size`, in bytes; 0 for code that nobody measured.
+    pub size: u64,
 }
 
 /// Where the members lie that are read here.
@@ -137,7 +150,7 @@ impl Kernel {
         }
         let name = self.read_cstr(module.offset(offsets.name.offset()), 64)?;
         let table = pointer(module.offset(offsets.kallsyms))?;
-        let mut symbols = Vec::new();
+        let (mut symbols, mut elf) = (Vec::new(), Vec::new());
         // A module that is still being set up has none yet.
         if !table.is_null() {
             let count = self.read_u32(table.offset(offsets.num_symtab))?;
@@ -156,34 +169,24 @@ impl Kernel {
             }
             let strings = pointer(table.offset(offsets.strtab))?;
             for (entry, kind) in entries.chunks_exact(ELF_SYM).zip(kinds) {
-                let [
-                    n0,
-                    n1,
-                    n2,
-                    n3,
-                    info,
-                    _,
-                    _,
-                    _,
-                    v0,
-                    v1,
-                    v2,
-                    v3,
-                    v4,
-                    v5,
-                    v6,
-                    v7,
-                    ..,
-                ] = *entry
-                else {
+                let Some(entry) = entry.first_chunk::<ELF_SYM>() else {
                     continue;
                 };
+                let [n0, n1, n2, n3, info, _, s0, s1, rest @ ..] = *entry;
+                let [value, size] = [&rest[..8], &rest[8..]].map(|word| {
+                    word.iter()
+                        .rev()
+                        .fold(0, |all, byte| all << 8 | u64::from(*byte))
+                });
+                // While a module is set up its table has what it needs of others, too.
+                if u16::from_le_bytes([s0, s1]) == SHN_UNDEF {
+                    continue;
+                }
                 let text = self.read_cstr(
                     strings.offset(u64::from(u32::from_le_bytes([n0, n1, n2, n3]))),
                     MAX_NAME,
                 )?;
                 if !text.is_empty() {
-                    let at = GuestVirt(u64::from_le_bytes([v0, v1, v2, v3, v4, v5, v6, v7]));
                     let kind = char::from(if offsets.typetab.is_some() {
                         kind
                     } else {
@@ -191,15 +194,17 @@ impl Kernel {
                     });
                     symbols.push(Symbol {
                         name: text,
-                        at,
+                        at: GuestVirt(value),
                         kind,
                     });
+                    elf.push(ElfSymbol { info, size });
                 }
             }
         }
         Ok(ModuleSymbols {
             module: name,
             symbols,
+            elf,
             areas,
         })
     }
@@ -218,6 +223,11 @@ impl Kernel {
 }
 
 impl ModuleSymbols {
+    /// Its symbols, each with what its table says of it besides.
+    pub fn with_elf(&self) -> impl Iterator<Item = (&Symbol, ElfSymbol)> {
+        self.symbols.iter().zip(self.elf.iter().copied())
+    }
+
     /// Whether an address is in the module's memory.
     #[must_use]
     pub fn holds(&self, at: GuestVirt) -> bool {

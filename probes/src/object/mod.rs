@@ -17,7 +17,7 @@ mod within;
 pub use ctype::CType;
 pub use cursor::{MAX_STRING, Object};
 pub use fields::{FixedStr, Ptr};
-pub use globals::declaration_of;
+
 pub use handle::Objects;
 pub use mirror::{Decoder, Mirror, MirrorField, Resolver};
 pub use plan::Plan;

@@ -84,7 +84,9 @@ pub(crate) fn the_function_tracer_agrees() {
     seen.sort_by_key(|(time, _)| *time);
     let seen: Vec<&str> = seen.into_iter().map(|(_, name)| name).collect();
     assert!(seen.len() > 200, "{}", seen.len());
-    assert_eq!(seen, said);
+    // The tracer is on before the capture is armed, and longer: what it has alone stands before or after.
+    let same = said.windows(seen.len()).any(|part| part == seen);
+    assert!(same, "seen {seen:?}\nsaid {said:?}");
 }
 
 /// What ftrace itself says that it can hook.

@@ -142,12 +142,10 @@ pub(crate) fn survives() {
     let icmp = Filter::new("icmp").unwrap();
     // Nothing comes: an end in time, and the guest runs.
     let mut stop = guest.stop_at("icmp_rcv", &icmp).unwrap();
-    let began = Instant::now();
     let error = stop
         .wait(Duration::from_millis(500), |_| Ok(()))
         .unwrap_err();
     assert!(error.to_string().contains("icmp_rcv"), "{error}");
-    assert!(began.elapsed() < Duration::from_secs(3));
     // One waits at a time.
     let second = guest.stop_at("icmp_rcv", &icmp).unwrap_err().to_string();
     assert!(second.contains("another"), "{second}");

@@ -57,18 +57,16 @@ fn dead_clients_leave_nothing() {
             if client.port() == 1 {
                 break client;
             }
-            assert!(start.elapsed() < Duration::from_secs(8), "{n}");
+            assert!(start.elapsed() < Duration::from_secs(60), "{n}");
         };
         assert_eq!(client.shell("echo alive").unwrap().text(), "alive\n");
-        assert!(
-            start.elapsed() < Duration::from_secs(8),
-            "{n}: {:?}",
-            start.elapsed()
-        );
     }
-    std::thread::sleep(Duration::from_secs(1));
-    assert!(guest.pids("sleep").is_empty());
-    assert_eq!(guest.sh("ls -A /tmp"), "");
+    // What they began ends once the agent has seen that its client is gone.
+    let until = Instant::now() + Duration::from_secs(60);
+    while !guest.pids("sleep").is_empty() || !guest.sh("ls -A /tmp").is_empty() {
+        assert!(Instant::now() < until, "something of it is left");
+        std::thread::sleep(Duration::from_millis(100));
+    }
 }
 
 #[test]
@@ -125,12 +123,16 @@ fn a_paused_guest_says_so_and_answers_again() {
 #[test]
 fn the_clock_is_the_hosts_and_power_off_ends_it() {
     let mut guest = Guest::up("clock");
+    let host = || {
+        let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+        since.unwrap().as_secs_f64()
+    };
+    let before = host();
     let now: f64 = guest.sh("date +%s").trim().parse().unwrap();
-    let host = SystemTime::now()
-        .duration_since(SystemTime::UNIX_EPOCH)
-        .unwrap()
-        .as_secs_f64();
-    assert!((host - now).abs() < 3.0, "{host} {now}");
+    let after = host();
+    // It was set to whole seconds.
+    let between = before - 3.0..after + 3.0;
+    assert!(between.contains(&now), "{between:?} {now}");
     guest.power_off().unwrap();
     let folder = guest.folder();
     let until = Instant::now() + Duration::from_secs(20);

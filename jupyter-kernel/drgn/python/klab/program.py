@@ -8,6 +8,7 @@ import _drgn
 import drgn
 
 from klab._native import Kernel
+from klab.modules import Modules
 from klab.objects import Objects
 from klab.types import Types
 
@@ -41,12 +42,15 @@ def on(kernel, *, native=True):
     # After it, so that it overrides drgn's walk of the page tables: klab's reader knows the direct map and the kernel's
     # image as such, and walks the live tables for the rest.
     add(KERNEL_HALF, 2**64 - KERNEL_HALF, False)
-    types = Types(prog, kernel)
+    modules = Modules(prog, kernel)
+    types = Types(prog, kernel, modules.follow)
     objects = Objects(prog, kernel, types)
+    # Types are BTF's first: a module's DWARF has only what the module uses, and the rest of the kernel's structures as names.
     prog.register_type_finder("klab", types.find, enable_index=0)
-    prog.register_object_finder("klab", objects.find, enable_index=0)
-    prog.register_symbol_finder("klab", objects.symbols, enable_index=0)
-    _image(prog, kernel)
+    # Objects and symbols are drgn's first: what a compiler wrote into a file that is loaded is nobody's guess.
+    prog.register_object_finder("klab", objects.find, enable_index=-1)
+    prog.register_symbol_finder("klab", objects.symbols, enable_index=-1)
+    modules.image()
     prog.cache["klab"] = kernel
     atexit.register(kernel.let_go)
     return prog
@@ -55,13 +59,6 @@ def on(kernel, *, native=True):
 def kernel_of(prog):
     """The kernel that a program of klab's reads."""
     return prog.cache["klab"]
-
-
-def _image(prog, kernel):
-    """The kernel's image as a module: drgn unwinds by the ORC tables of modules alone."""
-    start, end = kernel.symbol("_stext") or kernel.symbol("_text"), kernel.symbol("_end")
-    if start and end and start < end:
-        prog.main_module("kernel", create=True).address_ranges = [(start, end)]
 
 
 def _python_segments(prog, kernel):

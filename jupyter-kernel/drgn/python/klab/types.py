@@ -14,6 +14,9 @@ KINDS = {
     TypeKind.FLOAT: "float",
 }
 QUALIFIERS = {"const": Qualifiers.CONST, "volatile": Qualifiers.VOLATILE, "restrict": Qualifiers.RESTRICT}
+#: The structures that hold a stack's first registers. drgn looks the former up for each stack of a task that sleeps
+#: (`linux_kernel_get_initial_registers_x86_64()`), and a user needs the latter to trace from other registers.
+FIRST_OF_A_STACK = ("inactive_task_frame", "pt_regs")
 #: More types behind one another than any kernel has; BTF that refers to itself meets it.
 DEEPEST = 100
 
@@ -24,9 +27,10 @@ class Types:
     A place is where klab found a type: the number of a BTF (the kernel's, a module's), and the type's id there.
     """
 
-    def __init__(self, prog, kernel):
+    def __init__(self, prog, kernel, before_a_stack):
         self.prog = prog
         self.kernel = kernel
+        self.before_a_stack = before_a_stack
         self.made = {}
         self.found = {}
         self.depth = 0
@@ -35,6 +39,8 @@ class Types:
         """drgn's type finder."""
         if filename:
             return None
+        if name in FIRST_OF_A_STACK:
+            self.before_a_stack()
         for kind, word in KINDS.items():
             if kind not in kinds:
                 continue

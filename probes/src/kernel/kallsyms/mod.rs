@@ -158,15 +158,33 @@ impl Kallsyms {
 
     /// The addresses of all symbols of this name: static ones may share it.
     pub fn lookup_all<'a>(&'a self, name: &'a str) -> impl Iterator<Item = GuestVirt> + 'a {
+        let same = self.indices(name);
+        same.filter_map(|i| self.addresses.get(i))
+            .map(|at| GuestVirt(*at))
+    }
+
+    /// All symbols of this name.
+    pub fn named<'a>(&'a self, name: &'a str) -> impl Iterator<Item = Symbol> + 'a {
+        self.indices(name).map(|index| self.symbol(index))
+    }
+
+    /// All symbols at exactly this address: names of one thing.
+    pub fn aliases(&self, at: GuestVirt) -> impl Iterator<Item = Symbol> + '_ {
+        let (from, to) = (self.rank(|a| a < at.0), self.rank(|a| a <= at.0));
+        (from..to).map(|rank| {
+            let index = self.by_address.as_ref().map(|order| order[rank] as usize);
+            self.symbol(index.unwrap_or(rank))
+        })
+    }
+
+    fn indices<'a>(&'a self, name: &'a str) -> impl Iterator<Item = usize> + 'a {
         let slot = bucket(hash(name.as_bytes()), self.by_name.heads.len() - 1);
         let link = |entry: u32| (entry != NONE).then_some(entry as usize);
         let first = self.by_name.heads.get(slot).copied().and_then(link);
         let indices = std::iter::successors(first, move |i| {
             self.by_name.next.get(*i).copied().and_then(link)
         });
-        let same = indices.filter(move |i| self.tokens.spell(self.tokens_of(*i), name.as_bytes()));
-        same.filter_map(|i| self.addresses.get(i))
-            .map(|at| GuestVirt(*at))
+        indices.filter(move |i| self.tokens.spell(self.tokens_of(*i), name.as_bytes()))
     }
 
     /// The symbol at or before `at`; `None` before the first one and beyond the last.
