@@ -15,6 +15,7 @@
 //! times; if that does not help the answer is [`Error::Torn`](crate::Error::Torn). The list as a whole is that of one
 //! instant only while the guest is paused.
 
+mod kthread;
 mod pid;
 mod rq;
 mod stack;
@@ -42,7 +43,7 @@ use crate::{Error, Result};
 
 pub(crate) fn no_task(pid: i32) -> Error {
     Error::Absent(format!(
-        "there is no task with pid {pid}: `%ps` lists those there are"
+        "there is no task with pid {pid}: `klab ps` lists those there are"
     ))
 }
 
