@@ -5,8 +5,9 @@
 
 use super::ctype::{CType, Form};
 use super::cursor::Object;
-use crate::kernel::Kernel;
-use crate::kernel::btf::Kind;
+use crate::kernel::btf::{Kind, TypeId};
+use crate::kernel::{Definition, Kernel};
+use crate::memory::GuestVirt;
 use crate::{Error, Result};
 
 /// Name and type. A name whose type differs among the kernels from 6.1 on, or whose memory is freed after the boot, has
@@ -121,25 +122,43 @@ impl Kernel {
     }
 
     /// As [`object`](Self::object), but a symbol without a known type is a `void`, whose address can be taken.
-    pub(super) fn global(&self, name: &str) -> Result<Object> {
-        let btf = self.btf()?;
-        let at = self.symbol(name)?;
+    pub(super) fn global(&self, spelling: &str) -> Result<Object> {
+        self.defined(&self.resolve(spelling)?)
+    }
+
+    /// A definition of a symbol as an object. What a module defines has the types of its own BTF, not those of the
+    /// kernel's variable or function of that name.
+    pub(super) fn defined(&self, definition: &Definition) -> Result<Object> {
+        let (name, at) = (definition.symbol.name.as_str(), definition.symbol.at);
+        let btf = match &definition.module {
+            None => self.btf()?.clone(),
+            Some(module) => {
+                let all = self.module_btfs()?;
+                let own = all.into_iter().find(|btf| btf.name == *module);
+                match own {
+                    Some(own) => own.btf?,
+                    None => return self.untyped(at),
+                }
+            }
+        };
+        let own = |id: &TypeId| definition.module.is_none() || btf.ids().any(|own| own == *id);
+        let of_kind = |kind| {
+            let ty = btf.named(name).find(|ty| ty.kind == kind && own(&ty.id));
+            ty.and_then(|ty| ty.target())
+        };
         let known = GLOBALS
             .iter()
-            .filter(|(global, _)| *global == name)
+            .filter(|(global, _)| definition.module.is_none() && *global == name)
             .find_map(|(_, ty)| self.c_type(ty).ok());
-        let ty = known.unwrap_or_else(|| {
-            let function = || {
-                btf.named(name)
-                    .find(|t| t.kind == Kind::Func)
-                    .and_then(|t| t.target())
-            };
-            let id = btf
-                .find_var(name)
-                .or_else(function)
-                .unwrap_or(crate::kernel::btf::TypeId::VOID);
-            CType::of(btf, id)
-        });
+        let typed = || of_kind(Kind::Var).or_else(|| of_kind(Kind::Func));
+        match known.or_else(|| typed().map(|id| CType::of(&btf, id))) {
+            Some(ty) => Ok(Object::in_memory(self, ty, at)),
+            None => self.untyped(at),
+        }
+    }
+
+    fn untyped(&self, at: GuestVirt) -> Result<Object> {
+        let ty = CType::of(self.btf()?, TypeId::VOID);
         Ok(Object::in_memory(self, ty, at))
     }
 

@@ -22,7 +22,7 @@ use serde::Serialize;
 use self::frame::{Start, Step, Walker};
 use crate::Listing;
 use crate::guest::Guest;
-use crate::kernel::{Kernel, ModuleSymbols};
+use crate::kernel::{Kernel, ModuleSymbols, shown};
 use crate::memory::GuestVirt;
 use crate::object::Mirror;
 use crate::sched::{Task, TaskState};
@@ -46,7 +46,13 @@ pub struct Frame {
 
 impl std::fmt::Display for Frame {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{} {}+{:#x}", self.ip, self.function, self.offset)?;
+        write!(
+            f,
+            "{} {}+{:#x}",
+            self.ip,
+            shown(&self.function),
+            self.offset
+        )?;
         match &self.module {
             Some(module) => write!(f, " [{module}]"),
             None => Ok(()),
@@ -208,7 +214,7 @@ impl<'k> Tracer<'k> {
         let frames = steps.iter().map(|step| self.frame(step));
         let trace = StackTrace {
             pid: task.pid,
-            comm: task.comm.clone(),
+            comm: task.name().to_owned(),
             state: task.state,
             cpu: task.on_cpu.then_some(task.cpu),
             frames: frames.collect::<Result<_>>()?,
