@@ -25,6 +25,7 @@ mod progress;
 mod read;
 mod search;
 mod vmlinux;
+mod words;
 
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -36,6 +37,7 @@ use crate::setup::Setup;
 use cli::{Shell, ShellCommand};
 pub(crate) use line::run_line;
 pub(crate) use output::{Context, Output, Stream, default_guest};
+pub(crate) use words::in_a_cell;
 
 /// Runs the command of this process's arguments.
 pub(crate) fn main() -> ExitCode {
@@ -48,7 +50,10 @@ pub(crate) fn main() -> ExitCode {
             ExitCode::from(output.code)
         }
         Err(error) => {
-            output::to_terminal(Stream::Stderr, format!("klab: {error:#}\n").as_bytes());
+            output::to_terminal(
+                Stream::Stderr,
+                format!("klab: {}\n", words::in_a_shell(&format!("{error:#}"))).as_bytes(),
+            );
             ExitCode::FAILURE
         }
     }
