@@ -181,6 +181,32 @@ def test_a_shell_cell_streams_and_fails_as_its_command_does(kernel):
     assert "exit code 3" in kernel.run("%%sh\nexit 3").error["evalue"]
 
 
+def test_what_is_printed_is_read_back(shell, guest):
+    for name in ["init_task.comm", "init_task.cpus_mask.bits", "&init_task.tasks", "vfs_read"]:
+        expression, value = shell("p", name).stdout.partition(" = ")[::2]
+        assert shell("p", expression.strip()).stdout.partition(" = ")[2] == value
+    # All frames of all sleepers, assembler's and the compiler's parts of functions among them.
+    frames = [line.split(None, 1) for line in shell("stack").stdout.splitlines() if line.startswith("  0x")]
+    assert frames
+    for at, place in {place: (at, place) for at, place in frames}.values():
+        assert shell("sym", place).stdout.split()[0] == at, place
+
+
+def test_symbols_of_one_name_can_be_chosen(shell, guest):
+    told = json.loads(shell("sym", "--json", "name_show").stdout)["definitions"]
+    kallsyms = shell("run", guest, "--", "grep", " name_show$", "/proc/kallsyms").stdout.split()[0::3]
+    assert sorted(one["at"] for one in told) == sorted(int(at, 16) for at in kallsyms)
+    assert len(told) > 1
+    for one in told:
+        again = json.loads(shell("sym", "--json", one["spelling"]).stdout)
+        assert again["addresses"] == [one["at"]]
+
+
+def test_a_notebook_has_its_own_words(kernel, guest):
+    error = kernel.run(f"%mm 4000000 --guest {guest}").error
+    assert "`%ps` lists those there are" in error["evalue"], error
+
+
 def test_run_has_the_exit_code_of_its_command(shell, guest):
     ran = shell("run", guest, "--", "sh", "-c", "echo out; echo err >&2; exit 7")
     assert (ran.returncode, ran.stdout, ran.stderr) == (7, "out\n", "err\n")
@@ -211,6 +237,15 @@ def test_run_has_the_exit_code_of_its_command(shell, guest):
         (["search", "--as", "bytes", "xyz"], "two hexadecimal digits"),
         (["list", "init_task.tasks", "--of", "task_struct"], "TYPE.MEMBER"),
         (["ps", "--core", "/dev/null"], "ELF core"),
+        (["mm", "4000000"], "`klab ps` lists those there are"),
+        (["p", "&name_show"], "vmlinux:name_show@2 ("),
+        (["dis", "name_show"], "is the name of several"),
+        (["what", "name_show"], "is the name of several"),
+        (["sym", "nosuch:schedule"], "no module `nosuch` is loaded"),
+        (["struct", "int"], "`int` is built in"),
+        (["struct", "long long unsigned int"], "`long long unsigned int` is built in"),
+        (["struct", "slab", "kmem_cache"], "did you mean `struct slab`?"),
+        (["p", "entry_SYSCALL_64_after_hwframe"], "is code whose type is not in BTF"),
     ],
 )
 def test_what_is_wrong_is_said_with_its_cure(shell, words, says):

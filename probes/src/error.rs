@@ -112,6 +112,17 @@ pub enum Error {
         /// Empty, or `; did you mean ...?`.
         hint: String,
     },
+    /// A name that several things have.
+    #[error(
+        "`{name}` is the name of several: {}: write which one, or its address",
+        .candidates.join(", ")
+    )]
+    Ambiguous {
+        /// The name asked for.
+        name: String,
+        /// The spelling that means each of them alone, and what it is.
+        candidates: Vec<String>,
+    },
     /// A type that the kernel does not have.
     #[error("{release} has no type `{name}`{hint}")]
     NoType {
@@ -228,7 +239,9 @@ impl Error {
             Self::Torn { .. } => ErrorKind::Torn,
             Self::LeftOut { .. } => ErrorKind::LeftOut,
             Self::Unsupported(_) => ErrorKind::Unsupported,
-            Self::Expression { .. } | Self::Invalid(_) => ErrorKind::Invalid,
+            Self::Expression { .. } | Self::Ambiguous { .. } | Self::Invalid(_) => {
+                ErrorKind::Invalid
+            }
             Self::Machine(_) => ErrorKind::Machine,
             Self::Io(_) => ErrorKind::Io,
             Self::In { error, .. } => error.kind(),

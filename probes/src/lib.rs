@@ -21,6 +21,7 @@ pub mod exercise;
 pub mod filemap;
 pub mod fs;
 pub mod guest;
+mod guest_text;
 pub mod hugetlb;
 pub mod init;
 pub mod initcall;
@@ -61,4 +62,5 @@ pub mod workqueue;
 
 pub use error::{Error, ErrorKind, Of, Result};
 pub use guest::Guest;
+pub use guest_text::{bytes_of, text_of};
 pub use listing::{Listing, Missing};

@@ -210,7 +210,7 @@ impl<'k> Reader<'k> {
             } else {
                 Caller::Cpu(number)
             },
-            text: String::from_utf8_lossy(&text).into_owned(),
+            text: crate::text_of(&text),
             subsystem: info.subsystem.to_str().into_owned(),
             device: info.device.to_str().into_owned(),
         }))

@@ -41,7 +41,7 @@ pub(crate) fn cell(command: &Look) -> anyhow::Result<String> {
         } => format!("{guest}.slab_objects({cache:?})?"),
         Look::Sym { what, .. } => match address(what) {
             Some(at) => format!("{guest}.kernel()?.symbol_at(GuestVirt({:#x}))?", at.0),
-            None => format!("{guest}.symbol({what:?})?"),
+            None => format!("{guest}.symbols({what:?})?"),
         },
         Look::Struct { ty, .. } => format!("{guest}.type_of({:?})?", ty.join(" ")),
         Look::P { expression, .. } => format!("{guest}.eval({:?})?", expression.join(" ")),

@@ -28,8 +28,8 @@ pub(crate) fn run(run: &Run, json: bool, cx: &mut Context<'_>) -> Result<Output>
     let all = client.output_from(&spec, input)?;
     let value = json!({
         "exit_code": code(&all.status),
-        "stdout": String::from_utf8_lossy(&all.stdout),
-        "stderr": String::from_utf8_lossy(&all.stderr),
+        "stdout": probes::text_of(&all.stdout),
+        "stderr": probes::text_of(&all.stderr),
     });
     Ok(Output {
         code: code(&all.status),

@@ -7,11 +7,11 @@ use std::sync::{Mutex, PoisonError};
 use anyhow::{Result, bail};
 use probes::cell::check_interrupt;
 use probes::guest::Guest;
-use probes::kernel::Kernel;
 use probes::kernel::btf::Declaration;
+use probes::kernel::{demangled, place};
 use probes::memory::GuestVirt;
 use probes::skb::{Filter, Profile};
-use probes::view::View;
+use probes::view::{View, clean};
 use serde::Serialize;
 use serde_json::json;
 use vm::UserFile;
@@ -62,7 +62,7 @@ pub(crate) fn run(command: &Look, cx: &mut Context<'_>) -> Result<Output> {
         Look::Slab {
             cache: Some(cache), ..
         } => shown(&guest.slab_objects(cache)?),
-        Look::Sym { what, .. } => symbol(&guest.kernel()?, what),
+        Look::Sym { what, .. } => symbol(&guest, what),
         Look::Struct { ty, .. } => shown(&c_type(&guest, &ty.join(" "))?),
         Look::P { expression, .. } => evaluate(&guest, &expression.join(" ")),
         Look::List {
@@ -184,7 +184,7 @@ fn translate(
         let level = walk.steps.last().map_or("pgd", |step| step.level.name());
         match pid {
             Some(pid) => bail!(
-                "{at} is not mapped, the walk ends at the {level}: `vma {pid}` lists what process {pid} maps"
+                "{at} is not mapped, the walk ends at the {level}: `klab vma {pid}` lists what process {pid} maps"
             ),
             None => bail!(
                 "{at} is not mapped, the walk ends at the {level}: an address of a process needs `--pid PID`"
@@ -194,38 +194,37 @@ fn translate(
     shown(&walk)
 }
 
-/// Whether it is an identifier of C.
-pub(super) fn is_name(text: &str) -> bool {
-    text.chars().all(|c| c.is_ascii_alphanumeric() || c == '_')
-}
-
 /// A name gives all symbols that have it, an address the symbol that it lies in.
-fn symbol(kernel: &Kernel, what: &str) -> Result<Output> {
+fn symbol(guest: &Guest, what: &str) -> Result<Output> {
     if let Some(at) = address(what) {
-        let Some(symbol) = kernel.symbol_at(at)? else {
-            bail!("{at} lies in no symbol of the kernel: `%sym NAME` looks one up by its name");
+        let Some(symbol) = guest.kernel()?.symbol_at(at)? else {
+            bail!("{at} lies in no symbol of the kernel: `klab sym NAME` looks one up by its name");
         };
-        let text = format!("{at} {}+{:#x}\n", symbol.name, symbol.offset);
-        let value = json!({ "address": at, "symbol": symbol.name, "offset": symbol.offset, "module": symbol.module });
-        return Output::new(text, &value);
+        // In a symbol, also at its beginning: `+0x0` says that it was asked for by its address.
+        let name = place(&symbol.name, 0, None);
+        let module = symbol.module.as_ref().map(|module| format!(" [{module}]"));
+        let text = format!(
+            "{at} {name}+{:#x}{}",
+            symbol.offset,
+            module.unwrap_or_default()
+        );
+        let value = json!({
+            "address": at,
+            "symbol": symbol.name,
+            "demangled": demangled(&symbol.name),
+            "offset": symbol.offset,
+            "module": symbol.module,
+        });
+        return Output::new(format!("{}\n", clean(&text)), &value);
     }
-    let first = kernel.symbol(what)?;
-    let ty = kernel.object(what).ok().map(|object| object.type_name());
-    let mut all: Vec<GuestVirt> = kernel.symbols()?.lookup_all(what).collect();
-    if all.is_empty() {
-        // A module's.
-        all.push(first);
-    }
-    all.sort_unstable_by_key(|at| (*at != first, at.0));
-    let suffix = ty.as_ref().map(|ty| format!(": {ty}")).unwrap_or_default();
-    let text: String = all
-        .iter()
-        .map(|at| format!("{at} {what}{suffix}\n"))
-        .collect();
-    Output::new(
-        text,
-        &json!({ "symbol": what, "addresses": all, "type": ty }),
-    )
+    let all = guest.symbols(what)?;
+    let addresses: Vec<GuestVirt> = all.iter().map(|one| one.at).collect();
+    let ty = all.first().and_then(|one| one.c_type.clone());
+    let value = json!({ "symbol": what, "addresses": addresses, "type": ty, "definitions": all });
+    Ok(Output {
+        html: all.html(),
+        ..Output::new(all.text(), &value)?
+    })
 }
 
 fn evaluate(guest: &Guest, expression: &str) -> Result<Output> {
@@ -268,12 +267,27 @@ pub(super) fn container(of: Option<&str>) -> Result<(String, &str)> {
 
 /// A type as C writes it: a bare name is a typedef's where there is one, else a structure's.
 pub(super) fn c_type(guest: &Guest, name: &str) -> Result<Declaration> {
-    match guest.type_of(name) {
-        Ok(declaration) => Ok(declaration),
-        Err(error) if name.contains(' ') => Err(error.into()),
-        Err(_) => ["struct", "union", "enum"]
-            .iter()
-            .find_map(|kind| guest.type_of(&format!("{kind} {name}")).ok())
-            .map_or_else(|| Ok(guest.type_of(&format!("struct {name}"))?), Ok),
+    let error = match guest.type_of(name) {
+        Ok(declaration) => return Ok(declaration),
+        Err(error) => error,
+    };
+    // Built in, or ambiguous: what is wrong with it is said. A name that no typedef has may be another type's.
+    let bare = name.split(':').all(|part| {
+        !part.is_empty() && part.chars().all(|c| c.is_ascii_alphanumeric() || c == '_')
+    });
+    if !bare || !error.to_string().contains("has no type `") {
+        return Err(error.into());
     }
+    let kinds = ["struct", "union", "enum"].map(|kind| guest.type_of(&format!("{kind} {name}")));
+    let mut first = None;
+    for found in kinds {
+        match found {
+            Ok(declaration) => return Ok(declaration),
+            Err(error) if !error.to_string().contains("has no type `") => return Err(error.into()),
+            Err(error) => {
+                first.get_or_insert(error);
+            }
+        }
+    }
+    Err(first.unwrap_or(error).into())
 }

@@ -28,6 +28,7 @@ mod record;
 mod search;
 mod signals;
 mod vmlinux;
+mod words;
 
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::process::ExitCode;
@@ -42,6 +43,7 @@ use cli::{Shell, ShellCommand};
 pub(crate) use line::run_line;
 pub(crate) use output::{Context, INTERRUPTED, Output, Stream, default_guest};
 use signals::Caught;
+pub(crate) use words::in_a_cell;
 
 /// Whether the error says that the user ended the command, and what was done until then.
 pub(crate) fn is_interruption(error: &anyhow::Error) -> bool {
@@ -75,7 +77,10 @@ pub(crate) fn main() -> ExitCode {
             ExitCode::from(output.code)
         }
         Err(error) => {
-            output::to_terminal(Stream::Stderr, format!("klab: {error:#}\n").as_bytes());
+            output::to_terminal(
+                Stream::Stderr,
+                format!("klab: {}\n", words::in_a_shell(&format!("{error:#}"))).as_bytes(),
+            );
             if caught.any() {
                 return caught.exit();
             }

@@ -10,7 +10,7 @@ use probes::memory::GuestVirt;
 use probes::page::PageAt;
 
 use super::cli::Source;
-use super::look::{address, is_name, shown};
+use super::look::{address, shown};
 use super::output::Output;
 
 /// What a command's argument is to the method that it calls.
@@ -66,8 +66,7 @@ impl Place {
     pub(crate) fn resolve(&self, guest: &Guest) -> Result<GuestVirt> {
         Ok(match address(&self.0) {
             Some(at) => at,
-            None if is_name(&self.0) => guest.symbol(&self.0)?,
-            None => guest.eval(&self.0)?.pointer()?,
+            None => guest.place(&self.0)?,
         })
     }
 }
@@ -82,8 +81,7 @@ impl Argument for Place {
     fn literal(&self, guest: &str) -> String {
         match address(&self.0) {
             Some(at) => format!("GuestVirt({:#x})", at.0),
-            None if is_name(&self.0) => format!("{guest}.symbol({:?})?", self.0),
-            None => format!("{guest}.eval({:?})?.pointer()?", self.0),
+            None => format!("{guest}.place({:?})?", self.0),
         }
     }
 }

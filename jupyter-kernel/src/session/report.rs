@@ -16,7 +16,7 @@ pub(crate) struct CellError {
 impl CellError {
     /// An error that needs no more than its sentence.
     pub(crate) fn new(ename: &str, evalue: impl Into<String>) -> Self {
-        let evalue = evalue.into();
+        let evalue = crate::commands::in_a_cell(&evalue.into());
         let traceback = vec![format!("\u{1b}[1;31m{ename}\u{1b}[0m: {evalue}")];
         Self {
             ename: ename.to_owned(),

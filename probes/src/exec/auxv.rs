@@ -98,7 +98,7 @@ impl Guest {
                 AT_PLATFORM | AT_BASE_PLATFORM | AT_EXECFN => space
                     .read_cstr(at, 4096)
                     .ok()
-                    .map(|text| String::from_utf8_lossy(&text).into_owned()),
+                    .map(|text| crate::text_of(&text)),
                 AT_RANDOM => {
                     let mut bytes = [0; 16];
                     let read = space.read(at, &mut bytes).is_ok();

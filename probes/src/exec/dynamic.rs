@@ -77,7 +77,7 @@ impl Tags<'_, '_> {
     fn text(&self, offset: u64) -> Result<String> {
         let strings = self.pointer(elf::DT_STRTAB).unwrap_or_default();
         let text = self.image.space.read_cstr(strings.offset(offset), NAME)?;
-        Ok(String::from_utf8_lossy(&text).into_owned())
+        Ok(crate::text_of(&text))
     }
 
     /// The addresses of an array of functions, as the loader relocated them.

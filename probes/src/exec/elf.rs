@@ -250,7 +250,7 @@ impl<'a> Image<'a> {
             |one: &ProgramHeader64<Little>| GuestVirt(one.p_vaddr.get(Little)).offset(self.bias);
         let interpreter = find(elf::PT_INTERP).map(|one| {
             let text = self.space.read_cstr(place(one), 4096)?;
-            Ok(String::from_utf8_lossy(&text).into_owned())
+            Ok(crate::text_of(&text))
         });
         let dynamic = find(elf::PT_DYNAMIC)
             .map(|one| dynamic::read(&self, place(one), one.p_memsz.get(Little)));
@@ -349,8 +349,7 @@ impl<'a> Image<'a> {
             let name = self.space.read_cstr(name, 256).ok()?;
             let at = one.sh_addr.get(Little);
             Some(ElfSection {
-                name: Some(String::from_utf8_lossy(&name).into_owned())
-                    .filter(|name| !name.is_empty())?,
+                name: Some(crate::text_of(&name)).filter(|name| !name.is_empty())?,
                 at: match at {
                     0 => GuestVirt(0),
                     at => GuestVirt(at).offset(self.bias),

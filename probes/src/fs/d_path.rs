@@ -107,6 +107,9 @@ const fn too_long(at: GuestVirt) -> Error {
     }
 }
 
+/// What the kernel puts after the path of a file that was deleted.
+const DELETED: &str = " (deleted)";
+
 fn join(names: &[String], deleted: bool) -> String {
     let mut path = String::new();
     for name in names.iter().rev() {
@@ -116,8 +119,11 @@ fn join(names: &[String], deleted: bool) -> String {
     if path.is_empty() {
         path.push('/');
     }
-    if deleted {
-        path.push_str(" (deleted)");
+    match (deleted, path.strip_suffix(DELETED)) {
+        (true, _) => path.push_str(DELETED),
+        // A name may end as the kernel marks deleted files: the blank as a byte tells it apart.
+        (false, Some(name)) => path = format!("{name}\\x20(deleted)"),
+        (false, None) => {}
     }
     path
 }
@@ -125,7 +131,7 @@ fn join(names: &[String], deleted: bool) -> String {
 pub(super) fn name(kernel: &Kernel, dentry: &Dentry) -> Result<String> {
     let mut bytes = vec![0; dentry.len.min(NAME_MAX) as usize];
     kernel.read(dentry.name, &mut bytes)?;
-    Ok(String::from_utf8_lossy(&bytes).into_owned())
+    Ok(crate::text_of(&bytes))
 }
 
 /// The name that a pseudo file system makes up: `d_op->d_dname`, told by the function it points to.
@@ -189,5 +195,9 @@ mod tests {
         assert_eq!(join(&names, false), "/bin/busybox");
         assert_eq!(join(&names, true), "/bin/busybox (deleted)");
         assert_eq!(join(&[], false), "/");
+        let odd = ["x (deleted)".to_owned()];
+        assert_eq!(join(&odd, true), "/x (deleted) (deleted)");
+        assert_eq!(crate::bytes_of(&join(&odd, false)), b"/x (deleted)");
+        assert_ne!(join(&odd, false), join(&["x".to_owned()], true));
     }
 }

@@ -134,23 +134,85 @@ impl Kernel {
         Ok(btf)
     }
 
-    /// The type of one of these kinds and this name (without `struct`), and the BTF that has it: the kernel's, else
-    /// that of the first module that has one.
+    /// The type of one of these kinds and this name (without `struct`), and the BTF that has it, for code that knows the
+    /// name: the kernel's, else that of the modules. Modules that define it differently are an error.
     pub fn find_type(&self, kinds: &[Kind], name: &str) -> Result<Option<(Arc<Btf>, TypeId)>> {
-        let find = |btf: &Arc<Btf>| {
-            kinds
-                .iter()
-                .find_map(|kind| btf.find(*kind, name))
-                .map(|id| (btf.clone(), id))
-        };
-        if let Some(found) = find(self.btf()?) {
-            return Ok(Some(found));
+        let own = self.btf()?;
+        if let Some(id) = own_type(own, kinds, name) {
+            return Ok(Some((own.clone(), id)));
         }
-        // A module whose BTF cannot be read hides nothing of the others.
-        Ok(self
-            .module_btfs()?
-            .iter()
-            .filter_map(|module| module.btf.as_ref().ok())
-            .find_map(find))
+        let mut all = self.find_types(kinds, name)?;
+        match (all.len(), all.pop()) {
+            (0 | 1, found) => Ok(found.map(|one| (one.btf, one.id))),
+            (_, last) => {
+                all.extend(last);
+                let module = |one: &TypeNamed| one.module.clone().unwrap_or_default();
+                Err(Error::Ambiguous {
+                    name: name.to_owned(),
+                    candidates: all
+                        .iter()
+                        .map(|one| format!("{}:{name}", module(one)))
+                        .collect(),
+                })
+            }
+        }
     }
+
+    /// All types of one of these kinds and this name (without `struct`): the kernel's, then those that modules define
+    /// themselves. Definitions that say the same are one.
+    pub fn find_types(&self, kinds: &[Kind], name: &str) -> Result<Vec<TypeNamed>> {
+        let own = self.btf()?;
+        let mut all: Vec<TypeNamed> = Vec::new();
+        let mut add = |module: Option<String>, btf: &Arc<Btf>| {
+            let Some(id) = own_type(btf, kinds, name) else {
+                return;
+            };
+            let says = |btf: &Btf, id| btf.declaration(id).map(|lines| lines.to_string());
+            let same = |one: &TypeNamed| match (says(&one.btf, one.id), says(btf, id)) {
+                (Ok(one), Ok(other)) => one == other,
+                _ => false,
+            };
+            if !all.iter().any(same) {
+                let btf = btf.clone();
+                all.push(TypeNamed { module, btf, id });
+            }
+        };
+        add(None, own);
+        // A module whose BTF cannot be read hides nothing of the others.
+        for module in self.module_btfs()? {
+            if let Ok(btf) = module.btf {
+                add(Some(module.name), &btf);
+            }
+        }
+        Ok(all)
+    }
+}
+
+/// A type, and who defines it.
+#[derive(Debug, Clone)]
+pub struct TypeNamed {
+    /// The module; `None` for the kernel itself.
+    pub module: Option<String>,
+    /// The BTF that has it.
+    pub btf: Arc<Btf>,
+    /// Its id there.
+    pub id: TypeId,
+}
+
+impl TypeNamed {
+    /// Whether it is that of a module of this name, or the kernel's own (`vmlinux`).
+    #[must_use]
+    pub fn is_of(&self, module: &str) -> bool {
+        self.module.as_deref().unwrap_or("vmlinux") == module
+    }
+}
+
+/// The type that a BTF defines itself, not the one below it.
+fn own_type(btf: &Btf, kinds: &[Kind], name: &str) -> Option<TypeId> {
+    let first = btf.ids().next()?;
+    let own = |kind: &Kind| {
+        btf.named(name)
+            .find(|ty| ty.kind == *kind && ty.id >= first)
+    };
+    kinds.iter().find_map(own).map(|ty| ty.id)
 }

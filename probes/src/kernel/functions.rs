@@ -5,12 +5,14 @@ use std::fmt;
 
 use serde::Serialize;
 
+use super::demangle::{demangled, place};
 use super::{Kernel, ModuleSymbols};
 use crate::Result;
 use crate::memory::GuestVirt;
 
-/// A pointer to code, and the symbol that it lies in.
+/// A pointer to code, and the symbol that it lies in. As text the names of Rust functions are demangled; JSON has both.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize)]
+#[serde(into = "FunctionJson")]
 pub struct Function {
     /// Where it points.
     pub at: GuestVirt,
@@ -25,15 +27,30 @@ pub struct Function {
 impl fmt::Display for Function {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.name {
-            Some(name) => f.write_str(name)?,
-            None => return write!(f, "{}", self.at),
+            Some(name) => f.write_str(&place(name, self.offset, self.module.as_deref())),
+            None => write!(f, "{}", self.at),
         }
-        if self.offset > 0 {
-            write!(f, "+{:#x}", self.offset)?;
-        }
-        match &self.module {
-            Some(module) => write!(f, " [{module}]"),
-            None => Ok(()),
+    }
+}
+
+#[derive(Serialize)]
+struct FunctionJson {
+    at: GuestVirt,
+    name: Option<String>,
+    offset: u64,
+    module: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    demangled: Option<String>,
+}
+
+impl From<Function> for FunctionJson {
+    fn from(function: Function) -> Self {
+        Self {
+            demangled: function.name.as_deref().and_then(demangled),
+            at: function.at,
+            name: function.name,
+            offset: function.offset,
+            module: function.module,
         }
     }
 }

@@ -83,11 +83,8 @@ impl Layout {
         ) {
             let release = space.read_cstr(uts.offset(name).offset(UTS_RELEASE), 65)?;
             if release != info.release().as_bytes() {
-                let (place, named, found) = (
-                    info.place(),
-                    info.release(),
-                    String::from_utf8_lossy(&release).into_owned(),
-                );
+                let (place, named, found) =
+                    (info.place(), info.release(), crate::text_of(&release));
                 return Err(Error::NoKernel(format!(
                     "VMCOREINFO {place} is of {named} but the kernel there is {found:?}"
                 )));

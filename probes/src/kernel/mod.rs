@@ -3,11 +3,13 @@
 pub mod btf;
 mod btf_modules;
 mod cache;
+mod demangle;
 mod fake;
 mod functions;
 mod kallsyms;
 mod layout;
 mod module_symbols;
+mod names;
 #[cfg(test)]
 mod tests;
 mod torn;
@@ -16,17 +18,19 @@ mod vmcoreinfo;
 use std::sync::{Arc, OnceLock};
 
 use btf::Btf;
-pub use btf_modules::ModuleBtf;
+pub use btf_modules::{ModuleBtf, TypeNamed};
+pub use demangle::{demangled, place, readable, shown};
 pub use fake::{FakeKernel, KallsymsStyle};
 pub use functions::Function;
 pub(crate) use functions::Functions;
 pub use kallsyms::{Kallsyms, Symbol, SymbolAt};
 use layout::Layout;
 pub use module_symbols::{ElfSymbol, ModuleSymbols};
+pub use names::{Definition, Spelling};
 pub use vmcoreinfo::VmcoreInfo;
 
 use crate::memory::{AddressSpace, GuestPhys, GuestVirt, PhysMemory};
-use crate::{Error, Result};
+use crate::{Error, Result, text_of};
 
 /// More CPUs than any x86-64 kernel supports (`CONFIG_NR_CPUS` is at most 8192).
 const MAX_CPUS: u32 = 8192;
@@ -156,34 +160,26 @@ impl Kernel {
             .map_err(Clone::clone)
     }
 
-    /// The address of a symbol, the kernel's own or else a loaded module's; the first of those that share the name.
+    /// The address of a symbol, for code that knows its name: the kernel's own, which no module that is loaded hides or
+    /// changes; else that of the one module that has it. Of several the name says nothing, and that is an error.
+    ///
+    /// What people write is for [`resolve`](Self::resolve): there a module's symbol counts as much as the kernel's.
     pub fn symbol(&self, name: &str) -> Result<GuestVirt> {
-        self.find_symbol(name)?.map_or_else(
-            || {
-                let symbols = self.symbols()?;
-                Err(Error::NoSymbol {
-                    name: name.to_owned(),
-                    release: self.release().to_owned(),
-                    hint: symbols
-                        .nearest(name)
-                        .map_or_else(String::new, |near| format!("; did you mean `{near}`?")),
-                })
-            },
-            Ok,
-        )
+        match self.find_symbol(name)? {
+            Some(at) => Ok(at),
+            None => Ok(self.resolve(name)?.symbol.at),
+        }
     }
 
     /// As [`symbol`](Self::symbol), for one that may well be missing.
     pub(crate) fn find_symbol(&self, name: &str) -> Result<Option<GuestVirt>> {
-        let symbols = self.symbols()?;
-        if let Some(at) = symbols.lookup(name) {
-            return Ok(Some(at));
+        let mut own = self.symbols()?.lookup_all(name);
+        if let Some(first) = own.next()
+            && own.all(|other| other == first)
+        {
+            return Ok(Some(first));
         }
-        // Modules that cannot be read must not hide that the kernel has no such symbol.
-        let modules = self.module_symbols().unwrap_or_default();
-        let mut of_modules = modules.iter().flat_map(|module| &module.symbols);
-        let found = of_modules.find(|symbol| symbol.name == name);
-        Ok(found.map(|symbol| symbol.at))
+        Ok(self.find_exact(name)?.map(|found| found.symbol.at))
     }
 
     /// The kernel's types; copied from its memory at the first call.
@@ -253,9 +249,9 @@ impl Kernel {
         self.inner.space.read_u64(at)
     }
 
-    /// Reads a C string at the kernel address `at`, at most `max` bytes; bytes that are not UTF-8 become U+FFFD.
+    /// Reads a C string at the kernel address `at`, at most `max` bytes; as text ([`text_of`]).
     pub fn read_cstr(&self, at: GuestVirt, max: usize) -> Result<String> {
-        Ok(String::from_utf8_lossy(&self.inner.space.read_cstr(at, max)?).into_owned())
+        Ok(text_of(&self.inner.space.read_cstr(at, max)?))
     }
 
     /// How far KASLR moved the kernel image, in bytes.

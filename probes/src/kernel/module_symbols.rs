@@ -5,13 +5,16 @@
 
 use super::btf::{Btf, Field, Kind, Shape, TypeId};
 use super::{Kernel, Symbol, SymbolAt};
+use crate::error::Of as _;
 use crate::memory::GuestVirt;
-use crate::{Error, Result};
+use crate::{Error, Result, text_of};
 
 /// More modules than any kernel loads.
 const MAX_MODULES: usize = 4096;
 /// More symbols than any module has.
 const MAX_SYMBOLS: u32 = 1 << 18;
+/// More bytes than the names of any module take.
+const MAX_STRINGS: u32 = 16 << 20;
 /// `KSYM_NAME_LEN`; what is longer is garbage.
 const MAX_NAME: usize = 512;
 /// `sizeof(Elf64_Sym)`: name `u32`, info, other, section `u16`, value `u64`, size `u64`.
@@ -115,6 +118,12 @@ impl Kernel {
     ///
     /// They are read anew each time, since modules come and go.
     pub fn module_symbols(&self) -> Result<Vec<ModuleSymbols>> {
+        let tables = self.module_tables()?.into_iter();
+        tables.map(|table| Ok(table?.decode())).collect()
+    }
+
+    /// The symbol tables of the modules as they lie in memory; or why one cannot be read.
+    pub(super) fn module_tables(&self) -> Result<Vec<Result<Table>>> {
         // A kernel without CONFIG_MODULES has no such list.
         let Some(head) = self.symbols()?.lookup("modules") else {
             return Ok(Vec::new());
@@ -124,22 +133,25 @@ impl Kernel {
             return Ok(Vec::new());
         }
         let offsets = self.once(|| Offsets::new(self))?;
-        let mut modules = Vec::new();
+        let mut tables = Vec::new();
         while node != head {
-            if modules.len() == MAX_MODULES {
+            if tables.len() == MAX_MODULES {
                 return Err(Error::TooLong {
                     what: "list of modules",
                     at: head,
                     bound: MAX_MODULES,
                 });
             }
-            modules.push(self.symbols_of(node.back(offsets.list), &offsets)?);
+            let module = node.back(offsets.list);
+            let name = self.read_cstr(module.offset(offsets.name.offset()), 64)?;
+            let table = self.table_of(module, name.clone(), &offsets);
+            tables.push(table.of(|| format!("module {name}, its symbols")));
             node = GuestVirt(self.read_u64(node)?);
         }
-        Ok(modules)
+        Ok(tables)
     }
 
-    fn symbols_of(&self, module: GuestVirt, offsets: &Offsets) -> Result<ModuleSymbols> {
+    fn table_of(&self, module: GuestVirt, name: String, offsets: &Offsets) -> Result<Table> {
         let pointer = |at: GuestVirt| self.read_u64(at).map(GuestVirt);
         let mut areas = Vec::new();
         for (base, size) in &offsets.areas {
@@ -148,65 +160,51 @@ impl Kernel {
                 u64::from(self.read_u32(module.offset(*size))?),
             ));
         }
-        let name = self.read_cstr(module.offset(offsets.name.offset()), 64)?;
-        let table = pointer(module.offset(offsets.kallsyms))?;
-        let (mut symbols, mut elf) = (Vec::new(), Vec::new());
-        // A module that is still being set up has none yet.
-        if !table.is_null() {
-            let count = self.read_u32(table.offset(offsets.num_symtab))?;
-            if count > MAX_SYMBOLS {
-                let why = format!("{name} claims {count} symbols");
-                return Err(Error::Malformed {
-                    what: "the symbol table of a module",
-                    why,
-                });
-            }
-            let mut entries = vec![0; count as usize * ELF_SYM];
-            self.read(pointer(table.offset(offsets.symtab))?, &mut entries)?;
-            let mut kinds = vec![0; count as usize];
-            if let Some(typetab) = offsets.typetab {
-                self.read(pointer(table.offset(typetab))?, &mut kinds)?;
-            }
-            let strings = pointer(table.offset(offsets.strtab))?;
-            for (entry, kind) in entries.chunks_exact(ELF_SYM).zip(kinds) {
-                let Some(entry) = entry.first_chunk::<ELF_SYM>() else {
-                    continue;
-                };
-                let [n0, n1, n2, n3, info, _, s0, s1, rest @ ..] = *entry;
-                let [value, size] = [&rest[..8], &rest[8..]].map(|word| {
-                    word.iter()
-                        .rev()
-                        .fold(0, |all, byte| all << 8 | u64::from(*byte))
-                });
-                // While a module is set up its table has what it needs of others, too.
-                if u16::from_le_bytes([s0, s1]) == SHN_UNDEF {
-                    continue;
-                }
-                let text = self.read_cstr(
-                    strings.offset(u64::from(u32::from_le_bytes([n0, n1, n2, n3]))),
-                    MAX_NAME,
-                )?;
-                if !text.is_empty() {
-                    let kind = char::from(if offsets.typetab.is_some() {
-                        kind
-                    } else {
-                        info
-                    });
-                    symbols.push(Symbol {
-                        name: text,
-                        at: GuestVirt(value),
-                        kind,
-                    });
-                    elf.push(ElfSymbol { info, size });
-                }
-            }
-        }
-        Ok(ModuleSymbols {
+        let mut found = Table {
             module: name,
-            symbols,
-            elf,
             areas,
-        })
+            entries: Vec::new(),
+            kinds: Vec::new(),
+            strings: Vec::new(),
+        };
+        let table = pointer(module.offset(offsets.kallsyms))?;
+        // A module that is still being set up has none yet.
+        if table.is_null() {
+            return Ok(found);
+        }
+        let malformed = |why: String| Error::Malformed {
+            what: "the symbol table of a module",
+            why,
+        };
+        let count = self.read_u32(table.offset(offsets.num_symtab))?;
+        if count > MAX_SYMBOLS {
+            return Err(malformed(format!("it claims {count} symbols")));
+        }
+        let mut bytes = vec![0; count as usize * ELF_SYM];
+        self.read(pointer(table.offset(offsets.symtab))?, &mut bytes)?;
+        found.entries = bytes.chunks_exact(ELF_SYM).filter_map(Entry::of).collect();
+        match offsets.typetab {
+            Some(typetab) => {
+                found.kinds = vec![0; count as usize];
+                self.read(pointer(table.offset(typetab))?, &mut found.kinds)?;
+            }
+            None => found.kinds = found.entries.iter().map(|entry| entry.info).collect(),
+        }
+        // How long the strings are is written nowhere: to the end of the last name.
+        let strings = pointer(table.offset(offsets.strtab))?;
+        let last = found.entries.iter().map(|entry| entry.name).max();
+        if let Some(last) = last {
+            if last > MAX_STRINGS {
+                return Err(malformed(format!("a name lies {last} bytes into them")));
+            }
+            found.strings = vec![0; last as usize];
+            self.read(strings, &mut found.strings)?;
+            let name = self
+                .space()
+                .read_cstr(strings.offset(last.into()), MAX_NAME)?;
+            found.strings.extend(name);
+        }
+        Ok(found)
     }
 
     /// What a kernel address is in terms of the symbol at or before it: the kernel's own, or that of a module whose
@@ -219,6 +217,90 @@ impl Kernel {
             .module_symbols()?
             .iter()
             .find_map(|module| module.at(at)))
+    }
+}
+
+/// An entry of a module's table: what is wanted of an `Elf64_Sym`.
+struct Entry {
+    name: u32,
+    info: u8,
+    section: u16,
+    at: GuestVirt,
+    size: u64,
+}
+
+impl Entry {
+    fn of(bytes: &[u8]) -> Option<Self> {
+        let word = |from: usize| -> Option<[u8; 4]> { bytes.get(from..from + 4)?.try_into().ok() };
+        let long = |from: usize| -> Option<[u8; 8]> { bytes.get(from..from + 8)?.try_into().ok() };
+        Some(Self {
+            name: u32::from_le_bytes(word(0)?),
+            info: *bytes.get(4)?,
+            section: u16::from_le_bytes([*bytes.get(6)?, *bytes.get(7)?]),
+            at: GuestVirt(u64::from_le_bytes(long(8)?)),
+            size: u64::from_le_bytes(long(16)?),
+        })
+    }
+}
+
+/// A module's symbol table, copied and not yet decoded: most look-ups want one name of thousands.
+pub(super) struct Table {
+    pub(super) module: String,
+    areas: Vec<(GuestVirt, u64)>,
+    entries: Vec<Entry>,
+    kinds: Vec<u8>,
+    strings: Vec<u8>,
+}
+
+impl Table {
+    fn name(&self, entry: &Entry) -> &[u8] {
+        let rest = self.strings.get(entry.name as usize..).unwrap_or_default();
+        memchr::memchr(0, rest).map_or(rest, |end| &rest[..end])
+    }
+
+    fn symbol(&self, index: usize, entry: &Entry) -> Symbol {
+        Symbol {
+            name: text_of(self.name(entry)),
+            at: entry.at,
+            kind: self.kinds.get(index).map_or('?', |kind| char::from(*kind)),
+            size: (entry.size > 0).then_some(entry.size),
+        }
+    }
+
+    /// The symbols whose name `is`: what the module defines, not what it takes from others (`SHN_UNDEF`).
+    pub(super) fn named<'a>(
+        &'a self,
+        is: impl Fn(&[u8]) -> bool + 'a,
+    ) -> impl Iterator<Item = Symbol> + 'a {
+        let defined = self
+            .entries
+            .iter()
+            .enumerate()
+            .filter(|(_, entry)| entry.section != SHN_UNDEF);
+        let named = defined.filter(move |(_, entry)| {
+            let name = self.name(entry);
+            !name.is_empty() && is(name)
+        });
+        named.map(|(index, entry)| self.symbol(index, entry))
+    }
+
+    fn decode(self) -> ModuleSymbols {
+        // What the module defines, as in `named`.
+        let entries = self.entries.iter().enumerate();
+        let defined =
+            entries.filter(|(_, entry)| entry.section != SHN_UNDEF && !self.name(entry).is_empty());
+        let (symbols, elf) = defined
+            .map(|(index, entry)| {
+                let (info, size) = (entry.info, entry.size);
+                (self.symbol(index, entry), ElfSymbol { info, size })
+            })
+            .unzip();
+        ModuleSymbols {
+            symbols,
+            elf,
+            module: self.module,
+            areas: self.areas,
+        }
     }
 }
 
@@ -235,16 +317,11 @@ impl ModuleSymbols {
         self.areas.iter().any(holds)
     }
 
-    /// The symbol at or before `at`, in the same area of the module's memory.
+    /// The symbol at or before `at`, in the same area of the module's memory; the first of those that share an address,
+    /// as `find_kallsyms_symbol()` has it.
     #[must_use]
     pub fn at(&self, at: GuestVirt) -> Option<SymbolAt> {
-        let holds = |(base, len): &&(GuestVirt, u64)| at.0.wrapping_sub(base.0) < *len;
-        let (base, _) = self.areas.iter().find(holds)?;
-        let before = self
-            .symbols
-            .iter()
-            .filter(|s| (base.0..=at.0).contains(&s.at.0));
-        let nearest = before.max_by_key(|s| s.at)?;
+        let nearest = self.nearest(at)?;
         Some(SymbolAt {
             name: nearest.name.clone(),
             offset: at.0 - nearest.at.0,
@@ -252,15 +329,36 @@ impl ModuleSymbols {
         })
     }
 
-    /// Where the symbol that `at` lies in ends at the latest: at the next one, or at the end of its area.
+    fn area(&self, at: GuestVirt) -> Option<(GuestVirt, u64)> {
+        let holds = |(base, len): &(GuestVirt, u64)| at.0.wrapping_sub(base.0) < *len;
+        self.areas.iter().copied().find(holds)
+    }
+
+    fn nearest(&self, at: GuestVirt) -> Option<&Symbol> {
+        let (base, _) = self.area(at)?;
+        let before = self.symbols.iter().filter(|symbol| {
+            (base.0..=at.0).contains(&symbol.at.0) && !is_mapping_symbol(&symbol.name)
+        });
+        before.reduce(|best, symbol| if symbol.at > best.at { symbol } else { best })
+    }
+
+    /// Where the symbol that `at` lies in ends: after its size (`st_size`), where it has one; else at the next symbol, or
+    /// at the end of its area.
     #[must_use]
     pub fn after(&self, at: GuestVirt) -> Option<GuestVirt> {
-        let holds = |(base, len): &&(GuestVirt, u64)| at.0.wrapping_sub(base.0) < *len;
-        let (base, len) = self.areas.iter().find(holds)?;
-        let end = base.offset(*len);
+        let (base, len) = self.area(at)?;
+        let end = base.offset(len);
         let next = self.symbols.iter().map(|symbol| symbol.at);
-        next.filter(|next| *next > at && *next < end)
-            .min()
-            .or(Some(end))
+        let next = next.filter(|next| *next > at && *next < end).min();
+        let sized = self.nearest(at).and_then(|symbol| {
+            let end = symbol.at.0.checked_add(symbol.size?).map(GuestVirt);
+            end.filter(|end| *end > at)
+        });
+        [sized, next, Some(end)].into_iter().flatten().min()
     }
+}
+
+/// `is_mapping_symbol()` of `include/linux/module_symbol.h`: marks of the assembler, no names of things.
+fn is_mapping_symbol(name: &str) -> bool {
+    name.starts_with(".L") || name.starts_with("L0") || name.starts_with('$')
 }

@@ -134,7 +134,7 @@ impl Guest {
         let found = modules.iter().find(|module| module.name == wanted);
         let Some(found) = found else {
             return Err(Error::Absent(format!(
-                "no module `{wanted}` is loaded: `modules` lists those that are"
+                "no module `{wanted}` is loaded: `klab modules` lists those that are"
             )));
         };
         settle(&format!("the module {wanted}"), || {

@@ -6,12 +6,11 @@ use serde::Serialize;
 
 use super::NetNamespace;
 use super::table::{self, SocketTable};
-use crate::Listing;
-use crate::Result;
 use crate::kernel::Kernel;
 use crate::memory::GuestVirt;
 use crate::object::{Mirror, Plan};
 use crate::structures::{offset_of, settle};
+use crate::{Listing, Result, text_of};
 
 /// `AF_INET6` of `include/linux/socket.h`.
 const AF_INET6: u16 = 10;
@@ -281,6 +280,7 @@ fn ends(raw: &Common) -> (SocketAddr, SocketAddr) {
 }
 
 /// The name of a unix socket as `/proc/net/unix` prints it: `@` for each NUL, so also for the first of an abstract name.
+/// An `@` that is none is a byte, [`text_of`]'s way, where it could be taken for one.
 fn unix_name(kernel: &Kernel, address: GuestVirt) -> Result<String> {
     if address.is_null() {
         return Ok(String::new());
@@ -295,11 +295,16 @@ fn unix_name(kernel: &Kernel, address: GuestVirt) -> Result<String> {
         let end = name.iter().position(|byte| *byte == 0);
         name.truncate(end.unwrap_or(name.len()));
     }
-    let name: Vec<u8> = name
-        .into_iter()
-        .map(|byte| if byte == 0 { b'@' } else { byte })
-        .collect();
-    Ok(String::from_utf8_lossy(&name).into_owned())
+    Ok(unix_text(&name))
+}
+
+fn unix_text(name: &[u8]) -> String {
+    let text = text_of(name);
+    match (text.contains('\0'), text.strip_prefix('@')) {
+        (true, _) => text.replace('@', "\\x40").replace('\0', "@"),
+        (false, Some(rest)) => format!("\\x40{rest}"),
+        (false, None) => text,
+    }
 }
 
 /// The name of an `AF_*` of `include/linux/socket.h`, without `AF_`.
@@ -335,6 +340,20 @@ pub const fn socket_type(type_: u16) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn names_of_unix_sockets_are_told_apart() {
+        let texts = [
+            &b"\0name"[..],
+            b"@name",
+            b"\0na@me",
+            b"\0na\0me",
+            b"/run/a@b",
+        ]
+        .map(unix_text);
+        let wanted = ["@name", "\\x40name", "@na\\x40me", "@na@me", "/run/a@b"];
+        assert_eq!(texts, wanted);
+    }
 
     #[test]
     fn ends_are_in_the_byte_order_that_people_write() {

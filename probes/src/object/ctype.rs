@@ -21,10 +21,12 @@ enum Base {
     BuiltIn(&'static BuiltIn),
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 enum Layer {
     Pointer,
     Array(u32),
+    /// A function that returns what is within; what it takes, as it was written.
+    Function(Arc<str>),
 }
 
 /// An integer type that needs no BTF: those of C, as x86-64's ABI sizes them.
@@ -69,6 +71,8 @@ pub(super) static UCHAR: BuiltIn = built_in("unsigned char", 1, false);
 pub(super) static SHORT: BuiltIn = built_in("short", 2, true);
 pub(super) static USHORT: BuiltIn = built_in("unsigned short", 2, false);
 pub(super) static BOOL: BuiltIn = built_in("_Bool", 1, false);
+pub(super) static INT128: BuiltIn = built_in("__int128", 16, true);
+pub(super) static UINT128: BuiltIn = built_in("unsigned __int128", 16, false);
 
 /// What a value of a type is.
 #[derive(Debug, Clone)]
@@ -108,12 +112,25 @@ impl CType {
 
     /// Its definition, as the kernel's BTF has it.
     pub fn declaration(&self) -> Result<Declaration> {
+        self.declaration_as(&self.name())
+    }
+
+    /// As [`declaration`](Self::declaration); where there is none, the error has the name that was asked for.
+    pub(super) fn declaration_as(&self, written: &str) -> Result<Declaration> {
+        let none = |why: &str| {
+            Err(Error::Invalid(format!(
+                "`{written}` is {why}, so there is no definition of it: name a structure, a union, an enum or a typedef"
+            )))
+        };
         match (self.base, self.layers.as_slice()) {
-            (Base::Btf(id), []) => self.btf.declaration(id),
-            _ => Err(Error::Invalid(format!(
-                "`{}` is built in, so there is no definition of it: name a structure, a union, an enum or a typedef",
-                self.name()
-            ))),
+            (Base::Btf(id), []) => match self.btf.type_of(id)?.kind {
+                Kind::Int | Kind::Float | Kind::Void => none("built in"),
+                _ => self.btf.declaration(id),
+            },
+            (Base::BuiltIn(_), []) => none("built in"),
+            (_, [.., Layer::Pointer]) => none("a pointer"),
+            (_, [.., Layer::Array(_)]) => none("an array"),
+            (_, [.., Layer::Function(_)]) => none("a function"),
         }
     }
 
@@ -127,6 +144,11 @@ impl CType {
     #[must_use]
     pub fn array(&self, count: u32) -> Self {
         self.with(Layer::Array(count))
+    }
+
+    /// A function that returns it; `parameters` as C writes them.
+    pub(super) fn function(&self, parameters: &str) -> Self {
+        self.with(Layer::Function(parameters.into()))
     }
 
     fn with(&self, layer: Layer) -> Self {
@@ -144,6 +166,7 @@ impl CType {
             return Ok(match last {
                 Layer::Pointer => Form::Pointer(inner),
                 Layer::Array(count) => Form::Array(inner, *count),
+                Layer::Function(_) => Form::Function,
             });
         }
         let id = match self.base {
@@ -190,6 +213,7 @@ impl CType {
                         .checked_mul(u64::from(*count))
                         .ok_or_else(overflow)?
                 }
+                Layer::Function(_) => return Err(none()),
             }
         }
         let one = match self.base {
@@ -208,6 +232,7 @@ impl CType {
                 Layer::Array(count) => inner.push_str(&format!("[{count}]")),
                 Layer::Pointer if self.points_to_array(i) => inner = format!("(*{inner})"),
                 Layer::Pointer => inner.insert(0, '*'),
+                Layer::Function(parameters) => inner.push_str(&format!("({parameters})")),
             }
         }
         match self.base {
@@ -226,7 +251,7 @@ impl CType {
             layer.checked_sub(1).and_then(|i| self.layers.get(i)),
             self.base,
         ) {
-            (Some(inner), _) => matches!(inner, Layer::Array(_)),
+            (Some(inner), _) => matches!(inner, Layer::Array(_) | Layer::Function(_)),
             (None, Base::Btf(id)) => self
                 .btf
                 .get(id)

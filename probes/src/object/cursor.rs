@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use super::ctype::{CHAR, CType, Form, Int};
 use super::mirror::Mirror;
-use crate::kernel::Kernel;
 use crate::kernel::btf::{Field, TypeId};
+use crate::kernel::{Kernel, shown};
 use crate::memory::GuestVirt;
 use crate::{Error, Result};
 
@@ -83,6 +83,14 @@ impl Object {
     #[must_use]
     pub fn type_name(&self) -> String {
         self.ty.name()
+    }
+
+    /// Its type's name, where it has one that is known: a symbol may be of a type that BTF does not have.
+    pub(super) fn known_type(&self) -> Result<Option<String>> {
+        Ok(match self.ty.form()? {
+            Form::Void => None,
+            _ => Some(self.type_name()),
+        })
     }
 
     /// Its size in bytes.
@@ -242,11 +250,34 @@ impl Object {
             }
             (Form::Pointer(_), Place::Memory { at, .. }) => self.read_word(*at, 8),
             (Form::Array(..) | Form::Function, Place::Memory { at, .. }) => Ok(at.0),
-            (Form::Void, _) => Err(Error::Invalid(
-                "its type is not in BTF: cast its address, *(type *)&x".to_owned(),
-            )),
+            (Form::Void, place) => Err(self.untyped(place)),
             _ => Err(self.wrong("integer or pointer")),
         }
+    }
+
+    /// What can be done with a thing of which BTF has no type.
+    fn untyped(&self, place: &Place) -> Error {
+        let at = match place {
+            Place::Memory { at, .. } => *at,
+            _ => return self.wrong("value"),
+        };
+        let symbol = self.kernel.symbol_at(at).ok().flatten();
+        let Some(symbol) = symbol.filter(|symbol| symbol.offset == 0) else {
+            let why = format!("what is at {at} has no type: cast the address, *(type *){at:?}");
+            return Error::Invalid(why);
+        };
+        let name = shown(&symbol.name);
+        let all = self.kernel.definitions(&symbol.name).unwrap_or_default();
+        let found = all.iter().find(|one| one.symbol.at == at);
+        let code = found.is_some_and(|one| matches!(one.symbol.kind, 't' | 'T' | 'w' | 'W'));
+        Error::Invalid(match code {
+            true => format!(
+                "`{name}` is code whose type is not in BTF: `klab dis` shows it, &{name} is its address"
+            ),
+            false => {
+                format!("the type of `{name}` is not in BTF: cast its address, *(type *)&{name}")
+            }
+        })
     }
 
     fn read_word(&self, at: GuestVirt, size: usize) -> Result<u64> {
@@ -311,7 +342,7 @@ impl Object {
     }
 
     /// The text of a `char` array, or of what a `char` pointer points to: up to its NUL, at most [`MAX_STRING`] bytes.
-    /// Bytes that are no UTF-8 become U+FFFD.
+    /// Bytes that are no UTF-8 are escaped ([`text_of`](crate::text_of)).
     pub fn string(&self) -> Result<String> {
         if let Place::Text(text) = &self.place {
             return Ok(text.to_string());

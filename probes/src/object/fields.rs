@@ -253,10 +253,14 @@ impl<const N: usize> FixedStr<N> {
         &self.0[..self.0.iter().position(|byte| *byte == 0).unwrap_or(N)]
     }
 
-    /// The text; bytes that are no UTF-8 become U+FFFD.
+    /// The text, as [`text_of`](crate::text_of) has it of bytes.
     #[must_use]
     pub fn to_str(&self) -> std::borrow::Cow<'_, str> {
-        String::from_utf8_lossy(self.as_bytes())
+        let bytes = self.as_bytes();
+        match std::str::from_utf8(bytes) {
+            Ok(text) if !text.contains('\\') => text.into(),
+            _ => crate::text_of(bytes).into(),
+        }
     }
 }
 

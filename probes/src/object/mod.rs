@@ -9,6 +9,7 @@ mod globals;
 mod handle;
 mod mirror;
 mod plan;
+mod symbols;
 #[cfg(test)]
 pub(crate) mod tests;
 mod value;
@@ -22,4 +23,5 @@ pub use handle::Objects;
 pub use mirror::{Decoder, Mirror, MirrorField, Resolver};
 pub use plan::Plan;
 pub use probes_derive::Mirror;
+pub use symbols::{NamedSymbol, NamedSymbols};
 pub use value::{Limits, Value};

@@ -323,9 +323,26 @@ impl Kernel {
         Err(self.no_type(c, &[kind], name))
     }
 
-    /// Says that there is no such type, and which is near.
+    /// Says that there is no such type, and which is near: first the one of this name that is of another kind.
     pub(crate) fn no_type(&self, c: &str, kinds: &[Kind], name: &str) -> Error {
-        let near = self.btf().ok().and_then(|btf| btf.nearest(kinds, name));
+        const OTHERS: [Kind; 5] = [
+            Kind::Struct,
+            Kind::Union,
+            Kind::Enum,
+            Kind::Enum64,
+            Kind::Typedef,
+        ];
+        let is = |kind: &Kind| {
+            self.find_type(&[*kind], name)
+                .is_ok_and(|found| found.is_some())
+        };
+        let other = OTHERS.iter().find(|kind| is(kind));
+        let other = other.map(|kind| format!("{} {name}", kind.keyword()).trim_start().to_owned());
+        let near = || {
+            let btf = self.btf().ok()?;
+            btf.nearest(kinds, name).map(str::to_owned)
+        };
+        let near = other.filter(|other| other != c).or_else(near);
         Error::NoType {
             name: c.to_owned(),
             release: self.release().to_owned(),

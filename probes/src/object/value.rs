@@ -7,6 +7,7 @@ use serde::ser::{Serialize, SerializeMap, Serializer};
 use super::ctype::{CType, Form, Int};
 use super::cursor::Object;
 use crate::Result;
+use crate::kernel::Functions;
 use crate::kernel::btf::TypeId;
 use crate::memory::GuestVirt;
 
@@ -66,9 +67,10 @@ pub enum Value {
     Fault(String),
 }
 
-struct Reader {
+struct Reader<'k> {
     limits: Limits,
     left: usize,
+    functions: Functions<'k>,
 }
 
 impl Object {
@@ -82,6 +84,7 @@ impl Object {
         Reader {
             limits,
             left: limits.values,
+            functions: Functions::new(self.kernel()),
         }
         .read(self, 0)
     }
@@ -99,7 +102,7 @@ impl Object {
     }
 }
 
-impl Reader {
+impl Reader<'_> {
     fn read(&mut self, object: &Object, depth: usize) -> Result<Value> {
         if self.left == 0 || depth > self.limits.depth {
             return Ok(Value::Elided);
@@ -123,7 +126,7 @@ impl Reader {
             Form::Function => Ok(Value::Pointer {
                 ty: object.c_type().pointer().name(),
                 at: object.pointer()?,
-                target: symbol(object, object.pointer()?),
+                target: self.symbol(object.pointer()?),
             }),
             Form::Void | Form::Float => object.u64().map(Value::Uint),
         }
@@ -133,7 +136,7 @@ impl Reader {
         let at = object.pointer()?;
         let target = match to.form()? {
             _ if at.is_null() => None,
-            Form::Function => symbol(object, at),
+            Form::Function => self.symbol(at),
             Form::Int(Int { char: true, .. }) => object
                 .kernel()
                 .read_cstr(at, self.limits.string)
@@ -146,6 +149,12 @@ impl Reader {
             at,
             target,
         })
+    }
+
+    /// The symbol at an address, where the symbols can be read.
+    fn symbol(&self, at: GuestVirt) -> Option<String> {
+        let function = self.functions.at(at).ok()?;
+        function.name.is_some().then(|| function.to_string())
     }
 
     fn array(
@@ -197,15 +206,6 @@ impl Reader {
         }
         Ok(Value::Struct(members))
     }
-}
-
-/// The symbol at an address, where the kernel's symbols can be read.
-fn symbol(object: &Object, at: GuestVirt) -> Option<String> {
-    let symbol = object.kernel().symbols().ok()?.at(at)?;
-    Some(match symbol.offset {
-        0 => symbol.name,
-        offset => format!("{}+{offset:#x}", symbol.name),
-    })
 }
 
 impl Serialize for Value {

@@ -61,10 +61,7 @@ fn strings(bytes: &[u8]) -> Vec<String> {
     if parts.last().is_some_and(|last| last.is_empty()) {
         parts.pop();
     }
-    parts
-        .into_iter()
-        .map(|part| String::from_utf8_lossy(part).into_owned())
-        .collect()
+    parts.into_iter().map(crate::text_of).collect()
 }
 
 #[cfg(test)]

@@ -15,6 +15,7 @@
 //! times; if that does not help the answer is [`Error::Torn`](crate::Error::Torn). The list as a whole is that of one
 //! instant only while the guest is paused.
 
+mod kthread;
 mod pid;
 mod rq;
 mod stack;
@@ -25,6 +26,7 @@ mod tests;
 mod tree;
 mod walk;
 
+pub(crate) use kthread::KthreadNames;
 pub use pid::{PidNumber, find_task_by_pid, pid_numbers};
 pub(crate) use pid::{for_each_task, pid_nr};
 pub use rq::{DlEntity, FairEntity, FairOf, RtTask, RunQueue, RunQueues};
@@ -43,7 +45,7 @@ use crate::{Error, Result};
 
 pub(crate) fn no_task(pid: i32) -> Error {
     Error::Absent(format!(
-        "there is no task with pid {pid}: `%ps` lists those there are"
+        "there is no task with pid {pid}: `klab ps` lists those there are"
     ))
 }
 

@@ -21,8 +21,11 @@ pub struct Task {
     pub tgid: i32,
     /// The `tgid` of `real_parent`.
     pub ppid: i32,
-    /// `comm`: the name, up to 15 bytes; bytes that are not UTF-8 became U+FFFD.
+    /// `comm`: the name, up to 15 bytes, as [`text_of`](crate::text_of) has it.
     pub comm: String,
+    /// A kernel thread's whole name, as `/proc/PID/comm` has it, where it says more than `comm`:
+    /// `kworker/u8:2-events_unbound`, `rcu_exp_gp_kthread_worker`.
+    pub full_name: Option<String>,
     /// What it does.
     pub state: TaskState,
     /// `flags`: `PF_*`.
@@ -134,6 +137,12 @@ pub(super) struct SignalStruct {
 }
 
 impl Task {
+    /// The name as `/proc/PID/comm` has it.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        self.full_name.as_deref().unwrap_or(&self.comm)
+    }
+
     pub(super) fn new(
         at: GuestVirt,
         task: &TaskStruct,
@@ -147,6 +156,7 @@ impl Task {
             tgid: task.tgid,
             ppid,
             comm: task.comm.to_str().into_owned(),
+            full_name: None,
             state: TaskState::from_raw(task.state, task.exit_state),
             flags: task.flags,
             kthread: task.flags & PF_KTHREAD != 0,
@@ -194,6 +204,7 @@ pub(crate) mod testing {
             tgid: pid,
             ppid,
             comm: format!("task-{pid}"),
+            full_name: None,
             state: TaskState::Sleeping,
             flags: 0,
             kthread: false,

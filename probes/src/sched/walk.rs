@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 
+use super::kthread::KthreadNames;
 use super::task::{Cred, SignalStruct, TaskStruct};
 use super::{Task, Tasks};
 use crate::kernel::Kernel;
@@ -78,6 +79,8 @@ struct Loader {
     cred: Plan<Cred>,
     signal: Plan<SignalStruct>,
     tgid: u64,
+    /// None where the kernel keeps no names of kernel threads but `comm`.
+    kthreads: Option<KthreadNames>,
 }
 
 impl Loader {
@@ -88,6 +91,7 @@ impl Loader {
             cred: Plan::new(kernel)?,
             signal: Plan::new(kernel)?,
             tgid: offset_of(kernel, "struct task_struct", "tgid")?,
+            kthreads: KthreadNames::new(kernel).ok(),
         })
     }
 
@@ -106,7 +110,14 @@ impl Loader {
         let after = self.task.load(at)?;
         let same = before.identity() == after.identity();
         // The later look is the one that is shown: its parts were together on one CPU's way through the task.
-        Ok(same.then(|| (Task::new(at, &after, ppid, &cred, &signal), after)))
+        Ok(same.then(|| {
+            let mut task = Task::new(at, &after, ppid, &cred, &signal);
+            task.full_name = self
+                .kthreads
+                .as_ref()
+                .and_then(|names| names.of(task.at, task.flags, &task.comm));
+            (task, after)
+        }))
     }
 }
 

@@ -76,6 +76,6 @@ fn find(kernel: &Kernel, name: &str) -> Result<GuestVirt> {
     }
     let hint = nearest.map_or_else(String::new, |name| format!("; did you mean `{name}`?"));
     Err(Error::Absent(format!(
-        "there is no slab cache `{name}`: `slab` lists those there are, and one that was merged with another of its size goes by that one's name{hint}"
+        "there is no slab cache `{name}`: `klab slab` lists those there are, and one that was merged with another of its size goes by that one's name{hint}"
     )))
 }

@@ -40,7 +40,7 @@ use crate::guest::Guest;
 use crate::kernel::Kernel;
 use crate::memory::GuestVirt;
 use crate::object::{Mirror, Plan};
-use crate::sched::find_task_by_pid;
+use crate::sched::{KthreadNames, find_task_by_pid};
 use crate::structures::settle;
 use crate::{Error, Listing, Result};
 
@@ -171,6 +171,8 @@ struct Tracer<'k> {
     names: Names<'k>,
     plan: Plan<Raw>,
     frame: Plan<InactiveTaskFrame>,
+    /// The whole names of kernel threads, where this kernel has them.
+    kthreads: Option<KthreadNames>,
 }
 
 impl<'k> Tracer<'k> {
@@ -180,6 +182,7 @@ impl<'k> Tracer<'k> {
             names: Names::of(kernel)?,
             plan: Plan::new(kernel)?,
             frame: Plan::new(kernel)?,
+            kthreads: KthreadNames::new(kernel).ok(),
         })
     }
 
@@ -229,7 +232,7 @@ impl<'k> Tracer<'k> {
         StackTrace {
             cpu: Some(cpu.number),
             frames: running.frames,
-            ..trace(thread, running.end)
+            ..self.bare(thread, running.end)
         }
     }
 
@@ -237,11 +240,11 @@ impl<'k> Tracer<'k> {
     /// known.
     fn asleep(&self, stacks: &Stacks, thread: &Thread, known: bool) -> Result<Option<StackTrace>> {
         let Some(stack) = thread.stack() else {
-            return Ok(Some(trace(thread, TraceEnd::Freed)));
+            return Ok(Some(self.bare(thread, TraceEnd::Freed)));
         };
         if thread.on_cpu() && !known {
             let why = format!("it runs: {}", cpus::PAUSE);
-            return Ok(Some(trace(thread, TraceEnd::Lost(why))));
+            return Ok(Some(self.bare(thread, TraceEnd::Lost(why))));
         }
         let start = self.saved(stacks, thread, stack)?;
         let way = Way {
@@ -251,7 +254,7 @@ impl<'k> Tracer<'k> {
         let (steps, end) = self.walker.walk(start, &way);
         let trace = StackTrace {
             frames: self.frames(stacks, &steps)?,
-            ..trace(thread, end)
+            ..self.bare(thread, end)
         };
         let after = Thread::load(&self.plan, thread.at)?;
         let of = |thread: &Thread| (thread.raw.sp, thread.stack(), thread.on_cpu());
@@ -308,16 +311,21 @@ impl<'k> Tracer<'k> {
             interrupted: step.interrupted,
         })
     }
-}
 
-/// A trace without frames.
-fn trace(thread: &Thread, end: TraceEnd) -> StackTrace {
-    StackTrace {
-        pid: thread.raw.pid,
-        comm: thread.comm(),
-        state: thread.state(),
-        cpu: None,
-        frames: Vec::new(),
-        end,
+    /// A trace without frames.
+    fn bare(&self, thread: &Thread, end: TraceEnd) -> StackTrace {
+        let comm = thread.comm();
+        let whole = self
+            .kthreads
+            .as_ref()
+            .and_then(|names| names.of(thread.at, thread.flags(), &comm));
+        StackTrace {
+            pid: thread.raw.pid,
+            comm: whole.unwrap_or(comm),
+            state: thread.state(),
+            cpu: None,
+            frames: Vec::new(),
+            end,
+        }
     }
 }

@@ -6,12 +6,11 @@ use crate::error::Of as _;
 use crate::kernel::Kernel;
 use crate::memory::GuestVirt;
 use crate::object::{FixedStr, Mirror, Plan};
-use crate::sched::{TaskState, find_task_by_pid, for_each_process, for_each_task, for_each_thread};
+use crate::sched::{
+    PF_KTHREAD, TaskState, find_task_by_pid, for_each_process, for_each_task, for_each_thread,
+};
 use crate::structures::{offset_of, settle};
 use crate::{Error, Listing, Result};
-
-/// `PF_KTHREAD` of `include/linux/sched.h`.
-const PF_KTHREAD: u64 = 0x0020_0000;
 
 /// What a stack needs of a `task_struct`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Mirror)]
@@ -52,6 +51,10 @@ impl Thread {
             at,
             raw: plan.load(at)?,
         })
+    }
+
+    pub(super) const fn flags(&self) -> u64 {
+        self.raw.flags
     }
 
     pub(super) fn comm(&self) -> String {

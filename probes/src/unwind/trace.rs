@@ -8,6 +8,7 @@ use serde::{Serialize, Serializer};
 
 use super::stacks::StackKind;
 use crate::Listing;
+use crate::kernel::shown;
 use crate::memory::GuestVirt;
 use crate::sched::TaskState;
 
@@ -83,7 +84,13 @@ pub struct Frame {
 
 impl fmt::Display for Frame {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} {}+{:#x}", self.ip, self.function, self.offset)?;
+        write!(
+            f,
+            "{} {}+{:#x}",
+            self.ip,
+            shown(&self.function),
+            self.offset
+        )?;
         if let Some(module) = &self.module {
             write!(f, " [{module}]")?;
         }

@@ -11,7 +11,7 @@ use crate::mm::Heap;
 const ROW: usize = 64;
 
 fn title(heap: &Heap) -> String {
-    format!("heap of {} ({})", heap.pid, clean(&heap.comm))
+    format!("heap of {} ({})", heap.pid, heap.comm)
 }
 
 fn summary(heap: &Heap) -> String {
@@ -46,7 +46,7 @@ impl View for Heap {
     fn text(&self) -> String {
         let mut out = format!(
             "{}\nend_data  {:#x}\nstart_brk {:#x}\n",
-            title(self),
+            clean(&title(self)),
             self.end_data.0,
             self.start_brk.0
         );

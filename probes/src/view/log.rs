@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 
 use super::{View, clean, escape};
+use crate::kernel::readable;
 use crate::printk::{Log, LogRecord};
 
 impl View for Log {
@@ -55,14 +56,14 @@ fn lines(record: &LogRecord) -> impl Iterator<Item = String> {
 
 fn clean_lines(record: &LogRecord) -> String {
     lines(record)
-        .map(|line| clean(&line))
+        .map(|line| clean(&readable(&line)))
         .collect::<Vec<_>>()
         .join("\n")
 }
 
 fn escape_lines(record: &LogRecord) -> String {
     lines(record)
-        .map(|line| escape(&line))
+        .map(|line| escape(&readable(&line)))
         .collect::<Vec<_>>()
         .join("\n")
 }

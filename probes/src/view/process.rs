@@ -39,7 +39,7 @@ fn process(process: &Process) -> Sections {
     let mut who = fields([
         ("pid", format!("{} ({kind})", task.pid)),
         ("tgid", task.tgid.to_string()),
-        ("comm", task.comm.clone()),
+        ("comm", task.name().to_owned()),
         ("state", format!("{} ({})", task.state, task.state.name())),
         ("task_struct", task.at.to_string()),
         ("parents", ancestry.join(" < ")),

@@ -1,7 +1,7 @@
 //! Run queues: what each CPU runs, and what waits for it.
 
 use super::sections::faces;
-use super::{Align, Table, clean};
+use super::{Align, Table};
 use crate::sched::{FairOf, RunQueues};
 
 faces! { RunQueues => table }
@@ -100,10 +100,10 @@ fn table(all: &RunQueues) -> Table {
         format!("CPU {cpu}: {running} running, {switches} switches")
     });
     let queues: Vec<String> = queues.collect();
-    table.note(clean(&format!(
+    table.note(format!(
         "load average {}; {}",
         load.join(" "),
         queues.join("; ")
-    )));
+    ));
     table
 }

@@ -1,7 +1,7 @@
 //! Kernel stacks: a bar a task, as long as what it uses.
 
 use super::svg::{ACCENT, FAINT};
-use super::{Align, Anchor, Svg, Table, Text, View, bytes, clean};
+use super::{Align, Anchor, Svg, Table, Text, View, bytes};
 use crate::sched::KernelStacks;
 
 /// Stacks that are drawn one by one: the deepest.
@@ -74,7 +74,7 @@ fn picture(stacks: &KernelStacks) -> String {
         let part = used as f64 / stacks.size.max(1) as f64;
         svg.text(
             (LEFT - 8.0, y + 11.5),
-            &format!("{} {}", of.pid, clean(&of.comm)),
+            &format!("{} {}", of.pid, of.comm),
             Text {
                 anchor: Anchor::End,
                 ..Text::default()

@@ -48,7 +48,7 @@ impl View for SymbolAt {
     }
 
     fn html(&self) -> Option<String> {
-        Some(format!("<code>{}</code>", escape(&self.text())))
+        Some(format!("<code>{}</code>", escape(&self.to_string())))
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 
+use super::escape::markup;
 use super::{View, clean, escape};
 use crate::Missing;
 
@@ -146,7 +147,7 @@ impl View for Table {
                     out,
                     "<td style=\"text-align:{};padding:1px 8px;white-space:pre\">{}</td>",
                     side(*align),
-                    escape(cell)
+                    markup(cell)
                 );
             }
             out.push_str("</tr>");
@@ -156,7 +157,7 @@ impl View for Table {
             let _ = write!(
                 out,
                 "<div style=\"font-size:12px;padding:2px 8px;opacity:.75\">{}</div>",
-                escape(note)
+                markup(note)
             );
         }
         out.push_str(&missing_html(&self.missing));

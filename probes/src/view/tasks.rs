@@ -58,12 +58,13 @@ fn table(tasks: &Tasks) -> Table {
     table
 }
 
-/// The name, in brackets for kernel threads, as `ps` has it.
+/// The name, in brackets for kernel threads, as `ps` has it. The bracket of a process that calls itself so is a byte,
+/// [`text_of`](crate::text_of)'s way: it looks like no kernel thread.
 fn called(task: &Task) -> String {
-    if task.kthread {
-        format!("[{}]", task.comm)
-    } else {
-        task.comm.clone()
+    match (task.kthread, task.comm.strip_prefix('[')) {
+        (true, _) => format!("[{}]", task.name()),
+        (false, Some(rest)) => format!("\\x5b{rest}"),
+        (false, None) => task.comm.clone(),
     }
 }
 
@@ -87,6 +88,7 @@ fn fields(task: &Task) -> Table {
         ("pid", task.pid.to_string()),
         ("tgid", task.tgid.to_string()),
         ("comm", task.comm.clone()),
+        ("full name", task.name().to_owned()),
         ("__state", format!("{} ({})", task.state, task.state.name())),
         (
             "flags",

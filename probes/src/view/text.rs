@@ -2,6 +2,7 @@
 
 use super::sections::faces;
 use super::{Align, Table};
+use crate::kernel;
 use crate::text::Disassembly;
 
 /// Instructions that are shown around the one that was asked for, before and after it.
@@ -43,7 +44,7 @@ fn table(function: &Disassembly) -> Table {
         Some(module) => format!(" [{module}]"),
         None => String::new(),
     };
-    let (name, count) = (&function.function, all.len());
+    let (name, count) = (kernel::shown(&function.function), all.len());
     let part = match shown.len() == count {
         true => String::new(),
         false => format!(", {} shown", shown.len()),

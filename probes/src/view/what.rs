@@ -34,6 +34,7 @@ fn words(thing: &Thing) -> (u8, &'static str, String) {
                 .map_or_else(String::new, |m| format!(" = {}.{m}", symbol.name));
             (9, "symbol", symbol.text() + &member)
         }
+        Thing::Number(text) => (9, "no address", text.clone()),
         Thing::Module(name) => (5, "module", name.clone()),
         Thing::Alias(at) => (0, "also at", at.to_string()),
         Thing::PerCpu {

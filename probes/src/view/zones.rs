@@ -1,6 +1,6 @@
 //! Zones, free blocks, counters of memory.
 
-use super::{Align, Table, View, bytes, clean};
+use super::{Align, Table, View, bytes};
 use crate::meminfo::MemInfo;
 use crate::memory::PAGE_SIZE;
 use crate::mmzone::{Buddy, Zones};
@@ -214,7 +214,7 @@ fn meminfo(info: &MemInfo) -> Table {
             true => "pages".to_owned(),
             false => bytes(line.value.saturating_mul(1024)),
         };
-        table.row([clean(line.name), line.value.to_string(), size]);
+        table.row([line.name.to_owned(), line.value.to_string(), size]);
     }
     table
 }

@@ -3,6 +3,7 @@
 use std::cell::RefCell;
 
 use super::known::Known;
+use super::number;
 use super::region::{self, Region};
 use super::{Thing, What, about};
 use crate::Result;
@@ -172,7 +173,7 @@ impl Identifier {
             });
         }
         if let Some(symbol) = self.symbol(at)? {
-            let member = self.member_of_variable(&symbol);
+            let member = self.member_of_variable(&symbol, at.back(symbol.offset));
             what.things.push(Thing::Symbol { symbol, member });
         } else if let Some(module) = self.known.modules()?.iter().find(|module| module.holds(at)) {
             what.things.push(Thing::Module(module.module.clone()));
@@ -254,11 +255,10 @@ impl Identifier {
     }
 
     /// The member of a variable whose type is known.
-    fn member_of_variable(&self, symbol: &SymbolAt) -> Option<String> {
-        if symbol.module.is_some() {
-            return None;
-        }
-        let ty = self.known.kernel.object(&symbol.name).ok()?.type_name();
+    fn member_of_variable(&self, symbol: &SymbolAt, at: GuestVirt) -> Option<String> {
+        let module = symbol.module.as_deref().unwrap_or("vmlinux");
+        let spelling = format!("{module}:{}@{at:?}", symbol.name);
+        let ty = self.known.kernel.object(&spelling).ok()?.type_name();
         self.member(&ty, symbol.offset)
     }
 
@@ -311,9 +311,10 @@ impl Identifier {
                 .filter(|_| inside);
             return Ok(Some(Thing::PerCpu {
                 cpu: *cpu,
-                member: symbol
-                    .as_ref()
-                    .and_then(|symbol| self.member_of_variable(symbol)),
+                member: symbol.as_ref().and_then(|symbol| {
+                    let at = GuestVirt(variable).back(symbol.offset);
+                    self.member_of_variable(symbol, at)
+                }),
                 symbol,
                 offset: into,
             }));
@@ -329,7 +330,7 @@ fn nothing(at: GuestVirt, pid: Option<i32>, region: Region, mapped: String) -> W
         region,
         phys: None,
         mapped,
-        things: Vec::new(),
+        things: number::known(at).map(Thing::Number).into_iter().collect(),
     }
 }
 

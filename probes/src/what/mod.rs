@@ -12,6 +12,7 @@
 mod about;
 mod identify;
 mod known;
+mod number;
 mod region;
 
 pub use identify::Identifier;
@@ -32,6 +33,9 @@ use crate::vmalloc::VmallocArea;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Thing {
+    /// No address but a number that stands in place of one: an error (`ERR_PTR`), or what the kernel poisons pointers and
+    /// freed memory with.
+    Number(String),
     /// A symbol of the kernel's or a module's.
     Symbol {
         /// The symbol.

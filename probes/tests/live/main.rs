@@ -30,6 +30,7 @@ mod log;
 mod maps;
 mod memory;
 mod mm;
+mod names;
 mod net;
 mod nft;
 mod numa;
@@ -81,6 +82,8 @@ on_kernels!(
     mm_break = super::mm::the_break_moves,
     mm_pages = super::mm::pages,
     kernel_addresses = super::mm::kernel_addresses,
+    names = super::names::are_those_of_kallsyms,
+    ends_of_functions = super::names::last_of_a_section,
     log = super::log::records,
     modules_and_symbols = super::log::modules_and_symbols,
     types = super::types::are_those_of_pahole,

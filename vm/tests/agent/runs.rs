@@ -2,7 +2,7 @@
 
 use std::io::{Seek as _, Write as _};
 use std::os::fd::AsFd as _;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use sha2::{Digest as _, Sha256};
 use vm::agent::{Client, Error, Exit, PORTS, RunSpec, Stream};

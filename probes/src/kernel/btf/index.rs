@@ -106,7 +106,7 @@ impl Btf {
     }
 }
 
-/// The candidate with the fewest edits to `wanted`, if they are few for its length.
+/// The candidate with the fewest edits to `wanted`, if they are few for its length; never `wanted` itself, which helps nobody.
 pub(crate) fn nearest<'a>(
     wanted: &str,
     candidates: impl Iterator<Item = &'a str>,
@@ -116,7 +116,7 @@ pub(crate) fn nearest<'a>(
     }
     let limit = wanted.len().div_ceil(4).min(3);
     let mut best: Option<(usize, &str)> = None;
-    for candidate in candidates.filter(|c| !c.is_empty()) {
+    for candidate in candidates.filter(|c| !c.is_empty() && *c != wanted) {
         let bound = best.map_or(limit + 1, |(distance, _)| distance);
         if candidate.len().abs_diff(wanted.len()) < bound {
             let distance = edits(wanted.as_bytes(), candidate.as_bytes());

@@ -9,10 +9,12 @@ mod read;
 mod tokens;
 
 use std::fmt;
+use std::sync::OnceLock;
 
+use super::demangle::{demangled, place};
 use super::vmcoreinfo::VmcoreInfo;
-use crate::Result;
 use crate::memory::{AddressSpace, GuestVirt};
+use crate::{Result, text_of};
 use read::{malformed, read_addresses, read_names, table};
 use tokens::{Tokens, bucket, hash};
 
@@ -30,6 +32,8 @@ pub struct Kallsyms {
     by_address: Option<Vec<u32>>,
     by_name: Buckets,
     tokens: Tokens,
+    /// The indices of Rust's symbols, found when one is first looked for.
+    rust: OnceLock<Vec<u32>>,
 }
 
 /// One symbol of the table.
@@ -41,10 +45,14 @@ pub struct Symbol {
     pub at: GuestVirt,
     /// The type letter that `nm` and `/proc/kallsyms` print.
     pub kind: char,
+    /// Its size in bytes, where that is written: in a module's own table, not in the kernel's.
+    pub size: Option<u64>,
 }
 
-/// What an address is, in terms of the symbol before it.
+/// What an address is, in terms of the symbol before it. As text the names of Rust functions are demangled; JSON has them
+/// as the table does, and what people call them beside, as `demangled`.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+#[serde(into = "SymbolAtJson")]
 pub struct SymbolAt {
     /// The symbol at or before the address.
     pub name: String,
@@ -57,13 +65,26 @@ pub struct SymbolAt {
 /// As the kernel prints it in a call trace.
 impl fmt::Display for SymbolAt {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.name)?;
-        if self.offset > 0 {
-            write!(f, "+{:#x}", self.offset)?;
-        }
-        match &self.module {
-            Some(module) => write!(f, " [{module}]"),
-            None => Ok(()),
+        f.write_str(&place(&self.name, self.offset, self.module.as_deref()))
+    }
+}
+
+#[derive(serde::Serialize)]
+struct SymbolAtJson {
+    name: String,
+    offset: u64,
+    module: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    demangled: Option<String>,
+}
+
+impl From<SymbolAt> for SymbolAtJson {
+    fn from(at: SymbolAt) -> Self {
+        Self {
+            demangled: demangled(&at.name),
+            name: at.name,
+            offset: at.offset,
+            module: at.module,
         }
     }
 }
@@ -135,6 +156,7 @@ impl Kallsyms {
             by_address,
             by_name,
             tokens,
+            rust: OnceLock::new(),
         }
     }
 
@@ -175,6 +197,19 @@ impl Kallsyms {
             let index = self.by_address.as_ref().map(|order| order[rank] as usize);
             self.symbol(index.unwrap_or(rank))
         })
+    }
+
+    /// The symbols of Rust, by how their names begin.
+    pub(super) fn of_rust(&self) -> impl Iterator<Item = Symbol> + '_ {
+        let find = || {
+            let rust = (0..self.len()).filter(|i| {
+                let head = self.tokens.head(self.tokens_of(*i));
+                super::demangle::is_mangled(&head)
+            });
+            rust.map(|index| index as u32).collect()
+        };
+        let rust = self.rust.get_or_init(find).iter();
+        rust.map(|index| self.symbol(*index as usize))
     }
 
     fn indices<'a>(&'a self, name: &'a str) -> impl Iterator<Item = usize> + 'a {
@@ -246,11 +281,12 @@ impl Kallsyms {
 
     fn symbol(&self, index: usize) -> Symbol {
         let (kind, name) = self.tokens.decode(self.tokens_of(index));
-        let name = String::from_utf8_lossy(&name).into_owned();
+        let name = text_of(&name);
         Symbol {
             name,
             at: GuestVirt(self.addresses[index]),
             kind,
+            size: None,
         }
     }
 

@@ -92,6 +92,21 @@ impl Tokens {
         (char::from(name.remove(0)), name)
     }
 
+    /// How the name begins, without its type letter: at least as many bytes as tell a name of Rust.
+    pub(super) fn head(&self, tokens: &[u8]) -> Vec<u8> {
+        let mut name = Vec::with_capacity(32);
+        for token in tokens {
+            name.extend_from_slice(self.expand(*token));
+            if name.len() > 16 {
+                break;
+            }
+        }
+        if !name.is_empty() {
+            name.remove(0);
+        }
+        name
+    }
+
     /// Whether the name, without its type letter, is `wanted`.
     pub(super) fn spell(&self, tokens: &[u8], wanted: &[u8]) -> bool {
         let mut rest = wanted;

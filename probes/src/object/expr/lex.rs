@@ -65,6 +65,8 @@ pub(super) fn words(text: &str) -> Result<Vec<(Word, usize)>, Fault> {
             number(rest).map_err(|why| Fault::new(at, why))?
         } else if first == '"' || first == '\'' {
             quoted(rest, first).map_err(|why| Fault::new(at, why))?
+        } else if first == '@' && is_choice(&words, rest) {
+            (Word::Sign("@"), 1)
         } else if let Some(sign) = SIGNS.iter().find(|sign| rest.starts_with(**sign)) {
             (Word::Sign(sign), sign.len())
         } else {
@@ -75,6 +77,14 @@ pub(super) fn words(text: &str) -> Result<Vec<(Word, usize)>, Fault> {
     }
     words.push((Word::End, text.len()));
     Ok(words)
+}
+
+/// Whether an `@` stands between a symbol's name and which of several it is: `name_show@2`.
+fn is_choice(words: &[(Word, usize)], rest: &str) -> bool {
+    let number = rest
+        .get(1..)
+        .is_some_and(|rest| rest.starts_with(|c: char| c.is_ascii_digit()));
+    number && matches!(words.last(), Some((Word::Name(_) | Word::Number(..), _)))
 }
 
 fn number(rest: &str) -> Result<(Word, usize), String> {

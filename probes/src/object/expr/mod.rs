@@ -15,9 +15,9 @@ mod types;
 use lex::Fault;
 use parser::Parser;
 
-use super::ctype::CType;
+use super::ctype::{CType, Form};
 use super::cursor::Object;
-use crate::kernel::Kernel;
+use crate::kernel::{Kernel, Spelling};
 use crate::{Error, Result};
 
 /// Bytes that an expression has at most.
@@ -33,18 +33,65 @@ impl Kernel {
     /// # Ok(())
     /// # }
     /// ```
+    ///
+    /// A name means what [`resolve`](Self::resolve) says: `tun:group_show`, `name_show@2`, `foo.cold`. One that several
+    /// symbols, or several types, have is an error that says how each is written (`struct tun:foo`).
     pub fn eval(&self, expression: &str) -> Result<Object> {
-        self.parse(expression, |parser| parser.expression())
+        match self.whole(expression)? {
+            Some(symbol) => Ok(symbol),
+            None => self.parse(expression, true, |parser| parser.expression()),
+        }
     }
 
-    /// The C type of this name: `struct list_head *`, `unsigned long [4]`, `u64`.
+    /// The C type of this name, for code that knows it: `struct list_head *`, `unsigned long [4]`, `u64`. The kernel's
+    /// own comes before those of modules.
     pub fn c_type(&self, name: &str) -> Result<CType> {
-        self.parse(name, |parser| parser.type_name())
+        self.parse(name, false, |parser| parser.type_name())
+    }
+
+    /// The C type that people mean by this name: of several that differ none is taken, also where one is the kernel's.
+    pub fn resolve_type(&self, name: &str) -> Result<CType> {
+        self.parse(name, true, |parser| parser.type_name())
+    }
+
+    /// A whole expression that is a symbol as views print it, where C would read something else or nothing:
+    /// `<gcblock::GcShared>::wait_for_value+0x71 [gcblock]`, `.Ltmp1`, and an offset into code that has no type.
+    fn whole(&self, expression: &str) -> Result<Option<Object>> {
+        let text = expression.trim();
+        let (address, name) = match text.strip_prefix('&') {
+            Some(name) => (true, name.trim_start()),
+            None => (false, text),
+        };
+        let Some(spelling) = Spelling::parse(name).filter(|spelling| !spelling.is_plain()) else {
+            return Ok(None);
+        };
+        let is_c = is_c(name);
+        if is_c && spelling.offset == 0 {
+            return Ok(None);
+        }
+        let found = match self.resolve_spelled(&spelling) {
+            Err(Error::NoSymbol { .. }) if is_c => return Ok(None),
+            found => found?,
+        };
+        let object = self.defined(&found)?;
+        let known = !matches!(object.c_type().form()?, Form::Void | Form::Function);
+        if is_c && (known || address) {
+            return Ok(None);
+        }
+        Ok(Some(match (spelling.offset, address) {
+            (0, false) => object,
+            (0, true) => object.address_of()?,
+            (offset, _) => {
+                let at = found.symbol.at.offset(offset);
+                Object::value(self, self.c_type("void *")?, at.0)
+            }
+        }))
     }
 
     fn parse<T>(
         &self,
         text: &str,
+        strict: bool,
         what: impl FnOnce(&mut Parser<'_>) -> Result<T, Fault>,
     ) -> Result<T> {
         let btf = self.btf()?;
@@ -57,7 +104,7 @@ impl Kernel {
             ))
         } else {
             lex::words(&text).and_then(|words| {
-                let mut parser = Parser::new(self, btf, words);
+                let mut parser = Parser::new(self, btf, &text, words, strict);
                 let value = what(&mut parser)?;
                 parser.end()?;
                 Ok(value)
@@ -69,4 +116,11 @@ impl Kernel {
             source_text: text,
         })
     }
+}
+
+/// Whether the lexer of C can read a symbol's spelling: an identifier with a module, dots, or an offset.
+fn is_c(spelling: &str) -> bool {
+    let of_c = |c: char| c.is_ascii_alphanumeric() || "_.:@+ ".contains(c);
+    spelling.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_')
+        && spelling.chars().all(of_c)
 }

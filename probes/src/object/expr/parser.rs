@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::lex::{Fault, Word};
 use super::operators;
+use crate::Error;
 use crate::kernel::Kernel;
 use crate::kernel::btf::{Btf, TypeId};
 use crate::memory::GuestVirt;
@@ -16,9 +17,14 @@ const MAX_DEPTH: usize = 64;
 pub(super) struct Parser<'a> {
     pub(super) kernel: &'a Kernel,
     pub(super) btf: &'a Arc<Btf>,
+    text: &'a str,
     words: Vec<(Word, usize)>,
     next: usize,
     depth: usize,
+    /// Whether a name that several have is an error, also where one of them is the kernel's.
+    pub(super) strict: bool,
+    /// Conditions whose `:` is still to come, since the last parenthesis.
+    conditions: usize,
     /// Above 0 inside what C does not evaluate (`sizeof`, the other side of `&&`): nothing is read there.
     pub(super) dead: usize,
 }
@@ -26,13 +32,22 @@ pub(super) struct Parser<'a> {
 type Result<T> = std::result::Result<T, Fault>;
 
 impl<'a> Parser<'a> {
-    pub(super) fn new(kernel: &'a Kernel, btf: &'a Arc<Btf>, words: Vec<(Word, usize)>) -> Self {
+    pub(super) fn new(
+        kernel: &'a Kernel,
+        btf: &'a Arc<Btf>,
+        text: &'a str,
+        words: Vec<(Word, usize)>,
+        strict: bool,
+    ) -> Self {
         Self {
             kernel,
             btf,
+            text,
             words,
             next: 0,
             depth: 0,
+            strict,
+            conditions: 0,
             dead: 0,
         }
     }
@@ -51,8 +66,28 @@ impl<'a> Parser<'a> {
             .map_or(0, |(_, at)| *at)
     }
 
+    /// What is written from a place up to the next word.
+    pub(super) fn written_from(&self, at: usize) -> &'a str {
+        self.text.get(at..self.at()).unwrap_or_default().trim_end()
+    }
+
+    /// Whether the word that is so far ahead follows the one before it without a blank.
+    pub(super) fn is_joined(&self, ahead: usize) -> bool {
+        let start = self.words.get(self.next + ahead).map(|(_, at)| *at);
+        let before = start.and_then(|start| self.text.get(..start));
+        before.is_some_and(|before| !before.ends_with(' '))
+    }
+
     pub(super) fn advance(&mut self) {
         self.next += 1;
+    }
+
+    pub(super) const fn position(&self) -> usize {
+        self.next
+    }
+
+    pub(super) const fn go_to(&mut self, position: usize) {
+        self.next = position;
     }
 
     pub(super) fn fault(&self, message: impl Into<String>) -> Fault {
@@ -61,12 +96,6 @@ impl<'a> Parser<'a> {
 
     pub(super) fn accept(&mut self, sign: &str) -> bool {
         let there = matches!(self.peek_at(0), Word::Sign(s) if *s == sign);
-        self.next += usize::from(there);
-        there
-    }
-
-    pub(super) fn accept_name(&mut self, name: &str) -> bool {
-        let there = matches!(self.peek_at(0), Word::Name(n) if n == name);
         self.next += usize::from(there);
         there
     }
@@ -147,7 +176,10 @@ impl<'a> Parser<'a> {
                 return Ok(condition);
             }
             let yes = p.value(at, &condition)? != 0;
-            let first = p.unless_dead(yes, Self::expression)?;
+            p.conditions += 1;
+            let first = p.unless_dead(yes, Self::expression);
+            p.conditions -= 1;
+            let first = first?;
             p.expect(":")?;
             let second = p.unless_dead(!yes, Self::expression)?;
             Ok(if yes { first } else { second })
@@ -316,7 +348,10 @@ impl<'a> Parser<'a> {
             }
             Word::Sign("(") => {
                 self.advance();
-                let inner = self.expression()?;
+                let outside = std::mem::take(&mut self.conditions);
+                let inner = self.expression();
+                self.conditions = outside;
+                let inner = inner?;
                 self.expect(")")?;
                 Ok(inner)
             }
@@ -346,18 +381,115 @@ impl<'a> Parser<'a> {
     }
 
     /// A global variable, a function, or a constant of an enumeration.
-    fn variable(&self, at: usize, name: &str) -> Result<Object> {
-        let missing = match self.kernel.global(name) {
-            Ok(object) => return Ok(object),
-            Err(error) => error,
+    fn variable(&mut self, at: usize, name: &str) -> Result<Object> {
+        if let Some(found) = self.spelled(at, name)? {
+            return Ok(found);
+        }
+        match self.kernel.find_exact(name) {
+            Ok(Some(found)) => return Self::at_fault(at, self.kernel.defined(&found)),
+            Err(error @ Error::Ambiguous { .. }) => return Self::at_fault(at, Err(error)),
+            Ok(None) | Err(_) => {}
+        }
+        match self.constant(name) {
+            Some(constant) => Ok(constant),
+            None => Self::at_fault(at, self.kernel.global(name)),
+        }
+    }
+
+    /// A constant of an enumeration, the kernel's or a module's; `true` and `false`, which all of C's programs have.
+    fn constant(&self, name: &str) -> Option<Object> {
+        let modules = || {
+            let all = self.kernel.module_btfs().unwrap_or_default();
+            let mut all = all.into_iter().filter_map(|module| module.btf.ok());
+            all.find_map(|btf| btf.find_enumerator(name).map(|found| (btf, found)))
         };
-        match self.btf.find_enumerator(name) {
-            Some((id, value)) => Ok(Object::value(
+        let own = self.btf.find_enumerator(name);
+        let own = own.map(|found| (self.btf.clone(), found));
+        match (own.or_else(modules), name) {
+            (Some((btf, (id, value))), _) => Some(Object::value(
                 self.kernel,
-                CType::of(self.btf, id),
+                CType::of(&btf, id),
                 value as u64,
             )),
-            None => Err(Fault::new(at, missing.to_string())),
+            (None, "true") => Some(self.int(1)),
+            (None, "false") => Some(self.int(0)),
+            (None, _) => None,
         }
+    }
+
+    /// A symbol of which the name is only a part: `foo.isra.0`, `tun:group_show`, `name_show@2`,
+    /// `core::option::unwrap_failed`. `None` where C means something else by what follows the name.
+    fn spelled(&mut self, at: usize, name: &str) -> Result<Option<Object>> {
+        let (start, mut found) = (self.next, None);
+        let sign = |p: &Self, ahead: usize, sign: &str| {
+            p.is_joined(ahead) && matches!(p.peek_at(ahead), Word::Sign(s) if *s == sign)
+        };
+        let word = |p: &Self, ahead: usize| {
+            p.is_joined(ahead) && matches!(p.peek_at(ahead), Word::Name(_) | Word::Number(..))
+        };
+        // A module, or the path of a Rust function.
+        let mut qualified = false;
+        if self.conditions == 0 && sign(self, 0, ":") && word(self, 1) {
+            self.next += 2;
+            qualified = true;
+        }
+        while sign(self, 0, ":") && sign(self, 1, ":") && word(self, 2) {
+            self.next += 3;
+            qualified = true;
+        }
+        // The longest that is a symbol: the compiler's suffixes, and members of structures, look the same.
+        let mut ends = vec![self.next];
+        while sign(self, 0, ".") && word(self, 1) {
+            self.next += 2;
+            ends.push(self.next);
+        }
+        for end in ends.into_iter().rev() {
+            self.next = end;
+            let chosen = sign(self, 0, "@") && word(self, 1);
+            if chosen {
+                self.next += 2;
+            }
+            if self.next == start {
+                continue;
+            }
+            let text = self.written_from(at);
+            let dotted = end > start && !qualified;
+            if dotted && !self.is_symbol(name, text) {
+                continue;
+            }
+            found = Some(self.kernel.resolve(text));
+            break;
+        }
+        match found {
+            Some(definition) => {
+                let definition = Self::at_fault(at, definition)?;
+                Self::at_fault(at, self.kernel.defined(&definition)).map(Some)
+            }
+            None => {
+                self.next = start;
+                Ok(None)
+            }
+        }
+    }
+
+    /// Whether a name with dots is a symbol. Of what has members the modules are not asked: there a dot is C's.
+    fn is_symbol(&self, name: &str, dotted: &str) -> bool {
+        let base = dotted.split_once('@').map_or(dotted, |(base, _)| base);
+        let Ok(symbols) = self.kernel.symbols() else {
+            return false;
+        };
+        if symbols.lookup(base).is_some() {
+            return true;
+        }
+        let has_members = || {
+            let object = self.kernel.find_exact(name).ok().flatten();
+            let object = object.and_then(|found| self.kernel.defined(&found).ok());
+            object.is_some_and(|object| matches!(object.c_type().form(), Ok(Form::Composite(_))))
+        };
+        !has_members()
+            && self
+                .kernel
+                .find_exact(base)
+                .is_ok_and(|found| found.is_some())
     }
 }

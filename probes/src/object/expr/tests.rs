@@ -73,7 +73,48 @@ const VALUES: &[(&str, &str)] = &[
         "&((struct task_struct *)0x2000)->times",
         "(int (*)[3])0x2030",
     ),
+    ("(*(int (*)[3])0x2030)[2]", "(int)3"),
+    (
+        "(int (*)(struct task_struct *, int (*)[3]))0x10 == (void *)0x10",
+        "(int)1",
+    ),
+    (
+        "sizeof(int (*)[3]) + sizeof(int (*[2])(void))",
+        "(unsigned long)24",
+    ),
+    ("(_Bool)true", "(_Bool)true"),
+    ("(enum pid_type)PIDTYPE_TGID", "(enum pid_type)PIDTYPE_TGID"),
+    (
+        "(struct task_struct __rcu * const)0x10",
+        "(struct task_struct *)0x10",
+    ),
 ];
+
+/// What is printed of a value, up to what it holds, is the expression of it.
+#[test]
+fn what_is_printed_is_read_again() -> Test {
+    let kernel = kernel()?;
+    for (expression, ..) in VALUES {
+        let object = kernel.eval(expression)?;
+        let printed = object.to_string();
+        let written = printed.split(" = ").next().unwrap_or_default();
+        let again = kernel
+            .eval(written)
+            .map_err(|error| format!("{written}: {error}"))?;
+        assert_eq!(again.to_string(), printed, "{expression}");
+    }
+    for written in [
+        "*(char (*)[16])0x2010",
+        "*(unsigned long (*)[2][3])0x2000",
+        "(int (*(*)(char *))(void))0x2010",
+        "(struct task_struct *(*)[4])0x2000",
+        "(unsigned __int128 *)0x2000",
+    ] {
+        let printed = kernel.eval(written)?.to_string();
+        assert_eq!(printed.split(" = ").next(), Some(written), "{printed}");
+    }
+    Ok(())
+}
 
 #[test]
 fn expressions_are_those_of_c() -> Test {
@@ -192,6 +233,13 @@ fn type_names_are_those_of_c() -> Test {
         ("int[2][3]", "int [2][3]", 24),
         ("void *", "void *", 8),
         ("enum pid_type", "enum pid_type", 4),
+        ("int (*)[3]", "int (*)[3]", 8),
+        (
+            "int (*[2])(struct task_struct *)",
+            "int (*[2])(struct task_struct *)",
+            16,
+        ),
+        ("__int128 unsigned", "unsigned __int128", 16),
     ] {
         let ty = kernel.c_type(written)?;
         assert_eq!((ty.name().as_str(), ty.size()?), (name, size));

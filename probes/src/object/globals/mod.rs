@@ -11,8 +11,8 @@ use std::sync::OnceLock;
 use self::lengths::Length;
 use super::ctype::{CType, Form};
 use super::cursor::Object;
-use crate::kernel::Kernel;
 use crate::kernel::btf::{Kind, TypeId};
+use crate::kernel::{Definition, Kernel};
 use crate::memory::GuestVirt;
 use crate::{Error, Result};
 
@@ -162,20 +162,44 @@ impl Kernel {
     }
 
     /// As [`object`](Self::object), but a symbol without a known type is a `void`, whose address can be taken.
-    pub(super) fn global(&self, name: &str) -> Result<Object> {
-        let btf = self.btf()?;
-        let at = self.variable(name)?;
-        let function = || {
-            btf.named(name)
-                .find(|t| t.kind == Kind::Func)
-                .and_then(|t| t.target())
+    pub(super) fn global(&self, spelling: &str) -> Result<Object> {
+        self.defined(&self.resolve(spelling)?)
+    }
+
+    /// A definition of a symbol as an object. What a module defines has the types of its own BTF, not those of the
+    /// kernel's variable or function of that name.
+    pub(super) fn defined(&self, definition: &Definition) -> Result<Object> {
+        let (name, at) = (definition.symbol.name.as_str(), definition.symbol.at);
+        let btf = match &definition.module {
+            None => self.btf()?.clone(),
+            Some(module) => {
+                let all = self.module_btfs()?;
+                let own = all.into_iter().find(|btf| btf.name == *module);
+                match own {
+                    Some(own) => own.btf?,
+                    None => return self.untyped(at),
+                }
+            }
         };
-        let ty = match btf.find_var(name).or_else(function) {
-            Some(id) => CType::of(btf, id),
-            None => self
-                .declared(name)
-                .map_or_else(|| CType::of(btf, TypeId::VOID), |(_, ty)| ty),
+        let own = |id: &TypeId| definition.module.is_none() || btf.ids().any(|own| own == *id);
+        let of_kind = |kind| {
+            let ty = btf.named(name).find(|ty| ty.kind == kind && own(&ty.id));
+            ty.and_then(|ty| ty.target())
         };
+        if let Some(id) = of_kind(Kind::Var).or_else(|| of_kind(Kind::Func)) {
+            return Ok(Object::in_memory(self, CType::of(&btf, id), at));
+        }
+        let mut lines = declared()
+            .iter()
+            .filter(|line| definition.module.is_none() && line.name == name);
+        match lines.find_map(|line| self.fits(line, at)) {
+            Some((_, ty)) => Ok(Object::in_memory(self, ty, at)),
+            None => self.untyped(at),
+        }
+    }
+
+    fn untyped(&self, at: GuestVirt) -> Result<Object> {
+        let ty = CType::of(self.btf()?, TypeId::VOID);
         Ok(Object::in_memory(self, ty, at))
     }
 
