@@ -3,16 +3,19 @@
 //! Nothing here knows a kernel structure: it moves bytes and processes.
 
 mod accel;
+mod address;
 mod adopt;
 pub mod agent;
 mod debugger;
 mod error;
 mod folder;
 mod gdb;
+mod holder;
 pub mod initramfs;
 pub mod kernels;
 mod launch;
 mod machine;
+mod mappings;
 mod memory;
 mod nic;
 pub mod paths;
@@ -36,7 +39,7 @@ pub use gdb::Gdb;
 pub use kernels::{Kernel, KernelChoice};
 pub use launch::Owner;
 pub use machine::{Machine, Options, Start};
-pub use memory::Memory;
+pub use memory::{Behind, Memory, ProcessPart, ProcessRam};
 pub use nic::{Cable, GUEST_MAC, MAX_FRAME};
 pub use progress::{Progress, Silent};
 pub use qemu::Accel;

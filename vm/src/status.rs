@@ -9,7 +9,6 @@ use serde::{Deserialize, Serialize};
 
 use crate::adopt::Adopted;
 use crate::agent;
-use crate::error::Error;
 use crate::folder::{Meta, Record};
 use crate::launch;
 use crate::process;
@@ -100,6 +99,7 @@ pub(crate) fn of(folder: &Path, record: &Record) -> Status {
 
 fn attached(folder: &Path, adopted: &Adopted) -> Status {
     let pid = adopted.qemu.lives().then(|| adopted.qemu.pid());
+    let mut shape = adopted.shape.clone();
     let (state, detail) = match pid {
         None => (
             State::Dead,
@@ -108,11 +108,25 @@ fn attached(folder: &Path, adopted: &Adopted) -> Status {
                 adopted.name
             )),
         ),
-        Some(_) => match Qmp::connect(folder).and_then(|mut qmp| qmp.status()) {
-            Ok(RunState::running) => (State::Running, None),
-            Ok(RunState::shutdown) => (State::PoweredOff, None),
-            Ok(state) => halted(state),
+        Some(_) => match Qmp::connect(folder) {
             Err(error) => (State::Unreachable, Some(error.to_string())),
+            Ok(mut qmp) => match (qmp.status(), adopted.ask_by(&mut qmp)) {
+                (Err(error), _) => (State::Unreachable, Some(error.to_string())),
+                (Ok(state), now) => {
+                    let (state, detail) = match state {
+                        RunState::running => (State::Running, None),
+                        RunState::shutdown => (State::PoweredOff, None),
+                        state => halted(state),
+                    };
+                    match now {
+                        Ok(now) => {
+                            shape = now;
+                            (state, detail)
+                        }
+                        Err(error) => (state, Some(error.to_string())),
+                    }
+                }
+            },
         },
     };
     Status {
@@ -120,8 +134,8 @@ fn attached(folder: &Path, adopted: &Adopted) -> Status {
         state,
         detail,
         kernel: None,
-        memory: adopted.memory.bytes(),
-        cpus: adopted.cpus,
+        memory: shape.memory.bytes(),
+        cpus: shape.cpus,
         accel: adopted.accel,
         pid,
         since: adopted.since,
@@ -195,7 +209,6 @@ fn live(folder: &Path) -> (State, Option<String>) {
                 Some(format!("QEMU ended: {}", launch::last_words(folder))),
             );
         }
-        Err(error @ Error::Busy(_)) => return (State::Unreachable, Some(error.to_string())),
         Err(error) => return (State::Unreachable, Some(error.to_string())),
     };
     match state {

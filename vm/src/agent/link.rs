@@ -65,7 +65,7 @@ impl Link {
             ErrorKind::BrokenPipe | ErrorKind::ConnectionReset => Error::Gone,
             _ => Error::Io {
                 what: "cannot write to the agent's socket".to_owned(),
-                source: e,
+                why: e,
             },
         })
     }
@@ -103,7 +103,7 @@ impl Link {
                     _ => {
                         return Err(Error::Io {
                             what: "cannot read the agent's socket".to_owned(),
-                            source: e,
+                            why: e,
                         });
                     }
                 },

@@ -77,7 +77,7 @@ impl Client {
         let socket = run_dir.join(format!("agent.{port}"));
         let stream = UnixStream::connect(&socket).map_err(|source| Error::NoGuest {
             socket: socket.clone(),
-            source,
+            why: source,
         })?;
         let mut link = Link::new(stream);
         let hello = greet(&mut link, deadline, timeout)?;
@@ -211,7 +211,7 @@ fn take_port(run_dir: &Path) -> Result<(usize, File)> {
             .open(&path)
             .map_err(|source| Error::NoGuest {
                 socket: path,
-                source,
+                why: source,
             })?;
         if lock.try_lock().is_ok() {
             return Ok((port, lock));
