@@ -326,14 +326,21 @@ impl Machine {
     /// was known is taken if the mappings of QEMU's process still agree with it.
     ///
     /// # Errors
-    /// When they do not, or QEMU cannot say.
+    /// When they do not, QEMU cannot say, or it has ended and its memory with it.
     pub fn survey(&mut self) -> Result<bool> {
         let Record::Adopted(adopted) = &mut self.record else {
             return Ok(false);
         };
-        // Whoever reads the RAM of one that has ended is told so.
         if !adopted.qemu.lives() {
-            return Ok(false);
+            // A file of its RAM stays readable. Its process's id may be another's by now.
+            return match &adopted.shape.memory {
+                Memory::Files(files)
+                    if !files.iter().any(|file| file.path.starts_with("/proc")) =>
+                {
+                    Ok(false)
+                }
+                _ => Err(Error::Ended(adopted.qemu.pid())),
+            };
         }
         let shape = adopted.ask(&self.folder)?;
         let other = shape.memory != adopted.shape.memory;

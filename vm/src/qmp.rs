@@ -23,8 +23,9 @@ const LONGEST: usize = 4 << 20;
 const PATIENCE: Duration = Duration::from_secs(10);
 /// How long QEMU may take to greet a client; it does not while it has another.
 const GREETING: Duration = Duration::from_secs(5);
-/// How long one and the same client may have the socket before that is said: a command has it for some milliseconds.
-const TAKEN: Duration = Duration::from_millis(200);
+/// How long one and the same client may have the socket before that is said: a command has it for some milliseconds, on a
+/// busy host for longer.
+const TAKEN: Duration = Duration::from_secs(1);
 /// How often it is looked who has it.
 const LOOK: Duration = Duration::from_millis(50);
 

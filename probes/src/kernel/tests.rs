@@ -568,3 +568,46 @@ fn the_kernel_that_the_cpus_run_is_shown() {
     let choice = choose(kernel(u32::MAX), Some(&[cpu(Some(0))]), || Ok(Vec::new())).unwrap();
     assert!(choice.note.unwrap().starts_with("no CPU runs 7.3.4-fake"));
 }
+
+#[test]
+fn two_kernels_in_one_memory_are_told_apart() {
+    let ram = |base: u64, panicked: u32| {
+        let mut fake = FakeKernel::with_ram_at(base);
+        fake.symbol("panic_cpu", 'D', &panicked.to_le_bytes())
+            .unwrap();
+        let mut ram = vec![0; 16 << 20];
+        let memory = fake.memory().unwrap();
+        memory.read(GuestPhys(base), &mut ram).unwrap();
+        (GuestPhys(base), ram)
+    };
+    let second = 1 << 30;
+    let memory: Arc<dyn PhysMemory> = Arc::new(FakeMemory::new([ram(0, 0), ram(second, u32::MAX)]));
+    let first = Kernel::discover(memory.clone()).unwrap();
+    assert!(first.gave_over());
+    let all = Kernel::discover_all(memory.clone()).unwrap();
+    let at = |kernel: &Kernel| kernel.vmcoreinfo().unwrap().at().unwrap();
+    assert_eq!(all.len(), 2);
+    assert!(at(&all[0]) < at(&all[1]) && at(&all[1]).0 > second);
+    let cpu = vm::Registers {
+        cr3: all[1].space().root().map(|root| root.0),
+        ..vm::Registers::default()
+    };
+    assert!(all[1].owns(&cpu) && !first.owns(&cpu));
+    // By the CPUs; and without registers by what the first says of itself.
+    for registers in [Some(&[cpu][..]), None] {
+        let all = || Kernel::discover_all(memory.clone());
+        let choice = choose(first.clone(), registers, all).unwrap();
+        assert!(
+            choice
+                .kernel
+                .is_same(&Kernel::discover_at(&memory, at(&choice.kernel)).unwrap())
+        );
+        assert!(at(&choice.kernel).0 > second);
+        let note = choice.note.unwrap();
+        assert!(note.starts_with("2 kernels are in this memory"), "{note}");
+        assert!(
+            note.contains(&at(&first).to_string()) && note.contains("--kernel-at"),
+            "{note}"
+        );
+    }
+}
