@@ -127,6 +127,48 @@ def test_what_needs_more_than_memory_says_so(run, guest, attached, folder, tmp_p
     run("attach", name, "--qmp", f"{folder}/qmp2")
 
 
+def test_qemu_s_own_spellings(run, guest, folder):
+    name = f"spelt-{os.getpid()}"
+    for spelling in [f"unix:{folder}/qmp2", f"unix:{folder}/qmp2,server=on,wait=off"]:
+        assert "is attached and paused" in run("attach", name, "--qmp", spelling).stdout
+        run("detach", name)
+    said = run("attach", name, "--qmp", "tcp:127.0.0.1:4444", ok=False).stderr
+    assert "-qmp unix:PATH" in said, said
+    # The cause is said once.
+    said = run("attach", name, "--qmp", "unix:/none/such", ok=False).stderr
+    assert said.count("os error 2") == 1, said
+    said = run("attach", name, "--qmp", f"{folder}/qmp2", "--gdb", "unix:/none/such", ok=False).stderr
+    assert said.count("os error 2") == 1, said
+
+
+def test_a_socket_that_is_held_names_its_holder(run, attached, folder):
+    name = attached()
+    held = Qmp(f"{folder}/qmp2")
+    # What needs no QMP goes on, and the two ways to the state agree.
+    run("ps", "--guest", name)
+    [one] = json.loads(run("status", name, "--json").stdout)
+    [same] = [each for each in json.loads(run("status", "--json").stdout) if each["name"] == name]
+    assert one["state"] == same["state"] == "unreachable" and one["detail"] == same["detail"]
+    said = run("pause", name, ok=False).stderr
+    for part in ["busy with another client", f"(process {os.getpid()})", "-qmp unix:PATH"]:
+        assert part in said, said
+    held.socket.close()
+
+
+@pytest.mark.parametrize("kind", ["elf", "kdump-zlib"])
+def test_of_a_dump_that_was_cut_off_the_rest_is_read(run, folder, tmp_path, kind):
+    whole = tmp_path / "whole"
+    Qmp(f"{folder}/qmp2").run("dump-guest-memory", paging=False, protocol=f"file:{whole}", format=kind)
+    size = whole.stat().st_size
+    for percent in [5, 30, 60, 90, 99]:
+        os.truncate(whole, size * percent // 100)
+        ran = run("ps", "--core", str(whole), ok=False)
+        # Whatever comes of it, the file is at fault, and no kernel.
+        assert "cut off" in ran.stderr, (percent, ran)
+        assert "another boot" not in ran.stderr and "is broken" not in ran.stderr, (percent, ran)
+        Qmp(f"{folder}/qmp2").run("dump-guest-memory", paging=False, protocol=f"file:{whole}", format=kind)
+
+
 def test_what_is_no_dump_is_one_sentence(run, guest, tmp_path):
     core = tmp_path / "core"
     run("dump", guest, str(core))

@@ -7,13 +7,16 @@ use std::time::{Duration, Instant};
 use vm::agent::Client;
 use vm::{Hold, Machine, Registers};
 
-use crate::kernel::Kernel;
+use crate::kernel::{Kernel, choose};
 use crate::memory::vmcore::Core;
-use crate::memory::{self, PhysMemory, RamFile, RamRange};
+use crate::memory::{self, GuestPhys, PhysMemory, RamFile, RamRange};
 use crate::{Error, Result};
 
 /// How long a reset that is under way is waited for.
 const RESET: Duration = Duration::from_secs(10);
+/// For how long what QEMU said of a machine that klab did not start is taken for true. A reading asks what is known many
+/// times, and each question to QEMU takes some milliseconds.
+const FRESH: Duration = Duration::from_millis(200);
 
 /// A guest whose memory can be read, and whose machine, if there is one, can be paused and asked. Clones are the same
 /// guest, and may be sent to other threads.
@@ -35,6 +38,8 @@ struct Inner {
 #[derive(Debug)]
 struct Known {
     kernel: Kernel,
+    /// That there are other kernels in the memory, and which one this is; that the dump was cut off.
+    note: Option<String>,
     machine: Option<Running>,
     /// The registers that a dump has.
     registers: Vec<Registers>,
@@ -47,6 +52,12 @@ struct Running {
     machine: Machine,
     memory: Arc<dyn PhysMemory>,
     generation: u64,
+    /// Whether its RAM has moved since, and no kernel was found in it yet.
+    moved: bool,
+    /// When QEMU was asked last where its RAM is.
+    asked: Instant,
+    /// Where the VMCOREINFO of the kernel is that is to be shown, rather than the one that runs.
+    wanted: Option<GuestPhys>,
 }
 
 /// How many calls of `paused` are under way, and what holds the guest for them.
@@ -62,7 +73,16 @@ impl Guest {
     /// The guest that `klab up NAME` made, or `klab attach NAME` named. Fails with one sentence and the cure when there is
     /// none, or no kernel in it.
     pub fn attach(name: &str) -> Result<Self> {
-        Ok(Self::of(Known::attach(name)?))
+        Ok(Self::of(Known::attach(name, None)?))
+    }
+
+    /// As [`Self::attach`], of the kernel whose VMCOREINFO is at `at`, also where the CPUs run another: one that crashed,
+    /// while a second one dumps it.
+    ///
+    /// # Errors
+    /// When there is no kernel's VMCOREINFO at `at`.
+    pub fn attach_kernel(name: &str, at: GuestPhys) -> Result<Self> {
+        Ok(Self::of(Known::attach(name, Some(at))?))
     }
 
     /// A guest in a QEMU that someone else started, by its QMP socket; from now on it has this name, as after
@@ -81,6 +101,7 @@ impl Guest {
         let kernel = Kernel::discover(Arc::new(ram))?;
         Ok(Self::of(Known {
             kernel,
+            note: None,
             machine: None,
             registers: Vec::new(),
             bare: true,
@@ -91,9 +112,45 @@ impl Guest {
     /// write them.
     pub fn open_core(path: impl AsRef<Path>) -> Result<Self> {
         let core = Core::open(path.as_ref())?;
-        let kernel = Kernel::discover_noted(core.memory, core.vmcoreinfo.as_deref())?;
+        let memory = Arc::clone(&core.memory);
+        let cut = core
+            .cut
+            .map(|cut| format!("{}: {cut}", path.as_ref().display()));
+        let found = Kernel::discover_noted(core.memory, core.vmcoreinfo.as_deref());
+        let first = match (found, &cut) {
+            // Of what a part is missing it cannot be said that it holds no kernel.
+            (Err(fault), Some(cut)) => return Err(Error::io(format!("{cut}; so {fault}"))),
+            (found, _) => found?,
+        };
+        // Without CR3 in it a dump is of the kernel that its note names.
+        let saved = core.registers.iter().any(|cpu| cpu.cr3.is_some());
+        let (kernel, note) = if saved {
+            let choice = choose(first, Some(&core.registers), || {
+                Kernel::discover_all(memory)
+            })?;
+            (choice.kernel, choice.note)
+        } else {
+            (first, None)
+        };
+        let notes: Vec<String> = cut.into_iter().chain(note).collect();
         Ok(Self::of(Known {
             kernel,
+            note: (!notes.is_empty()).then(|| notes.join("; ")),
+            machine: None,
+            registers: core.registers,
+            bare: false,
+        }))
+    }
+
+    /// As [`Self::open_core`], of the kernel whose VMCOREINFO is at `at`.
+    ///
+    /// # Errors
+    /// When there is no kernel's VMCOREINFO at `at`.
+    pub fn open_core_kernel(path: impl AsRef<Path>, at: GuestPhys) -> Result<Self> {
+        let core = Core::open(path.as_ref())?;
+        Ok(Self::of(Known {
+            kernel: Kernel::discover_at(&core.memory, at)?,
+            note: None,
             machine: None,
             registers: core.registers,
             bare: false,
@@ -110,6 +167,7 @@ impl Guest {
     pub fn from_kernel(kernel: Kernel) -> Self {
         Self::of(Known {
             kernel,
+            note: None,
             machine: None,
             registers: Vec::new(),
             bare: false,
@@ -131,11 +189,35 @@ impl Guest {
         Ok(self.known()?.kernel.clone())
     }
 
-    /// The registers of its CPUs: of a machine that stands still, or those that were saved with a dump.
+    /// What is to be said of all that is read here, `None` as a rule: that there are several kernels in the memory, which
+    /// one this is, and how to see the others; that the dump was cut off.
     ///
     /// # Errors
-    /// When the machine runs, or the dump has none.
+    /// As [`Self::kernel`].
+    pub fn note(&self) -> Result<Option<String>> {
+        Ok(self.known()?.note.clone())
+    }
+
+    /// The registers of its CPUs: of a machine that stands still, or those that were saved with a dump. Only of those that
+    /// run its kernel: another kernel's CPUs run none of its tasks.
+    ///
+    /// # Errors
+    /// When the machine runs, the dump has none, or the CPUs run another kernel.
     pub fn registers(&self) -> Result<Vec<Registers>> {
+        let kernel = self.kernel()?;
+        let mut all = self.all_registers()?;
+        all.retain(|registers| kernel.owns(registers));
+        if all.is_empty() {
+            return Err(Error::Absent(format!(
+                "the CPUs run another kernel than {}: their registers are of none of its tasks",
+                kernel.place()
+            )));
+        }
+        Ok(all)
+    }
+
+    /// The registers of all CPUs, whatever they run.
+    fn all_registers(&self) -> Result<Vec<Registers>> {
         let saved = {
             let known = self.known()?;
             known.machine.is_none().then(|| known.registers.clone())
@@ -220,55 +302,104 @@ impl Guest {
 
     /// What is known, brought up to date.
     fn known(&self) -> Result<MutexGuard<'_, Known>> {
+        self.known_since(FRESH)
+    }
+
+    /// What is known, brought up to date: of a machine that klab did not start by what QEMU said at most `fresh` ago.
+    fn known_since(&self, fresh: Duration) -> Result<MutexGuard<'_, Known>> {
         let mut known = self
             .inner
             .known
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
-        let Some(running) = &known.machine else {
+        let Some(running) = &mut known.machine else {
             return Ok(known);
         };
-        let machine = &running.machine;
-        if let Ok(file) = machine.ram() {
+        let wanted = running.wanted;
+        if let Ok(file) = running.machine.ram() {
             if !running
                 .memory
                 .as_ram()
                 .is_some_and(|ram| ram.is(&file.path))
             {
                 // Taken down, and perhaps started anew under its name.
-                *known = Known::attach(machine.name())?;
-            } else if settled(machine)? != running.generation {
-                *known = Known::of(machine.clone())?;
+                *known = Known::attach(running.machine.name(), wanted)?;
+            } else if settled(&running.machine)? != running.generation {
+                *known = Known::of(running.machine.clone(), wanted)?;
             }
-        } else if machine.lives() && !known.kernel.is_there() {
+        } else if running.machine.lives() {
+            // While it is held by us nothing is asked: a stub that holds it serves no second client.
+            let due = running.asked.elapsed() >= fresh && self.pauses().held.is_none();
+            if due {
+                running.moved |= running.machine.survey()?;
+                running.asked = Instant::now();
+            }
             // Nobody counts the boots of a machine that klab did not start.
-            *known = Known::of(machine.clone())?;
+            if running.moved || !known.kernel.is_there() {
+                let machine = known
+                    .machine
+                    .as_ref()
+                    .map(|running| running.machine.clone());
+                if let Some(machine) = machine {
+                    *known = Known::of(machine, wanted)?;
+                }
+            }
         }
         Ok(known)
     }
 }
 
 impl Known {
-    fn attach(name: &str) -> Result<Self> {
-        Self::of(Machine::attach(name)?)
+    fn attach(name: &str, wanted: Option<GuestPhys>) -> Result<Self> {
+        let mut machine = Machine::attach(name)?;
+        machine.survey()?;
+        Self::of(machine, wanted)
     }
 
-    fn of(machine: Machine) -> Result<Self> {
+    fn of(machine: Machine, wanted: Option<GuestPhys>) -> Result<Self> {
         let memory = memory::of_machine(&machine)?;
         let generation = settled(&machine)?;
-        let kernel = Kernel::discover(Arc::clone(&memory))?;
+        let (kernel, note) = match wanted {
+            Some(at) => (Kernel::discover_at(&memory, at)?, None),
+            None => {
+                let first = Kernel::discover(Arc::clone(&memory))?;
+                let (kernel, note) = running_kernel(first, &machine, &memory)?;
+                (kernel, note)
+            }
+        };
         let machine = Some(Running {
             machine,
             memory,
             generation,
+            moved: false,
+            asked: Instant::now(),
+            wanted,
         });
         Ok(Self {
             kernel,
+            note,
             machine,
             registers: Vec::new(),
             bare: false,
         })
     }
+}
+
+/// The kernel that the machine's CPUs run, and what there is to say of others. A guest of klab's own has one, unless that
+/// one says that it has handed the machine over.
+fn running_kernel(
+    first: Kernel,
+    machine: &Machine,
+    memory: &Arc<dyn PhysMemory>,
+) -> Result<(Kernel, Option<String>)> {
+    if machine.is_own() && !first.gave_over() {
+        return Ok((first, None));
+    }
+    // Where another client has QEMU's socket, what the kernels say of themselves must do.
+    let registers = machine.registers_at_once().ok();
+    let all = || Kernel::discover_all(Arc::clone(memory));
+    let choice = choose(first, registers.as_deref(), all)?;
+    Ok((choice.kernel, choice.note))
 }
 
 /// The machine's generation, once no reset is under way.
@@ -298,7 +429,8 @@ pub(crate) struct Pause<'a> {
 impl<'a> Pause<'a> {
     pub(crate) fn begin(guest: &'a Guest) -> Result<Self> {
         let (machine, memory, bare) = {
-            let known = guest.known()?;
+            // What is read while it stands still must be all of it: a dump.
+            let known = guest.known_since(Duration::ZERO)?;
             let machine = known.machine.as_ref();
             (
                 machine.map(|running| running.machine.clone()),

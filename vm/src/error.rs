@@ -13,14 +13,14 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 #[non_exhaustive]
 pub enum Error {
     /// A file operation failed.
-    #[error("cannot {what} {}: {source}", path.display())]
+    #[error("cannot {what} {}: {why}", path.display())]
     Io {
         /// The operation, as a verb.
         what: &'static str,
         /// What it was done to.
         path: PathBuf,
-        /// What the system said.
-        source: io::Error,
+        /// What the system said. No `source`: the sentence has it, and who prints the chain would print it twice.
+        why: io::Error,
     },
     /// A file that the user named.
     #[error("cannot write {}: {why}", path.display())]
@@ -214,9 +214,21 @@ pub enum Error {
         /// What QEMU said.
         why: String,
     },
-    /// The QMP socket is held by another client.
-    #[error("QEMU's socket {} is busy with another client: end that one and try again", .0.display())]
-    Busy(PathBuf),
+    /// A socket of QEMU's is held by another client.
+    #[error("QEMU's socket {} is busy with another client{}: {cure}", path.display(), held_by(.holders))]
+    Busy {
+        /// The socket.
+        path: PathBuf,
+        /// The clients, as far as this user may know them.
+        holders: Vec<String>,
+        /// What to do, which ends nobody.
+        cure: String,
+    },
+    /// A QMP socket that is not of this machine.
+    #[error(
+        "QMP over TCP ({0}) is not read, since klab reads the memory of QEMU's process on this machine: start QEMU with `-qmp unix:PATH,server=on,wait=off` (a second one beside that is fine) and name PATH"
+    )]
+    QmpByTcp(String),
     /// A tool that is part of every Debian is missing.
     #[error("`{tool}` is missing: `sudo apt install {package}`")]
     NoTool {
@@ -306,6 +318,14 @@ pub enum Error {
     },
 }
 
+fn held_by(holders: &[String]) -> String {
+    if holders.is_empty() {
+        String::new()
+    } else {
+        format!(", {}", holders.join(", "))
+    }
+}
+
 fn names(names: &[String]) -> String {
     if names.is_empty() {
         "none is up".to_owned()
@@ -331,7 +351,7 @@ impl<T> At<T> for io::Result<T> {
             _ => Error::Io {
                 what,
                 path: path.to_owned(),
-                source,
+                why: source,
             },
         })
     }

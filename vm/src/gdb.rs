@@ -46,7 +46,12 @@ impl Machine {
             _ => self.gdb_socket().to_string_lossy().into_owned(),
         };
         let lock = paths::lock(&self.run_dir().join("gdb.lock"), Duration::from_secs(10))?
-            .ok_or_else(|| Error::Busy(address.clone().into()))?;
+            .ok_or_else(|| Error::Busy {
+                path: address.clone().into(),
+                holders: Vec::new(),
+                cure: "another command of klab's reads this guest: try again when it has ended"
+                    .to_owned(),
+            })?;
         let hold = self.hold_by(&address)?;
         let mut gdb = Gdb::connect(&address, Some(lock))?;
         gdb.hold = Some(hold);

@@ -3,6 +3,7 @@
 //! Nothing here knows a kernel structure: it moves bytes and processes.
 
 mod accel;
+mod address;
 mod adopt;
 pub mod agent;
 mod debugger;
@@ -10,11 +11,13 @@ mod error;
 mod folder;
 mod gdb;
 mod halt;
+mod holder;
 pub mod initramfs;
 pub mod kernels;
 mod launch;
 mod lease;
 mod machine;
+mod mappings;
 mod memory;
 mod nic;
 pub mod paths;
@@ -41,7 +44,7 @@ pub use kernels::{Kernel, KernelChoice};
 pub use launch::Owner;
 pub use lease::Hold;
 pub use machine::{Machine, Options, Start};
-pub use memory::Memory;
+pub use memory::{Behind, Memory, ProcessPart, ProcessRam};
 pub use nic::{Cable, GUEST_MAC, MAX_FRAME};
 pub use progress::{Progress, Silent};
 pub use qemu::Accel;

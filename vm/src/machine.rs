@@ -26,6 +26,8 @@ use crate::status::{self, Status};
 
 /// How long another command may hold a guest before we say so.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(2);
+/// How long a reading waits for QEMU's socket where it can do without.
+pub(crate) const BRIEF: Duration = Duration::from_millis(250);
 
 /// What guest to make.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -305,8 +307,37 @@ impl Machine {
     pub fn memory(&self) -> Memory {
         match &self.record {
             Record::Own(meta) => Memory::Files(vec![meta.ram.clone()]),
-            Record::Adopted(adopted) => adopted.memory.clone(),
+            Record::Adopted(adopted) => adopted.shape.memory.clone(),
         }
+    }
+
+    /// Asks QEMU where the RAM of a machine that klab did not start is now: it may have been added, moved or taken away.
+    /// Whether that is another way to it, or other ranges, than were known. Where another client has QEMU's socket, what
+    /// was known is taken if the mappings of QEMU's process still agree with it.
+    ///
+    /// # Errors
+    /// When they do not, QEMU cannot say, or it has ended and its memory with it.
+    pub fn survey(&mut self) -> Result<bool> {
+        let Record::Adopted(adopted) = &mut self.record else {
+            return Ok(false);
+        };
+        if !adopted.qemu.lives() {
+            // A file of its RAM stays readable. Its process's id may be another's by now.
+            return match &adopted.shape.memory {
+                Memory::Files(files)
+                    if !files.iter().any(|file| file.path.starts_with("/proc")) =>
+                {
+                    Ok(false)
+                }
+                _ => Err(Error::Ended(adopted.qemu.pid())),
+            };
+        }
+        let shape = adopted.ask(&self.folder)?;
+        let other = shape.memory != adopted.shape.memory;
+        if shape != adopted.shape {
+            adopted.note(&self.folder, shape);
+        }
+        Ok(other)
     }
 
     /// Whether its QEMU lives.
@@ -378,6 +409,11 @@ impl Machine {
     pub(crate) fn qmp(&self) -> Result<Qmp> {
         self.alive()?;
         Qmp::connect(&self.folder)
+    }
+
+    pub(crate) fn qmp_at_once(&self) -> Result<Qmp> {
+        self.alive()?;
+        Qmp::connect_within(&self.folder, BRIEF)
     }
 
     pub(crate) fn alive(&self) -> Result<()> {

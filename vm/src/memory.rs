@@ -1,5 +1,7 @@
 //! How a machine's RAM is reached: where its guest-physical addresses lie on the host.
 
+use std::path::PathBuf;
+
 use serde::{Deserialize, Serialize};
 
 use crate::ram::{RamFile, RamRange};
@@ -10,8 +12,13 @@ use crate::ram::{RamFile, RamRange};
 pub enum Memory {
     /// It is in files that QEMU shares: they are mapped. A machine that klab started has one.
     Files(Vec<RamFile>),
-    /// It is QEMU's own: it is read from that process. The file is `/proc/PID/mem`, the offsets are addresses there.
-    Process(RamFile),
+    /// Some of it, or all, is QEMU's own: that is read from the process.
+    Process {
+        /// What lies in files that QEMU shares.
+        files: Vec<RamFile>,
+        /// The rest.
+        process: ProcessRam,
+    },
     /// Only QEMU's gdbstub gives it, for which the guest stands still.
     Gdb {
         /// A Unix socket, or `host:port`.
@@ -21,15 +28,58 @@ pub enum Memory {
     },
 }
 
+/// RAM in the memory of QEMU's process.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProcessRam {
+    /// QEMU's process.
+    pub pid: u32,
+    /// Where it lies: the offsets of the ranges are addresses in that process.
+    pub parts: Vec<ProcessPart>,
+}
+
+/// A range of RAM in a process, and what is where the process has no page of its own.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProcessPart {
+    /// The range.
+    pub range: RamRange,
+    /// What lies behind it.
+    pub behind: Behind,
+}
+
+/// What a page of a process holds that is not in its page tables. To read such a page through the process would make it
+/// one: the host's memory would be filled with what the guest never used.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Behind {
+    /// Zeros: private memory of its own.
+    Zeros,
+    /// What the file has there: a private mapping of it.
+    File {
+        /// The file.
+        path: PathBuf,
+        /// Where in it the range begins.
+        offset: u64,
+    },
+    /// Only the process can say: its file cannot be opened by this user.
+    Process,
+}
+
 impl Memory {
     /// All ranges of RAM, in no order.
     pub fn ranges(&self) -> impl Iterator<Item = &RamRange> {
-        let (files, ranges) = match self {
-            Self::Files(files) => (files.as_slice(), &[][..]),
-            Self::Process(file) => (std::slice::from_ref(file), &[][..]),
-            Self::Gdb { ranges, .. } => (&[][..], ranges.as_slice()),
+        let (files, parts, ranges) = match self {
+            Self::Files(files) => (files.as_slice(), &[][..], &[][..]),
+            Self::Process { files, process } => {
+                (files.as_slice(), process.parts.as_slice(), &[][..])
+            }
+            Self::Gdb { ranges, .. } => (&[][..], &[][..], ranges.as_slice()),
         };
-        files.iter().flat_map(|file| &file.ranges).chain(ranges)
+        let parts = parts.iter().map(|part| &part.range);
+        files
+            .iter()
+            .flat_map(|file| &file.ranges)
+            .chain(parts)
+            .chain(ranges)
     }
 
     /// Bytes of RAM.
@@ -44,7 +94,8 @@ impl Memory {
     pub fn way(&self) -> &'static str {
         match self {
             Self::Files(_) => "mapped",
-            Self::Process(_) => "read from QEMU's process",
+            Self::Process { files, .. } if files.is_empty() => "read from QEMU's process",
+            Self::Process { .. } => "mapped where QEMU shares it, else read from its process",
             Self::Gdb { .. } => "read by its gdbstub",
         }
     }

@@ -2,18 +2,20 @@
 
 use std::fs::File;
 use std::io::{self, BufRead, Read, Write};
+use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use nix::fcntl::Flock;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
 use qapi::qmp;
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 
 use crate::error::{Error, Result};
-use crate::{paths, unix};
+use crate::{holder, paths, unix};
 
 /// The longest answer taken; `info mtree -f` of a big machine is some 50 KB.
 const LONGEST: usize = 4 << 20;
@@ -21,6 +23,11 @@ const LONGEST: usize = 4 << 20;
 const PATIENCE: Duration = Duration::from_secs(10);
 /// How long QEMU may take to greet a client; it does not while it has another.
 const GREETING: Duration = Duration::from_secs(5);
+/// How long one and the same client may have the socket before that is said: a command has it for some milliseconds, on a
+/// busy host for longer.
+const TAKEN: Duration = Duration::from_secs(1);
+/// How often it is looked who has it.
+const LOOK: Duration = Duration::from_millis(50);
 
 /// One client of QEMU's control socket; QEMU serves one at a time, so it is held under a lock and briefly.
 #[allow(missing_debug_implementations)] // `qapi::Qmp` has none.
@@ -32,13 +39,20 @@ pub(crate) struct Qmp {
 impl Qmp {
     /// Connects to `qmp` in a guest's run folder.
     pub(crate) fn connect(folder: &Path) -> Result<Self> {
+        Self::connect_within(folder, PATIENCE)
+    }
+
+    /// Connects, waiting at most `patience` for other commands of ours, and as long for QEMU's greeting.
+    pub(crate) fn connect_within(folder: &Path, patience: Duration) -> Result<Self> {
         let path = folder.join("qmp");
-        let lock = paths::lock(&folder.join("qmp.lock"), PATIENCE)?
-            .ok_or_else(|| Error::Busy(path.clone()))?;
         let real = || std::fs::canonicalize(&path).unwrap_or_else(|_| path.clone());
-        let stream = match unix::connect(&path, GREETING) {
+        let lock =
+            paths::lock(&folder.join("qmp.lock"), patience)?.ok_or_else(|| busy(folder, real()))?;
+        let until = Instant::now() + patience.min(GREETING);
+        let stream = match unix::connect(&path, patience.min(TAKEN)) {
             Ok(stream) => stream,
-            Err(error) if is_timeout(&error) => return Err(Error::Busy(real())),
+            // Its queue is full.
+            Err(error) if is_timeout(&error) => return Err(busy(folder, real())),
             Err(error) => {
                 return Err(Error::NoQmp {
                     path: real(),
@@ -46,18 +60,20 @@ impl Qmp {
                 });
             }
         };
+        if !greeted(&stream, &real(), until) {
+            return Err(busy(folder, real()));
+        }
         let mut inner = qapi::Qmp::new(Lines {
             stream,
             read: Vec::new(),
             at: 0,
             end: 0,
-            until: Instant::now(),
+            until: Instant::now() + GREETING,
         });
-        inner.inner_mut().until = Instant::now() + GREETING;
         match inner.handshake() {
             Ok(_) => Ok(Self { inner, _lock: lock }),
             // No greeting: QEMU has another client, one that is not ours.
-            Err(qapi::ExecuteError::Io(error)) if is_timeout(&error) => Err(Error::Busy(real())),
+            Err(qapi::ExecuteError::Io(error)) if is_timeout(&error) => Err(busy(folder, real())),
             Err(error) => Err(Error::NoQmp {
                 path: real(),
                 why: match &error {
@@ -220,6 +236,50 @@ impl Qmp {
                 _ => std::thread::sleep(Duration::from_millis(2)),
             }
         }
+    }
+}
+
+/// Whether something has come from QEMU by then. One that has another client greets nobody: that is not waited for, once
+/// the kernel says that the same one has it for longer than a command of ours takes.
+fn greeted(stream: &UnixStream, path: &Path, until: Instant) -> bool {
+    let began = Instant::now();
+    let mut before = None;
+    loop {
+        let left = until.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return false;
+        }
+        let wait = PollTimeout::try_from(left.min(LOOK)).unwrap_or(PollTimeout::ZERO);
+        let mut fds = [PollFd::new(stream.as_fd(), PollFlags::POLLIN)];
+        match poll(&mut fds, wait) {
+            Ok(0) | Err(nix::Error::EINTR) => {}
+            // The handshake says what is wrong.
+            Ok(_) | Err(_) => return true,
+        }
+        let now = holder::clients(path).filter(|clients| !clients.is_empty());
+        if now.is_some() && now == before && began.elapsed() >= TAKEN {
+            return false;
+        }
+        before = now;
+    }
+}
+
+/// The sentence about a socket that another client has.
+fn busy(folder: &Path, path: PathBuf) -> Error {
+    let clients = holder::clients(&path).unwrap_or_default();
+    let holders = clients.into_iter().filter_map(holder::process_of).collect();
+    let own = folder.join("qmp2");
+    let cure = if own.exists() && !path.ends_with("qmp2") {
+        format!("{} is there for other programs", own.display())
+    } else {
+        "QEMU serves one at a time, so start it with a second `-qmp unix:PATH,server=on,wait=off` for klab, or try again \
+         when that client has left"
+            .to_owned()
+    };
+    Error::Busy {
+        path,
+        holders,
+        cure,
     }
 }
 

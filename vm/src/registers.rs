@@ -10,6 +10,8 @@ macro_rules! registers {
         pub struct Registers {
             /// The CPU's number.
             pub cpu: u32,
+            /// The control register with the physical address of the page tables; `None` where a dump does not have it.
+            pub cr3: Option<u64>,
             $( $(#[$doc])* pub $name: u64, )*
         }
 
@@ -35,11 +37,12 @@ macro_rules! registers {
             /// From the words of a `struct user_regs_struct`.
             #[must_use]
             pub fn from_user(cpu: u32, words: &[u64; Self::USER]) -> Self {
-                Self { cpu, $( $name: words[$slot], )* }
+                Self { cpu, cr3: None, $( $name: words[$slot], )* }
             }
 
             fn set(&mut self, label: &str, value: u64) {
                 match label {
+                    "CR3" => self.cr3 = Some(value),
                     $( $label => self.$name = value, )*
                     _ => {}
                 }
@@ -111,6 +114,14 @@ impl Machine {
     pub fn registers(&self) -> Result<Vec<Registers>> {
         Ok(parse(&self.qmp()?.human("info registers -a")?))
     }
+
+    /// As [`Self::registers`], for who can do without: it does not wait for another client of QEMU's socket.
+    ///
+    /// # Errors
+    /// When that is held, or QEMU does not answer.
+    pub fn registers_at_once(&self) -> Result<Vec<Registers>> {
+        Ok(parse(&self.qmp_at_once()?.human("info registers -a")?))
+    }
 }
 
 /// `RAX=0000.. R8 =0000.. CS =0010 BASE LIMIT FLAGS`, a block a CPU.
@@ -153,6 +164,7 @@ mod tests {
         RIP=ffffffff8dd3b1cb RFL=00000246 [---Z-P-] CPL=0 II=0 A20=1 SMM=0 HLT=1\r\n\
         CS =0010 0000000000000000 ffffffff 00af9b00 DPL=0 CS64 [-RA]\r\n\
         GS =0000 ffff8e5f3ec00000 ffffffff 00c00000\r\n\
+        CR0=80050033 CR2=00007f1122334455 CR3=0000000004c2a000 CR4=00350ef0\r\n\
         \r\nCPU#1\r\nRIP=0000000000401000 RSP=00007ffd00000000\r\n";
 
     #[test]
@@ -166,6 +178,7 @@ mod tests {
         assert_eq!((all[0].rax, all[0].r8, all[0].r10), (1, 8, 10));
         assert_eq!((all[0].cs, all[0].rflags), (0x10, 0x246));
         assert_eq!((all[0].gs, all[0].gs_base), (0, 0xffff_8e5f_3ec0_0000));
+        assert_eq!((all[0].cr3, all[1].cr3), (Some(0x4c2_a000), None));
         assert_eq!((all[1].cpu, all[1].rip), (1, 0x40_1000));
     }
 

@@ -15,6 +15,7 @@ use crate::launch;
 use crate::lease::Open;
 use crate::process;
 use crate::qemu::Accel;
+use crate::qmp::Qmp;
 
 /// A guest as it is now.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -100,6 +101,7 @@ pub(crate) fn of(folder: &Path, record: &Record) -> Status {
 
 fn attached(folder: &Path, adopted: &Adopted) -> Status {
     let pid = adopted.qemu.lives().then(|| adopted.qemu.pid());
+    let mut shape = adopted.shape.clone();
     let (state, detail) = match pid {
         None => (
             State::Dead,
@@ -109,9 +111,20 @@ fn attached(folder: &Path, adopted: &Adopted) -> Status {
             )),
         ),
         Some(_) => match Open::of(folder).and_then(|mut open| open.standing()) {
-            Ok((state, Some(halt))) => halted(state, &halt),
-            Ok((_, None)) => (State::Running, None),
             Err(error) => (State::Unreachable, Some(error.to_string())),
+            Ok((state, halt)) => {
+                let (state, detail) = match halt {
+                    Some(halt) => halted(state, &halt),
+                    None => (State::Running, None),
+                };
+                match Qmp::connect(folder).and_then(|mut qmp| adopted.ask_by(&mut qmp)) {
+                    Ok(now) => {
+                        shape = now;
+                        (state, detail)
+                    }
+                    Err(error) => (state, Some(error.to_string())),
+                }
+            }
         },
     };
     Status {
@@ -119,8 +132,8 @@ fn attached(folder: &Path, adopted: &Adopted) -> Status {
         state,
         detail,
         kernel: None,
-        memory: adopted.memory.bytes(),
-        cpus: adopted.cpus,
+        memory: shape.memory.bytes(),
+        cpus: shape.cpus,
         accel: adopted.accel,
         pid,
         since: adopted.since,

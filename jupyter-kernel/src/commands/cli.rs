@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
+use probes::memory::GuestPhys;
 
 use super::read::{Place, Read};
 
@@ -109,9 +110,20 @@ pub(crate) struct Source {
     /// Look into a dump of a guest's memory instead: an ELF core or a kdump file (`klab dump`, QEMU's `dump-guest-memory`)
     #[arg(long, value_name = "FILE", conflicts_with = "guest")]
     pub(crate) core: Option<PathBuf>,
+    /// Show the kernel whose VMCOREINFO is at this physical address [default: where several are in memory, the one that
+    /// the CPUs run]
+    #[arg(long, value_name = "ADDRESS", value_parser = physical)]
+    pub(crate) kernel_at: Option<GuestPhys>,
     /// Print the Rust cell that does the same
     #[arg(long)]
     pub(crate) code: bool,
+}
+
+/// A physical address, in hexadecimal.
+fn physical(text: &str) -> Result<GuestPhys, String> {
+    u64::from_str_radix(text.strip_prefix("0x").unwrap_or(text), 16)
+        .map(GuestPhys)
+        .map_err(|_| "a physical address is hexadecimal: 0x5865a000".to_owned())
 }
 
 /// The commands that read a guest's memory.
@@ -338,10 +350,10 @@ pub(crate) enum Machine {
     Attach {
         /// The name to give it
         name: String,
-        /// QEMU's control socket (`-qmp unix:SOCKET,server=on,wait=off`)
+        /// QEMU's control socket, by its path or as QEMU spells it (`unix:SOCKET,server=on,wait=off`)
         #[arg(long, value_name = "SOCKET")]
         qmp: PathBuf,
-        /// Read its RAM by its gdbstub, a Unix socket or HOST:PORT [default: map it where QEMU shares it by a file, else
+        /// Read its RAM by its gdbstub, a Unix socket or HOST:PORT, also as QEMU spells it [default: map it where QEMU shares it by a file, else
         /// read it from QEMU's process]
         #[arg(long, value_name = "ADDRESS")]
         gdb: Option<String>,

@@ -9,8 +9,21 @@ use super::search;
 pub(crate) fn cell(command: &Look) -> anyhow::Result<String> {
     let guest = match command.source() {
         Source {
+            core: Some(file),
+            kernel_at: Some(at),
+            ..
+        } => format!("Guest::open_core_kernel({file:?}, GuestPhys({:#x}))?", at.0),
+        Source {
             core: Some(file), ..
         } => format!("Guest::open_core({file:?})?"),
+        Source {
+            guest,
+            kernel_at: Some(at),
+            ..
+        } => {
+            let name = guest.clone().unwrap_or_else(super::default_guest);
+            format!("Guest::attach_kernel({name:?}, GuestPhys({:#x}))?", at.0)
+        }
         Source {
             guest: Some(name), ..
         } => format!("Guest::attach({name:?})?"),

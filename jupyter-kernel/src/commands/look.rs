@@ -128,12 +128,26 @@ fn code(command: &Look) -> Result<Output> {
     Output::new(cell.clone(), &json!({ "code": cell }))
 }
 
-/// The guest that a command looks into.
-fn guest(source: &Source, cx: &Context<'_>) -> Result<Guest> {
+/// The guest that a command looks into. What is to be said of all that is read in it is said first.
+fn guest(source: &Source, cx: &mut Context<'_>) -> Result<Guest> {
+    let guest = find(source, cx)?;
+    if let Some(note) = guest.note()? {
+        (cx.sink)(Stream::Stderr, format!("{note}\n").as_bytes());
+    }
+    Ok(guest)
+}
+
+fn find(source: &Source, cx: &Context<'_>) -> Result<Guest> {
     if let Some(file) = &source.core {
-        return Ok(Guest::open_core(file)?);
+        return Ok(match source.kernel_at {
+            Some(at) => Guest::open_core_kernel(file, at)?,
+            None => Guest::open_core(file)?,
+        });
     }
     let name = source.guest.as_deref().unwrap_or(&cx.guest);
+    if let Some(at) = source.kernel_at {
+        return Ok(Guest::attach_kernel(name, at)?);
+    }
     let mut known = KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
     let still = |guest: &Guest| {
         guest.kernel().is_ok() && guest.machine().is_ok_and(|machine| machine.is_own())

@@ -20,7 +20,7 @@ pub(crate) fn run(command: &cli::Machine, cx: &mut Context<'_>) -> Result<Output
         M::Up(up) => start(up, cx),
         M::Status { name } => status(name.as_deref()),
         M::Down { all: true, .. } => down_all(cx),
-        M::Attach { name, qmp, gdb } => adopt(name, qmp, gdb.as_deref()),
+        M::Attach { name, qmp, gdb } => adopt(name, qmp, gdb.as_deref(), cx),
         M::Detach { name } => {
             Machine::attach(name)?.detach()?;
             done(name, "detached")
@@ -75,11 +75,15 @@ fn done(name: &str, state: &str) -> Result<Output> {
     )
 }
 
-fn adopt(name: &str, qmp: &Path, gdb: Option<&str>) -> Result<Output> {
+fn adopt(name: &str, qmp: &Path, gdb: Option<&str>, cx: &mut Context<'_>) -> Result<Output> {
     let machine = Machine::adopt(name, qmp, gdb)?;
     let (status, way) = (machine.status(), machine.memory().way());
     // One that has not booted yet is attached all the same.
-    let kernel = Guest::attach(name).and_then(|guest| guest.kernel());
+    let guest = Guest::attach(name);
+    if let Ok(Some(note)) = guest.as_ref().map_or(Ok(None), Guest::note) {
+        (cx.sink)(Stream::Stderr, format!("{note}\n").as_bytes());
+    }
+    let kernel = guest.and_then(|guest| guest.kernel());
     let found = match &kernel {
         Ok(kernel) => format!("linux {}", kernel.release()),
         Err(error) => error.to_string(),

@@ -42,6 +42,8 @@ pub enum KallsymsStyle {
 #[derive(Debug)]
 pub struct FakeKernel {
     release: String,
+    /// Where its RAM begins.
+    base: u64,
     ram: Vec<u8>,
     paging: Paging,
     root: GuestPhys,
@@ -72,6 +74,16 @@ impl FakeKernel {
     /// The same with four or five levels.
     #[must_use]
     pub fn with_paging(paging: Paging) -> Self {
+        Self::made(paging, 0)
+    }
+
+    /// The same in RAM that begins at `base`, whole pages of 2 MiB: beside another kernel.
+    #[must_use]
+    pub fn with_ram_at(base: u64) -> Self {
+        Self::made(Paging::FourLevel, base)
+    }
+
+    fn made(paging: Paging, base: u64) -> Self {
         let kaslr = 0x1da0_0000;
         let text = START_KERNEL_MAP + 0x100_0000 + kaslr;
         let direct_map = match paging {
@@ -80,14 +92,15 @@ impl FakeKernel {
         };
         let mut fake = Self {
             release: "7.3.4-fake".to_owned(),
+            base,
             ram: vec![0; RAM as usize],
             paging,
             root: GuestPhys(0),
             kaslr,
-            phys_base: IMAGE.start.wrapping_sub(text - START_KERNEL_MAP),
+            phys_base: (base + IMAGE.start).wrapping_sub(text - START_KERNEL_MAP),
             direct_map,
-            image_end: IMAGE.start,
-            heap_end: IMAGE.end,
+            image_end: base + IMAGE.start,
+            heap_end: base + IMAGE.end,
             symbols: vec![(text, 'T', "_stext".to_owned())],
             style: KallsymsStyle::Place,
             long_names: true,
@@ -133,7 +146,7 @@ impl FakeKernel {
     /// Zeroed memory of the heap, in the direct map, 64-byte aligned: where a kernel's structures are.
     pub fn alloc(&mut self, len: u64) -> Result<GuestVirt> {
         let at = self.heap_end.next_multiple_of(64);
-        let end = at.checked_add(len).filter(|end| *end <= RAM);
+        let end = at.checked_add(len).filter(|end| *end <= self.base + RAM);
         self.heap_end =
             end.ok_or_else(|| Error::Invalid("the fake kernel's heap is full".to_owned()))?;
         Ok(GuestVirt(self.direct_map + at))
@@ -168,7 +181,8 @@ impl FakeKernel {
             at,
             len: bytes.len(),
         };
-        let from = usize::try_from(at.0).map_err(|_| fault.clone())?;
+        let from = at.0.checked_sub(self.base).ok_or_else(|| fault.clone())?;
+        let from = usize::try_from(from).map_err(|_| fault.clone())?;
         let place = from
             .checked_add(bytes.len())
             .and_then(|to| self.ram.get_mut(from..to));
@@ -202,10 +216,10 @@ impl FakeKernel {
             if 1 << shift == size {
                 return self.write_phys(slot, &entry.to_le_bytes());
             }
-            let from = slot.0 as usize;
+            let from = slot.0.wrapping_sub(self.base) as usize;
             let old = self
                 .ram
-                .get(from..from + 8)
+                .get(from..from.saturating_add(8))
                 .and_then(|b| b.try_into().ok())
                 .map_or(0, u64::from_le_bytes);
             table = if old & 1 == 0 {
@@ -222,7 +236,7 @@ impl FakeKernel {
     fn image(&mut self, bytes: &[u8]) -> Result<GuestVirt> {
         let at = self.image_end.next_multiple_of(64);
         let end = at + bytes.len() as u64;
-        if end > IMAGE.end {
+        if end > self.base + IMAGE.end {
             return Err(Error::Invalid("the fake kernel's image is full".to_owned()));
         }
         self.image_end = end;
@@ -275,17 +289,18 @@ impl FakeKernel {
         let page = self.alloc_page()?;
         self.write_phys(page, info.as_bytes())?;
 
-        for phys in (0..RAM).step_by(2 << 20) {
+        let base = self.base;
+        for phys in (base..base + RAM).step_by(2 << 20) {
             let at = GuestVirt(self.direct_map + phys);
             self.map(self.root, at, phys | PRESENT_RW | 0x80, 2 << 20)?;
         }
-        for phys in IMAGE.step_by(PAGE_SIZE as usize) {
+        for phys in (base + IMAGE.start..base + IMAGE.end).step_by(PAGE_SIZE as usize) {
             let at = phys
                 .wrapping_sub(self.phys_base)
                 .wrapping_add(START_KERNEL_MAP);
             self.map(self.root, GuestVirt(at), phys | PRESENT_RW, PAGE_SIZE)?;
         }
-        Ok(FakeMemory::new([(GuestPhys(0), self.ram)]))
+        Ok(FakeMemory::new([(GuestPhys(base), self.ram)]))
     }
 
     /// The kernel, found in that memory as a real one is.
@@ -295,8 +310,7 @@ impl FakeKernel {
     }
 
     fn text(&self) -> u64 {
-        IMAGE
-            .start
+        (self.base + IMAGE.start)
             .wrapping_sub(self.phys_base)
             .wrapping_add(START_KERNEL_MAP)
     }

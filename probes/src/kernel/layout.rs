@@ -2,8 +2,9 @@
 
 use std::sync::Arc;
 
-use super::vmcoreinfo::{self, VmcoreInfo};
-use crate::memory::{AddressSpace, GuestPhys, GuestVirt, Linear, PAGE_SIZE, Paging, PhysMemory};
+use super::vmcoreinfo::VmcoreInfo;
+use crate::error::Of as _;
+use crate::memory::{AddressSpace, GuestPhys, GuestVirt, Linear, Paging, PhysMemory};
 use crate::{Error, Result};
 
 /// Where the kernel image is linked, KASLR aside (`__START_KERNEL_map`).
@@ -26,34 +27,8 @@ pub(super) struct Layout {
 }
 
 impl Layout {
-    /// Finds the VMCOREINFO that describes the kernel around it: `noted`, the text that came with the memory, else a page
-    /// of RAM, which is searched.
-    pub(super) fn find(memory: &Arc<dyn PhysMemory>, noted: Option<&[u8]>) -> Result<Self> {
-        let noted = noted.map(|text| VmcoreInfo::parse(text, None));
-        let mut fault = match noted.map(|info| info.and_then(|info| Self::of(memory, info))) {
-            Some(Ok(layout)) => return Ok(layout),
-            Some(Err(fault)) => Some(fault),
-            None => None,
-        };
-        let mut from = GuestPhys(0);
-        while let Some(page) = memory.find_page(vmcoreinfo::PREFIX, from)? {
-            match VmcoreInfo::read(memory.as_ref(), page).and_then(|info| Self::of(memory, info)) {
-                Ok(layout) => return Ok(layout),
-                Err(e) => fault = Some(e),
-            }
-            from = page.offset(PAGE_SIZE);
-        }
-        Err(fault.unwrap_or_else(|| {
-            Error::NoKernel(
-                "no page of RAM begins with OSRELEASE=: the guest has not booted yet, or its kernel lacks \
-                 CONFIG_VMCORE_INFO (CONFIG_CRASH_CORE before 6.9)"
-                    .to_owned(),
-            )
-        }))
-    }
-
     /// The layout that `info` describes, if the memory agrees with it.
-    fn of(memory: &Arc<dyn PhysMemory>, info: VmcoreInfo) -> Result<Self> {
+    pub(super) fn of(memory: &Arc<dyn PhysMemory>, info: VmcoreInfo) -> Result<Self> {
         let absent =
             |what: &str| Error::NoKernel(format!("VMCOREINFO {} has no {what}", info.place()));
         let phys_base = info
@@ -71,17 +46,27 @@ impl Layout {
         let space = AddressSpace::paged(Arc::clone(memory), root, paging);
 
         // A page left over from an earlier boot, or a file that looks like one, fails here.
-        if space.translate(top).ok() != Some(root) {
-            let place = info.place();
-            return Err(Error::NoKernel(format!(
-                "VMCOREINFO {place} names page tables that do not map themselves: it is of another boot"
-            )));
+        match space.translate(top) {
+            Ok(at) if at == root => {}
+            // Nothing follows from what the source does not have.
+            Err(fault) if fault.kind().is_of_the_source() => {
+                let place = info.place();
+                return Err(fault).of(|| format!("the page tables that VMCOREINFO {place} names"));
+            }
+            Ok(_) | Err(_) => {
+                let place = info.place();
+                return Err(Error::NoKernel(format!(
+                    "VMCOREINFO {place} names page tables that do not map themselves: it is of another boot"
+                )));
+            }
         }
         if let (Some(uts), Some(name)) = (
             info.symbol("init_uts_ns"),
             info.offset("uts_namespace.name"),
         ) {
-            let release = space.read_cstr(uts.offset(name).offset(UTS_RELEASE), 65)?;
+            let release = space
+                .read_cstr(uts.offset(name).offset(UTS_RELEASE), 65)
+                .of(|| format!("init_uts_ns, which VMCOREINFO {} names", info.place()))?;
             if release != info.release().as_bytes() {
                 let (place, named, found) =
                     (info.place(), info.release(), crate::text_of(&release));
@@ -91,7 +76,8 @@ impl Layout {
             }
         }
 
-        let direct_map = direct_map(&space, GuestVirt(floor))?;
+        let direct_map = direct_map(&space, GuestVirt(floor))
+            .of(|| format!("the page tables that VMCOREINFO {} names", info.place()))?;
         let [text, data] = image(&space, phys_base);
         let space = space.with_linear([direct_map, text, data]);
         Ok(Self {
@@ -126,7 +112,8 @@ fn direct_map(space: &AddressSpace, floor: GuestVirt) -> Result<Linear> {
 }
 
 /// The two longest stretches of the kernel image that are mapped by its linear rule. There is a gap between them when
-/// the kernel unmapped its init sections.
+/// the kernel unmapped its init sections. Where its tables cannot be read the stretches end: what lies behind is then
+/// translated by the tables, and whoever reads it is told why it cannot be.
 fn image(space: &AddressSpace, phys_base: u64) -> [Linear; 2] {
     let mut runs: Vec<Linear> = Vec::new();
     let last = GuestVirt(START_KERNEL_MAP + GIB - 1);

@@ -10,6 +10,8 @@ mod kallsyms;
 mod layout;
 mod module_symbols;
 mod names;
+mod running;
+mod search;
 #[cfg(test)]
 mod tests;
 mod torn;
@@ -27,8 +29,10 @@ pub use kallsyms::{Kallsyms, Symbol, SymbolAt};
 use layout::Layout;
 pub use module_symbols::{ElfSymbol, ModuleSymbols};
 pub use names::{Definition, Spelling};
+pub(crate) use running::choose;
 pub use vmcoreinfo::VmcoreInfo;
 
+use crate::error::Of as _;
 use crate::memory::{AddressSpace, GuestPhys, GuestVirt, PhysMemory};
 use crate::{Error, Result, text_of};
 
@@ -54,7 +58,8 @@ struct Inner {
 }
 
 impl Kernel {
-    /// Finds the kernel in `memory`: VMCOREINFO by a scan, then its page tables. Symbols are decoded when first used.
+    /// Finds the kernel in `memory`: VMCOREINFO by a scan, then its page tables, its symbols and its types. The first that
+    /// has all of them is taken: [`Self::discover_all`] finds the others.
     pub fn discover(memory: Arc<dyn PhysMemory>) -> Result<Self> {
         Self::discover_noted(memory, None)
     }
@@ -62,9 +67,42 @@ impl Kernel {
     /// As [`Self::discover`], in memory that came with the text of VMCOREINFO: a dump with a note. Where the note is not
     /// of this memory, it is searched.
     pub fn discover_noted(memory: Arc<dyn PhysMemory>, noted: Option<&[u8]>) -> Result<Self> {
-        let layout = Layout::find(&memory, noted)?;
+        search::Search::new(memory, noted).first()
+    }
+
+    /// All kernels in `memory`, each whole: one that crashed and the one that was started to dump it, one that another
+    /// booted. All of RAM is searched.
+    pub fn discover_all(memory: Arc<dyn PhysMemory>) -> Result<Vec<Self>> {
+        search::Search::new(memory, None).all()
+    }
+
+    /// The kernel whose VMCOREINFO is the page at `at`.
+    ///
+    /// # Errors
+    /// When that page is none, or is of no kernel in this memory.
+    pub fn discover_at(memory: &Arc<dyn PhysMemory>, at: GuestPhys) -> Result<Self> {
+        let info = VmcoreInfo::read(memory.as_ref(), at)
+            .of(|| format!("the page at physical {at}, as VMCOREINFO"))?;
+        Ok(Self::of_layout(Layout::of(memory, info)?))
+    }
+
+    fn of_layout(layout: Layout) -> Self {
         let (release, space) = (layout.info.release().to_owned(), layout.space.clone());
-        Ok(Self::of(release, space, Some(layout), OnceLock::new()))
+        Self::of(release, space, Some(layout), OnceLock::new())
+    }
+
+    /// Reads what everything else rests on: symbols, and types where it has them.
+    fn try_all(&self) -> Result<()> {
+        self.symbols()?;
+        match self.btf() {
+            Ok(_) | Err(Error::Unsupported(_)) => Ok(()),
+            Err(fault) => Err(fault.clone()),
+        }
+    }
+
+    /// Whether both are one kernel: they have their page tables in the same place.
+    fn is_same(&self, other: &Self) -> bool {
+        self.space().root() == other.space().root()
     }
 
     /// A kernel of known parts: for tests.

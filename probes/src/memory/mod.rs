@@ -3,6 +3,7 @@
 mod addr;
 mod fake;
 mod gdbstub;
+mod mixed;
 mod pagetable;
 mod process;
 mod ram;
@@ -12,6 +13,7 @@ pub mod vmcore;
 pub use addr::{GuestPhys, GuestVirt, PAGE_SIZE};
 pub use fake::FakeMemory;
 pub use gdbstub::GdbMemory;
+pub use mixed::MixedMemory;
 pub use pagetable::{Entry, EntryKind, Level, PageWalk, Paging, PresentPage, PresentPages, Step};
 pub use process::ProcessMemory;
 pub use ram::RamFile;
@@ -22,7 +24,7 @@ use std::sync::Arc;
 
 use vm::{Machine, Memory};
 
-use crate::Result;
+use crate::{Error, Result};
 
 /// The memory of a machine, by the way that its record says.
 ///
@@ -31,9 +33,48 @@ use crate::Result;
 pub fn of_machine(machine: &Machine) -> Result<Arc<dyn PhysMemory>> {
     Ok(match machine.memory() {
         Memory::Files(files) => Arc::new(RamFile::open_all(&files)?),
-        Memory::Process(file) => Arc::new(ProcessMemory::open(&file)?),
+        Memory::Process { files, process } => {
+            let process = ProcessMemory::open(&process)?;
+            if files.is_empty() {
+                Arc::new(process)
+            } else {
+                Arc::new(MixedMemory::new(RamFile::open_all(&files)?, process)?)
+            }
+        }
         Memory::Gdb { ranges, .. } => Arc::new(GdbMemory::new(machine.clone(), &ranges)),
     })
+}
+
+/// Pages that are searched at a time.
+const SEARCHED: u64 = 64;
+
+/// Reads what may lie in several ranges that follow each other (two nodes, a DIMM behind the board's own memory): each
+/// part by `read`.
+fn across(
+    ranges: &[PhysRange],
+    at: GuestPhys,
+    buf: &mut [u8],
+    mut read: impl FnMut(GuestPhys, &mut [u8]) -> Result<()>,
+) -> Result<()> {
+    let not_ram = Error::NotRam { at, len: buf.len() };
+    if at.0.checked_add(buf.len() as u64).is_none() {
+        return Err(not_ram);
+    }
+    let mut done = 0;
+    while done < buf.len() {
+        let here = at.offset(done as u64);
+        let index = ranges.partition_point(|range| range.start <= here);
+        let range = index.checked_sub(1).and_then(|i| ranges.get(i));
+        let left = range.map_or(0, |range| range.len.saturating_sub(here.0 - range.start.0));
+        let left = usize::try_from(left).unwrap_or(usize::MAX);
+        if left == 0 {
+            return Err(not_ram);
+        }
+        let end = buf.len().min(done.saturating_add(left));
+        read(here, &mut buf[done..end])?;
+        done = end;
+    }
+    Ok(())
 }
 
 /// A stretch of guest RAM, in guest-physical addresses.
@@ -78,23 +119,29 @@ pub trait PhysMemory: Send + Sync + std::fmt::Debug {
 
     /// The first page at or after `from` whose bytes begin with `prefix`.
     fn find_page(&self, prefix: &[u8], from: GuestPhys) -> Result<Option<GuestPhys>> {
-        let mut page = vec![0; prefix.len().min(PAGE_SIZE as usize)];
+        let mut chunk = vec![0; (SEARCHED * PAGE_SIZE) as usize];
+        let prefix = &prefix[..prefix.len().min(PAGE_SIZE as usize)];
+        // A search that is gone on with after a hit often hits at once.
+        let mut want = PAGE_SIZE;
         for range in self.ranges() {
             let end = range.start.0.saturating_add(range.len);
-            let Some(mut at) = range
-                .start
-                .0
-                .max(from.0)
-                .checked_next_multiple_of(PAGE_SIZE)
-            else {
+            let first = range.start.0.max(from.0);
+            let Some(mut at) = first.checked_next_multiple_of(PAGE_SIZE) else {
                 break;
             };
-            while at < end && end - at >= page.len() as u64 {
-                self.read(GuestPhys(at), &mut page)?;
-                if page == prefix {
-                    return Ok(Some(GuestPhys(at)));
+            while at < end {
+                at = at.max(self.next_data(GuestPhys(at)).page().0);
+                if at >= end {
+                    break;
                 }
-                at = at.saturating_add(PAGE_SIZE);
+                let here = want.min(end - at) as usize;
+                self.read_once(GuestPhys(at), &mut chunk[..here])?;
+                let mut pages = chunk[..here].chunks(PAGE_SIZE as usize);
+                if let Some(hit) = pages.position(|page| page.starts_with(prefix)) {
+                    return Ok(Some(GuestPhys(at + hit as u64 * PAGE_SIZE)));
+                }
+                at = at.saturating_add(here as u64);
+                want = (want * 2).min(chunk.len() as u64);
             }
         }
         Ok(None)

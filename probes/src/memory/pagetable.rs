@@ -6,6 +6,7 @@
 use serde::Serialize;
 
 use super::{GuestPhys, GuestVirt, PhysMemory};
+use crate::error::ErrorKind;
 use crate::{Error, Result};
 
 /// Bits 12..51: the physical address in an entry.
@@ -290,17 +291,9 @@ pub(crate) fn walk(
         }
         tables[depth] = table;
         let index = ((at.0 >> shift) & INDEX) as u16;
-        let entry = Entry(word(table.offset(u64::from(index) * 8)).map_err(|_| {
-            let why = format!(
-                "the table of the {} level at physical {table} is not in RAM",
-                level.name()
-            );
-            Error::Broken {
-                what: "page table",
-                at,
-                why,
-            }
-        })?);
+        let entry = word(table.offset(u64::from(index) * 8))
+            .map_err(|fault| unreadable(fault, at, table, level.name()))?;
+        let entry = Entry(entry);
         let kind = entry.decode(level, shift);
         let step = Step {
             level,
@@ -332,6 +325,23 @@ pub(crate) fn walk(
         }),
         |step| Ok(Err(step)),
     )
+}
+
+/// The error about a table that cannot be read: damage where it is not in RAM, else what the source of the memory says.
+#[cold]
+fn unreadable(fault: Error, at: GuestVirt, table: GuestPhys, level: &str) -> Error {
+    if fault.kind() == ErrorKind::Unmapped {
+        let why = format!("the table of the {level} level at physical {table} is not in RAM");
+        return Error::Broken {
+            what: "page table",
+            at,
+            why,
+        };
+    }
+    Error::In {
+        what: format!("the {level} table at physical {table}, which maps {at}"),
+        error: Box::new(fault),
+    }
 }
 
 /// The physical address behind `at`, or `None` where [`walk`] has something to say: the same walk without its story,
@@ -491,13 +501,14 @@ impl<'a> PresentPages<'a> {
         let mut entries = vec![0; (end + 1).saturating_sub(index) as usize * 8];
         self.memory
             .read(table.offset(index * 8), &mut entries)
-            .map_err(|_| {
-                let why = format!("the table at physical {table} is not in RAM");
-                Error::Broken {
-                    what: "page table",
+            .map_err(|fault| {
+                let level = self.levels.get(self.stack.len());
+                unreadable(
+                    fault,
                     at,
-                    why,
-                }
+                    table,
+                    level.map_or("next", |(level, _)| level.name()),
+                )
             })?;
         self.stack.push(Frame {
             table,

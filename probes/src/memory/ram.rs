@@ -12,7 +12,7 @@ use std::sync::Arc;
 use vm_memory::mmap::MmapRegion;
 use vm_memory::{AtomicInteger, FileOffset, VolatileMemory};
 
-use super::{GuestPhys, PAGE_SIZE, PhysMemory, PhysRange, RamRange};
+use super::{GuestPhys, PAGE_SIZE, PhysMemory, PhysRange, RamRange, across};
 use crate::{Error, Result};
 
 /// A guest's RAM file, mapped read-only. Clones share the mapping.
@@ -123,6 +123,11 @@ impl RamFile {
         None
     }
 
+    /// Whether it has the byte at `at`.
+    pub(super) fn has(&self, at: GuestPhys) -> bool {
+        self.locate(at).is_some()
+    }
+
     /// One naturally aligned word, loaded in one piece; `None` when unaligned or not RAM.
     #[inline]
     pub(crate) fn load<T: AtomicInteger>(&self, at: GuestPhys) -> Option<T::V> {
@@ -143,7 +148,14 @@ impl PhysMemory for RamFile {
                 Ok(())
             }
             None if buf.is_empty() => Ok(()),
-            None => Err(Error::NotRam { at, len: buf.len() }),
+            None => across(&self.ranges, at, buf, |at, part| {
+                let slice = self
+                    .locate(at)
+                    .and_then(|(r, offset)| r.map.get_slice(offset, part.len()).ok());
+                let len = part.len();
+                slice.ok_or(Error::NotRam { at, len })?.copy_to(part);
+                Ok(())
+            }),
         }
     }
 
@@ -172,53 +184,18 @@ impl PhysMemory for RamFile {
         &self.ranges
     }
 
+    /// Reads the file rather than the mapping: pages looked at once must not stay in this process, and a hole that is
+    /// touched in a mapping is filled.
     fn read_once(&self, at: GuestPhys, buf: &mut [u8]) -> Result<()> {
-        let (region, offset) = self
-            .locate(at)
-            .filter(|(region, _)| buf.len() as u64 <= region.start + region.len - at.0)
-            .ok_or(Error::NotRam { at, len: buf.len() })?;
-        let from = region.offset - region.skip + offset as u64;
-        region
-            .file
-            .read_exact_at(buf, from)
-            .map_err(|e| Error::io(format!("cannot read the guest's RAM file: {e}")))
-    }
-
-    /// Reads the file rather than the mapping: pages looked at once must not stay in this process, and the file's
-    /// holes are skipped.
-    fn find_page(&self, prefix: &[u8], from: GuestPhys) -> Result<Option<GuestPhys>> {
-        let mut chunk = vec![0; 64 * PAGE_SIZE as usize];
-        let mut regions: Vec<&Region> = self.regions.iter().collect();
-        regions.sort_by_key(|region| region.start);
-        for region in regions {
-            let end = region.len;
-            let Some(mut at) = from
-                .0
-                .saturating_sub(region.start)
-                .checked_next_multiple_of(PAGE_SIZE)
-            else {
-                break;
-            };
-            while at < end {
-                let Some(data) =
-                    next_data(&region.file, region.offset + at).map(|data| data - region.offset)
-                else {
-                    break;
-                };
-                at = data & !(PAGE_SIZE - 1);
-                let want = end.saturating_sub(at).min(chunk.len() as u64) as usize;
-                region
-                    .file
-                    .read_exact_at(&mut chunk[..want], region.offset + at)
-                    .map_err(|e| Error::io(format!("cannot read the guest's RAM file: {e}")))?;
-                let pages = chunk[..want].chunks_exact(PAGE_SIZE as usize);
-                if let Some(hit) = pages.into_iter().position(|page| page.starts_with(prefix)) {
-                    return Ok(Some(GuestPhys(region.start + at + hit as u64 * PAGE_SIZE)));
-                }
-                at += want as u64;
-            }
-        }
-        Ok(None)
+        across(&self.ranges, at, buf, |at, part| {
+            let len = part.len();
+            let (region, offset) = self.locate(at).ok_or(Error::NotRam { at, len })?;
+            let from = region.offset - region.skip + offset as u64;
+            region
+                .file
+                .read_exact_at(part, from)
+                .map_err(|e| Error::io(format!("cannot read the guest's RAM file: {e}")))
+        })
     }
 
     fn as_ram(&self) -> Option<&RamFile> {
@@ -267,8 +244,16 @@ fn map(path: &Path, ranges: &[RamRange]) -> Result<Vec<Region>> {
     Ok(regions)
 }
 
+/// A mapping of the first `len` bytes of a file.
+#[cfg(test)]
+pub(super) fn map_holes(file: &File, len: u64, flags: i32) -> Option<MmapRegion<()>> {
+    let backing = FileOffset::new(file.try_clone().ok()?, 0);
+    let bytes = usize::try_from(len).ok()?;
+    MmapRegion::build(Some(backing), bytes, nix::libc::PROT_READ, flags).ok()
+}
+
 /// The first offset at or after `from` that the file holds bytes for, `from` itself where the filesystem cannot say.
-fn next_data(file: &File, from: u64) -> Option<u64> {
+pub(super) fn next_data(file: &File, from: u64) -> Option<u64> {
     let offset = i64::try_from(from).ok()?;
     match nix::unistd::lseek(file, offset, nix::unistd::Whence::SeekData) {
         Ok(data) => u64::try_from(data).ok(),

@@ -53,9 +53,9 @@ impl Chain<'_> {
             return Err(self.guard.broken(self.last, format!("its next is {why}")));
         }
         self.guard.step(node)?;
-        self.node = word(self.kernel, node.offset(self.next)).map_err(|e| {
-            let why = format!("its next is {node}, which cannot be read: {e}");
-            self.guard.broken(self.last, why)
+        self.node = word(self.kernel, node.offset(self.next)).map_err(|fault| {
+            self.guard
+                .unreadable(self.last, &format!("its next is {node}"), fault)
         })?;
         self.last = node;
         Ok(Some(node))

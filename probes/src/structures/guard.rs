@@ -69,6 +69,11 @@ impl Guard {
         Ok(())
     }
 
+    /// As [`unreadable`](super::unreadable), of this walk's structure.
+    pub(crate) fn unreadable(&self, holder: GuestVirt, relation: &str, fault: Error) -> Error {
+        super::unreadable(self.what, holder, relation, fault)
+    }
+
     pub(crate) fn broken(&self, at: GuestVirt, why: String) -> Error {
         Error::Broken {
             what: self.what,

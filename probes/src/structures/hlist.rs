@@ -64,11 +64,9 @@ impl<'k> Chain<'k> {
         }
         let node = GuestVirt(next);
         self.guard.step(node)?;
-        let onwards = word(self.kernel, node).map_err(|e| {
-            self.guard.broken(
-                self.last,
-                format!("its next is {next:#x}, which cannot be read: {e}"),
-            )
+        let onwards = word(self.kernel, node).map_err(|fault| {
+            self.guard
+                .unreadable(self.last, &format!("its next is {next:#x}"), fault)
         })?;
         self.last = node;
         self.next = Some(onwards);

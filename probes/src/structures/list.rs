@@ -81,9 +81,9 @@ impl List<'_> {
             return Err(self.guard.broken(self.last, format!("its next is {why}")));
         }
         self.guard.step(node)?;
-        let onwards = word(self.kernel, node).map_err(|e| {
-            let why = format!("its next is {next:#x}, which cannot be read: {e}");
-            self.guard.broken(self.last, why)
+        let onwards = word(self.kernel, node).map_err(|fault| {
+            self.guard
+                .unreadable(self.last, &format!("its next is {next:#x}"), fault)
         })?;
         self.last = node;
         self.next = Some(onwards);

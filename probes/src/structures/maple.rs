@@ -5,7 +5,7 @@
 
 use std::collections::HashSet;
 
-use super::word;
+use super::{unreadable, word};
 use crate::cell::check_interrupt;
 use crate::kernel::Kernel;
 use crate::memory::GuestVirt;
@@ -213,11 +213,9 @@ impl Maple<'_> {
             });
         }
         self.nodes += 1;
-        let parent = word(self.kernel, node.offset(self.layout.parent)).map_err(|e| {
-            Self::broken(
-                holder,
-                format!("a child of it is {encoded:#x}, which cannot be read: {e}"),
-            )
+        let parent = word(self.kernel, node.offset(self.layout.parent)).map_err(|fault| {
+            let relation = format!("a child of it is {encoded:#x}");
+            unreadable("maple tree", holder, &relation, fault)
         })?;
         if parent & !NODE_MASK == node.0 {
             return Err(Self::broken(

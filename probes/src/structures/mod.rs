@@ -54,9 +54,9 @@ pub use xarray::{
     XARRAY_BOUND, Xarray, XarrayEntry, XarrayLayout, validate_xarray, xa_for_each, xa_load,
 };
 
-use crate::Result;
 use crate::kernel::Kernel;
 use crate::memory::GuestVirt;
+use crate::{Error, Result};
 
 /// `LIST_POISON1`: what a deleted node's `next` points to (`include/linux/poison.h`, x86-64's `POISON_POINTER_DELTA`).
 pub const LIST_POISON1: u64 = 0xdead_0000_0000_0100;
@@ -67,6 +67,28 @@ pub const LIST_POISON2: u64 = 0xdead_0000_0000_0122;
 #[inline]
 pub(crate) fn word(kernel: &Kernel, at: GuestVirt) -> Result<u64> {
     kernel.read_u64(at)
+}
+
+/// The error about a node that `holder` leads to and that cannot be read: damage of the structure, unless it is the source
+/// of the memory that lacks it. `relation` is what `holder` says: `its next is 0x..`.
+#[cold]
+pub(crate) fn unreadable(
+    what: &'static str,
+    holder: GuestVirt,
+    relation: &str,
+    fault: Error,
+) -> Error {
+    if fault.kind().is_of_the_source() {
+        return Error::In {
+            what: format!("{what} at {holder}, {relation}"),
+            error: Box::new(fault),
+        };
+    }
+    Error::Broken {
+        what,
+        at: holder,
+        why: format!("{relation}, which cannot be read: {fault}"),
+    }
 }
 
 /// Why `value` cannot be a pointer to a node, or `None` if it may be one.

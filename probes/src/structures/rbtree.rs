@@ -61,8 +61,10 @@ impl Rbtree<'_> {
     /// Follows left links to the leftmost node below `link`.
     fn descend(&mut self, mut link: GuestVirt, mut holder: GuestVirt) -> Result<()> {
         loop {
-            let node = word(self.kernel, link)
-                .map_err(|e| self.guard.broken(holder, format!("cannot be read: {e}")))?;
+            let node = word(self.kernel, link).map_err(|fault| {
+                let relation = format!("a link of it is at {link}");
+                self.guard.unreadable(holder, &relation, fault)
+            })?;
             if node == 0 {
                 return Ok(());
             }
@@ -172,11 +174,8 @@ impl Visit {
                 format!("more than {RBTREE_DEPTH} levels below the root: a loop"),
             ));
         }
-        let parent_color = word(kernel, node).map_err(|e| {
-            guard.broken(
-                self.parent,
-                format!("a child of it is {node}, which cannot be read: {e}"),
-            )
+        let parent_color = word(kernel, node).map_err(|fault| {
+            guard.unreadable(self.parent, &format!("a child of it is {node}"), fault)
         })?;
         let (parent, red) = (parent_color & !3, parent_color & 1 == 0);
         if parent != self.parent.0 {

@@ -94,7 +94,7 @@ pub(crate) fn twice<T: PartialEq>(what: &str, mut read: impl FnMut() -> Result<T
 /// Whether memory that changes while it is read can cause the error.
 fn may_pass(error: &Error) -> bool {
     matches!(
-        error,
+        error.innermost(),
         Error::Broken { .. }
             | Error::TooLong { .. }
             | Error::NotMapped { .. }

@@ -1,6 +1,6 @@
 //! `struct xarray`: an array of pointers by index, a radix tree (`include/linux/xarray.h`, `lib/xarray.c`).
 
-use super::word;
+use super::{unreadable, word};
 use crate::cell::check_interrupt;
 use crate::kernel::Kernel;
 use crate::memory::GuestVirt;
@@ -216,11 +216,8 @@ impl Xarray<'_> {
             });
         }
         self.nodes += 1;
-        let shift = self.byte(node.offset(self.layout.shift)).map_err(|e| {
-            Self::broken(
-                holder,
-                format!("a child of it is {node}, which cannot be read: {e}"),
-            )
+        let shift = self.byte(node.offset(self.layout.shift)).map_err(|fault| {
+            unreadable("xarray", holder, &format!("a child of it is {node}"), fault)
         })?;
         let shift = u32::from(shift);
         // Shifts fall by one chunk a level, so a loop cannot last.

@@ -148,6 +148,16 @@ fn pages_marked_by_numa_balancing_are_there() {
 }
 
 #[test]
+fn sources_with_holes() {
+    sources::holes_are_left_alone();
+}
+
+#[test]
+fn sources_that_grow() {
+    sources::ram_is_added();
+}
+
+#[test]
 fn ram_above_4_gib() {
     high::ram_above_4_gib();
 }

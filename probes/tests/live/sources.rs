@@ -376,7 +376,7 @@ pub(crate) fn of_someone_else() {
     ]);
     let name = format!("foreign-{}", std::process::id());
     let machine = Machine::adopt(&name, &foreign.qmp(), None).unwrap();
-    assert!(matches!(machine.memory(), Memory::Process(_)));
+    assert!(matches!(machine.memory(), Memory::Process { .. }));
     let guest = until_booted(&name);
     let mut ledger = Ledger::new("a QEMU of someone else");
 
@@ -466,6 +466,164 @@ pub(crate) fn of_someone_else() {
     assert!(Machine::attach(&name).is_err());
 }
 
+/// Blocks that each file which QEMU has open takes, and the kilobytes that it is resident with.
+fn taken(pid: u32) -> (Vec<(PathBuf, u64)>, u64) {
+    use std::os::unix::fs::MetadataExt;
+    let open = std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap();
+    let paths = open.map(|entry| entry.unwrap().path());
+    let files = paths.filter_map(|path| Some((std::fs::metadata(&path).ok()?, path)));
+    let files = files.filter(|(meta, _)| meta.is_file());
+    let rollup = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap();
+    let rss = rollup.lines().find_map(|line| line.strip_prefix("Rss:"));
+    let kilobytes = rss.unwrap().trim().split(' ').next().unwrap();
+    (
+        files.map(|(meta, path)| (path, meta.blocks())).collect(),
+        kilobytes.parse().unwrap(),
+    )
+}
+
+/// RAM that the guest has never used takes none of the host's memory, however it is read: of a memfd, of a file under a
+/// private mapping, of QEMU's own.
+pub(crate) fn holes_are_left_alone() {
+    let folder = tempfile::tempdir_in("/dev/shm").unwrap();
+    let file = folder.path().join("ram");
+    let private = format!(
+        "memory-backend-file,id=b,size=256M,share=off,mem-path={}",
+        file.display()
+    );
+    let foreign = Foreign::start(&[
+        "-S",
+        "-M",
+        "q35",
+        "-m",
+        "512M,slots=4,maxmem=4G",
+        "-object",
+        "memory-backend-ram,id=a,size=256M",
+        "-object",
+        &private,
+        "-numa",
+        "node,memdev=a",
+        "-numa",
+        "node,memdev=b",
+        "-object",
+        "memory-backend-memfd,id=c,size=512M,share=on",
+        "-device",
+        "pc-dimm,memdev=c",
+    ]);
+    let name = format!("holes-{}", std::process::id());
+    let machine = Machine::adopt(&name, &foreign.qmp(), None).unwrap();
+    let Memory::Process { files, process } = machine.memory() else {
+        panic!("{:?}", machine.memory());
+    };
+    assert_eq!(files.len(), 1, "{files:?}");
+    assert!(process.parts.len() >= 2, "{process:?}");
+    assert!(machine.memory().bytes() > 1000 << 20);
+    // A page in the middle of each, as QEMU sees them.
+    let marks = [64 << 20, 300 << 20, (4 << 30) + (100 << 20)];
+    let pid = foreign.child.id();
+    let before = taken(pid);
+    let memory = probes::memory::of_machine(&machine).unwrap();
+    let mut chunk = vec![1; 1 << 20];
+    let mut read = 0;
+    for range in memory.ranges() {
+        let mut at = range.start;
+        while at.0 < range.start.0 + range.len {
+            let left = range.start.0 + range.len - at.0;
+            let part = &mut chunk[..left.min(1 << 20) as usize];
+            memory.read_once(at, part).unwrap();
+            assert!(memory.next_data(at) >= at);
+            read += part.len() as u64;
+            at = at.offset(part.len() as u64);
+        }
+    }
+    assert_eq!(read, machine.memory().bytes());
+    assert_eq!(
+        memory
+            .find_page(b"no such page", probes::memory::GuestPhys(0))
+            .unwrap(),
+        None
+    );
+    let after = taken(pid);
+    assert_eq!(after.0, before.0, "holes were filled");
+    assert!(
+        after.1 < before.1 + (8 << 10),
+        "QEMU has grown from {} to {} kB",
+        before.1,
+        after.1
+    );
+    for mark in marks {
+        let mut bytes = [1; 8];
+        let at = probes::memory::GuestPhys(mark);
+        memory.read(at, &mut bytes).unwrap();
+        assert_eq!(bytes, [0; 8], "{at}");
+    }
+    machine.detach().unwrap();
+}
+
+/// RAM that is added to a machine after it was attached: whoever has it open reads it, and a dump has it.
+pub(crate) fn ram_is_added() {
+    let choice: KernelChoice = "default".parse().unwrap();
+    let kernel = Kernel::resolve(&choice, &mut Silent).unwrap();
+    let initramfs = vm::initramfs::build(&kernel, &mut Silent).unwrap();
+    let foreign = Foreign::start(&[
+        "-M",
+        "q35",
+        "-accel",
+        "tcg,thread=single",
+        "-cpu",
+        "max",
+        "-m",
+        "256M,slots=4,maxmem=4G",
+        "-smp",
+        "1",
+        "-kernel",
+        kernel.vmlinuz.to_str().unwrap(),
+        "-initrd",
+        initramfs.to_str().unwrap(),
+        "-append",
+        "console=ttyS0 panic=-1 memhp_default_state=online",
+    ]);
+    let name = format!("grows-{}", std::process::id());
+    let machine = Machine::adopt(&name, &foreign.qmp(), None).unwrap();
+    let guest = until_booted(&name);
+    let bytes = |guest: &Guest| -> u64 {
+        let kernel = guest.kernel().unwrap();
+        let ranges = kernel.space().memory().ranges();
+        ranges.iter().map(|range| range.len).sum()
+    };
+    let before = bytes(&guest);
+    assert!(before <= 256 << 20);
+    let mut qmp = Qmp::connect(&foreign.qmp());
+    let object =
+        serde_json::json!({ "qom-type": "memory-backend-ram", "id": "m1", "size": 256 << 20 });
+    qmp.run("object-add", &object);
+    let device = serde_json::json!({ "driver": "pc-dimm", "id": "d1", "memdev": "m1" });
+    qmp.run("device_add", &device);
+    drop(qmp);
+    // QEMU says so at once, and the guest takes it into use.
+    assert_eq!(machine.status().memory, before + (256 << 20));
+    std::thread::sleep(Duration::from_millis(300));
+    assert_eq!(bytes(&guest), before + (256 << 20));
+    let until = Instant::now() + Duration::from_secs(120);
+    let ram = |resource: &probes::device::Resource| {
+        resource.name == "System RAM" && resource.start >= 4 << 30
+    };
+    while !guest.iomem().unwrap().iter().any(ram) {
+        assert!(
+            Instant::now() < until,
+            "the guest does not take it into use"
+        );
+        std::thread::sleep(Duration::from_millis(500));
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let dump = guest.dump(folder.path().join("core")).unwrap();
+    assert_eq!(dump.memory, before + (256 << 20));
+    let core = Guest::open_core(&dump.path).unwrap();
+    assert!(core.tasks().unwrap().len() > 20);
+    assert!(guest.tasks().unwrap().len() > 20);
+    machine.detach().unwrap();
+}
+
 fn until_booted(name: &str) -> Guest {
     let until = Instant::now() + Duration::from_secs(180);
     loop {
@@ -521,15 +679,48 @@ pub(crate) fn in_odd_places() {
     assert!(said.contains("has not booted yet"), "{said}");
     assert!(!machine.runs().unwrap());
 
-    // Another client has the socket.
+    // Another client has the socket: who that is, and what to do that ends nobody. What needs no QMP goes on.
     let held = Qmp::connect(&foreign.qmp());
-    let said = machine.runs().unwrap_err().to_string();
-    assert!(said.contains("busy with another client"), "{said}");
-    let said = Machine::adopt("odd", &foreign.qmp(), None)
-        .unwrap_err()
-        .to_string();
-    assert!(said.contains("busy with another client"), "{said}");
+    let us = format!("(process {})", std::process::id());
+    let mut once_more = machine.clone();
+    let all = Machine::list().unwrap();
+    let listed = all.iter().find(|status| status.name == name).unwrap();
+    assert_eq!(*listed, machine.status());
+    assert_eq!(listed.state, State::Unreachable);
+    assert!(!once_more.survey().unwrap());
+    probes::memory::of_machine(&machine)
+        .unwrap()
+        .read_u64(probes::memory::GuestPhys(0x1000))
+        .unwrap();
+    for said in [
+        machine.runs().unwrap_err().to_string(),
+        listed.detail.clone().unwrap(),
+        Machine::adopt("odd", &foreign.qmp(), None)
+            .unwrap_err()
+            .to_string(),
+    ] {
+        for part in ["busy with another client", &us, "a second `-qmp unix:"] {
+            assert!(said.contains(part), "{said}");
+        }
+    }
     drop(held);
+
+    // QEMU's own spellings.
+    let path = foreign.qmp();
+    for spelling in [
+        format!("unix:{}", path.display()),
+        format!("unix:{},server=on,wait=off", path.display()),
+    ] {
+        let odd = Machine::adopt("odd", Path::new(&spelling), None).unwrap();
+        odd.detach().unwrap();
+    }
+    for spelling in ["tcp:127.0.0.1:4444", "127.0.0.1:4444", "tcp::4444"] {
+        let said = Machine::adopt("odd", Path::new(spelling), None).unwrap_err();
+        assert!(said.to_string().contains("-qmp unix:PATH"), "{said}");
+    }
+    let said = Machine::adopt("odd", Path::new("unix:/none/such"), None).unwrap_err();
+    assert_eq!(said.to_string().matches("os error 2").count(), 1, "{said}");
+    assert!(std::error::Error::source(&said).is_none());
 
     // A gdbstub that is none.
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();

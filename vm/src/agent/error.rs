@@ -12,12 +12,12 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 #[non_exhaustive]
 pub enum Error {
     /// No guest listens.
-    #[error("no guest answers at {}: {source}; start one with `klab up`", socket.display())]
+    #[error("no guest answers at {}: {why}; start one with `klab up`", socket.display())]
     NoGuest {
         /// Its socket.
         socket: PathBuf,
         /// What the system said.
-        source: io::Error,
+        why: io::Error,
     },
     /// Every port has its client.
     #[error(
@@ -46,7 +46,7 @@ pub enum Error {
     #[error(
         "the agent's answer cannot be read: {0}; `klab down` and `klab up` bring a guest with this version's agent"
     )]
-    Frame(#[from] FrameError),
+    Frame(FrameError),
     /// An answer that does not fit the question.
     #[error("the agent gave an answer that does not fit ({0}); `klab reset` brings a fresh guest")]
     Protocol(String),
@@ -60,18 +60,24 @@ pub enum Error {
     #[error(transparent)]
     Module(#[from] super::ModuleError),
     /// A file or socket of the host.
-    #[error("{what}: {source}")]
+    #[error("{what}: {why}")]
     Io {
         /// What was done.
         what: String,
         /// What the system said.
-        source: io::Error,
+        why: io::Error,
     },
 }
 
 impl Error {
     pub(super) fn io(what: impl Into<String>) -> impl FnOnce(io::Error) -> Self {
         let what = what.into();
-        move |source| Self::Io { what, source }
+        move |why| Self::Io { what, why }
+    }
+}
+
+impl From<FrameError> for Error {
+    fn from(error: FrameError) -> Self {
+        Self::Frame(error)
     }
 }

@@ -101,16 +101,13 @@ impl Port {
                 .write(true)
                 .mode(0o600)
                 .open(&path)
-                .map_err(|source| Error::NoGuest {
-                    socket: path,
-                    source,
-                })?;
+                .map_err(|why| Error::NoGuest { socket: path, why })?;
             if lock.try_lock().is_err() {
                 continue;
             }
             let socket = run_dir.join(format!("agent.{number}"));
             let stream =
-                UnixStream::connect(&socket).map_err(|source| Error::NoGuest { socket, source })?;
+                UnixStream::connect(&socket).map_err(|why| Error::NoGuest { socket, why })?;
             return Ok(Some(Self {
                 number,
                 link: Link::new(stream, run_dir),

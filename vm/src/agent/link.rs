@@ -185,7 +185,7 @@ impl Link {
                     _ => {
                         return Err(Error::Io {
                             what: "cannot write to the agent's socket".to_owned(),
-                            source: e,
+                            why: e,
                         });
                     }
                 },
@@ -246,7 +246,7 @@ impl Link {
                     _ => {
                         return Err(Error::Io {
                             what: "cannot read the agent's socket".to_owned(),
-                            source: e,
+                            why: e,
                         });
                     }
                 },

@@ -365,7 +365,7 @@ impl<'a> Qemu<'a> {
         self.failed.take().unwrap_or_else(|| Error::Io {
             what: "undo what a process that is gone has left of",
             path: self.folder.to_owned(),
-            source: error,
+            why: error,
         })
     }
 }

@@ -7,11 +7,14 @@ use std::sync::Arc;
 use object::read::elf::{FileHeader as _, ProgramHeader as _};
 use object::{Endianness, ReadCache, elf};
 
+use super::partial::Partial;
 use super::{Core, notes, piece};
-use crate::memory::{PAGE_SIZE, RamFile, RamRange};
+use crate::memory::{GuestPhys, PAGE_SIZE, PhysMemory, PhysRange, RamFile, RamRange};
 
 /// More bytes than the notes of any dump have: some hundred a CPU.
 const NOTES: u64 = 16 << 20;
+/// More memory than any machine has: 16 TiB.
+const MEMORY: u64 = 16 << 40;
 
 /// Maps the memory in an ELF dump; it is read like a RAM file, and does not change.
 pub(super) fn open(path: &Path, file: File) -> Result<Core, String> {
@@ -30,23 +33,85 @@ pub(super) fn open(path: &Path, file: File) -> Result<Core, String> {
         let (at, len) = (segment.p_offset(endian), segment.p_filesz(endian));
         let parsed = notes::parse(&piece(&file, "its notes", at, len, NOTES)?);
         said.registers.extend(parsed.registers);
+        said.of_program |= parsed.of_program;
         said.vmcoreinfo = said.vmcoreinfo.or(parsed.vmcoreinfo);
     }
-    let loads = of(elf::PT_LOAD).map(|s| RamRange {
-        gpa: s.p_paddr(endian),
-        offset: s.p_offset(endian),
-        len: s.p_filesz(endian) & !(PAGE_SIZE - 1),
-    });
+    if said.of_program && said.vmcoreinfo.is_none() {
+        return Err(
+            "it is the core of a program, not of a machine's memory: gdb opens it".to_owned(),
+        );
+    }
     // What has no physical address has all bits set (`/proc/kcore`).
-    let ranges = apart(loads.filter(|range| range.gpa != u64::MAX).collect());
-    if ranges.is_empty() {
+    let loads = || of(elf::PT_LOAD).filter(|s| s.p_paddr(endian) != u64::MAX);
+    let with = |len: &dyn Fn(&elf::ProgramHeader64<Endianness>) -> u64| {
+        let range = |s| RamRange {
+            gpa: elf::ProgramHeader64::p_paddr(s, endian),
+            offset: elf::ProgramHeader64::p_offset(s, endian),
+            len: len(s) & !(PAGE_SIZE - 1),
+        };
+        apart(loads().map(range).collect())
+    };
+    let written = with(&|s| s.p_filesz(endian));
+    if written.is_empty() {
         return Err("no segment of it holds memory".to_owned());
     }
-    let memory = RamFile::open(path, &ranges).map_err(|e| e.to_string())?;
+    let whole = with(&|s| s.p_memsz(endian).max(s.p_filesz(endian)));
+    let total = whole
+        .iter()
+        .fold(0_u64, |sum, range| sum.saturating_add(range.len));
+    let odd = |range: &&RamRange| {
+        range.gpa % PAGE_SIZE != 0 || range.gpa.checked_add(range.len).is_none()
+    };
+    if let Some(range) = whole.iter().find(odd) {
+        let RamRange { gpa, len, .. } = range;
+        return Err(format!(
+            "its segment of {len} bytes at physical {gpa:#x} is not page-aligned"
+        ));
+    }
+    if total > MEMORY {
+        return Err(format!(
+            "its segments have {total} bytes, more than any machine's memory"
+        ));
+    }
+    let size = file.metadata().map_err(|e| e.to_string())?.len();
+    let end = |range: &RamRange| range.offset.saturating_add(range.len);
+    let needed = written.iter().map(end).max().unwrap_or(0);
+    let cut =
+        (needed > size).then(|| format!("it was cut off, and has {size} of its {needed} bytes"));
+    let there: Vec<RamRange> = written
+        .iter()
+        .map(|range| RamRange {
+            len: size.saturating_sub(range.offset).min(range.len) & !(PAGE_SIZE - 1),
+            ..*range
+        })
+        .filter(|range| range.len > 0)
+        .collect();
+    if let (true, Some(cut)) = (there.is_empty(), &cut) {
+        return Err(format!("{cut}: no memory is among them"));
+    }
+    let ram = RamFile::open(path, &there).map_err(|e| e.to_string())?;
+    let memory: Arc<dyn PhysMemory> = if there == whole {
+        Arc::new(ram)
+    } else {
+        let ranges = |ranges: &[RamRange]| {
+            let range = |range: &RamRange| PhysRange {
+                start: GuestPhys(range.gpa),
+                len: range.len,
+            };
+            ranges.iter().map(range).collect()
+        };
+        Arc::new(Partial {
+            ram,
+            ranges: ranges(&whole),
+            written: ranges(&written),
+            cut: cut.clone(),
+        })
+    };
     Ok(Core {
-        memory: Arc::new(memory),
+        memory,
         registers: said.registers,
         vmcoreinfo: said.vmcoreinfo,
+        cut,
     })
 }
 
@@ -70,10 +135,9 @@ fn apart(mut ranges: Vec<RamRange>) -> Vec<RamRange> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::error::{Error, ErrorKind};
     use crate::guest::Guest;
     use crate::kernel::FakeKernel;
-    use crate::memory::GuestPhys;
-    use crate::memory::PhysMemory as _;
 
     /// An ELF core with one segment a range; memory starts at an offset that is no page's, as QEMU writes it.
     fn core(ram: &[u8], segments: &[(u64, u64, u64)]) -> tempfile::NamedTempFile {
@@ -129,9 +193,9 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let fault = Core::open(folder.path()).unwrap_err().to_string();
         assert!(fault.contains("must be an ELF core"), "{fault}");
-        assert!(said(&core(&[0; 4096], &[(0, 4096, 4096)])).contains("more than its"));
+        assert!(said(&core(&[0; 4096], &[(0, 4096, 4096)])).contains("cut off"));
         assert!(said(&core(&[0; 4096], &[])).contains("no segment"));
-        assert!(said(&core(&[0; 4096], &[(0, u64::MAX - 5000, 4096)])).contains("more than its"));
+        assert!(said(&core(&[0; 4096], &[(0, u64::MAX - 5000, 4096)])).contains("cut off"));
         assert!(said(&core(&[0; 4096], &[(u64::MAX - 0xfff, 0, 4096)])).contains("page-aligned"));
     }
 
@@ -139,7 +203,7 @@ mod tests {
     fn what_is_cut_off_is_told() {
         let whole = std::fs::read(core(&[0; 8192], &[(0, 0, 8192)]).path()).unwrap();
         let file = tempfile::NamedTempFile::new().unwrap();
-        for len in [20, 63, 64, 100, 64 + 56, 4096, whole.len() - 1] {
+        for len in [20, 63, 64, 100, 64 + 56, 4096] {
             std::fs::write(file.path(), &whole[..len]).unwrap();
             said(&file);
         }
@@ -152,6 +216,82 @@ mod tests {
         lie[56..58].copy_from_slice(&[0xfe, 0xff]);
         std::fs::write(file.path(), &lie).unwrap();
         assert!(said(&file).contains("cut off"));
+    }
+
+    /// What there is is read, and what is missing is told as the file's fault, in plain numbers.
+    #[test]
+    fn of_one_that_was_cut_off_the_rest_is_read() {
+        let mut ram = vec![0; 16 << 20];
+        FakeKernel::new()
+            .memory()
+            .unwrap()
+            .read(GuestPhys(0), &mut ram)
+            .unwrap();
+        let file = core(&ram, &[(0, 0, 16 << 20)]);
+        let whole = file.as_file().metadata().unwrap().len();
+        file.as_file().set_len(whole - (1 << 20)).unwrap();
+        let guest = Guest::open_core(file.path()).unwrap();
+        let kernel = guest.kernel().unwrap();
+        assert_eq!(kernel.release(), "7.3.4-fake");
+        let note = guest.note().unwrap().unwrap();
+        assert!(
+            note.contains(&format!("{} of its {whole} bytes", whole - (1 << 20))),
+            "{note}"
+        );
+        let memory = kernel.space().memory();
+        let last = GuestPhys((15 << 20) - 8);
+        assert_eq!(memory.read_u64(last.page()).unwrap(), 0);
+        let mut across = [0; 16];
+        let fault = memory.read(last, &mut across).unwrap_err();
+        assert_eq!(fault.kind(), ErrorKind::Io, "{fault}");
+        assert!(fault.to_string().contains("cut off"), "{fault}");
+        // By the direct map too: no verdict on the kernel.
+        let at = kernel.phys_to_virt(GuestPhys(15 << 20)).unwrap();
+        assert_eq!(kernel.read_u64(at).unwrap_err().kind(), ErrorKind::Io);
+        assert!(matches!(
+            memory.read_u64(GuestPhys(16 << 20)),
+            Err(Error::NotRam { .. })
+        ));
+        // Without the page tables no kernel is found, and that is no verdict either.
+        for part in [2, 3, 5, 9] {
+            file.as_file().set_len(whole / part).unwrap();
+            if let Err(fault) = Guest::open_core(file.path()) {
+                assert_eq!(fault.kind(), ErrorKind::Io, "{fault}");
+                assert!(fault.to_string().contains("cut off"), "{fault}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_was_left_out_is_no_memory_that_is_absent() {
+        let file = core(&[7; 8192], &[(0, 0, 4096)]);
+        // Memory of 8192 bytes, of which 4096 are in the file.
+        let mut bytes = std::fs::read(file.path()).unwrap();
+        bytes[64 + 40..64 + 48].copy_from_slice(&8192_u64.to_le_bytes());
+        std::fs::write(file.path(), &bytes).unwrap();
+        let core = Core::open(file.path()).unwrap();
+        assert_eq!(core.cut, None);
+        assert_eq!(
+            core.memory.read_u64(GuestPhys(8)).unwrap(),
+            0x0707_0707_0707_0707
+        );
+        let fault = core.memory.read_u64(GuestPhys(4096)).unwrap_err();
+        assert_eq!(fault.kind(), ErrorKind::LeftOut, "{fault}");
+        let all = core.memory.ranges()[0];
+        let stored = core.memory.stored(all);
+        assert_eq!((all.len, stored.len(), stored[0].len), (8192, 1, 4096));
+    }
+
+    #[test]
+    fn a_program_s_core_is_called_one() {
+        let mut bytes = std::fs::read(core(&[0; 4096], &[(0, 0, 4096)]).path()).unwrap();
+        // NT_AUXV, of no bytes, where the memory was.
+        bytes[64] = 4;
+        let at = bytes.len() - 4096;
+        bytes[at..at + 20].copy_from_slice(b"\x05\0\0\0\0\0\0\0\x06\0\0\0CORE\0\0\0\0");
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), &bytes).unwrap();
+        assert!(said(&file).contains("core of a program"), "{}", said(&file));
     }
 
     #[test]

@@ -101,11 +101,16 @@ pub(super) fn open(bytes: Box<dyn Bytes>) -> Result<Core, String> {
         bytes,
         cache: Cache::default(),
     };
-    // A dump that was cut off is told when it is opened, not when a page is missing.
-    if let Some(last) = kdump.stored.last() {
-        kdump.page(last).map_err(|e| e.to_string())?;
+    // A dump that was cut off is told when it is opened; the pages that it has are read all the same.
+    let last = kdump.stored.last();
+    let cut = last.and_then(|last| kdump.page(last).err());
+    if let (Some(cut), Some(first)) = (&cut, kdump.stored.next(0))
+        && kdump.page(first).is_err()
+    {
+        return Err(cut.to_string());
     }
     Ok(Core {
+        cut: cut.map(|fault| fault.to_string()),
         memory: Arc::new(kdump),
         registers: said.registers,
         vmcoreinfo: said
@@ -242,10 +247,13 @@ impl Kdump {
             ))
         };
         let Some(rank) = self.stored.rank(number) else {
-            return Err(damaged(format!(
-                "it was left out when the dump was written (makedumpfile -d {})",
-                self.level
-            )));
+            return Err(Error::LeftOut {
+                at: format!("the dump's page at physical {at}"),
+                why: format!(
+                    "it was left out when the dump was written (makedumpfile -d {})",
+                    self.level
+                ),
+            });
         };
         let bytes = self.bytes.as_ref();
         let place = self.descriptors + rank * DESCRIPTOR;
@@ -439,6 +447,10 @@ mod tests {
         };
         assert_eq!(stored(1), [(0x1800, 0x3000)]);
         assert_eq!(stored(31), [(0x1800, 0x800), (0x3000, 0x1800)]);
+        assert_eq!(
+            read(31).unwrap_err().kind(),
+            crate::error::ErrorKind::LeftOut
+        );
         let said = read(31).unwrap_err().to_string();
         assert!(
             said.contains("-d 31") && said.contains("0x0000000000004000"),
@@ -481,6 +493,29 @@ mod tests {
         assert!(said(&|bytes| bytes[4096 + 32..4096 + 48].fill(0x7f)).contains("a note"));
         assert!(said(&|bytes| bytes[16_384 + 8..16_384 + 12].fill(0xff)).contains("its content"));
         assert!(said(&|bytes| bytes[16_384 + 12] = 1).contains("no page"));
+    }
+
+    /// What is missing is the file's fault, never the kernel's, wherever it was cut.
+    #[test]
+    fn of_one_that_was_cut_off_the_rest_is_read() {
+        let whole = fake();
+        for percent in [10, 30, 60, 90, 99] {
+            let cut = written(&whole[..whole.len() * percent / 100]);
+            match Guest::open_core(cut.path()) {
+                Ok(guest) => assert!(guest.note().unwrap().unwrap().contains("cut off")),
+                Err(fault) => {
+                    assert_eq!(
+                        fault.kind(),
+                        crate::error::ErrorKind::Io,
+                        "{percent}: {fault}"
+                    );
+                    assert!(fault.to_string().contains("cut off"), "{percent}: {fault}");
+                }
+            }
+        }
+        let cut = written(&whole[..whole.len() - 1]);
+        let guest = Guest::open_core(cut.path()).unwrap();
+        assert_eq!(guest.kernel().unwrap().release(), "7.3.4-fake");
     }
 
     proptest! {

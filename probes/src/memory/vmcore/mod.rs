@@ -9,6 +9,7 @@ mod kdump;
 mod lzo;
 mod notes;
 mod pages;
+mod partial;
 
 use std::fs::File;
 use std::io;
@@ -31,6 +32,8 @@ pub struct Core {
     pub registers: Vec<Registers>,
     /// The text of VMCOREINFO, where it has a note with it; else the kernel is searched in the memory.
     pub vmcoreinfo: Option<Vec<u8>>,
+    /// That it was cut off, and how much of it is missing.
+    pub cut: Option<String>,
 }
 
 impl Core {
@@ -87,10 +90,12 @@ impl Bytes for File {
 
 /// A piece of a dump, of at most `most` bytes.
 fn piece(bytes: &dyn Bytes, what: &str, at: u64, len: u64, most: u64) -> Result<Vec<u8>, String> {
-    let outside = || {
-        format!("{what} ({len:#x} bytes at {at:#x}) is not in it: it was cut off, or is damaged")
-    };
     let whole = bytes.len().map_err(|e| e.to_string())?;
+    let outside = || {
+        format!(
+            "{what} ({len} bytes from byte {at} on) is not in its {whole} bytes: it was cut off, or is damaged"
+        )
+    };
     if at.checked_add(len).is_none_or(|end| end > whole) {
         return Err(outside());
     }
@@ -98,7 +103,9 @@ fn piece(bytes: &dyn Bytes, what: &str, at: u64, len: u64, most: u64) -> Result<
         return Err(format!("{what} has {len:#x} bytes, more than any dump's"));
     }
     let mut buf = vec![0; usize::try_from(len).map_err(|_| outside())?];
-    bytes.read_at(at, &mut buf).map_err(|_| outside())?;
+    bytes
+        .read_at(at, &mut buf)
+        .map_err(|e| format!("{what} cannot be read: {e}"))?;
     Ok(buf)
 }
 

@@ -12,6 +12,12 @@ pub(crate) const PRSTATUS: usize = 336;
 pub(crate) const PRSTATUS_PID: usize = 32;
 /// Where its `pr_reg` is.
 pub(crate) const PRSTATUS_REGISTERS: usize = 112;
+/// Notes of a program's core (`fs/binfmt_elf.c`).
+const NT_AUXV: u32 = 6;
+const NT_FILE: u32 = 0x4649_4c45;
+const NT_SIGINFO: u32 = 0x5349_4749;
+/// Where CR3 is in QEMU's own note of a CPU: `cr[3]` of `QEMUCPUState` (`target/i386/arch_dump.c`).
+const QEMU_CR3: usize = 416;
 /// More CPUs than any x86-64 kernel supports.
 const CPUS: usize = 8192;
 
@@ -20,11 +26,14 @@ const CPUS: usize = 8192;
 pub(super) struct Notes {
     pub(super) registers: Vec<Registers>,
     pub(super) vmcoreinfo: Option<Vec<u8>>,
+    /// Whether there are notes that the core of a program alone has.
+    pub(super) of_program: bool,
 }
 
 /// Reads notes one after another, up to the first that is not whole.
 pub(super) fn parse(mut bytes: &[u8]) -> Notes {
     let mut notes = Notes::default();
+    let mut cpu = 0;
     while let Some((note, rest)) = next(bytes) {
         bytes = rest;
         let data = note.data;
@@ -35,6 +44,16 @@ pub(super) fn parse(mut bytes: &[u8]) -> Notes {
                 let cpu = notes.registers.len() as u32;
                 notes.registers.push(Registers::from_user(cpu, &words));
             }
+            // Those of all CPUs follow those of `CORE`.
+            (b"QEMU", 0) => {
+                if let (Some(registers), true) =
+                    (notes.registers.get_mut(cpu), data.len() >= QEMU_CR3 + 8)
+                {
+                    registers.cr3 = Some(super::u64_at(data, QEMU_CR3));
+                }
+                cpu += 1;
+            }
+            (b"CORE", NT_AUXV | NT_FILE | NT_SIGINFO) => notes.of_program = true,
             (b"VMCOREINFO", 0) => notes.vmcoreinfo = Some(data.to_vec()),
             _ => {}
         }
@@ -90,8 +109,8 @@ mod tests {
         let mut status = [0; PRSTATUS];
         status[PRSTATUS_REGISTERS + 16 * 8] = 7;
         let bytes = [
-            note(b"QEMU\0", 0, &[1; 440]),
             note(b"CORE\0", NT_PRSTATUS, &status),
+            note(b"QEMU\0", 0, &[1; 440]),
             note(b"CORE\0", NT_PRSTATUS, &status[..100]),
             note(b"VMCOREINFO\0", 0, b"OSRELEASE=x\n"),
         ]
@@ -99,6 +118,7 @@ mod tests {
         let notes = parse(&bytes);
         assert_eq!(notes.registers.len(), 1);
         assert_eq!(notes.registers[0].rip, 7);
+        assert_eq!(notes.registers[0].cr3, Some(0x0101_0101_0101_0101));
         assert_eq!(notes.vmcoreinfo.unwrap(), b"OSRELEASE=x\n");
         assert_eq!(parse(&bytes[..bytes.len() - 1]).registers.len(), 1);
     }
