@@ -17,9 +17,9 @@ use super::{Error, Result, link::Link};
 /// How long a port is waited for before the next one is tried besides; longer with each round of all.
 const TURN: Duration = Duration::from_millis(300);
 /// How long until a greeting is sent once more on the first port, after what ends a frame that an earlier client left open.
-const SECOND_HELLO: Duration = Duration::from_secs(2);
+const SECOND_HELLO: Duration = Duration::from_millis(250);
 /// How long what ends such a frame may take.
-const FLUSH: Duration = Duration::from_millis(500);
+const FLUSH: Duration = Duration::from_millis(200);
 /// How long one of two ports is listened to before the other one is.
 const SLICE: Duration = Duration::from_millis(10);
 

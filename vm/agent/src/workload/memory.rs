@@ -140,7 +140,7 @@ fn perms(prot: ProtFlags, flags: MapFlags) -> String {
     .collect()
 }
 
-/// A new area after a guard of its own, so that it merges with none.
+/// A new area between guards of its own, so that it merges with none.
 fn anonymous(what: &str, pages: usize, prot: ProtFlags, flags: MapFlags) -> Result<Made> {
     let start = map(pages, prot, flags)?;
     if prot.contains(ProtFlags::PROT_WRITE) {
@@ -156,11 +156,20 @@ fn anonymous(what: &str, pages: usize, prot: ProtFlags, flags: MapFlags) -> Resu
 }
 
 fn map(pages: usize, prot: ProtFlags, flags: MapFlags) -> Result<NonNull<c_void>> {
-    // The guard is shared memory of its own, which merges with nothing.
+    // The guards at both ends are shared memory of their own, which merges with nothing. All is one area at first: one
+    // that was made by itself could be put into another hole.
     // SAFETY: without MAP_FIXED the kernel chooses a place where nothing is.
-    unsafe { mmap_anonymous(None, length(1)?, NONE, MapFlags::MAP_SHARED) }?;
-    // SAFETY: as above.
-    Ok(unsafe { mmap_anonymous(None, length(pages)?, prot, flags) }?)
+    let guards = unsafe { mmap_anonymous(None, length(pages + 2)?, NONE, MapFlags::MAP_SHARED) }?;
+    let start = guards.map_addr(|at| at.saturating_add(PAGE));
+    // SAFETY: the middle of the area just made, to which nothing refers.
+    Ok(unsafe {
+        mmap_anonymous(
+            Some(start.addr()),
+            length(pages)?,
+            prot,
+            flags | MapFlags::MAP_FIXED,
+        )
+    }?)
 }
 
 fn length(pages: usize) -> Result<NonZeroUsize> {
