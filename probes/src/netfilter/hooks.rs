@@ -246,6 +246,10 @@ impl View for HookFunctions {
     fn html(&self) -> Option<String> {
         table(self).html()
     }
+
+    fn missing(&self) -> Vec<crate::Missing> {
+        table(self).missing()
+    }
 }
 
 fn table(hooks: &HookFunctions) -> Table {

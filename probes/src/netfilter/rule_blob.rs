@@ -243,6 +243,10 @@ impl View for NftRules {
     fn html(&self) -> Option<String> {
         table(self).html()
     }
+
+    fn missing(&self) -> Vec<crate::Missing> {
+        table(self).missing()
+    }
 }
 
 fn table(rules: &NftRules) -> Table {

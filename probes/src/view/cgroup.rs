@@ -10,7 +10,13 @@ const NAMED: usize = 8;
 faces! { Hierarchies => trees }
 
 fn trees(all: &Hierarchies) -> Sections {
-    Sections(all.iter().map(|one| (title(one), table(one))).collect())
+    let mut parts: Vec<_> = all.iter().map(|one| (title(one), table(one))).collect();
+    if !all.missing.is_empty() {
+        let mut table = Table::new([("", Align::Left)]);
+        table.lacks(&all.missing);
+        parts.push(("other hierarchies".to_owned(), table));
+    }
+    Sections(parts)
 }
 
 fn title(one: &Hierarchy) -> String {
@@ -65,5 +71,6 @@ fn table(one: &Hierarchy) -> Table {
     }
     let s = if one.cgroups.len() == 1 { "" } else { "s" };
     table.note(format!("{} group{s}", one.cgroups.len()));
+    table.lacks(&one.missing);
     table
 }
