@@ -21,6 +21,8 @@ mod lock;
 mod lookup;
 mod namespace;
 mod super_block;
+#[cfg(test)]
+mod tests;
 
 pub use d_path::{d_path, dentry_path};
 pub use fdtable::{OpenFile, OpenFiles};

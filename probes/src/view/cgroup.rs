@@ -1,6 +1,6 @@
 //! The trees of control groups.
 
-use super::sections::{Sections, faces};
+use super::sections::{Sections, faces, lacking};
 use super::{Align, Table, bytes};
 use crate::cgroup::{Hierarchies, Hierarchy};
 
@@ -11,11 +11,7 @@ faces! { Hierarchies => trees }
 
 fn trees(all: &Hierarchies) -> Sections {
     let mut parts: Vec<_> = all.iter().map(|one| (title(one), table(one))).collect();
-    if !all.missing.is_empty() {
-        let mut table = Table::new([("", Align::Left)]);
-        table.lacks(&all.missing);
-        parts.push(("other hierarchies".to_owned(), table));
-    }
+    lacking(&mut parts, &all.missing);
     Sections(parts)
 }
 

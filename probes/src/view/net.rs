@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use super::sections::{Sections, faces, fields};
+use super::sections::{Sections, faces, fields, lacking};
 use super::{Align, Table, View};
 use crate::Missing;
 use crate::net::{
@@ -286,6 +286,7 @@ fn details(all: &AllDeviceDetails) -> Sections {
             sections.push((format!("{}: NAPI", device.name), napi));
         }
     }
+    lacking(&mut sections, &all.missing);
     Sections(sections)
 }
 
