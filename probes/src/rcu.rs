@@ -6,12 +6,11 @@ use serde::Serialize;
 
 use crate::guest::Guest;
 use crate::kernel::{Function, Functions, Kernel};
-use crate::listing::part;
 use crate::memory::GuestVirt;
 use crate::object::{Mirror, Object, Plan};
 use crate::structures::{chain, offset_of, online_cpus, per_cpu_ptr, settle};
 use crate::view::{Align, Table, View};
-use crate::{Listing, Missing, Result};
+use crate::{Listing, Missing, Of as _, Result};
 
 /// `RCU_SEQ_CTR_SHIFT` of `kernel/rcu/rcu.h`: the bits below say whether a grace period is under way.
 const CTR_SHIFT: u32 = 2;
@@ -135,7 +134,8 @@ impl Guest {
                 false => {
                     let task = Object::at(&kernel, "struct task_struct", state.gp_kthread)?;
                     let pid = task.member("pid")?.i64();
-                    part(&mut missing, "the task of gp_kthread", pid).map(|pid| pid as i32)
+                    pid.or_miss(&mut missing, || "the task of gp_kthread")
+                        .map(|pid| pid as i32)
                 }
             },
             expedited: state.expedited_sequence >> CTR_SHIFT,

@@ -7,13 +7,12 @@ use serde::Serialize;
 
 use crate::guest::Guest;
 use crate::kernel::Kernel;
-use crate::listing::part;
 use crate::memory::GuestVirt;
 use crate::net::{NetNamespace, net_namespaces};
 use crate::object::Object;
 use crate::structures::{array, offset_of};
 use crate::view::{Align, Table, View};
-use crate::{Error, Missing, Result};
+use crate::{Error, Missing, Of as _, Result};
 
 /// `enum nf_inet_hooks` (`include/uapi/linux/netfilter.h`), and of a bridge those of `netfilter_bridge.h`.
 const HOOKS: [&str; 6] = [
@@ -224,7 +223,7 @@ fn entries_of(
         let chain = match ops.member("hook_ops_type")?.enumerator()? {
             Some(kind) if kind == NF_TABLES => {
                 let what = format!("the chain of {name} in netns {netns}");
-                part(&mut found.missing, &what, chain(&ops))
+                chain(&ops).or_miss(&mut found.missing, || what)
             }
             _ => None,
         };

@@ -7,7 +7,7 @@ use super::types;
 use crate::kernel::Kernel;
 use crate::memory::GuestVirt;
 use crate::object::{Mirror, Plan};
-use crate::structures::{list_for_each_entry, offset_of, settle_all, settle_all};
+use crate::structures::{list_for_each_entry, offset_of, settle_all};
 use crate::{Error, Listing, Missing, Of as _, Result};
 
 /// Caches that a kernel may have, as far as we read.
