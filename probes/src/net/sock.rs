@@ -12,7 +12,7 @@ use crate::kernel::Kernel;
 use crate::memory::GuestVirt;
 use crate::object::{Mirror, Plan};
 use crate::structures::{list_for_each_entry, offset_of, settle_all};
-use crate::{Error, Listing, Of as _, Result};
+use crate::{Error, Listing, Of as _, Result, text_of};
 
 /// `AF_INET6` of `include/linux/socket.h`.
 const AF_INET6: u16 = 10;

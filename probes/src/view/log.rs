@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 
 use super::{View, clean, escape, missing_text};
 use crate::Missing;
+use crate::kernel::readable;
 use crate::printk::{Log, LogRecord};
 
 impl View for Log {
