@@ -4,11 +4,12 @@ use serde::Serialize;
 
 use crate::guest::Guest;
 use crate::kernel::Kernel;
+use crate::listing::parts;
 use crate::memory::{GuestVirt, PAGE_SIZE};
 use crate::object::{FixedStr, Mirror, Plan};
-use crate::structures::{IdrLayout, idr_for_each, offset_of, possible_cpus, settle};
+use crate::structures::{IdrLayout, idr_for_each, lacks, offset_of, possible_cpus, settle_all};
 use crate::view::{Align, Table, View};
-use crate::{Error, Result};
+use crate::{Error, Listing, Missing, Of as _, Result};
 
 /// Programs, maps and links that are read at most, of each, by nodes of their trees.
 const BOUND: usize = 1 << 16;
@@ -103,7 +104,12 @@ pub struct Bpf {
     pub maps: Vec<BpfMap>,
     /// The links.
     pub links: Vec<BpfLink>,
+    /// What could not be read.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub missing: Vec<Missing>,
 }
+
+lacks!(Bpf);
 
 #[derive(Debug, PartialEq, Eq, Mirror)]
 #[mirror(c = "struct bpf_prog")]
@@ -168,7 +174,7 @@ impl Guest {
     /// The BPF programs, maps and links.
     pub fn bpf(&self) -> Result<Bpf> {
         let kernel = self.kernel()?;
-        settle("the BPF programs and maps", || {
+        settle_all("the BPF programs and maps", || {
             let reader = Reader::new(&kernel)?;
             reader.read()
         })
@@ -192,54 +198,59 @@ impl<'k> Reader<'k> {
         })
     }
 
-    /// `None` if they changed.
     fn read(&self) -> Result<Option<Bpf>> {
-        let mut all = Bpf {
-            programs: Vec::new(),
-            maps: Vec::new(),
-            links: Vec::new(),
-        };
-        for (id, at) in self.numbered("prog_idr")? {
-            let program = self.program(at)?;
-            // Its number is taken before it is complete, and given back before it is freed.
-            if u64::from(program.id) != id {
-                return Ok(None);
-            }
-            all.programs.push(program);
-        }
-        for (id, at) in self.numbered("map_idr")? {
-            let map = self.map(at)?;
-            if u64::from(map.id) != id {
-                return Ok(None);
-            }
-            all.maps.push(map);
-        }
-        for (id, at) in self.numbered("link_idr")? {
-            let link = self.link(at)?;
-            if u64::from(link.id) != id {
-                return Ok(None);
-            }
-            all.links.push(link);
-        }
-        Ok(Some(all))
+        let mut missing = Vec::new();
+        let programs = self.numbered("prog_idr", |at| self.program(at), |one| one.id);
+        let maps = self.numbered("map_idr", |at| self.map(at), |one| one.id);
+        let links = self.numbered("link_idr", |at| self.link(at), |one| one.id);
+        Ok(Some(Bpf {
+            programs: parts(&mut missing, "BPF programs", programs),
+            maps: parts(&mut missing, "BPF maps", maps),
+            links: parts(&mut missing, "BPF links", links),
+            missing,
+        }))
     }
 
-    fn numbered(&self, idr: &str) -> Result<Vec<(u64, GuestVirt)>> {
+    /// What an idr holds. Each has its number in itself, too.
+    fn numbered<T>(
+        &self,
+        idr: &str,
+        read: impl Fn(GuestVirt) -> Result<T>,
+        own: impl Fn(&T) -> u32,
+    ) -> Result<Listing<T>> {
+        let mut all = Listing::new();
         // A kernel without CONFIG_BPF_SYSCALL has none of it.
-        let Some(idr) = self.kernel.symbols()?.lookup(idr) else {
-            return Ok(Vec::new());
+        let Some(at) = self.kernel.symbols()?.lookup(idr) else {
+            return Ok(all);
         };
         let layout = IdrLayout::of(self.kernel)?;
-        let all = idr_for_each(self.kernel, idr, layout)?.bound(BOUND);
-        // A place that is reserved for a link that is not complete holds NULL.
-        all.filter(|entry| !matches!(entry, Ok((_, at)) if at.is_null()))
-            .collect()
+        for entry in idr_for_each(self.kernel, at, layout)?.bound(BOUND) {
+            let (id, at) = match entry {
+                // A place that is reserved for a link that is not complete holds NULL.
+                Ok((_, at)) if at.is_null() => continue,
+                Ok(entry) => entry,
+                Err(error) => {
+                    all.miss(format!("the rest of {idr}"), &error);
+                    break;
+                }
+            };
+            let one = read(at).and_then(|one| {
+                // Its number is taken before it is complete, and given back before it is freed.
+                if u64::from(own(&one)) == id {
+                    return Ok(one);
+                }
+                let why = format!("its id is {}, in {idr} it is {id}", own(&one));
+                Err(Error::broken("BPF object", at, why))
+            });
+            all.take(one, || format!("number {id} at {at}"));
+        }
+        Ok(all)
     }
 
     fn program(&self, at: GuestVirt) -> Result<BpfProgram> {
         let kernel = self.kernel;
         let raw = self.prog.load(at)?;
-        let aux: Aux = kernel.load(raw.aux)?;
+        let aux: Aux = kernel.load(raw.aux).of(|| format!("its aux {}", raw.aux))?;
         if aux.used_map_cnt > USED_MAPS {
             let why = format!("it claims to use {} maps", aux.used_map_cnt);
             return Err(Error::Broken {
@@ -251,11 +262,15 @@ impl<'k> Reader<'k> {
         let mut maps = Vec::new();
         for index in 0..u64::from(aux.used_map_cnt) {
             let map = GuestVirt(kernel.read_u64(aux.used_maps.offset(index * 8))?);
-            maps.push(self.map.load(map)?.id);
+            let map = self.map.load(map).of(|| format!("its map {map}"))?;
+            maps.push(map.id);
         }
         let uid = match aux.user.is_null() {
             true => 0,
-            false => kernel.load::<User>(aux.user)?.uid,
+            false => {
+                let user = kernel.load::<User>(aux.user);
+                user.of(|| format!("its user {}", aux.user))?.uid
+            }
         };
         Ok(BpfProgram {
             id: aux.id,
@@ -317,7 +332,8 @@ impl<'k> Reader<'k> {
         let program = match raw.prog.is_null() {
             true => None,
             false => {
-                let aux = self.prog.load(raw.prog)?.aux;
+                let prog = self.prog.load(raw.prog);
+                let aux = prog.of(|| format!("its prog {}", raw.prog))?.aux;
                 Some(self.kernel.load::<Aux>(aux)?.id)
             }
         };
@@ -343,6 +359,10 @@ impl View for Bpf {
 
     fn html(&self) -> Option<String> {
         tables(self).iter().map(View::html).collect()
+    }
+
+    fn missing(&self) -> Vec<Missing> {
+        self.missing.clone()
     }
 }
 
@@ -405,6 +425,7 @@ fn tables(all: &Bpf) -> Vec<Table> {
             link.program.map_or_else(String::new, |id| id.to_string()),
         ]);
     }
+    programs.lacks(&all.missing);
     let mut tables = vec![programs];
     tables.extend([maps, links].into_iter().filter(|table| !table.is_empty()));
     tables

@@ -13,13 +13,12 @@
 
 use serde::Serialize;
 
-use crate::Listing;
 use crate::guest::Guest;
 use crate::kernel::Kernel;
 use crate::memory::{GuestVirt, PAGE_SIZE};
 use crate::object::{FixedStr, Mirror, Plan};
-use crate::structures::{array, enumerator, list_for_each_entry, offset_of, twice};
-use crate::{Error, Result};
+use crate::structures::{array, enumerator, list_for_each_entry, offset_of, twice, whole_list};
+use crate::{Error, Listing, Missing, Of as _, Result};
 
 /// Groups of one hierarchy, hierarchies, and groups that one task is in, as far as we read.
 const BOUND: usize = 1 << 20;
@@ -92,6 +91,9 @@ pub struct Hierarchy {
     pub controllers: Vec<String>,
     /// Its groups, each before those below it.
     pub cgroups: Vec<Cgroup>,
+    /// What could not be read.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub missing: Vec<Missing>,
 }
 
 /// All hierarchies.
@@ -147,12 +149,15 @@ impl Guest {
     pub fn cgroups(&self) -> Result<Hierarchies> {
         let kernel = self.kernel()?;
         let reader = Reader::new(&kernel)?;
-        let all = reader.roots()?.into_iter().map(|root| {
-            twice(&format!("the control groups at {root}"), || {
-                reader.hierarchy(root)
-            })
-        });
-        all.collect()
+        let roots = reader.roots()?;
+        let mut all = Hierarchies::new();
+        all.missing = roots.missing;
+        for root in roots.items {
+            let what = format!("the control groups at {root}");
+            let hierarchy = twice(&what, || reader.hierarchy(root));
+            all.take(hierarchy, || what);
+        }
+        Ok(all)
     }
 }
 
@@ -202,18 +207,16 @@ impl<'k> Reader<'k> {
     }
 
     /// `for_each_root()`
-    fn roots(&self) -> Result<Vec<GuestVirt>> {
+    fn roots(&self) -> Result<Listing<GuestVirt>> {
         let head = self.kernel.symbol("cgroup_roots")?;
         let member = offset_of(self.kernel, "struct cgroup_root", "root_list")?;
         let visible = match self.kernel.symbols()?.lookup("cgrp_dfl_visible") {
             Some(at) => self.kernel.read_u8(at)? != 0,
             None => true,
         };
-        let roots: Result<Vec<GuestVirt>> = list_for_each_entry(self.kernel, head, member)
-            .bound(BOUND)
-            .collect();
-        let mut roots = roots?;
-        roots.retain(|root| visible || *root != self.default);
+        let what = "the list of cgroup_roots";
+        let mut roots = whole_list(self.kernel, head, member, BOUND, what);
+        roots.items.retain(|root| visible || *root != self.default);
         Ok(roots)
     }
 
@@ -233,13 +236,24 @@ impl<'k> Reader<'k> {
         let links = offset_of(kernel, "struct css_set", "cgrp_links")?;
         let member = offset_of(kernel, "struct cgrp_cset_link", "cgrp_link")?;
         let cgrp = offset_of(kernel, "struct cgrp_cset_link", "cgrp")?;
-        let mut groups = Vec::new();
-        for link in list_for_each_entry(kernel, set.offset(links), member).bound(BOUND) {
-            let at = GuestVirt(kernel.read_u64(link?.offset(cgrp))?);
-            groups.push((at, self.cgroup.load(at)?));
+        let mut groups = Listing::new();
+        let what = format!("the cgrp_links of the css_set at {set}");
+        let links = whole_list(kernel, set.offset(links), member, BOUND, &what);
+        groups.missing = links.missing;
+        for link in links.items {
+            let group = || {
+                let at = GuestVirt(kernel.read_u64(link.offset(cgrp))?);
+                let group = self.cgroup.load(at).of(|| format!("its cgrp {at}"))?;
+                Ok((at, group))
+            };
+            groups.take(group(), || format!("the cgrp_cset_link at {link}"));
         }
-        let mut all = Vec::new();
-        for root in self.roots()? {
+        let roots = self.roots()?;
+        let mut all = TaskCgroups::new();
+        all.missing = groups.missing;
+        all.missing.extend(roots.missing);
+        let groups = groups.items;
+        for root in roots.items {
             // The first css_set has no link to version 2's root.
             let found = groups.iter().find(|(_, group)| group.root == root);
             let (at, group) = match found {
@@ -256,7 +270,7 @@ impl<'k> Reader<'k> {
             };
             let raw: Root = kernel.load(root)?;
             let two = root == self.default;
-            all.push(TaskCgroup {
+            all.items.push(TaskCgroup {
                 hierarchy: raw.hierarchy_id,
                 controllers: if two {
                     Vec::new()
@@ -264,12 +278,12 @@ impl<'k> Reader<'k> {
                     self.name(root, raw.subsys_mask)
                 },
                 name: raw.name.to_str().into_owned(),
-                path: kernfs_path(kernel, group.kn)?,
+                path: kernfs_path(kernel, group.kn).of(|| format!("cgroup {at}, its kn"))?,
                 deleted: group.css_flags & self.online == 0,
                 at,
             });
         }
-        Ok(Listing::from(all))
+        Ok(all)
     }
 
     fn hierarchy(&self, at: GuestVirt) -> Result<Hierarchy> {
@@ -279,7 +293,7 @@ impl<'k> Reader<'k> {
         let own = offset_of(kernel, "struct cgroup", "self")?;
         let children = offset_of(kernel, "struct cgroup", "self.children")?;
         let sibling = offset_of(kernel, "struct cgroup_subsys_state", "sibling")?;
-        let mut cgroups = Vec::new();
+        let mut cgroups = Listing::new();
         let mut work = vec![(0, first)];
         while let Some((depth, at)) = work.pop() {
             if cgroups.len() >= BOUND || depth as usize >= DEPTH {
@@ -289,23 +303,30 @@ impl<'k> Reader<'k> {
                     bound: BOUND,
                 });
             }
-            cgroups.push(self.group(at, depth, &raw)?);
-            let below = list_for_each_entry(kernel, at.offset(children), sibling).bound(BOUND);
-            let below: Result<Vec<GuestVirt>> = below.map(|css| Ok(css?.back(own))).collect();
-            work.extend(below?.into_iter().rev().map(|at| (depth + 1, at)));
+            let group = self.group(at, depth, &raw);
+            cgroups.take(group, || format!("the cgroup at {at}"));
+            let what = format!("the children of the cgroup at {at}");
+            let below = whole_list(kernel, at.offset(children), sibling, BOUND, &what);
+            cgroups.missing.extend(below.missing);
+            let below = below.items.into_iter().rev();
+            work.extend(below.map(|css| (depth + 1, css.back(own))));
         }
         Ok(Hierarchy {
             at,
             id: raw.hierarchy_id,
             name: raw.name.to_str().into_owned(),
             controllers: self.name(at, raw.subsys_mask),
-            cgroups,
+            cgroups: cgroups.items,
+            missing: cgroups.missing,
         })
     }
 
     fn group(&self, at: GuestVirt, depth: u32, root: &Root) -> Result<Cgroup> {
         let group = self.cgroup.load(at)?;
-        let node: KernfsNode = self.kernel.load(group.kn)?;
+        let node: KernfsNode = self
+            .kernel
+            .load(group.kn)
+            .of(|| format!("its kn {}", group.kn))?;
         let members = self.members(at)?;
         let mut procs: Vec<i32> = members
             .iter()
@@ -335,8 +356,10 @@ impl<'k> Reader<'k> {
             descendants: group.nr_descendants,
             frozen: group.flags & self.frozen != 0,
             online: group.css_flags & self.online != 0,
-            memory: memory.map(|pages| pages.wrapping_mul(PAGE_SIZE)),
-            // Nothing is charged to the root.
+            // Nothing is charged to the root (try_charge() returns at once): its counters stay what they were at boot.
+            memory: memory
+                .filter(|_| depth > 0)
+                .map(|pages| pages.wrapping_mul(PAGE_SIZE)),
             pids: match depth {
                 0 => None,
                 _ => charged("pids", "struct pids_cgroup", "counter.counter")?,

@@ -169,7 +169,7 @@ pub enum Error {
     },
     /// The memory changed while it was read, each time it was tried.
     #[error(
-        "{what} changed while it was read ({tries} tries): use guest.paused(|guest| ..) for a still guest"
+        "{what} changed while it was read ({tries} tries): for a still guest, `klab pause`, or guest.paused(|guest| ..) in a cell"
     )]
     Torn {
         /// What was read.
@@ -268,6 +268,12 @@ impl Error {
             | Self::Broken { at, .. } => Some(*at),
             _ => None,
         }
+    }
+
+    /// Memory that holds what a kernel never makes.
+    pub(crate) fn broken(what: &'static str, at: GuestVirt, why: impl Into<String>) -> Self {
+        let why = why.into();
+        Self::Broken { what, at, why }
     }
 
     /// An error of the machine: a sentence, or an error of another library.

@@ -9,8 +9,8 @@ use crate::kernel::Kernel;
 use crate::memory::{GuestVirt, PAGE_SIZE};
 use crate::object::{Mirror, Plan};
 use crate::page::{MappedFile, MemMap, mapped_file};
-use crate::structures::{XarrayLayout, offset_of, settle, xa_for_each};
-use crate::{Error, Result};
+use crate::structures::{XarrayLayout, lacks, offset_of, settle_all, xa_for_each};
+use crate::{Error, Missing, Result};
 
 /// A folio of a file that is in memory.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -44,7 +44,12 @@ pub struct PageCache {
     pub shadows: u64,
     /// The flags that a folio may have, by their bits, as `enum pageflags` names them.
     pub flag_names: BTreeMap<u32, String>,
+    /// What of it could not be read.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub missing: Vec<Missing>,
 }
+
+lacks!(PageCache);
 
 impl PageCache {
     /// Pages of the folios that have a flag.
@@ -119,13 +124,13 @@ impl Guest {
     /// The page cache of an inode.
     pub fn page_cache_of(&self, inode: GuestVirt) -> Result<PageCache> {
         let kernel = self.kernel()?;
-        settle(&format!("the page cache of the inode at {inode}"), || {
+        settle_all(&format!("the page cache of the inode at {inode}"), || {
             read(&kernel, inode)
         })
     }
 }
 
-/// `None` if a folio left the cache, or the count of pages changed.
+/// `None` if the count of pages changed.
 fn read(kernel: &Kernel, inode: GuestVirt) -> Result<Option<PageCache>> {
     let raw: Inode = kernel.load(inode)?;
     let plan = Plan::<Raw>::new(kernel)?;
@@ -139,24 +144,26 @@ fn read(kernel: &Kernel, inode: GuestVirt) -> Result<Option<PageCache>> {
         folios: Vec::new(),
         shadows: 0,
         flag_names: memmap.flag_names(),
+        missing: Vec::new(),
     };
     let bound = kernel.space().memory().ranges().iter();
     let bound = bound.fold(0_u64, |sum, range| sum.saturating_add(range.len)) / PAGE_SIZE;
-    for entry in xa_for_each(
-        kernel,
-        raw.i_mapping.offset(pages),
-        XarrayLayout::of(kernel)?,
-    ) {
-        let entry = entry?;
+    let layout = XarrayLayout::of(kernel)?;
+    for entry in xa_for_each(kernel, raw.i_mapping.offset(pages), layout) {
+        let entry = match entry {
+            Ok(entry) => entry,
+            Err(error) => {
+                let what = match cache.folios.last() {
+                    Some(last) => format!("the entries behind that of page {}", last.index),
+                    None => "the entries".to_owned(),
+                };
+                cache.missing.push(Missing::new(what, &error));
+                break;
+            }
+        };
         let Some(at) = entry.pointer() else {
             cache.shadows += 1;
             continue;
-        };
-        let Some(pfn) = memmap
-            .page_to_pfn(at)
-            .filter(|pfn| memmap.pfn_to_page(*pfn) == at)
-        else {
-            return Ok(None);
         };
         if cache.folios.len() as u64 >= bound {
             return Err(Error::TooLong {
@@ -165,18 +172,46 @@ fn read(kernel: &Kernel, inode: GuestVirt) -> Result<Option<PageCache>> {
                 bound: cache.folios.len(),
             });
         }
-        let folio = memmap.cached(pfn)?;
-        if folio.mapping != raw.i_mapping {
-            return Ok(None);
+        match cached(&memmap, raw.i_mapping, entry.index, at) {
+            Ok(folio) => cache.folios.push(folio),
+            Err(error) => {
+                let what = format!("the entry of page {}", entry.index);
+                cache.missing.push(Missing::new(what, &error));
+            }
         }
-        cache.folios.push(CachedFolio {
-            index: entry.index,
-            pages: 1 << folio.order,
-            at,
-            pfn,
-            flags: folio.flags,
-            mapcount: folio.mapcount,
-        });
+    }
+    if cache.missing.is_empty() && cache.cached() != cache.nrpages {
+        let why = format!(
+            "its folios have {} pages, its nrpages says {}",
+            cache.cached(),
+            cache.nrpages
+        );
+        let error = Error::broken("page cache", raw.i_mapping, why);
+        cache.missing.push(Missing::from(&error));
     }
     Ok((plan.load(raw.i_mapping)? == before).then_some(cache))
+}
+
+/// The folio of an entry. It must be one of this file.
+fn cached(memmap: &MemMap, mapping: GuestVirt, index: u64, at: GuestVirt) -> Result<CachedFolio> {
+    let pfn = memmap
+        .page_to_pfn(at)
+        .filter(|pfn| memmap.pfn_to_page(*pfn) == at)
+        .ok_or_else(|| Error::broken("page cache", at, "there is no struct page"))?;
+    let folio = memmap.cached(pfn)?;
+    if folio.mapping != mapping {
+        let why = format!(
+            "its mapping is {}, but it is in the cache of {mapping}",
+            folio.mapping
+        );
+        return Err(Error::broken("folio", at, why));
+    }
+    Ok(CachedFolio {
+        index,
+        pages: 1 << folio.order,
+        at,
+        pfn,
+        flags: folio.flags,
+        mapcount: folio.mapcount,
+    })
 }

@@ -81,6 +81,23 @@ impl Missing {
     }
 }
 
+/// A list that is a part: what cannot be read as a whole is empty, which is noted.
+pub(crate) fn parts<T>(missing: &mut Vec<Missing>, what: &str, read: Result<Listing<T>>) -> Vec<T> {
+    match read {
+        Ok(list) => {
+            for one in list.missing {
+                let what = format!("{what}: {}", one.what);
+                missing.push(Missing { what, ..one });
+            }
+            list.items
+        }
+        Err(error) => {
+            missing.push(Missing::new(what, &error));
+            Vec::new()
+        }
+    }
+}
+
 impl From<&Error> for Missing {
     /// What the error itself says to have been reading.
     fn from(error: &Error) -> Self {
@@ -137,6 +154,59 @@ impl<T> Listing<T> {
         Listing {
             items: self.items.into_iter().map(turn).collect(),
             missing: self.missing,
+        }
+    }
+}
+
+impl<T> Listing<T> {
+    /// What `read` gives of each node, and which could not be read. `None` if one changed while it was read.
+    pub(crate) fn each(
+        nodes: Listing<GuestVirt>,
+        name: impl Fn(GuestVirt) -> String,
+        mut read: impl FnMut(GuestVirt) -> Result<Option<T>>,
+    ) -> Option<Self> {
+        let mut list = Self {
+            items: Vec::with_capacity(nodes.len()),
+            missing: nodes.missing,
+        };
+        for at in nodes.items {
+            match read(at) {
+                Ok(Some(item)) => list.items.push(item),
+                Ok(None) => return None,
+                Err(error) => list.miss(name(at), &error),
+            }
+        }
+        Some(list)
+    }
+
+    /// The things of the list, and what is missing put with what is missing elsewhere.
+    pub(crate) fn into_items(self, missing: &mut Vec<Missing>) -> Vec<T> {
+        missing.extend(self.missing);
+        self.items
+    }
+}
+
+impl Listing<GuestVirt> {
+    /// The nodes of a walk up to where it breaks, which is said to be behind the last of them.
+    pub(crate) fn walk(what: &str, nodes: impl IntoIterator<Item = Result<GuestVirt>>) -> Self {
+        let mut list = Self::new();
+        for node in nodes {
+            match node {
+                Ok(at) => list.items.push(at),
+                Err(error) => {
+                    list.miss_behind(what, &error);
+                    break;
+                }
+            }
+        }
+        list
+    }
+
+    /// Notes that the list breaks behind its last node.
+    pub(crate) fn miss_behind(&mut self, what: &str, error: &Error) {
+        match self.items.last() {
+            Some(last) => self.miss(format!("{what} behind {last}"), error),
+            None => self.miss(what, error),
         }
     }
 }

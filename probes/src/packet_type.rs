@@ -6,14 +6,14 @@
 
 use serde::Serialize;
 
-use crate::Listing;
-use crate::Result;
 use crate::guest::Guest;
 use crate::kernel::Kernel;
 use crate::memory::GuestVirt;
+use crate::net::net_namespaces;
 use crate::object::Object;
-use crate::structures::{list_for_each_entry, offset_of};
+use crate::structures::{offset_of, whole_list};
 use crate::view::{Align, Table, View};
+use crate::{Error, Listing, Result};
 
 /// `PTYPE_HASH_SIZE` (`include/linux/netdevice.h`).
 const HASH: u64 = 16;
@@ -47,7 +47,7 @@ impl Guest {
     /// When a list is not as the kernel keeps it.
     pub fn packet_types(&self) -> Result<PacketTypes> {
         let kernel = self.kernel()?;
-        let mut found = Vec::new();
+        let mut found = PacketTypes::new();
         let base = kernel.symbol("ptype_base")?;
         for bucket in 0..HASH {
             let chain = format!("ptype_base[{bucket}]");
@@ -57,41 +57,50 @@ impl Guest {
         if let Some(all) = kernel.symbols()?.lookup("ptype_all") {
             chain_of(&kernel, all, "ptype_all", &mut found)?;
         }
-        let nets = kernel.symbol("net_namespace_list")?;
-        let in_net = offset_of(&kernel, "struct net", "list")?;
-        for net in list_for_each_entry(&kernel, nets, in_net).bound(MOST) {
-            let net = Object::at(&kernel, "struct net", net?)?;
-            let name = format!("netns {}", net.member("ns.inum")?.u64()?);
-            members(&kernel, &net, &name, &mut found)?;
-            let devices = net.member("dev_base_head")?.address().unwrap_or_default();
-            let in_device = offset_of(&kernel, "struct net_device", "dev_list")?;
-            for device in list_for_each_entry(&kernel, devices, in_device).bound(MOST) {
-                let device = Object::at(&kernel, "struct net_device", device?)?;
-                let name = format!("{name} {}", device.member("name")?.string()?);
-                members(&kernel, &device, &name, &mut found)?;
+        let namespaces = net_namespaces(&kernel)?;
+        found.missing.extend(namespaces.missing);
+        let devices = offset_of(&kernel, "struct net", "dev_base_head")?;
+        let in_device = offset_of(&kernel, "struct net_device", "dev_list")?;
+        for net in namespaces.items {
+            let name = format!("netns {}", net.inum);
+            members(&kernel, ("struct net", net.at), &name, &mut found)?;
+            let what = format!("{name}, the list of devices");
+            let devices = net.at.offset(devices);
+            let devices = whole_list(&kernel, devices, in_device, MOST, &what);
+            found.missing.extend(devices.missing);
+            for at in devices.items {
+                let device = Object::at(&kernel, "struct net_device", at)?;
+                match device.member("name")?.string() {
+                    Ok(device) => {
+                        let name = format!("{name} {device}");
+                        members(&kernel, ("struct net_device", at), &name, &mut found)?;
+                    }
+                    Err(error) => found.miss(format!("{name}, the net_device at {at}"), &error),
+                }
             }
         }
-        Ok(Listing::from(found))
+        Ok(found)
     }
 }
 
 /// The lists of a namespace, where it has them, or of a device.
-fn members(kernel: &Kernel, owner: &Object, name: &str, found: &mut Vec<PacketType>) -> Result<()> {
+fn members(
+    kernel: &Kernel,
+    (c, at): (&str, GuestVirt),
+    name: &str,
+    found: &mut PacketTypes,
+) -> Result<()> {
     for member in ["ptype_all", "ptype_specific"] {
-        if let Ok(list) = owner.member(member) {
-            let head = list.address().unwrap_or_default();
-            chain_of(kernel, head, &format!("{name} {member}"), found)?;
+        match offset_of(kernel, c, member) {
+            Ok(head) => chain_of(kernel, at.offset(head), &format!("{name} {member}"), found)?,
+            Err(Error::NoMember { .. }) => {}
+            Err(error) => return Err(error),
         }
     }
     Ok(())
 }
 
-fn chain_of(
-    kernel: &Kernel,
-    head: GuestVirt,
-    chain: &str,
-    found: &mut Vec<PacketType>,
-) -> Result<()> {
+fn chain_of(kernel: &Kernel, head: GuestVirt, chain: &str, found: &mut PacketTypes) -> Result<()> {
     let name = |at: GuestVirt| -> Result<Option<String>> {
         if at.is_null() {
             return Ok(None);
@@ -100,16 +109,21 @@ fn chain_of(
         Ok(Some(symbol.map_or_else(|| at.to_string(), |s| s.name)))
     };
     let member = offset_of(kernel, "struct packet_type", "list")?;
-    for at in list_for_each_entry(kernel, head, member).bound(MOST) {
-        let at = at?;
-        let handler = Object::at(kernel, "struct packet_type", at)?;
-        found.push(PacketType {
-            at,
-            chain: chain.to_owned(),
-            ethertype: (handler.member("type")?.u64()? as u16).swap_bytes(),
-            func: name(handler.member("func")?.pointer()?)?.unwrap_or_default(),
-            list_func: name(handler.member("list_func")?.pointer()?)?,
-        });
+    let nodes = whole_list(kernel, head, member, MOST, chain);
+    found.missing.extend(nodes.missing);
+    for at in nodes.items {
+        let handler = || {
+            let handler = Object::at(kernel, "struct packet_type", at)?;
+            Ok(PacketType {
+                at,
+                chain: chain.to_owned(),
+                ethertype: (handler.member("type")?.u64()? as u16).swap_bytes(),
+                // NULL of one that is being taken out.
+                func: name(handler.member("func")?.pointer()?)?.unwrap_or_default(),
+                list_func: name(handler.member("list_func")?.pointer()?)?,
+            })
+        };
+        found.take(handler(), || format!("{chain}, the packet_type at {at}"));
     }
     Ok(())
 }
@@ -121,6 +135,10 @@ impl View for PacketTypes {
 
     fn html(&self) -> Option<String> {
         table(self).html()
+    }
+
+    fn missing(&self) -> Vec<crate::Missing> {
+        table(self).missing()
     }
 }
 
@@ -143,6 +161,7 @@ fn table(handlers: &PacketTypes) -> Table {
             handler.at.to_string(),
         ]);
     }
+    table.lacks(&handlers.missing);
     table
 }
 

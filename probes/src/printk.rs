@@ -4,6 +4,8 @@
 //! holds the texts, each behind the id of its descriptor. Writers are lock-free, so a record is believed only if its
 //! descriptor was finalized with the right id before and after it was read, as the kernel's own readers do.
 
+use std::ops::Deref;
+
 use serde::Serialize;
 
 use crate::Listing;
@@ -17,6 +19,8 @@ use crate::{Error, Result};
 // kernel/printk/printk_ringbuffer.h: the state is in the two upper bits of state_var, the id below.
 const STATE_SHIFT: u32 = 62;
 const ID_MASK: u64 = (1 << STATE_SHIFT) - 1;
+/// `desc_committed`: whole as it is, and its writer may add to the line.
+const COMMITTED: u64 = 1;
 /// `desc_finalized`: written, and no more text will be added.
 const FINALIZED: u64 = 2;
 /// `FAILED_LPOS`, with bit 0 set: the text was lost. Other odd positions are empty texts.
@@ -48,8 +52,15 @@ pub struct LogRecord {
     pub facility: u8,
     /// Whether it goes on a line begun before (`LOG_CONT`).
     pub cont: bool,
+    /// Whether its line is not ended: more may be added. What a dying kernel says last often is such a one; `/dev/kmsg`
+    /// does not give it.
+    pub open: bool,
     /// Who wrote it.
     pub caller: Caller,
+    /// The other half of that, where the kernel keeps it: the CPU of a task, the task that a CPU interrupted.
+    pub caller2: Option<Caller>,
+    /// The name of the task, where the kernel keeps it.
+    pub comm: Option<String>,
     /// The text, without a prefix; bytes that are not UTF-8 became U+FFFD.
     pub text: String,
     /// `SUBSYSTEM=` of a device's record, or empty.
@@ -58,15 +69,71 @@ pub struct LogRecord {
     pub device: String,
 }
 
-/// The kernel's log, oldest record first.
-pub type Log = Listing<LogRecord>;
+/// The kernel's log, oldest record first. In JSON it is the list of its records.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(transparent)]
+pub struct Log {
+    /// The records.
+    pub records: Listing<LogRecord>,
+    /// Older ones, which newer ones have overwritten.
+    #[serde(skip)]
+    pub overwritten: u64,
+}
 
 impl Log {
     /// The last `n` records.
     #[must_use]
     pub fn tail(mut self, n: usize) -> Self {
-        self.items.drain(..self.items.len().saturating_sub(n));
+        let older = self.records.len().saturating_sub(n);
+        self.records.items.drain(..older);
+        if older > 0 {
+            self.overwritten = 0;
+        }
         self
+    }
+
+    /// Where numbers are missing in the middle, the number before and how many: records that were overwritten while the
+    /// log was read, or were being written.
+    pub fn holes(&self) -> impl Iterator<Item = (u64, u64)> {
+        self.records.windows(2).filter_map(|pair| {
+            let missing = pair[1].seq.wrapping_sub(pair[0].seq).wrapping_sub(1);
+            (missing > 0).then_some((pair[0].seq, missing))
+        })
+    }
+}
+
+impl Deref for Log {
+    type Target = [LogRecord];
+
+    fn deref(&self) -> &[LogRecord] {
+        &self.records
+    }
+}
+
+impl FromIterator<LogRecord> for Log {
+    fn from_iter<I: IntoIterator<Item = LogRecord>>(records: I) -> Self {
+        Self {
+            records: records.into_iter().collect(),
+            overwritten: 0,
+        }
+    }
+}
+
+impl IntoIterator for Log {
+    type Item = LogRecord;
+    type IntoIter = std::vec::IntoIter<LogRecord>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.records.into_iter()
+    }
+}
+
+impl<'a> IntoIterator for &'a Log {
+    type Item = &'a LogRecord;
+    type IntoIter = std::slice::Iter<'a, LogRecord>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.records.iter()
     }
 }
 
@@ -110,6 +177,9 @@ struct Info {
     flags: u8,
     level: u8,
     caller_id: u32,
+    /// Not there without CONFIG_PRINTK_EXECUTION_CTX.
+    caller_id2: Option<u32>,
+    comm: Option<FixedStr<16>>,
     #[mirror(member = "dev_info.subsystem")]
     subsystem: FixedStr<16>,
     #[mirror(member = "dev_info.device")]
@@ -117,9 +187,9 @@ struct Info {
 }
 
 impl Guest {
-    /// The kernel's log: every record that `/dev/kmsg` would give, oldest first.
+    /// The kernel's log: every record that `/dev/kmsg` would give, oldest first, and the last one before its line is ended.
     ///
-    /// Records that are overwritten while they are read are left out, as they are gone.
+    /// Records that are overwritten while they are read are left out, as they are gone: [`Log::holes`].
     pub fn log(&self) -> Result<Log> {
         let kernel = self.kernel()?;
         let reader = Reader::new(&kernel)?;
@@ -140,12 +210,19 @@ impl Guest {
                 why,
             });
         }
-        let mut records = Vec::new();
+        let mut records = Listing::new();
         for i in 0..=count {
             check_interrupt();
-            records.extend(reader.record(tail_id.wrapping_add(i) & ID_MASK)?);
+            let id = tail_id.wrapping_add(i) & ID_MASK;
+            match reader.record(id) {
+                Ok(record) => records.items.extend(record),
+                Err(error) => records.miss(format!("the record with the id {id:#x}"), &error),
+            }
         }
-        Ok(Listing::from(records))
+        Ok(Log {
+            overwritten: records.first().map_or(0, |first| first.seq),
+            records,
+        })
     }
 }
 
@@ -187,51 +264,88 @@ impl<'k> Reader<'k> {
         let index = id & ((1 << self.ring.count_bits) - 1);
         let at = self.ring.descs.offset(index.wrapping_mul(self.desc.size()));
         let desc = self.desc.load(at)?;
-        if desc.state_var & ID_MASK != id || desc.state_var >> STATE_SHIFT != FINALIZED {
+        let state = desc.state_var >> STATE_SHIFT;
+        if desc.state_var & ID_MASK != id {
+            return self.gone(id, || {
+                let why = format!("its id is {:#x}", desc.state_var & ID_MASK);
+                Error::broken("descriptor of a record", at, why)
+            });
+        }
+        // Being written, or taken for a new one.
+        if !matches!(state, COMMITTED | FINALIZED) {
             return Ok(None);
         }
         let info = self
             .info
             .load(self.ring.infos.offset(index.wrapping_mul(self.info.size())))?;
-        let text = self.text(id, &desc, info.text_len)?;
+        let text = self.text(id, &desc, info.text_len);
         if self.desc.load(at)? != desc {
             return Ok(None);
         }
+        let text = match text {
+            Ok(text) => text,
+            Err(error) => return self.gone(id, || error),
+        };
+        // Its text was lost: there was no room for it.
         let Some(text) = text else { return Ok(None) };
-        let number = info.caller_id & 0x7fff_ffff;
+        let comm = info.comm.map(|comm| comm.to_str().into_owned());
         Ok(Some(LogRecord {
             seq: info.seq,
             ts_nsec: info.ts_nsec,
             level: info.level,
             facility: info.facility,
             cont: info.flags & LOG_CONT != 0,
-            caller: if info.caller_id == number {
-                Caller::Task(number)
-            } else {
-                Caller::Cpu(number)
-            },
+            open: state == COMMITTED,
+            caller: caller(info.caller_id),
+            caller2: info.caller_id2.map(caller),
+            comm: comm.filter(|comm| !comm.is_empty()),
             text: crate::text_of(&text),
             subsystem: info.subsystem.to_str().into_owned(),
             device: info.device.to_str().into_owned(),
         }))
     }
 
-    /// The text of a record: `get_data()`. `None` if it was lost or overwritten.
+    /// What is not as it was written has been overwritten meanwhile, or is damaged: the ring's tail tells which.
+    fn gone(&self, id: u64, error: impl FnOnce() -> Error) -> Result<Option<LogRecord>> {
+        let ring: Ring = self.kernel.load(self.at)?;
+        let behind = id.wrapping_sub(ring.tail_id) & ID_MASK;
+        match behind >> ring.count_bits.min(MAX_BITS) {
+            0 => Err(error()),
+            _ => Ok(None),
+        }
+    }
+
+    /// The text of a record: `get_data()`. `None` if it was lost.
     fn text(&self, id: u64, desc: &Desc, len: u16) -> Result<Option<Vec<u8>>> {
         let Some((at, size)) = block(desc.begin, desc.next, self.ring.size_bits) else {
-            return Ok((desc.begin != FAILED_LPOS).then(Vec::new));
+            // Odd positions: no text, or one that was lost. Others are no block of this turn of the ring.
+            return match (desc.begin & 1, desc.next & 1) {
+                (1, 1) => Ok((desc.begin != FAILED_LPOS).then(Vec::new)),
+                _ => {
+                    let why = format!("its text is from {:#x} to {:#x}", desc.begin, desc.next);
+                    Err(Error::broken("descriptor of a record", self.at, why))
+                }
+            };
         };
         // Each block begins with the id of its descriptor.
-        let Some(room) = size.checked_sub(8) else {
-            return Ok(None);
-        };
         let block = self.ring.data.offset(at);
-        if self.kernel.read_u64(block)? & ID_MASK != id {
-            return Ok(None);
+        let owner = self.kernel.read_u64(block)? & ID_MASK;
+        if owner != id || size < 8 {
+            let why = format!("it has {size} bytes and the id {owner:#x}, its record {id:#x}");
+            return Err(Error::broken("block of text", block, why));
         }
-        let mut text = vec![0; u64::from(len).min(room) as usize];
+        // The kernel's reader cuts what is longer than its block, too.
+        let mut text = vec![0; u64::from(len).min(size - 8) as usize];
         self.kernel.read(block.offset(8), &mut text)?;
         Ok(Some(text))
+    }
+}
+
+/// `printk_caller_id()`: the top bit tells a CPU from a task.
+const fn caller(id: u32) -> Caller {
+    match id >> 31 {
+        0 => Caller::Task(id),
+        _ => Caller::Cpu(id & 0x7fff_ffff),
     }
 }
 

@@ -4,13 +4,13 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use crate::Result;
 use crate::guest::Guest;
 use crate::kernel::{Function, Functions, Kernel};
 use crate::memory::GuestVirt;
 use crate::object::{Mirror, Object, Plan};
 use crate::structures::{chain, offset_of, online_cpus, per_cpu_ptr, settle};
 use crate::view::{Align, Table, View};
+use crate::{Listing, Missing, Of as _, Result};
 
 /// `RCU_SEQ_CTR_SHIFT` of `kernel/rcu/rcu.h`: the bits below say whether a grace period is under way.
 const CTR_SHIFT: u32 = 2;
@@ -72,6 +72,9 @@ pub struct Rcu {
     pub forced_qs: u64,
     /// The CPUs that are online.
     pub cpus: Vec<RcuCpu>,
+    /// What could not be read.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub missing: Vec<Missing>,
 }
 
 #[derive(Debug, PartialEq, Eq, Mirror)]
@@ -114,12 +117,13 @@ impl Guest {
             let state = plan.load(at)?;
             Ok((plan.load(at)? == state).then_some(state))
         })?;
-        let cpus = online_cpus(&kernel)?;
-        let cpus = cpus.into_iter().map(|cpu| {
-            settle(&format!("the callbacks of CPU {cpu}"), || {
-                read(&kernel, &functions, cpu)
-            })
-        });
+        let mut cpus = Listing::new();
+        for cpu in online_cpus(&kernel)? {
+            let what = format!("the callbacks of CPU {cpu}");
+            let read = settle(&what, || read(&kernel, &functions, cpu));
+            cpus.take(read, || what);
+        }
+        let mut missing = cpus.missing;
         Ok(Rcu {
             name: kernel.read_cstr(state.name, NAME)?,
             gp: state.gp_seq >> CTR_SHIFT,
@@ -129,12 +133,15 @@ impl Guest {
                 true => None,
                 false => {
                     let task = Object::at(&kernel, "struct task_struct", state.gp_kthread)?;
-                    Some(task.member("pid")?.i64()? as i32)
+                    let pid = task.member("pid")?.i64();
+                    pid.or_miss(&mut missing, || "the task of gp_kthread")
+                        .map(|pid| pid as i32)
                 }
             },
             expedited: state.expedited_sequence >> CTR_SHIFT,
             forced_qs: state.n_force_qs,
-            cpus: cpus.collect::<Result<_>>()?,
+            cpus: cpus.items,
+            missing,
         })
     }
 }
@@ -191,6 +198,10 @@ impl View for Rcu {
     fn html(&self) -> Option<String> {
         table(self).html()
     }
+
+    fn missing(&self) -> Vec<crate::Missing> {
+        table(self).missing()
+    }
 }
 
 fn table(rcu: &Rcu) -> Table {
@@ -236,6 +247,7 @@ fn table(rcu: &Rcu) -> Table {
             .map_or_else(String::new, |pid| pid.to_string()),
         rcu.state
     ));
+    table.lacks(&rcu.missing);
     table
 }
 

@@ -2,14 +2,13 @@
 
 use serde::Serialize;
 
-use crate::Listing;
 use crate::fs::d_path;
 use crate::guest::Guest;
 use crate::kernel::Kernel;
 use crate::memory::GuestVirt;
 use crate::object::{Mirror, Plan};
-use crate::structures::{offset_of, settle};
-use crate::{Error, Result};
+use crate::structures::{offset_of, settle_all};
+use crate::{Error, Listing, Of as _, Result};
 
 /// Swap areas that a kernel may have: `MAX_SWAPFILES` is below `1 << MAX_SWAPFILES_SHIFT`.
 const AREA_BOUND: u32 = 32;
@@ -63,7 +62,7 @@ impl Guest {
     /// The swap areas: `/proc/swaps`.
     pub fn swap_areas(&self) -> Result<SwapAreas> {
         let kernel = self.kernel()?;
-        settle("the swap areas", || areas(&kernel))
+        settle_all("the swap areas", || areas(&kernel))
     }
 }
 
@@ -85,34 +84,62 @@ pub(crate) fn areas(kernel: &Kernel) -> Result<Option<SwapAreas>> {
             device: flag("SWP_BLKDEV")?,
         })
     })?;
-    let count = kernel
-        .read_u32(kernel.symbol("nr_swapfiles")?)?
-        .min(AREA_BOUND);
+    let at = kernel.symbol("nr_swapfiles")?;
+    let count = kernel.read_u32(at)?;
+    if count > AREA_BOUND {
+        let why = format!("it is {count}, there are {AREA_BOUND} at most");
+        return Err(Error::broken("nr_swapfiles", at, why));
+    }
     let plan = Plan::<Raw>::new(kernel)?;
     let f_path = offset_of(kernel, "struct file", "f_path")?;
-    let mut areas = Vec::new();
+    let mut areas = SwapAreas::new();
     for number in 0..count {
-        let at = GuestVirt(kernel.read_u64(first.offset(8 * u64::from(number)))?);
-        if at.is_null() {
-            continue;
-        }
-        let raw = plan.load(at)?;
-        if raw.flags & flags.used == 0 || raw.swap_file.is_null() {
-            continue;
-        }
-        areas.push(SwapArea {
-            number,
-            at,
-            path: d_path(kernel, raw.swap_file.offset(f_path))?,
-            device: raw.flags & flags.device != 0,
-            pages: raw.pages.into(),
-            used: raw.inuse_pages & IN_USE,
-            priority: raw.prio,
-            writable: raw.flags & flags.writable != 0,
-        });
-        if plan.load(at)?.swap_file != raw.swap_file {
-            return Ok(None);
+        let at = kernel.read_u64(first.offset(8 * u64::from(number)));
+        let at = match at {
+            Ok(0) => continue,
+            Ok(at) => GuestVirt(at),
+            Err(error) => {
+                areas.miss(format!("swap area {number}"), &error);
+                continue;
+            }
+        };
+        match area(kernel, &plan, &flags, f_path, (number, at)) {
+            Ok(Some(Some(area))) => areas.items.push(area),
+            Ok(Some(None)) => {}
+            Ok(None) => return Ok(None),
+            Err(error) => areas.miss(format!("swap area {number} at {at}"), &error),
         }
     }
-    Ok(Some(Listing::from(areas)))
+    Ok(Some(areas))
+}
+
+/// `None` if it changed; nothing of one that is not in use.
+fn area(
+    kernel: &Kernel,
+    plan: &Plan<Raw>,
+    flags: &Flags,
+    f_path: u64,
+    (number, at): (u32, GuestVirt),
+) -> Result<Option<Option<SwapArea>>> {
+    let raw = plan.load(at)?;
+    if raw.flags & flags.used == 0 || raw.swap_file.is_null() {
+        return Ok(Some(None));
+    }
+    let used = raw.inuse_pages & IN_USE;
+    if used > u64::from(raw.pages) {
+        let why = format!("{used} of its {} pages are in use", raw.pages);
+        return Err(Error::broken("swap area", at, why));
+    }
+    let area = SwapArea {
+        number,
+        at,
+        path: d_path(kernel, raw.swap_file.offset(f_path))
+            .of(|| format!("its swap_file {}", raw.swap_file))?,
+        device: raw.flags & flags.device != 0,
+        pages: raw.pages.into(),
+        used,
+        priority: raw.prio,
+        writable: raw.flags & flags.writable != 0,
+    };
+    Ok((plan.load(at)?.swap_file == raw.swap_file).then_some(Some(area)))
 }

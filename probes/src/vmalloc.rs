@@ -2,13 +2,12 @@
 
 use serde::Serialize;
 
-use crate::Listing;
 use crate::guest::Guest;
 use crate::kernel::{Kernel, ModuleSymbols, SymbolAt};
 use crate::memory::{GuestPhys, GuestVirt};
 use crate::object::{Mirror, Plan};
-use crate::structures::{list_for_each_entry, offset_of, settle};
-use crate::{Error, Result};
+use crate::structures::{offset_of, settle_all, whole_list};
+use crate::{Error, Listing, Of as _, Result};
 
 /// Areas that a kernel may have, as far as we read.
 const AREA_BOUND: usize = 1 << 20;
@@ -107,38 +106,42 @@ impl Guest {
 pub(crate) fn areas(kernel: &Kernel, modules: &[ModuleSymbols]) -> Result<VmallocAreas> {
     let plan = Plan::<Area>::new(kernel)?;
     let vms = Plan::<Vm>::new(kernel)?;
-    settle("the vmalloc areas", || {
+    settle_all("the vmalloc areas", || {
         let before = addresses(kernel)?;
-        let mut areas = Vec::with_capacity(before.len());
-        for (at, lazy) in &before {
-            let raw = plan.load(*at)?;
-            if raw.va_start >= raw.va_end {
-                return Ok(None);
-            }
-            if let Some(area) = area(kernel, (*at, *lazy), &raw, &vms, modules)? {
-                areas.push(area);
+        let mut areas = VmallocAreas::new();
+        for (at, lazy) in &before.items {
+            let found = plan.load(*at).and_then(|raw| {
+                if raw.va_start >= raw.va_end {
+                    let why = format!("it is {:#x} to {:#x}", raw.va_start, raw.va_end);
+                    return Err(Error::broken("vmap_area", *at, why));
+                }
+                area(kernel, (*at, *lazy), &raw, &vms, modules)
+            });
+            match found {
+                Ok(found) => areas.items.extend(found),
+                Err(error) => areas.miss(format!("the vmap_area at {at}"), &error),
             }
         }
         areas.sort_by_key(|area| area.start);
-        Ok((addresses(kernel)? == before).then_some(Listing::from(areas)))
+        areas.missing.extend(before.missing.iter().cloned());
+        Ok((addresses(kernel)? == before).then_some(areas))
     })
 }
 
 /// Where the areas lie, and whether each is freed and only not unmapped yet.
-fn addresses(kernel: &Kernel) -> Result<Vec<(GuestVirt, bool)>> {
+fn addresses(kernel: &Kernel) -> Result<Listing<(GuestVirt, bool)>> {
     let member = offset_of(kernel, "struct vmap_area", "list")?;
-    let mut all = Vec::new();
-    let mut take = |head: GuestVirt, lazy: bool| -> Result<()> {
-        for at in list_for_each_entry(kernel, head, member).bound(AREA_BOUND) {
-            all.push((at?, lazy));
-        }
-        Ok(())
+    let mut all = Listing::new();
+    let mut take = |head: GuestVirt, lazy: bool| {
+        let what = format!("the list of vmap_areas at {head}");
+        let found = whole_list(kernel, head, member, AREA_BOUND, &what);
+        all.append(found.map(|at| (at, lazy)));
     };
     let symbols = kernel.symbols()?;
     if let Some(head) = symbols.lookup("vmap_area_list") {
-        take(head, false)?;
+        take(head, false);
         if let Some(head) = symbols.lookup("purge_vmap_area_list") {
-            take(head, true)?;
+            take(head, true);
         }
         return Ok(all);
     }
@@ -156,8 +159,8 @@ fn addresses(kernel: &Kernel) -> Result<Vec<(GuestVirt, bool)>> {
     let (busy, lazy) = (head("busy.head")?, head("lazy.head")?);
     for i in 0..u64::from(count) {
         let node = nodes.offset(i.wrapping_mul(stride));
-        take(node.offset(busy), false)?;
-        take(node.offset(lazy), true)?;
+        take(node.offset(busy), false);
+        take(node.offset(lazy), true);
     }
     Ok(all)
 }
@@ -191,9 +194,16 @@ fn area(
             .is_none_or(|flags| flags & VMAP_RAM != 0)
             .then_some(area));
     }
-    let vm = vms.load(raw.vm)?;
+    let vm = vms.load(raw.vm).of(|| format!("its vm {}", raw.vm))?;
     if vm.flags & UNINITIALIZED != 0 {
         return Ok(None);
+    }
+    if vm.addr.0 != raw.va_start {
+        let why = format!(
+            "its addr is {}, its area begins at {:#x}",
+            vm.addr, raw.va_start
+        );
+        return Err(Error::broken("vm_struct", raw.vm, why));
     }
     // What begins where the area does is also as long, but for an area that is used in parts.
     (area.start, area.size) = (vm.addr, vm.size);

@@ -9,8 +9,8 @@ use crate::guest::Guest;
 use crate::kernel::{Function, Functions, Kernel};
 use crate::memory::GuestVirt;
 use crate::object::{FixedStr, Mirror, Object, Plan};
-use crate::structures::{IdrLayout, checked_list, idr_for_each, offset_of, settle};
-use crate::{Error, Result};
+use crate::structures::{IdrLayout, idr_for_each, lacks, offset_of, settle_all, whole_list};
+use crate::{Error, Listing, Missing, Of as _, Result};
 
 /// Queues, pools, workers of a pool, and works of a list that are read at most, of each.
 const BOUND: usize = 1 << 16;
@@ -103,7 +103,12 @@ pub struct Workqueues {
     pub workqueues: Vec<Workqueue>,
     /// The pools, by number.
     pub pools: Vec<WorkerPool>,
+    /// What could not be read.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub missing: Vec<Missing>,
 }
+
+lacks!(Workqueues);
 
 impl Deref for Workqueues {
     type Target = [Workqueue];
@@ -167,7 +172,7 @@ impl Guest {
     pub fn workqueues(&self) -> Result<Workqueues> {
         let kernel = self.kernel()?;
         let reader = Reader::new(&kernel)?;
-        settle("the workqueues", || reader.read().map(Some))
+        settle_all("the workqueues", || reader.read().map(Some))
     }
 }
 
@@ -199,75 +204,125 @@ impl<'k> Reader<'k> {
         let kernel = self.kernel;
         let c = "struct workqueue_struct";
         let head = kernel.symbol("workqueues")?;
-        let all = checked_list(kernel, head, offset_of(kernel, c, "list")?, BOUND)?;
-        let mut names = HashMap::new();
-        for at in &all {
-            let name = Object::at(kernel, c, *at)?.member("name")?.string()?;
-            names.insert(*at, name);
+        let mut missing = Vec::new();
+        let list = offset_of(kernel, c, "list")?;
+        let all = whole_list(kernel, head, list, BOUND, "the list of workqueues");
+        let (mut names, mut order) = (HashMap::new(), Vec::new());
+        for at in all.into_items(&mut missing) {
+            let name = || Object::at(kernel, c, at)?.member("name")?.string();
+            match name() {
+                Ok(name) => {
+                    names.insert(at, name);
+                    order.push(at);
+                }
+                Err(error) => missing.push(Missing::new(
+                    format!("the workqueue at {at}, its name"),
+                    &error,
+                )),
+            }
         }
-        let mut workqueues = Vec::new();
-        for at in all {
-            workqueues.push(self.workqueue(at, &names)?);
+        let mut workqueues = Listing::new();
+        for at in order {
+            let queue = self.workqueue(at, &names, &mut missing);
+            workqueues.take(queue, || format!("the workqueue {} at {at}", names[&at]));
         }
         let idr = kernel.symbol("worker_pool_idr")?;
-        let mut pools = Vec::new();
+        let mut pools = Listing::new();
         for entry in idr_for_each(kernel, idr, IdrLayout::of(kernel)?)?.bound(BOUND) {
-            pools.push(self.pool(entry?.1, &names)?);
+            let (id, at) = match entry {
+                Ok(entry) => entry,
+                Err(error) => {
+                    pools.miss("the rest of worker_pool_idr", &error);
+                    break;
+                }
+            };
+            let pool = self.pool(at, &names, &mut missing).and_then(|pool| {
+                if i64::from(pool.id) == id as i64 {
+                    return Ok(pool);
+                }
+                let why = format!("its id is {}, in the idr it is {id}", pool.id);
+                Err(Error::broken("worker_pool", at, why))
+            });
+            pools.take(pool, || format!("the worker_pool {id} at {at}"));
         }
-        Ok(Workqueues { workqueues, pools })
+        Ok(Workqueues {
+            workqueues: workqueues.into_items(&mut missing),
+            pools: pools.into_items(&mut missing),
+            missing,
+        })
     }
 
-    fn workqueue(&self, at: GuestVirt, names: &Names) -> Result<Workqueue> {
+    fn workqueue(
+        &self,
+        at: GuestVirt,
+        names: &Names,
+        missing: &mut Vec<Missing>,
+    ) -> Result<Workqueue> {
         let kernel = self.kernel;
         let raw: RawQueue = kernel.load(at)?;
         let of = |member| offset_of(kernel, "struct pool_workqueue", member);
         let head = at.offset(offset_of(kernel, "struct workqueue_struct", "pwqs")?);
-        let mut pools = Vec::new();
-        for at in checked_list(kernel, head, of("pwqs_node")?, BOUND)? {
-            let raw: RawPoolQueue = kernel.load(at)?;
-            pools.push(PoolWorkqueue {
-                at,
-                pool: kernel.load::<RawPool>(raw.pool)?.id,
-                nr_active: raw.nr_active,
-                inactive: self.works(at.offset(of("inactive_works")?), names)?,
-            });
+        let mut pools = Listing::new();
+        let what = format!("the pwqs of the workqueue at {at}");
+        let list = whole_list(kernel, head, of("pwqs_node")?, BOUND, &what);
+        for at in list.into_items(missing) {
+            let mut pool = || {
+                let raw: RawPoolQueue = kernel.load(at)?;
+                let pool = kernel.load::<RawPool>(raw.pool);
+                Ok(PoolWorkqueue {
+                    at,
+                    pool: pool.of(|| format!("its pool {}", raw.pool))?.id,
+                    nr_active: raw.nr_active,
+                    inactive: self.works(at.offset(of("inactive_works")?), names, missing)?,
+                })
+            };
+            pools.take(pool(), || format!("the pool_workqueue at {at}"));
         }
         let rescuer = match raw.rescuer.is_null() {
             true => None,
-            false => self.thread(kernel.load::<RawWorker>(raw.rescuer)?.task)?,
+            false => {
+                let rescuer = kernel.load::<RawWorker>(raw.rescuer);
+                self.thread(rescuer.of(|| format!("its rescuer {}", raw.rescuer))?.task)?
+            }
         };
         Ok(Workqueue {
             at,
+            // It is one of those that have a name.
             name: names.get(&at).cloned().unwrap_or_default(),
             flags: raw.flags,
             max_active: raw.saved_max_active,
             rescuer,
-            pools,
+            pools: pools.into_items(missing),
         })
     }
 
-    fn pool(&self, at: GuestVirt, names: &Names) -> Result<WorkerPool> {
+    fn pool(&self, at: GuestVirt, names: &Names, missing: &mut Vec<Missing>) -> Result<WorkerPool> {
         let kernel = self.kernel;
         let raw: RawPool = kernel.load(at)?;
         let of = |member| offset_of(kernel, "struct worker_pool", member);
         let node = offset_of(kernel, "struct worker", "node")?;
-        let mut workers = Vec::new();
-        for at in checked_list(kernel, at.offset(of("workers")?), node, BOUND)? {
-            workers.push(self.worker(at, names)?);
+        let mut workers = Listing::new();
+        let what = format!("the workers of the worker_pool {} at {at}", raw.id);
+        let list = whole_list(kernel, at.offset(of("workers")?), node, BOUND, &what);
+        for at in list.into_items(missing) {
+            let worker = self.worker(at, names, missing);
+            workers.take(worker, || format!("the worker at {at}"));
         }
         let attrs = Object::at(kernel, "struct workqueue_attrs", raw.attrs)?;
+        let nice = attrs.member("nice")?.i64();
         Ok(WorkerPool {
             at,
             id: raw.id,
+            // -1 of a pool that is of no CPU.
             cpu: u32::try_from(raw.cpu).ok(),
-            nice: attrs.member("nice")?.i64()? as i32,
+            nice: nice.of(|| format!("its attrs {}", raw.attrs))? as i32,
             nr_idle: raw.nr_idle,
-            workers,
-            pending: self.works(at.offset(of("worklist")?), names)?,
+            workers: workers.into_items(missing),
+            pending: self.works(at.offset(of("worklist")?), names, missing)?,
         })
     }
 
-    fn worker(&self, at: GuestVirt, names: &Names) -> Result<Worker> {
+    fn worker(&self, at: GuestVirt, names: &Names, missing: &mut Vec<Missing>) -> Result<Worker> {
         let kernel = self.kernel;
         let raw: RawWorker = kernel.load(at)?;
         let of = |member| offset_of(kernel, "struct worker", member);
@@ -288,11 +343,13 @@ impl<'k> Reader<'k> {
         kernel.read(at.offset(of("desc")?), &mut desc.0[..len])?;
         Ok(Worker {
             at,
-            pid: self.thread(raw.task)?,
+            pid: self
+                .thread(raw.task)
+                .of(|| format!("its task {}", raw.task))?,
             id: raw.id,
             desc: desc.to_str().into_owned(),
             current,
-            scheduled: self.works(at.offset(of("scheduled")?), names)?,
+            scheduled: self.works(at.offset(of("scheduled")?), names, missing)?,
         })
     }
 
@@ -304,11 +361,17 @@ impl<'k> Reader<'k> {
     }
 
     /// The works on a list.
-    fn works(&self, head: GuestVirt, names: &Names) -> Result<Vec<Work>> {
+    fn works(
+        &self,
+        head: GuestVirt,
+        names: &Names,
+        missing: &mut Vec<Missing>,
+    ) -> Result<Vec<Work>> {
         let entry = offset_of(self.kernel, "struct work_struct", "entry")?;
-        checked_list(self.kernel, head, entry, BOUND)?
-            .into_iter()
-            .map(|at| {
+        let what = format!("the works on the list at {head}");
+        let mut works = Listing::new();
+        for at in whole_list(self.kernel, head, entry, BOUND, &what).into_items(missing) {
+            let work = || {
                 let raw = self.work.load(at)?;
                 let pwq = match raw.data & WORK_STRUCT_PWQ {
                     0 => GuestVirt(0),
@@ -319,8 +382,10 @@ impl<'k> Reader<'k> {
                     func: self.functions.at(raw.func)?,
                     workqueue: self.workqueue_of(pwq, names)?,
                 })
-            })
-            .collect()
+            };
+            works.take(work(), || format!("the work_struct at {at}"));
+        }
+        Ok(works.into_items(missing))
     }
 
     fn workqueue_of(&self, pwq: GuestVirt, names: &Names) -> Result<Option<String>> {
@@ -328,7 +393,8 @@ impl<'k> Reader<'k> {
             return Ok(None);
         }
         let wq = offset_of(self.kernel, "struct pool_workqueue", "wq")?;
-        let wq = GuestVirt(self.kernel.read_u64(pwq.offset(wq))?);
+        let wq = self.kernel.read_u64(pwq.offset(wq));
+        let wq = GuestVirt(wq.of(|| format!("its pool_workqueue {pwq}"))?);
         match names.get(&wq) {
             Some(name) => Ok(Some(name.clone())),
             None => Err(Error::Broken {

@@ -18,7 +18,7 @@ use vm::UserFile;
 
 use super::cli::{Look, PacketFilter, Source};
 use super::code;
-use super::output::{Context, INTERRUPTED, Output, Stream};
+use super::output::{Context, Face, INTERRUPTED, Output, Stream};
 use super::read::Place;
 use super::record;
 use super::search;
@@ -165,11 +165,15 @@ fn find(source: &Source, cx: &Context<'_>) -> Result<Guest> {
 
 /// All faces of one value.
 pub(super) fn shown<V: View + Serialize>(value: &V) -> Result<Output> {
+    let text = match Face::Text.is_wanted() {
+        true => value.text(),
+        false => String::new(),
+    };
     Ok(Output {
-        html: value.html(),
-        svg: value.svg(),
+        html: if Face::all() { value.html() } else { None },
+        svg: if Face::all() { value.svg() } else { None },
         code: u8::from(!value.missing().is_empty()),
-        ..Output::new(value.text(), value)?
+        ..Output::new(text, value)?
     })
 }
 

@@ -41,6 +41,7 @@ use vm::agent::ModuleError;
 use crate::setup::Setup;
 use cli::{Shell, ShellCommand};
 pub(crate) use line::run_line;
+use output::Face;
 pub(crate) use output::{Context, INTERRUPTED, Output, Stream, default_guest};
 use signals::Caught;
 pub(crate) use words::in_a_cell;
@@ -105,7 +106,14 @@ fn run(shell: Shell, caught: &Caught) -> Result<Output> {
         _ => caught.watch(&cx.interrupt)?,
     }
     match shell.command {
-        ShellCommand::Look(command) => look::run(&command, &mut cx),
+        ShellCommand::Look(command) => {
+            // Not for all commands: one of them is the notebook's kernel.
+            match shell.common.json {
+                true => Face::Json.only(),
+                false => Face::Text.only(),
+            }
+            look::run(&command, &mut cx)
+        }
         ShellCommand::Machine(command) => machine::run(&command, &mut cx),
         ShellCommand::Kmod { command } => kmod::run(&command, &mut cx),
         ShellCommand::Vmlinux { kernel } => vmlinux::run(kernel.as_deref(), &mut cx),

@@ -1,8 +1,8 @@
 //! What a command gives back, and what it says while it runs.
 
 use std::io::{ErrorKind, Write};
-use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, OnceLock};
 
 use serde::Serialize;
 use serde_json::Value;
@@ -23,12 +23,45 @@ pub(crate) struct Output {
     pub(crate) code: u8,
 }
 
+/// The one face that the command line prints; a notebook takes all. A face of 100,000 rows that nobody sees is a gigabyte.
+static ONLY: OnceLock<Face> = OnceLock::new();
+
+/// What is printed of an output.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Face {
+    /// The text.
+    Text,
+    /// The JSON.
+    Json,
+}
+
+impl Face {
+    /// Says that this face alone will be printed by this process.
+    pub(crate) fn only(self) {
+        // Set once, by the command line.
+        let _ = ONLY.set(self);
+    }
+
+    /// Whether this face may be printed.
+    pub(crate) fn is_wanted(self) -> bool {
+        ONLY.get().is_none_or(|only| *only == self)
+    }
+
+    /// Whether a notebook takes the output.
+    pub(crate) fn all() -> bool {
+        ONLY.get().is_none()
+    }
+}
+
 impl Output {
     /// Text, and the value that it was made from.
     pub(crate) fn new(text: impl Into<String>, value: &impl Serialize) -> anyhow::Result<Self> {
         Ok(Self {
             text: text.into(),
-            json: serde_json::to_value(value)?,
+            json: match Face::Json.is_wanted() {
+                true => serde_json::to_value(value)?,
+                false => Value::Null,
+            },
             ..Self::default()
         })
     }

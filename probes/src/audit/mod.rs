@@ -15,12 +15,12 @@ pub use code::Owner;
 pub use entry::Detour;
 use serde::Serialize;
 
-use crate::Result;
 use crate::guest::Guest;
 use crate::kernel::{Function, Functions, Kernel};
 use crate::memory::GuestVirt;
 use crate::module::Modules;
-use crate::structures::settle;
+use crate::structures::{lacks, settle_all};
+use crate::{Missing, Result};
 
 /// A kind of place where code is hooked in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
@@ -82,7 +82,12 @@ pub struct Audit {
     pub modules: usize,
     /// What is wrong.
     pub findings: Vec<Finding>,
+    /// What could not be read.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub missing: Vec<Missing>,
 }
+
+lacks!(Audit);
 
 impl Guest {
     /// Checks the places where code is hooked into the kernel: see [`audit`](self). It changes while modules are loaded or
@@ -90,7 +95,7 @@ impl Guest {
     pub fn audit(&self) -> Result<Audit> {
         let kernel = self.kernel()?;
         let modules = self.modules()?;
-        settle("the hooks", || read(&kernel, &modules).map(Some))
+        settle_all("the hooks", || read(&kernel, &modules).map(Some))
     }
 }
 
@@ -108,6 +113,7 @@ fn read(kernel: &Kernel, modules: &Modules) -> Result<Audit> {
         hooked_sites: 0,
         modules: modules.len(),
         findings: Vec::new(),
+        missing: modules.missing.clone(),
     };
     for module in modules.iter().filter(|module| !module.listed) {
         audit.findings.push(Finding {
@@ -116,8 +122,11 @@ fn read(kernel: &Kernel, modules: &Modules) -> Result<Audit> {
             why: "is loaded, but not on the list of modules".to_owned(),
         });
     }
-    for (point, place, at) in points::all(kernel)? {
-        auditor.check(&mut audit, point, place, at)?;
+    for (point, place, at) in points::all(kernel).into_items(&mut audit.missing) {
+        let what = format!("{point:?} {place}, which leads to {at}");
+        if let Err(error) = auditor.check(&mut audit, point, place, at) {
+            audit.missing.push(Missing::new(what, &error));
+        }
     }
     sites::check(&auditor, &mut audit)?;
     Ok(audit)

@@ -7,7 +7,7 @@ use crate::netfilter::Family;
 use crate::object::{Mirror, Object, Plan};
 use crate::structures::{chain, list_for_each_entry, offset_of};
 use crate::trace;
-use crate::{Error, Result};
+use crate::{Error, Listing, Result};
 
 /// Entries of one table, and namespaces and devices, that are read at most.
 const BOUND: u64 = 1 << 16;
@@ -47,34 +47,42 @@ const OPERATIONS: &[(&str, &str)] = &[
 pub(super) type Point = (HookPoint, String, GuestVirt);
 
 /// All of them.
-pub(super) fn all(kernel: &Kernel) -> Result<Vec<Point>> {
-    let mut points = Vec::new();
-    idt(kernel, &mut points)?;
-    syscalls(kernel, &mut points)?;
-    netfilter(kernel, &mut points)?;
-    ftrace_and_kprobes(kernel, &mut points)?;
-    tracepoints(kernel, &mut points)?;
-    notifiers(kernel, &mut points)?;
-    operations(kernel, &mut points)?;
-    Ok(points)
+pub(super) fn all(kernel: &Kernel) -> Listing<Point> {
+    type Read = fn(&Kernel, &mut Listing<Point>) -> Result<()>;
+    let mut points = Listing::new();
+    let reads: [(&str, Read); 7] = [
+        ("the interrupt vectors", idt),
+        ("sys_call_table", syscalls),
+        ("netfilter's hooks", netfilter),
+        ("ftrace and kprobes", ftrace_and_kprobes),
+        ("the tracepoints", tracepoints),
+        ("the chains of notifiers", notifiers),
+        ("the tables of operations", operations),
+    ];
+    for (what, read) in reads {
+        if let Err(error) = read(kernel, &mut points) {
+            points.miss(format!("{what}, from there on"), &error);
+        }
+    }
+    points
 }
 
 fn pointer(kernel: &Kernel, at: GuestVirt) -> Result<GuestVirt> {
     kernel.read_u64(at).map(GuestVirt)
 }
 
-fn idt(kernel: &Kernel, points: &mut Vec<Point>) -> Result<()> {
+fn idt(kernel: &Kernel, points: &mut Listing<Point>) -> Result<()> {
     for gate in crate::irq::gates(kernel)? {
         if gate.present {
             let place = format!("vector {}", gate.vector);
-            points.push((HookPoint::Idt, place, gate.handler.at));
+            points.items.push((HookPoint::Idt, place, gate.handler.at));
         }
     }
     Ok(())
 }
 
 /// The table's length is in no symbol: it ends where the next one begins, or with what is no pointer.
-fn syscalls(kernel: &Kernel, points: &mut Vec<Point>) -> Result<()> {
+fn syscalls(kernel: &Kernel, points: &mut Listing<Point>) -> Result<()> {
     let symbols = kernel.symbols()?;
     let Some(table) = symbols.lookup("sys_call_table") else {
         return Ok(());
@@ -86,12 +94,12 @@ fn syscalls(kernel: &Kernel, points: &mut Vec<Point>) -> Result<()> {
             break;
         }
         let place = format!("sys_call_table[{nr}]");
-        points.push((HookPoint::Syscall, place, function));
+        points.items.push((HookPoint::Syscall, place, function));
     }
     Ok(())
 }
 
-fn netfilter(kernel: &Kernel, points: &mut Vec<Point>) -> Result<()> {
+fn netfilter(kernel: &Kernel, points: &mut Listing<Point>) -> Result<()> {
     let head = kernel.symbol("net_namespace_list")?;
     let list = offset_of(kernel, "struct net", "list")?;
     let dev_list = offset_of(kernel, "struct net_device", "dev_list")?;
@@ -106,15 +114,21 @@ fn netfilter(kernel: &Kernel, points: &mut Vec<Point>) -> Result<()> {
             let table = net.member(&format!("nf.{hooks}"))?;
             for hook in 0..count {
                 let place = format!("netns {inum} {hooks}[{hook}]");
-                entries(kernel, table.index(hook as i64)?.pointer()?, &place, points)?;
+                let table = table.index(hook as i64)?.pointer();
+                if let Err(error) = table.and_then(|at| entries(kernel, at, &place, points)) {
+                    points.miss(place, &error);
+                }
             }
         }
         let devices = net.member("dev_base_head")?.address().unwrap_or_default();
         for device in list_for_each_entry(kernel, devices, dev_list).bound(BOUND as usize) {
             let device = Object::at(kernel, "struct net_device", device?)?;
             for hooks in OF_DEVICE {
-                let Ok(table) = device.member(hooks) else {
-                    continue;
+                let table = match device.member(hooks) {
+                    Ok(table) => table,
+                    // Not in each configuration.
+                    Err(Error::NoMember { .. }) => continue,
+                    Err(error) => return Err(error),
                 };
                 let place = format!("netns {inum} {} {hooks}", device.member("name")?.string()?);
                 entries(kernel, table.pointer()?, &place, points)?;
@@ -125,7 +139,7 @@ fn netfilter(kernel: &Kernel, points: &mut Vec<Point>) -> Result<()> {
 }
 
 /// The functions of a `struct nf_hook_entries`.
-fn entries(kernel: &Kernel, at: GuestVirt, place: &str, points: &mut Vec<Point>) -> Result<()> {
+fn entries(kernel: &Kernel, at: GuestVirt, place: &str, points: &mut Listing<Point>) -> Result<()> {
     if at.is_null() {
         return Ok(());
     }
@@ -143,19 +157,25 @@ fn entries(kernel: &Kernel, at: GuestVirt, place: &str, points: &mut Vec<Point>)
     let hook = offset_of(kernel, "struct nf_hook_entry", "hook")?;
     for index in 0..u64::from(count) {
         let function = pointer(kernel, first.offset(index * size + hook))?;
-        points.push((HookPoint::Netfilter, place.to_owned(), function));
+        points
+            .items
+            .push((HookPoint::Netfilter, place.to_owned(), function));
     }
     Ok(())
 }
 
-fn ftrace_and_kprobes(kernel: &Kernel, points: &mut Vec<Point>) -> Result<()> {
+fn ftrace_and_kprobes(kernel: &Kernel, points: &mut Listing<Point>) -> Result<()> {
     let functions = Functions::new(kernel);
-    for ops in trace::ops(kernel, &functions)? {
-        points.push((HookPoint::Ftrace, ops.name.to_string(), ops.func.at));
+    for ops in trace::ops(kernel, &functions)?.into_items(&mut points.missing) {
+        points
+            .items
+            .push((HookPoint::Ftrace, ops.name.to_string(), ops.func.at));
     }
-    for probe in trace::kprobes(kernel, &functions)? {
+    for probe in trace::kprobes(kernel, &functions)?.into_items(&mut points.missing) {
         if let Some(handler) = probe.handler {
-            points.push((HookPoint::Kprobe, probe.place.to_string(), handler.at));
+            points
+                .items
+                .push((HookPoint::Kprobe, probe.place.to_string(), handler.at));
         }
     }
     Ok(())
@@ -169,7 +189,7 @@ struct Tracepoint {
 }
 
 /// The kernel's own tracepoints, and those of modules: arrays of distances from each element to its tracepoint.
-fn tracepoints(kernel: &Kernel, points: &mut Vec<Point>) -> Result<()> {
+fn tracepoints(kernel: &Kernel, points: &mut Listing<Point>) -> Result<()> {
     let symbols = kernel.symbols()?;
     let bounds = ["__start___tracepoints_ptrs", "__stop___tracepoints_ptrs"];
     let mut arrays = Vec::new();
@@ -217,14 +237,16 @@ fn tracepoints(kernel: &Kernel, points: &mut Vec<Point>) -> Result<()> {
                         bound: PROBES as usize,
                     });
                 }
-                points.push((HookPoint::Tracepoint, place.clone(), function));
+                points
+                    .items
+                    .push((HookPoint::Tracepoint, place.clone(), function));
             }
         }
     }
     Ok(())
 }
 
-fn notifiers(kernel: &Kernel, points: &mut Vec<Point>) -> Result<()> {
+fn notifiers(kernel: &Kernel, points: &mut Listing<Point>) -> Result<()> {
     let c = "struct notifier_block";
     let (next, call) = (
         offset_of(kernel, c, "next")?,
@@ -235,16 +257,20 @@ fn notifiers(kernel: &Kernel, points: &mut Vec<Point>) -> Result<()> {
             continue;
         };
         let first = pointer(kernel, at.offset(offset_of(kernel, head, "head")?))?;
-        for block in chain(kernel, first, next) {
-            let function = pointer(kernel, block?.offset(call))?;
-            points.push((HookPoint::Notifier, (*symbol).to_owned(), function));
+        let blocks = Listing::walk(symbol, chain(kernel, first, next));
+        points.missing.extend(blocks.missing);
+        for block in blocks.items {
+            let function = pointer(kernel, block.offset(call))?;
+            points
+                .items
+                .push((HookPoint::Notifier, (*symbol).to_owned(), function));
         }
     }
     Ok(())
 }
 
 /// Each pointer to a function in the tables.
-fn operations(kernel: &Kernel, points: &mut Vec<Point>) -> Result<()> {
+fn operations(kernel: &Kernel, points: &mut Listing<Point>) -> Result<()> {
     for (symbol, c) in OPERATIONS {
         let Some(at) = kernel.symbols()?.lookup(symbol) else {
             continue;
@@ -259,7 +285,7 @@ fn operations(kernel: &Kernel, points: &mut Vec<Point>) -> Result<()> {
             let function = member.pointer()?;
             if !function.is_null() {
                 let place = format!("{symbol}.{name}");
-                points.push((HookPoint::Operations, place, function));
+                points.items.push((HookPoint::Operations, place, function));
             }
         }
     }

@@ -1,9 +1,9 @@
 //! The places that ftrace patches: each must hold what ftrace says of it.
 
 use super::{Audit, Auditor, Finding, Owner};
-use crate::Result;
 use crate::cell::check_interrupt;
 use crate::trace::{self, Record};
+use crate::{Missing, Result};
 
 /// The instruction of five bytes that does nothing (`arch/x86/include/asm/nops.h`).
 const NOP: [u8; 5] = [0x0f, 0x1f, 0x44, 0, 0];
@@ -15,11 +15,18 @@ pub(super) fn check(auditor: &Auditor<'_>, audit: &mut Audit) -> Result<()> {
     let records = trace::records(auditor.kernel)?;
     audit.sites = records.len();
     let mut wrong = 0;
-    for record in records {
+    audit.missing.extend(records.missing);
+    for record in records.items {
         check_interrupt();
         audit.hooked_sites += usize::from(record.enabled);
-        let Some(why) = fault(auditor, record)? else {
-            continue;
+        let why = match fault(auditor, record) {
+            Ok(Some(why)) => why,
+            Ok(None) => continue,
+            Err(error) => {
+                let what = format!("the place at {} that ftrace patches", record.ip);
+                audit.missing.push(Missing::new(what, &error));
+                continue;
+            }
         };
         wrong += 1;
         if wrong <= TOLD {

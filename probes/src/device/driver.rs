@@ -5,12 +5,13 @@ use std::ops::Deref;
 use serde::Serialize;
 
 use super::{BOUND, pointer, text};
-use crate::Result;
 use crate::guest::Guest;
 use crate::kernel::Kernel;
+use crate::listing::parts;
 use crate::memory::GuestVirt;
 use crate::object::{FixedStr, Mirror, Plan};
-use crate::structures::{checked_list, offset_of, settle};
+use crate::structures::{lacks, offset_of, settle_all, whole_list};
+use crate::{Listing, Missing, Of as _, Result};
 
 /// A driver of a bus.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -56,7 +57,12 @@ pub struct Buses {
     pub buses: Vec<Bus>,
     /// The classes: `/sys/class`.
     pub classes: Vec<Class>,
+    /// What could not be read.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub missing: Vec<Missing>,
 }
+
+lacks!(Buses);
 
 impl Deref for Buses {
     type Target = [Bus];
@@ -93,10 +99,12 @@ impl Guest {
     pub fn buses(&self) -> Result<Buses> {
         let kernel = self.kernel()?;
         let core = Core::new(&kernel)?;
-        settle("the buses", || {
+        settle_all("the buses", || {
+            let mut missing = Vec::new();
             Ok(Some(Buses {
-                buses: core.buses()?,
-                classes: core.classes()?,
+                buses: core.buses(&mut missing)?,
+                classes: core.classes(&mut missing)?,
+                missing,
             }))
         })
     }
@@ -122,11 +130,12 @@ impl<'k> Core<'k> {
     }
 
     /// Each `subsys_private` of the kset that this global points to.
-    fn subsystems(&self, kset: &str) -> Result<Vec<GuestVirt>> {
-        let kset = pointer(self.kernel, self.kernel.symbol(kset)?)?;
-        let list = kset.offset(offset_of(self.kernel, "struct kset", "list")?);
+    fn subsystems(&self, kset: &str) -> Result<Listing<GuestVirt>> {
+        let at = pointer(self.kernel, self.kernel.symbol(kset)?)?;
+        let list = at.offset(offset_of(self.kernel, "struct kset", "list")?);
         let entry = offset_of(self.kernel, "struct subsys_private", "subsys.kobj.entry")?;
-        checked_list(self.kernel, list, entry, BOUND)
+        let what = format!("the list of {kset}");
+        Ok(whole_list(self.kernel, list, entry, BOUND, &what))
     }
 
     /// What is on a `klist` of `owner`, whose node is this member of `c`; nodes that are being deleted are left out.
@@ -135,21 +144,23 @@ impl<'k> Core<'k> {
         owner: GuestVirt,
         (of, list): (&str, &str),
         (c, node): (&str, &str),
-    ) -> Result<Vec<GuestVirt>> {
+    ) -> Result<Listing<GuestVirt>> {
         let at = |member: &str| offset_of(self.kernel, c, &format!("{node}.{member}"));
         let head = owner.offset(offset_of(self.kernel, of, &format!("{list}.k_list"))?);
-        let mut all = checked_list(self.kernel, head, at("n_node")?, BOUND)?;
+        let what = format!("its {list}");
+        let all = whole_list(self.kernel, head, at("n_node")?, BOUND, &what);
         let klist = at("n_klist")?;
-        let mut fault = None;
-        // KNODE_DEAD of lib/klist.c.
-        all.retain(|at| match self.kernel.read_u64(at.offset(klist)) {
-            Ok(owner) => owner & 1 == 0,
-            Err(error) => {
-                fault = Some(error);
-                false
+        let mut alive = Listing::new();
+        alive.missing = all.missing;
+        for at in all.items {
+            // KNODE_DEAD of lib/klist.c.
+            match self.kernel.read_u64(at.offset(klist)) {
+                Ok(owner) if owner & 1 == 0 => alive.items.push(at),
+                Ok(_) => {}
+                Err(error) => alive.miss(format!("the {c} at {at}"), &error),
             }
-        });
-        fault.map_or(Ok(all), Err)
+        }
+        Ok(alive)
     }
 
     /// The names of the devices on a `klist`.
@@ -158,54 +169,68 @@ impl<'k> Core<'k> {
         owner: GuestVirt,
         (of, list): (&str, &str),
         node: &str,
-    ) -> Result<Vec<String>> {
+    ) -> Result<Listing<String>> {
         let c = "struct device_private";
         let all = self.klist(owner, (of, list), (c, node))?;
         let device = offset_of(self.kernel, c, "device")?;
-        let mut names = Vec::with_capacity(all.len());
-        for at in all {
-            let device = pointer(self.kernel, at.offset(device))?;
-            let name = pointer(self.kernel, device.offset(self.device_name))?;
-            names.push(text(self.kernel, name)?);
+        let mut names = Listing::new();
+        names.missing = all.missing;
+        for at in all.items {
+            let name = || {
+                let device = pointer(self.kernel, at.offset(device))?;
+                let name = pointer(self.kernel, device.offset(self.device_name))
+                    .of(|| format!("its device {device}"))?;
+                text(self.kernel, name).of(|| format!("its name {name}"))
+            };
+            names.take(name(), || format!("the device_private at {at}"));
         }
         Ok(names)
     }
 
-    fn buses(&self) -> Result<Vec<Bus>> {
-        let all = self.subsystems("bus_kset")?;
+    fn buses(&self, missing: &mut Vec<Missing>) -> Result<Vec<Bus>> {
         let c = "struct subsys_private";
-        let mut buses = Vec::new();
-        for at in all {
-            let raw = self.subsystem.load(at)?;
-            let devices = self.devices(at, (c, "klist_devices"), "knode_bus")?;
-            let node = ("struct driver_private", "knode_bus");
-            let private = self.klist(at, (c, "klist_drivers"), node)?;
-            let mut drivers = Vec::new();
-            for at in private {
-                drivers.push(self.driver(at)?);
-            }
-            buses.push(Bus {
-                at: raw.bus,
-                name: text(self.kernel, raw.name)?,
-                devices,
-                drivers,
-            });
+        let mut buses = Listing::new();
+        for at in self.subsystems("bus_kset")?.into_items(missing) {
+            let mut bus = || {
+                let raw = self.subsystem.load(at)?;
+                let name = text(self.kernel, raw.name)?;
+                let devices = self.devices(at, (c, "klist_devices"), "knode_bus");
+                let devices = parts(missing, &format!("bus {name}"), devices);
+                let node = ("struct driver_private", "knode_bus");
+                let private = self.klist(at, (c, "klist_drivers"), node);
+                let mut drivers = Listing::new();
+                for at in parts(missing, &format!("bus {name}"), private) {
+                    let driver = self.driver(at, missing);
+                    drivers.take(driver, || format!("the driver_private at {at}"));
+                }
+                Ok(Bus {
+                    at: raw.bus,
+                    name,
+                    devices,
+                    drivers: drivers.into_items(missing),
+                })
+            };
+            buses.take(bus(), || format!("the subsys_private at {at}"));
         }
-        Ok(buses)
+        Ok(buses.into_items(missing))
     }
 
     /// The driver whose `driver_private` lies at `private`.
-    fn driver(&self, private: GuestVirt) -> Result<Driver> {
+    fn driver(&self, private: GuestVirt, missing: &mut Vec<Missing>) -> Result<Driver> {
         let c = "struct driver_private";
         let at = offset_of(self.kernel, c, "driver")?;
         let at = pointer(self.kernel, private.offset(at))?;
-        let raw = self.driver.load(at)?;
+        let raw = self.driver.load(at).of(|| format!("its driver {at}"))?;
         let module = match raw.owner.is_null() {
             true => None,
-            false => Some(self.kernel.load::<Owner>(raw.owner)?.name),
+            false => {
+                let owner = self.kernel.load::<Owner>(raw.owner);
+                Some(owner.of(|| format!("its owner {}", raw.owner))?.name)
+            }
         };
-        let devices = self.devices(private, (c, "klist_devices"), "knode_driver")?;
-        let name = text(self.kernel, raw.name)?;
+        let name = text(self.kernel, raw.name).of(|| format!("its name {}", raw.name))?;
+        let devices = self.devices(private, (c, "klist_devices"), "knode_driver");
+        let devices = parts(missing, &format!("driver {name}"), devices);
         Ok(Driver {
             at,
             name,
@@ -214,19 +239,22 @@ impl<'k> Core<'k> {
         })
     }
 
-    fn classes(&self) -> Result<Vec<Class>> {
-        let all = self.subsystems("class_kset")?;
+    fn classes(&self, missing: &mut Vec<Missing>) -> Result<Vec<Class>> {
         let c = "struct subsys_private";
-        let mut classes = Vec::new();
-        for at in all {
-            let raw = self.subsystem.load(at)?;
-            let devices = self.devices(at, (c, "klist_devices"), "knode_class")?;
-            classes.push(Class {
-                at: raw.class,
-                name: text(self.kernel, raw.name)?,
-                devices,
-            });
+        let mut classes = Listing::new();
+        for at in self.subsystems("class_kset")?.into_items(missing) {
+            let mut class = || {
+                let raw = self.subsystem.load(at)?;
+                let name = text(self.kernel, raw.name)?;
+                let devices = self.devices(at, (c, "klist_devices"), "knode_class");
+                Ok(Class {
+                    at: raw.class,
+                    devices: parts(missing, &format!("class {name}"), devices),
+                    name,
+                })
+            };
+            classes.take(class(), || format!("the subsys_private at {at}"));
         }
-        Ok(classes)
+        Ok(classes.into_items(missing))
     }
 }

@@ -4,12 +4,13 @@
 use serde::Serialize;
 
 use super::{BOUND, DevT, pointer, text};
-use crate::Result;
 use crate::guest::Guest;
 use crate::kernel::{Function, Functions, Kernel};
+use crate::listing::parts;
 use crate::memory::GuestVirt;
 use crate::object::{FixedStr, Mirror, Plan};
-use crate::structures::{chain, checked_list, offset_of, settle};
+use crate::structures::{chain, lacks, offset_of, settle_all, whole_list};
+use crate::{Listing, Missing, Of as _, Result};
 
 /// `CHRDEV_MAJOR_HASH_SIZE` and `BLKDEV_MAJOR_HASH_SIZE` of `include/linux/fs.h`, and the slots of a `kobj_map`.
 const HASH: u64 = 255;
@@ -64,7 +65,12 @@ pub struct Majors {
     pub block: Vec<BlockMajor>,
     /// Those of the major number 10, as `/proc/misc` lists them.
     pub misc: Vec<MiscDevice>,
+    /// What could not be read.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub missing: Vec<Missing>,
 }
+
+lacks!(Majors);
 
 #[derive(Debug, Mirror)]
 #[mirror(c = "struct char_device_struct")]
@@ -103,53 +109,60 @@ impl Guest {
     /// Who has which device numbers: `/proc/devices` and `/proc/misc`.
     pub fn majors(&self) -> Result<Majors> {
         let kernel = self.kernel()?;
-        settle("the device numbers", || {
+        settle_all("the device numbers", || {
+            let mut missing = Vec::new();
             Ok(Some(Majors {
-                char: chars(&kernel)?,
-                block: blocks(&kernel)?,
-                misc: miscs(&kernel)?,
+                char: parts(&mut missing, "character devices", chars(&kernel)),
+                block: parts(&mut missing, "block devices", blocks(&kernel)),
+                misc: parts(&mut missing, "miscellaneous devices", miscs(&kernel)),
+                missing,
             }))
         })
     }
 }
 
 /// What is in a hash table of chains.
-fn hashed(kernel: &Kernel, table: &str, next: u64) -> Result<Vec<GuestVirt>> {
+fn hashed(kernel: &Kernel, table: &str, next: u64) -> Result<Listing<GuestVirt>> {
     let table = kernel.symbol(table)?;
-    let mut all = Vec::new();
+    let mut all = Listing::new();
     for slot in 0..HASH {
         let first = pointer(kernel, table.offset(slot * 8))?;
-        for at in chain(kernel, first, next) {
-            all.push(at?);
-        }
+        let what = format!("slot {slot}");
+        all.append(Listing::walk(&what, chain(kernel, first, next)));
     }
     Ok(all)
 }
 
-fn chars(kernel: &Kernel) -> Result<Vec<CharRegion>> {
+fn chars(kernel: &Kernel) -> Result<Listing<CharRegion>> {
     let functions = Functions::new(kernel);
     let plan = Plan::<RawChar>::new(kernel)?;
     let next = offset_of(kernel, "struct char_device_struct", "next")?;
     let ops = offset_of(kernel, "struct cdev", "ops")?;
-    let mut regions = Vec::new();
-    for at in hashed(kernel, "chrdevs", next)? {
-        let raw = plan.load(at)?;
-        let cdev = match raw.cdev.is_null() {
-            true => cdev_of(kernel, raw.major, raw.baseminor)?,
-            false => Some(raw.cdev),
+    let mut regions = Listing::new();
+    let nodes = hashed(kernel, "chrdevs", next)?;
+    regions.missing = nodes.missing;
+    for at in nodes.items {
+        let region = || {
+            let raw = plan.load(at)?;
+            let cdev = match raw.cdev.is_null() {
+                true => cdev_of(kernel, raw.major, raw.baseminor)?,
+                false => Some(raw.cdev),
+            };
+            let fops = match cdev {
+                Some(cdev) => functions
+                    .of(pointer(kernel, cdev.offset(ops)).of(|| format!("its cdev {cdev}"))?)?,
+                None => None,
+            };
+            Ok(CharRegion {
+                at,
+                major: raw.major,
+                base_minor: raw.baseminor,
+                minors: raw.minorct,
+                name: raw.name.to_str().into_owned(),
+                fops,
+            })
         };
-        let fops = match cdev {
-            Some(cdev) => functions.of(pointer(kernel, cdev.offset(ops))?)?,
-            None => None,
-        };
-        regions.push(CharRegion {
-            at,
-            major: raw.major,
-            base_minor: raw.baseminor,
-            minors: raw.minorct,
-            name: raw.name.to_str().into_owned(),
-            fops,
-        });
+        regions.take(region(), || format!("the char_device_struct at {at}"));
     }
     // Stable: in a chain they ascend by their minor numbers.
     regions.sort_by_key(|region| region.major);
@@ -172,35 +185,42 @@ fn cdev_of(kernel: &Kernel, major: u32, minor: u32) -> Result<Option<GuestVirt>>
     Ok(None)
 }
 
-fn blocks(kernel: &Kernel) -> Result<Vec<BlockMajor>> {
+fn blocks(kernel: &Kernel) -> Result<Listing<BlockMajor>> {
     let plan = Plan::<RawBlock>::new(kernel)?;
     let next = offset_of(kernel, "struct blk_major_name", "next")?;
-    let mut majors = Vec::new();
-    for at in hashed(kernel, "major_names", next)? {
-        let raw = plan.load(at)?;
-        majors.push(BlockMajor {
+    let mut majors = Listing::new();
+    let nodes = hashed(kernel, "major_names", next)?;
+    majors.missing = nodes.missing;
+    for at in nodes.items {
+        let major = plan.load(at).map(|raw| BlockMajor {
             at,
             major: raw.major,
             name: raw.name.to_str().into_owned(),
         });
+        majors.take(major, || format!("the blk_major_name at {at}"));
     }
     majors.sort_by_key(|block| block.major);
     Ok(majors)
 }
 
-fn miscs(kernel: &Kernel) -> Result<Vec<MiscDevice>> {
+fn miscs(kernel: &Kernel) -> Result<Listing<MiscDevice>> {
     let functions = Functions::new(kernel);
     let head = kernel.symbol("misc_list")?;
     let list = offset_of(kernel, "struct miscdevice", "list")?;
-    let mut devices = Vec::new();
-    for at in checked_list(kernel, head, list, BOUND)? {
-        let raw: RawMisc = kernel.load(at)?;
-        devices.push(MiscDevice {
-            at,
-            minor: raw.minor,
-            name: text(kernel, raw.name)?,
-            fops: functions.of(raw.fops)?,
-        });
+    let mut devices = Listing::new();
+    let nodes = whole_list(kernel, head, list, BOUND, "misc_list");
+    devices.missing = nodes.missing;
+    for at in nodes.items {
+        let device = || {
+            let raw: RawMisc = kernel.load(at)?;
+            Ok(MiscDevice {
+                at,
+                minor: raw.minor,
+                name: text(kernel, raw.name).of(|| format!("its name {}", raw.name))?,
+                fops: functions.of(raw.fops)?,
+            })
+        };
+        devices.take(device(), || format!("the miscdevice at {at}"));
     }
     Ok(devices)
 }

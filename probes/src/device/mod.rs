@@ -15,13 +15,12 @@ pub use pci::{PciDevice, PciDevices, PciRegion, PciSpace};
 pub use resource::{Resource, Resources};
 use serde::Serialize;
 
-use crate::Listing;
 use crate::guest::Guest;
 use crate::kernel::Kernel;
 use crate::memory::GuestVirt;
 use crate::object::{Mirror, Plan};
-use crate::structures::{checked_list, offset_of, settle};
-use crate::{Error, Result};
+use crate::structures::{offset_of, settle_all, whole_list};
+use crate::{Error, Listing, Of as _, Result};
 
 /// Devices, drivers, buses and classes that are read at most, of each.
 const BOUND: usize = 1 << 16;
@@ -101,7 +100,7 @@ impl Guest {
     /// Every device that is registered: the kset `devices`, which is `/sys/devices`.
     pub fn devices(&self) -> Result<Devices> {
         let kernel = self.kernel()?;
-        settle("the devices", || read(&kernel))
+        settle_all("the devices", || read(&kernel))
     }
 }
 
@@ -112,31 +111,37 @@ fn read(kernel: &Kernel) -> Result<Option<Devices>> {
     let root = kset.offset(offset_of(kernel, "struct kset", "kobj")?);
     let plan = Plan::<Raw>::new(kernel)?;
     let entry = offset_of(kernel, "struct device", "kobj.entry")?;
-    let all = checked_list(kernel, list, entry, BOUND)?;
+    let all = whole_list(kernel, list, entry, BOUND, "the list of devices_kset");
     let mut names = Names::new(kernel)?;
-    let mut devices = Vec::with_capacity(all.len());
-    for at in all {
+    let name = |at| format!("the device at {at}");
+    let devices = Listing::each(all, name, |at| {
         let raw = plan.load(at)?;
-        let Some(path) = names.path(&raw.kobj, root)? else {
-            return Ok(None);
-        };
-        devices.push(Device {
+        let path = names.path(&raw.kobj, root);
+        let path = path.of(|| format!("its path (kobj.name at {})", raw.kobj.name))?;
+        let device = Device {
             at,
             path,
             depth: 0,
-            bus: names.of(raw.bus, "struct bus_type")?,
-            class: names.of(raw.class, "struct class")?,
-            driver: names.of(raw.driver, "struct device_driver")?,
+            bus: names
+                .of(raw.bus, "struct bus_type")
+                .of(|| format!("its bus {}", raw.bus))?,
+            class: names
+                .of(raw.class, "struct class")
+                .of(|| format!("its class {}", raw.class))?,
+            driver: names
+                .of(raw.driver, "struct device_driver")
+                .of(|| format!("its driver {}", raw.driver))?,
             dev: (raw.devt != 0).then(|| DevT::of(raw.devt)),
-        });
-        if plan.load(at)? != raw {
-            return Ok(None);
-        }
-    }
+        };
+        Ok((plan.load(at)? == raw).then_some(device))
+    });
+    let Some(mut devices) = devices else {
+        return Ok(None);
+    };
     // A slash sorts before all that a name may hold beside it, so that what is below a device comes right after it.
     devices.sort_by(|a, b| a.path.split('/').cmp(b.path.split('/')));
     let mut above: Vec<String> = Vec::new();
-    for device in &mut devices {
+    for device in devices.iter_mut() {
         let below = |path: &String| {
             device
                 .path
@@ -149,7 +154,7 @@ fn read(kernel: &Kernel) -> Result<Option<Devices>> {
         device.depth = above.len();
         above.push(device.path.clone());
     }
-    Ok(Some(Listing::from(devices)))
+    Ok(Some(devices))
 }
 
 /// Names of what many devices share, each read once.
@@ -182,14 +187,14 @@ impl<'k> Names<'k> {
         Ok(Some(name))
     }
 
-    /// The folder of a kobject, below the one at `root`: `kobject_get_path()`. `None` if it is not below that one: not yet,
-    /// or no more.
-    fn path(&self, kobject: &Kobject, root: GuestVirt) -> Result<Option<String>> {
+    /// The folder of a kobject, below the one at `root`: `kobject_get_path()`.
+    fn path(&self, kobject: &Kobject, root: GuestVirt) -> Result<String> {
         let mut names = vec![text(self.kernel, kobject.name)?];
         let mut parent = kobject.parent;
         while parent != root {
             if parent.is_null() {
-                return Ok(None);
+                let why = "it is on the list of devices_kset, but not below its kobject";
+                return Err(Error::broken("path of a device", root, why));
             }
             if names.len() == DEPTH {
                 return Err(Error::TooLong {
@@ -203,7 +208,7 @@ impl<'k> Names<'k> {
             parent = above.parent;
         }
         names.reverse();
-        Ok(Some(names.join("/")))
+        Ok(names.join("/"))
     }
 }
 

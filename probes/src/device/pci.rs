@@ -3,13 +3,12 @@
 use serde::Serialize;
 
 use super::{DEPTH, pointer, text};
-use crate::Listing;
 use crate::guest::Guest;
 use crate::kernel::Kernel;
 use crate::memory::GuestVirt;
 use crate::object::{Mirror, Plan};
-use crate::structures::{array, checked_list, offset_of, settle};
-use crate::{Error, Result};
+use crate::structures::{array, offset_of, settle_all, whole_list};
+use crate::{Error, Listing, Of as _, Result};
 
 /// Devices of one bus, and buses below one, that are read at most: there are 256 functions on a bus, and 256 buses.
 const BOUND: usize = 256;
@@ -104,23 +103,18 @@ impl Guest {
     /// The PCI devices, found from the root buses on: `/sys/bus/pci/devices`.
     pub fn pci_devices(&self) -> Result<PciDevices> {
         let kernel = self.kernel()?;
-        settle("the PCI devices", || {
-            let mut devices = Vec::new();
+        settle_all("the PCI devices", || {
+            let mut devices = PciDevices::new();
             let roots = kernel.symbol("pci_root_buses")?;
             buses(&kernel, roots, 0, &mut devices)?;
             devices.sort_by(|a, b| a.slot.cmp(&b.slot));
-            Ok(Some(Listing::from(devices)))
+            Ok(Some(devices))
         })
     }
 }
 
 /// The devices of the buses on a list, and of those below them.
-fn buses(
-    kernel: &Kernel,
-    list: GuestVirt,
-    depth: usize,
-    devices: &mut Vec<PciDevice>,
-) -> Result<()> {
+fn buses(kernel: &Kernel, list: GuestVirt, depth: usize, devices: &mut PciDevices) -> Result<()> {
     if depth == DEPTH {
         return Err(Error::TooLong {
             what: "tree of PCI buses",
@@ -129,11 +123,17 @@ fn buses(
         });
     }
     let of_bus = |member| offset_of(kernel, "struct pci_bus", member);
-    for bus in checked_list(kernel, list, of_bus("node")?, BOUND)? {
+    let what = format!("the PCI buses on the list at {list}");
+    let found = whole_list(kernel, list, of_bus("node")?, BOUND, &what);
+    devices.missing.extend(found.missing);
+    for bus in found.items {
         let on_bus = bus.offset(of_bus("devices")?);
         let member = offset_of(kernel, "struct pci_dev", "bus_list")?;
-        for at in checked_list(kernel, on_bus, member, BOUND)? {
-            devices.push(device(kernel, at)?);
+        let what = format!("the devices of the pci_bus at {bus}");
+        let found = whole_list(kernel, on_bus, member, BOUND, &what);
+        devices.missing.extend(found.missing);
+        for at in found.items {
+            devices.take(device(kernel, at), || format!("the pci_dev at {at}"));
         }
         // All buses of a domain have numbers of their own.
         if devices.len() > BOUND * BOUND {
@@ -143,7 +143,9 @@ fn buses(
                 bound: BOUND * BOUND,
             });
         }
-        buses(kernel, bus.offset(of_bus("children")?), depth + 1, devices)?;
+        if let Err(error) = buses(kernel, bus.offset(of_bus("children")?), depth + 1, devices) {
+            devices.miss(format!("the buses below the pci_bus at {bus}"), &error);
+        }
     }
     Ok(())
 }
@@ -154,14 +156,16 @@ fn device(kernel: &Kernel, at: GuestVirt) -> Result<PciDevice> {
         true => None,
         false => {
             let name = offset_of(kernel, "struct device_driver", "name")?;
-            Some(text(kernel, pointer(kernel, raw.driver.offset(name))?)?)
+            let name = pointer(kernel, raw.driver.offset(name)).and_then(|at| text(kernel, at));
+            Some(name.of(|| format!("its driver {}", raw.driver))?)
         }
     };
     let bridges_to = match raw.subordinate.is_null() {
         true => None,
         false => {
             let number = offset_of(kernel, "struct pci_bus", "number")?;
-            Some(kernel.read_u8(raw.subordinate.offset(number))?)
+            let number = kernel.read_u8(raw.subordinate.offset(number));
+            Some(number.of(|| format!("its subordinate {}", raw.subordinate))?)
         }
     };
     let (first, count, stride) = array(kernel, "struct pci_dev", "resource")?;

@@ -9,8 +9,8 @@ use crate::guest::Guest;
 use crate::kernel::Kernel;
 use crate::memory::GuestVirt;
 use crate::object::{Mirror, Plan};
-use crate::structures::settle;
-use crate::{Error, Result};
+use crate::structures::{lacks, settle_all};
+use crate::{Error, Missing, Result};
 
 /// A range of addresses or ports that has an owner.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -38,7 +38,12 @@ pub struct Resources {
     pub end: u64,
     /// The resources.
     pub resources: Vec<Resource>,
+    /// What could not be read.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub missing: Vec<Missing>,
 }
+
+lacks!(Resources);
 
 impl Deref for Resources {
     type Target = [Resource];
@@ -75,14 +80,15 @@ impl Guest {
 fn read(kernel: &Kernel, symbol: &str) -> Result<Resources> {
     let root = kernel.symbol(symbol)?;
     let plan = Plan::<Raw>::new(kernel)?;
-    settle(symbol, || {
+    settle_all(symbol, || {
         let raw = plan.load(root)?;
         let mut all = Resources {
             root: text(kernel, raw.name)?,
             end: raw.end,
             resources: Vec::new(),
+            missing: Vec::new(),
         };
-        below(kernel, &plan, (root, raw.child), 0, &mut all.resources)?;
+        below(kernel, &plan, (root, raw.child), 0, &mut all);
         Ok((plan.load(root)? == raw).then_some(all))
     })
 }
@@ -93,39 +99,47 @@ fn below(
     plan: &Plan<Raw>,
     (parent, first): (GuestVirt, GuestVirt),
     depth: usize,
-    all: &mut Vec<Resource>,
-) -> Result<()> {
+    all: &mut Resources,
+) {
     let bound = |bound| Error::TooLong {
         what: "tree of resources",
         at: parent,
         bound,
     };
-    if depth == DEPTH {
-        return Err(bound(DEPTH));
-    }
     let mut at = first;
     while !at.is_null() {
-        if all.len() == BOUND {
-            return Err(bound(BOUND));
-        }
-        let raw = plan.load(at)?;
-        if raw.parent != parent {
-            return Err(Error::Broken {
-                what: "tree of resources",
+        let raw = match plan.load(at) {
+            _ if depth == DEPTH => Err(bound(DEPTH)),
+            _ if all.resources.len() == BOUND => Err(bound(BOUND)),
+            Ok(raw) if raw.parent != parent => {
+                let why = format!("its parent is {}, but it is below {parent}", raw.parent);
+                Err(Error::broken("tree of resources", at, why))
+            }
+            read => read,
+        };
+        let raw = match raw {
+            Ok(raw) => raw,
+            Err(error) => {
+                let what = format!("the resources from {at} on, below {parent}");
+                all.missing.push(Missing::new(what, &error));
+                return;
+            }
+        };
+        match text(kernel, raw.name) {
+            Ok(name) => all.resources.push(Resource {
                 at,
-                why: format!("its parent is {}, but it is below {parent}", raw.parent),
-            });
+                depth,
+                start: raw.start,
+                end: raw.end,
+                name,
+                flags: raw.flags,
+            }),
+            Err(error) => {
+                let what = format!("the resource at {at}, its name {}", raw.name);
+                all.missing.push(Missing::new(what, &error));
+            }
         }
-        all.push(Resource {
-            at,
-            depth,
-            start: raw.start,
-            end: raw.end,
-            name: text(kernel, raw.name)?,
-            flags: raw.flags,
-        });
-        below(kernel, plan, (at, raw.child), depth + 1, all)?;
+        below(kernel, plan, (at, raw.child), depth + 1, all);
         at = raw.sibling;
     }
-    Ok(())
 }

@@ -5,7 +5,7 @@ use crate::kernel::Kernel;
 use crate::memory::GuestVirt;
 use crate::object::Mirror;
 use crate::structures::offset_of;
-use crate::{Error, Result};
+use crate::{Error, Of as _, Result};
 
 /// Names and mounts on the way to the root, at most: `PATH_MAX` leaves room for fewer names.
 const STEPS: usize = 4096;
@@ -25,7 +25,7 @@ pub fn dentry_path(kernel: &Kernel, dentry: GuestVirt) -> Result<String> {
     let mut at = dentry;
     for _ in 0..STEPS {
         check_interrupt();
-        let dentry: Dentry = kernel.load(at)?;
+        let dentry: Dentry = kernel.load(at).of(|| format!("the dentry {at}"))?;
         if dentry.d_parent == at {
             return Ok(join(&names, false));
         }
@@ -81,8 +81,8 @@ pub(super) fn path_of(kernel: &Kernel, mnt: GuestVirt, at: GuestVirt) -> Result<
     let (mut at, mut mnt) = (path.dentry, path.mnt.back(embedded));
     for _ in 0..STEPS {
         check_interrupt();
-        let mount: Mount = kernel.load(mnt)?;
-        let dentry: Dentry = kernel.load(at)?;
+        let mount: Mount = kernel.load(mnt).of(|| format!("the mount {mnt}"))?;
+        let dentry: Dentry = kernel.load(at).of(|| format!("the dentry {at}"))?;
         if at == mount.root {
             if mount.mnt_parent == mnt {
                 return Ok(join(&names, deleted));
@@ -129,8 +129,14 @@ fn join(names: &[String], deleted: bool) -> String {
 }
 
 pub(super) fn name(kernel: &Kernel, dentry: &Dentry) -> Result<String> {
-    let mut bytes = vec![0; dentry.len.min(NAME_MAX) as usize];
-    kernel.read(dentry.name, &mut bytes)?;
+    if dentry.len > NAME_MAX {
+        let why = format!("it has {} bytes, a name has at most {NAME_MAX}", dentry.len);
+        return Err(Error::broken("dentry's name", dentry.name, why));
+    }
+    let mut bytes = vec![0; dentry.len as usize];
+    kernel
+        .read(dentry.name, &mut bytes)
+        .of(|| format!("a dentry's d_name.name {}", dentry.name))?;
     Ok(crate::text_of(&bytes))
 }
 

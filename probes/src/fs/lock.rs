@@ -3,14 +3,13 @@
 use serde::Serialize;
 
 use super::kind::dev;
-use crate::Listing;
 use crate::guest::Guest;
 use crate::kernel::Kernel;
 use crate::memory::GuestVirt;
 use crate::structures::{
-    hlist_for_each_entry, list_for_each_entry, offset_of, per_cpu_ptr, possible_cpus, twice,
+    hlist_for_each_entry, offset_of, per_cpu_ptr, possible_cpus, twice, whole_list,
 };
-use crate::{Error, Result};
+use crate::{Error, Listing, Missing, Of as _, Result};
 
 /// Locks that are read at most, those that wait too.
 const BOUND: usize = 1 << 20;
@@ -25,6 +24,9 @@ const KINDS: [(u32, &str); 6] = [
     (0x4, "DELEG"),
     (0x20, "LEASE"),
 ];
+// include/linux/filelock.h
+const FL_UNLOCK_PENDING: u32 = 0x40;
+const FL_DOWNGRADE_PENDING: u32 = 0x100;
 /// `OFFSET_MAX`: a range that has no end.
 const OFFSET_MAX: u64 = i64::MAX as u64;
 
@@ -47,8 +49,19 @@ pub struct FileLock {
     pub start: u64,
     /// Its last byte; `None` without end.
     pub end: Option<u64>,
+    /// Of a lease that somebody else's `open()` breaks: to what, and until when.
+    pub breaking: Option<LeaseBreak>,
     /// Who waits for it.
     pub waiters: Vec<Self>,
+}
+
+/// A lease that is being broken: its holder has been told to give it up.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct LeaseBreak {
+    /// What it may keep: `none`, or `reading`.
+    pub to: &'static str,
+    /// Seconds until the kernel takes it away; negative once it could. `None` without a limit (`fs.lease-break-time` is 0).
+    pub left: Option<i64>,
 }
 
 /// The locks that are held.
@@ -58,19 +71,43 @@ impl Guest {
     /// The locks on files, each with those that wait for it: `/proc/locks`.
     pub fn file_locks(&self) -> Result<FileLocks> {
         let kernel = self.kernel()?;
+        let reader = Reader::new(&kernel)?;
+        let list = offset_of(&kernel, "struct file_lock_list_struct", "hlist")?;
         twice("the file locks", || {
-            let reader = Reader::new(&kernel)?;
-            let list = offset_of(&kernel, "struct file_lock_list_struct", "hlist")?;
-            let mut all = Vec::new();
+            let mut all = FileLocks::new();
             for cpu in possible_cpus(&kernel)? {
-                let head = per_cpu_ptr(&kernel, "file_lock_list", cpu)?.offset(list);
-                for core in hlist_for_each_entry(&kernel, head, reader.link).bound(BOUND) {
-                    all.push(reader.lock(core?, 0)?);
+                let what = format!("the file locks of CPU {cpu}");
+                let head = match per_cpu_ptr(&kernel, "file_lock_list", cpu) {
+                    Ok(head) => head.offset(list),
+                    Err(error) => {
+                        all.miss(what, &error);
+                        continue;
+                    }
+                };
+                let walk = hlist_for_each_entry(&kernel, head, reader.link).bound(BOUND);
+                let cores = Listing::walk(&what, walk);
+                all.missing.extend(cores.missing);
+                for core in cores.items {
+                    let lock = reader.lock(core, 0, &mut all.missing);
+                    all.take(lock, || {
+                        format!("the file_lock at {}", core.back(reader.core))
+                    });
                 }
             }
-            Ok(Listing::from(all))
+            Ok(all)
         })
     }
+}
+
+/// Nanoseconds of a tick: what the clock of ticks counts by.
+fn tick(kernel: &Kernel) -> Result<i64> {
+    let at = kernel.symbol("clocksource_jiffies")?;
+    let member = |name| offset_of(kernel, "struct clocksource", name);
+    let mult = kernel.read_u32(at.offset(member("mult")?))?;
+    let shift = kernel.read_u32(at.offset(member("shift")?))?;
+    mult.checked_shr(shift)
+        .map(i64::from)
+        .ok_or_else(|| Error::broken("clocksource", at, format!("its shift is {shift}")))
 }
 
 /// Where the members lie: in the `file_lock` itself, since 6.9 in the `file_lock_core` that it begins with.
@@ -114,7 +151,8 @@ impl<'k> Reader<'k> {
         })
     }
 
-    fn lock(&self, core: GuestVirt, depth: usize) -> Result<FileLock> {
+    /// One lock; what cannot be read of those that wait for it is noted.
+    fn lock(&self, core: GuestVirt, depth: usize, missing: &mut Vec<Missing>) -> Result<FileLock> {
         let kernel = self.kernel;
         let at = core.back(self.core);
         if depth > DEPTH {
@@ -128,10 +166,20 @@ impl<'k> Reader<'k> {
         let known = KINDS.iter().find(|(bits, _)| flags & bits == *bits);
         let kind = known.map_or("UNKNOWN", |(_, name)| name);
         let ranged = flags & 1 != 0;
-        let (dev, ino) = self.inode(GuestVirt(kernel.read_u64(core.offset(self.file))?))?;
+        let file = GuestVirt(kernel.read_u64(core.offset(self.file))?);
+        let (dev, ino) = self.inode(file).of(|| format!("its file {file}"))?;
         let end = kernel.read_u64(at.offset(self.end))?;
         let head = core.offset(self.blocked);
-        let waiters = list_for_each_entry(kernel, head, self.member).bound(BOUND);
+        let what = format!("those that wait for the file_lock at {at}");
+        let cores = whole_list(kernel, head, self.member, BOUND, &what);
+        missing.extend(cores.missing);
+        let mut waiters = Listing::new();
+        for core in cores.items {
+            let lock = self.lock(core, depth + 1, missing);
+            waiters.take(lock, || {
+                format!("the file_lock at {}", core.back(self.core))
+            });
+        }
         Ok(FileLock {
             at,
             kind,
@@ -149,10 +197,38 @@ impl<'k> Reader<'k> {
                 0
             },
             end: Some(end).filter(|end| ranged && *end != OFFSET_MAX),
-            waiters: waiters
-                .map(|core| self.lock(core?, depth + 1))
-                .collect::<Result<_>>()?,
+            breaking: match (kind, file.is_null()) {
+                ("LEASE" | "DELEG", false) => self.breaking(at, flags)?,
+                // The one who breaks it waits with a lease of no file.
+                _ => None,
+            },
+            waiters: waiters.into_items(missing),
         })
+    }
+
+    /// `lease_breaking()` of `fs/locks.c`, and until when.
+    fn breaking(&self, at: GuestVirt, flags: u32) -> Result<Option<LeaseBreak>> {
+        let (to, member) = match () {
+            () if flags & FL_UNLOCK_PENDING != 0 => ("none", "fl_break_time"),
+            () if flags & FL_DOWNGRADE_PENDING != 0 => ("reading", "fl_downgrade_time"),
+            () => return Ok(None),
+        };
+        // A structure of its own since 6.9.
+        let member = match offset_of(self.kernel, "struct file_lease", member) {
+            Ok(member) => member,
+            Err(Error::NoType { .. }) => offset_of(self.kernel, "struct file_lock", member)?,
+            Err(error) => return Err(error),
+        };
+        let until = self.kernel.read_u64(at.offset(member))?;
+        let now = self.kernel.read_u64(self.kernel.symbol("jiffies_64")?)?;
+        let ticks = until.wrapping_sub(now).cast_signed();
+        Ok(Some(LeaseBreak {
+            to,
+            left: match until {
+                0 => None,
+                _ => Some(ticks.saturating_mul(tick(self.kernel)?) / 1_000_000_000),
+            },
+        }))
     }
 
     fn inode(&self, file: GuestVirt) -> Result<((u32, u32), u64)> {

@@ -21,13 +21,15 @@ mod lock;
 mod lookup;
 mod namespace;
 mod super_block;
+#[cfg(test)]
+mod tests;
 
 pub use d_path::{d_path, dentry_path};
 pub use fdtable::{OpenFile, OpenFiles};
 pub(crate) use inode::type_letter;
 pub use inode::{Inode, Time};
 pub use kind::{FileKind, Pipe, SocketFile};
-pub use lock::{FileLock, FileLocks};
+pub use lock::{FileLock, FileLocks, LeaseBreak};
 pub use lookup::{PathLookup, PathStep};
 pub use namespace::{Mount, Mounts};
 pub use super_block::{FileSystemType, FileSystems, SuperBlock};
@@ -36,7 +38,7 @@ use crate::guest::Guest;
 use crate::memory::GuestVirt;
 use crate::sched::Task;
 use crate::structures::offset_of;
-use crate::{Error, Result};
+use crate::{Error, Listing, Result};
 
 impl Guest {
     /// The open files of the task `pid`, ascending by descriptor: `/proc/PID/fd`.
@@ -48,6 +50,12 @@ impl Guest {
     pub fn files_of(&self, task: &Task) -> Result<OpenFiles> {
         let files = self.task_pointer(task, "files", "open files")?;
         fdtable::read(&self.kernel()?, files)
+    }
+
+    /// The descriptors of a task that are sockets, and each one's `struct sock`.
+    pub(crate) fn sockets_of(&self, task: &Task) -> Result<Listing<(u32, GuestVirt)>> {
+        let files = self.task_pointer(task, "files", "open files")?;
+        fdtable::sockets(&self.kernel()?, files)
     }
 
     /// What is mounted in the mount namespace of the task `pid`, in the order of `/proc/PID/mountinfo`, with those mounts

@@ -3,14 +3,14 @@
 use serde::Serialize;
 
 use super::kind::dev;
-use crate::Listing;
+use super::namespace::frozen;
 use crate::cell::check_interrupt;
 use crate::guest::Guest;
 use crate::kernel::Kernel;
 use crate::memory::GuestVirt;
 use crate::object::{FixedStr, Mirror, Plan};
-use crate::structures::{hlist_for_each_entry, list_for_each_entry, offset_of, twice};
-use crate::{Error, Result};
+use crate::structures::{hlist_for_each_entry, list_for_each_entry, offset_of, twice, whole_list};
+use crate::{Error, Listing, Of as _, Result};
 
 /// Types and file systems that are read at most.
 const BOUND: usize = 1 << 16;
@@ -38,8 +38,10 @@ pub struct SuperBlock {
     pub read_only: bool,
     /// The dentry of its root.
     pub root: GuestVirt,
-    /// Its inodes in memory.
-    pub inodes: usize,
+    /// Its inodes in memory; `None` if their list cannot be read.
+    pub inodes: Option<usize>,
+    /// How far it is frozen (`fsfreeze`, a snapshot below it): writers wait.
+    pub frozen: Option<&'static str>,
 }
 
 /// A type of file systems.
@@ -81,6 +83,8 @@ struct Raw {
     s_root: GuestVirt,
     #[mirror(member = "s_type")]
     kind: GuestVirt,
+    #[mirror(member = "s_writers.frozen")]
+    frozen: u32,
 }
 
 impl Guest {
@@ -95,24 +99,56 @@ fn read(kernel: &Kernel) -> Result<FileSystems> {
     let head = kernel.symbol("super_blocks")?;
     let list = offset_of(kernel, "struct super_block", "s_list")?;
     let plan = Plan::<Raw>::new(kernel)?;
-    let mut all = Vec::new();
-    for at in types(kernel)? {
-        all.push(file_system_type(kernel, at, true)?);
+    let mut all = FileSystems::new();
+    let registered = types(kernel)?;
+    all.missing = registered.missing;
+    for at in registered.items {
+        all.take(file_system_type(kernel, at, true), || {
+            format!("the file_system_type at {at}")
+        });
     }
-    for at in list_for_each_entry(kernel, head, list).bound(BOUND) {
-        let at = at?;
-        let raw = plan.load(at)?;
-        let known = all.iter().position(|one| one.at == raw.kind);
-        let index = match known {
-            Some(index) => index,
-            None => {
-                all.push(file_system_type(kernel, raw.kind, false)?);
-                all.len() - 1
-            }
-        };
-        all[index].supers.push(super_block(kernel, at, &raw)?);
+    let supers = whole_list(kernel, head, list, BOUND, "the list of super_blocks");
+    all.missing.extend(supers.missing);
+    for at in supers.items {
+        if let Err(error) = add(kernel, &plan, at, &mut all) {
+            all.miss(format!("the super_block at {at}"), &error);
+        }
     }
-    Ok(Listing::from(all))
+    Ok(all)
+}
+
+/// Adds a file system to those of its type.
+fn add(kernel: &Kernel, plan: &Plan<Raw>, at: GuestVirt, all: &mut FileSystems) -> Result<()> {
+    let raw = plan.load(at)?;
+    let known = all.iter().position(|one| one.at == raw.kind);
+    let index = match known {
+        Some(index) => index,
+        None => {
+            let of = || format!("its s_type {}", raw.kind);
+            let kind = file_system_type(kernel, raw.kind, false).of(of)?;
+            all.items.push(kind);
+            all.len() - 1
+        }
+    };
+    let inodes = match inodes(kernel, at) {
+        Ok(inodes) => Some(inodes),
+        Err(error) => {
+            all.miss(format!("inodes of the super_block at {at}"), &error);
+            None
+        }
+    };
+    all[index].supers.push(SuperBlock {
+        at,
+        dev: dev(raw.s_dev),
+        id: raw.s_id.to_str().into_owned(),
+        magic: raw.s_magic,
+        block_size: raw.s_blocksize,
+        read_only: raw.s_flags & SB_RDONLY != 0,
+        root: raw.s_root,
+        inodes,
+        frozen: frozen(raw.frozen),
+    });
+    Ok(())
 }
 
 fn file_system_type(kernel: &Kernel, at: GuestVirt, registered: bool) -> Result<FileSystemType> {
@@ -128,30 +164,44 @@ fn file_system_type(kernel: &Kernel, at: GuestVirt, registered: bool) -> Result<
 }
 
 /// The types: on an hlist since 7.0, before it one pointing to the next.
-fn types(kernel: &Kernel) -> Result<Vec<GuestVirt>> {
-    let c = "struct file_system_type";
+fn types(kernel: &Kernel) -> Result<Listing<GuestVirt>> {
+    let (c, what) = ("struct file_system_type", "the list of file system types");
     let head = kernel.symbol("file_systems")?;
-    if let Ok(list) = offset_of(kernel, c, "list") {
-        return hlist_for_each_entry(kernel, head, list)
-            .bound(BOUND)
-            .collect();
+    match offset_of(kernel, c, "list") {
+        Ok(list) => {
+            let walk = hlist_for_each_entry(kernel, head, list).bound(BOUND);
+            return Ok(Listing::walk(what, walk));
+        }
+        Err(Error::NoMember { .. }) => {}
+        Err(error) => return Err(error),
     }
     let next = offset_of(kernel, c, "next")?;
-    let mut all = Vec::new();
-    let mut at = GuestVirt(kernel.read_u64(head)?);
-    while !at.is_null() {
+    let mut all = Listing::new();
+    let mut link = head;
+    loop {
         check_interrupt();
+        let at = match kernel.read_u64(link) {
+            Ok(at) => GuestVirt(at),
+            Err(error) => {
+                all.miss_behind(what, &error);
+                return Ok(all);
+            }
+        };
+        if at.is_null() {
+            return Ok(all);
+        }
         if all.len() == BOUND {
-            return Err(Error::TooLong {
+            let error = Error::TooLong {
                 what: "list of file system types",
                 at: head,
                 bound: BOUND,
-            });
+            };
+            all.miss_behind(what, &error);
+            return Ok(all);
         }
-        all.push(at);
-        at = GuestVirt(kernel.read_u64(at.offset(next))?);
+        all.items.push(at);
+        link = at.offset(next);
     }
-    Ok(all)
 }
 
 fn module(kernel: &Kernel, at: GuestVirt) -> Result<Option<String>> {
@@ -162,7 +212,8 @@ fn module(kernel: &Kernel, at: GuestVirt) -> Result<Option<String>> {
     kernel.read_cstr(name, 64).map(Some)
 }
 
-fn super_block(kernel: &Kernel, at: GuestVirt, raw: &Raw) -> Result<SuperBlock> {
+/// How many inodes its list has.
+fn inodes(kernel: &Kernel, at: GuestVirt) -> Result<usize> {
     let inodes = at.offset(offset_of(kernel, "struct super_block", "s_inodes")?);
     let member = offset_of(kernel, "struct inode", "i_sb_list")?;
     let mut count = 0;
@@ -170,14 +221,5 @@ fn super_block(kernel: &Kernel, at: GuestVirt, raw: &Raw) -> Result<SuperBlock> 
         inode?;
         count += 1;
     }
-    Ok(SuperBlock {
-        at,
-        dev: dev(raw.s_dev),
-        id: raw.s_id.to_str().into_owned(),
-        magic: raw.s_magic,
-        block_size: raw.s_blocksize,
-        read_only: raw.s_flags & SB_RDONLY != 0,
-        root: raw.s_root,
-        inodes: count,
-    })
+    Ok(count)
 }

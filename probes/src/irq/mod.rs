@@ -13,15 +13,16 @@ use serde::Serialize;
 pub use softirq::{Softirq, Softirqs};
 pub use stat::CpuInterrupt;
 
-use crate::Result;
 use crate::guest::Guest;
 use crate::kernel::{Function, Functions, Kernel};
+use crate::listing::parts;
 use crate::memory::GuestVirt;
 use crate::object::{Mirror, Object, Plan};
 use crate::structures::{
-    MapleLayout, XarrayLayout, chain, cpumask_var, mt_for_each, offset_of, online_cpus, settle,
-    xa_for_each,
+    MapleLayout, XarrayLayout, chain, cpumask_var, lacks, mt_for_each, offset_of, online_cpus,
+    settle_all, xa_for_each,
 };
+use crate::{Error, Listing, Missing, Of as _, Result};
 
 /// Nodes of the tree of descriptors that are read at most.
 const BOUND: usize = 1 << 16;
@@ -81,7 +82,12 @@ pub struct Irqs {
     pub irqs: Vec<Irq>,
     /// Those of the CPUs themselves: timers, calls from other CPUs, errors.
     pub cpu_interrupts: Vec<CpuInterrupt>,
+    /// What could not be read.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub missing: Vec<Missing>,
 }
+
+lacks!(Irqs);
 
 impl Deref for Irqs {
     type Target = [Irq];
@@ -123,39 +129,41 @@ impl Guest {
     /// The interrupts, with counts, affinity and handlers: `/proc/interrupts` and `/proc/irq`.
     pub fn irqs(&self) -> Result<Irqs> {
         let kernel = self.kernel()?;
-        settle("the interrupts", || {
+        settle_all("the interrupts", || {
             let reader = Reader {
                 kernel: &kernel,
                 functions: Functions::new(&kernel),
                 cpus: online_cpus(&kernel)?,
             };
-            let irqs: Result<Vec<Irq>> = descriptors(&kernel)?
-                .into_iter()
-                .map(|at| reader.irq(at))
-                .collect();
-            let cpu_interrupts = stat::read(&kernel, &reader.cpus)?;
+            let nodes = descriptors(&kernel)?;
+            let mut irqs = Listing::new();
+            irqs.missing = nodes.missing;
+            for at in nodes.items {
+                irqs.take(reader.irq(at), || format!("the irq_desc at {at}"));
+            }
+            let mut missing = irqs.missing;
+            let cpu_interrupts = stat::read(&kernel, &reader.cpus).map(Listing::from);
             Ok(Some(Irqs {
+                cpu_interrupts: parts(&mut missing, "the CPUs' own interrupts", cpu_interrupts),
                 cpus: reader.cpus,
-                irqs: irqs?,
-                cpu_interrupts,
+                irqs: irqs.items,
+                missing,
             }))
         })
     }
 }
 
 /// Each `irq_desc`: in a maple tree since 6.5, before that in a radix tree.
-fn descriptors(kernel: &Kernel) -> Result<Vec<GuestVirt>> {
+fn descriptors(kernel: &Kernel) -> Result<Listing<GuestVirt>> {
     if let Some(tree) = kernel.symbols()?.lookup("sparse_irqs") {
-        return mt_for_each(kernel, tree, MapleLayout::of(kernel)?)
-            .bound(BOUND)
-            .map(|entry| Ok(GuestVirt(entry?.entry)))
-            .collect();
+        let walk = mt_for_each(kernel, tree, MapleLayout::of(kernel)?).bound(BOUND);
+        let walk = walk.map(|entry| Ok(GuestVirt(entry?.entry)));
+        return Ok(Listing::walk("sparse_irqs", walk));
     }
     let tree = kernel.symbol("irq_desc_tree")?;
-    xa_for_each(kernel, tree, XarrayLayout::of(kernel)?)
-        .bound(BOUND)
-        .map(|entry| Ok(GuestVirt(entry?.entry)))
-        .collect()
+    let walk = xa_for_each(kernel, tree, XarrayLayout::of(kernel)?).bound(BOUND);
+    let walk = walk.map(|entry| Ok(GuestVirt(entry?.entry)));
+    Ok(Listing::walk("irq_desc_tree", walk))
 }
 
 struct Reader<'k> {
@@ -169,7 +177,10 @@ impl Reader<'_> {
         let kernel = self.kernel;
         let raw = Plan::<Desc>::new(kernel)?.load(at)?;
         // In a structure since 6.10, before that a counter by itself.
-        let count = offset_of(kernel, "struct irqstat", "cnt").unwrap_or(0);
+        let count = match offset_of(kernel, "struct irqstat", "cnt") {
+            Err(Error::NoType { .. }) => 0,
+            count => count?,
+        };
         let mut counts = Vec::with_capacity(self.cpus.len());
         for cpu in &self.cpus {
             let stat = kernel.per_cpu(raw.kstat_irqs, *cpu)?;
@@ -179,7 +190,8 @@ impl Reader<'_> {
             true => None,
             false => {
                 let name = Object::at(kernel, "struct irq_chip", raw.chip)?.member("name")?;
-                self.text(name.pointer()?)?
+                let name = name.pointer().and_then(|name| self.text(name));
+                name.of(|| format!("its chip {}", raw.chip))?
             }
         };
         let c = "struct irq_desc";
@@ -200,7 +212,10 @@ impl Reader<'_> {
             affinity: cpumask_var(kernel, at, (c, affinity))?,
             effective: cpumask_var(kernel, at, (c, "irq_common_data.effective_affinity"))?,
             actions: chain(kernel, raw.action, next)
-                .map(|at| self.action(at?))
+                .map(|at| {
+                    let at = at?;
+                    self.action(at).of(|| format!("its irqaction {at}"))
+                })
                 .collect::<Result<_>>()?,
         })
     }

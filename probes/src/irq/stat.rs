@@ -79,14 +79,14 @@ pub(super) fn read(kernel: &Kernel, cpus: &[u32]) -> Result<Vec<CpuInterrupt>> {
 
 /// Kernels that count them in one array and have a table of their names.
 fn by_table(kernel: &Kernel, cpus: &[u32], table: GuestVirt) -> Result<Vec<CpuInterrupt>> {
-    let count = usize::try_from(kernel.constant("IRQ_COUNT_MAX")?).unwrap_or(usize::MAX);
-    if count > KINDS {
+    let count = kernel.constant("IRQ_COUNT_MAX")?;
+    let Some(count) = usize::try_from(count).ok().filter(|count| *count <= KINDS) else {
         let why = format!("it has {count} kinds");
         return Err(Error::Malformed {
             what: "irq_stat_info",
             why,
         });
-    }
+    };
     let counts = offset_of(kernel, "irq_cpustat_t", "counts")?;
     let plan = Plan::<Info>::new(kernel)?;
     let shown = bitmap(kernel, kernel.symbol("irq_stat_count_show")?, count)?;
@@ -104,12 +104,14 @@ fn by_table(kernel: &Kernel, cpus: &[u32], table: GuestVirt) -> Result<Vec<CpuIn
 
 fn by_member(kernel: &Kernel, cpus: &[u32]) -> Result<Vec<CpuInterrupt>> {
     let mut all = Vec::new();
+    let symbols = kernel.symbols()?;
+    // Which of them a kernel has depends on its configuration.
     let members = MEMBERS.iter().filter_map(|(member, name, about)| {
         let offset = offset_of(kernel, "irq_cpustat_t", member).ok()?;
         Some(("irq_stat", offset, name, about))
     });
     let variables = VARIABLES.iter().filter_map(|(variable, name, about)| {
-        kernel.symbols().ok()?.lookup(variable)?;
+        symbols.lookup(variable)?;
         Some((*variable, 0, name, about))
     });
     for (symbol, offset, name, about) in members.chain(variables) {

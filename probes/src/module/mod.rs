@@ -8,15 +8,16 @@ pub(crate) use details::text;
 pub use details::{ModuleArea, ModuleDetails, ModuleParameter, ModuleSection};
 pub use users::ModuleUser;
 
+use std::collections::HashSet;
+
 use serde::Serialize;
 
-use crate::Listing;
 use crate::guest::Guest;
 use crate::kernel::Kernel;
 use crate::memory::GuestVirt;
 use crate::object::{FixedStr, Mirror, Plan};
-use crate::structures::{array, checked_list, offset_of, settle};
-use crate::{Error, Result};
+use crate::structures::{array, offset_of, settle_all, whole_list};
+use crate::{Error, Listing, Of as _, Result};
 
 /// Modules that a kernel may have loaded, as far as we read.
 const MODULE_BOUND: usize = 1 << 16;
@@ -91,27 +92,28 @@ impl Guest {
     /// The modules that are loaded: those of `/proc/modules`, and those that are hidden from it.
     pub fn modules(&self) -> Result<Modules> {
         let kernel = self.kernel()?;
-        settle("the module list", || read(&kernel))
+        settle_all("the module list", || read(&kernel))
     }
 }
 
-/// `None` if the list changed under the walk.
+/// `None` if a module changed under the walk.
 fn read(kernel: &Kernel) -> Result<Option<Modules>> {
     let head = kernel.symbol("modules")?;
     let list = offset_of(kernel, "struct module", "list")?;
     let plan = Plan::<Raw>::new(kernel)?;
-    let mut modules = Vec::new();
-    let listed = checked_list(kernel, head, list, MODULE_BOUND)?;
-    let others = unlisted::find(kernel, &listed)?;
-    let all = listed.iter().map(|at| (*at, true));
-    for (at, listed) in all.chain(others.into_iter().map(|at| (at, false))) {
+    let mut nodes = whole_list(kernel, head, list, MODULE_BOUND, "the list of modules");
+    let count = nodes.len();
+    // Those behind a broken link are found by the other places, and are not hidden then.
+    let whole = nodes.is_whole();
+    nodes.append(unlisted::find(kernel, &nodes));
+    let listed: HashSet<GuestVirt> = nodes.iter().take(count).copied().collect();
+    let name = |at| format!("the module at {at}");
+    Ok(Listing::each(nodes, name, |at| {
         let raw = plan.load(at)?;
-        modules.push(module(kernel, at, &raw, listed)?);
-        if plan.load(at)? != raw {
-            return Ok(None);
-        }
-    }
-    Ok(Some(Listing::from(modules)))
+        let listed = listed.contains(&at) || !whole;
+        let module = module(kernel, at, &raw, listed).of(|| raw.name.to_str().into_owned())?;
+        Ok((plan.load(at)? == raw).then_some(module))
+    }))
 }
 
 fn module(kernel: &Kernel, at: GuestVirt, raw: &Raw, listed: bool) -> Result<Module> {

@@ -144,15 +144,23 @@ impl Guest {
     /// The devices of this name in all network namespaces, in detail.
     pub fn net_device(&self, name: &str) -> Result<AllDeviceDetails> {
         let kernel = self.kernel()?;
-        let devices = device::read(&kernel, &net_namespaces(&kernel)?)?;
-        let named = devices.into_iter().filter(|device| device.name == name);
-        let all = named.map(|device| details(&kernel, device));
-        let all: Vec<DeviceDetails> = all.collect::<Result<_>>()?;
-        match all.is_empty() {
+        let namespaces = net_namespaces(&kernel)?;
+        let devices = device::read(&kernel, &namespaces)?;
+        let mut all = AllDeviceDetails::new();
+        all.missing = namespaces.missing;
+        all.missing.extend(devices.missing);
+        for device in devices.items {
+            if device.name == name {
+                let what = format!("device {name} at {}", device.at);
+                all.take(details(&kernel, device), || what);
+            }
+        }
+        // One that could not be read may be the one: that is said then.
+        match all.is_empty() && all.is_whole() {
             true => Err(Error::Absent(format!(
                 "no network namespace has a device `{name}`: `klab net` lists those there are"
             ))),
-            false => Ok(Listing::from(all)),
+            false => Ok(all),
         }
     }
 }

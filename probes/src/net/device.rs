@@ -6,14 +6,12 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use serde::Serialize;
 
 use super::NetNamespace;
-use crate::Error;
-use crate::Listing;
-use crate::Result;
 use crate::cell::check_interrupt;
 use crate::kernel::Kernel;
 use crate::memory::GuestVirt;
 use crate::object::{FixedStr, Mirror, Plan};
-use crate::structures::{list_for_each_entry, offset_of, settle};
+use crate::structures::{list_for_each_entry, offset_of, settle_all, whole_list};
+use crate::{Error, Listing, Of as _, Result};
 
 /// Devices of one namespace, and addresses of one device, that are read at most.
 const BOUND: usize = 1 << 16;
@@ -104,32 +102,62 @@ pub(super) fn read(kernel: &Kernel, namespaces: &[NetNamespace]) -> Result<NetDe
     let plan = Plan::<Raw>::new(kernel)?;
     let head = offset_of(kernel, "struct net", "dev_base_head")?;
     let list = offset_of(kernel, "struct net_device", "dev_list")?;
-    let mut devices = Vec::new();
+    let mut devices = NetDevices::new();
     for net in namespaces {
         let what = format!("the devices of the network namespace {}", net.inum);
-        let found: Vec<NetDevice> = settle(&what, || {
-            let mut found = Vec::new();
-            for at in list_for_each_entry(kernel, net.at.offset(head), list).bound(BOUND) {
-                let at = at?;
-                let raw = plan.load(at)?;
-                let device = device(kernel, net, at, &raw)?;
-                if raw.net != net.at || plan.load(at)? != raw {
-                    return Ok(None);
-                }
-                found.push(device);
-            }
-            Ok(Some(found))
-        })?;
-        devices.extend(found);
+        let found = settle_all(&what, || {
+            let nodes = whole_list(kernel, net.at.offset(head), list, BOUND, &what);
+            let found = Listing::each(
+                nodes,
+                |at| name(kernel, at),
+                |at| {
+                    let raw = plan.load(at)?;
+                    let device = device(kernel, net, at, &raw)?;
+                    if raw.net != net.at && plan.load(at)? == raw {
+                        let why = format!(
+                            "its nd_net is {}, but it is on the list of {}",
+                            raw.net, net.at
+                        );
+                        return Err(Error::broken("net_device", at, why));
+                    }
+                    Ok((plan.load(at)? == raw).then_some(device))
+                },
+            );
+            Ok(found)
+        });
+        match found {
+            Ok(found) => devices.append(found),
+            Err(error) => devices.miss(what, &error),
+        }
     }
-    Ok(Listing::from(devices))
+    Ok(devices)
+}
+
+/// The device as an error names it.
+pub(super) fn name(kernel: &Kernel, at: GuestVirt) -> String {
+    let read = || {
+        let name = offset_of(kernel, "struct net_device", "name")?;
+        kernel.read_cstr(at.offset(name), 16)
+    };
+    match read() {
+        Ok(name) => format!("device {name} at {at}"),
+        // The error that is being told says more.
+        Err(_) => format!("the net_device at {at}"),
+    }
 }
 
 fn device(kernel: &Kernel, net: &NetNamespace, at: GuestVirt, raw: &Raw) -> Result<NetDevice> {
-    let mut address = vec![0; raw.addr_len.min(MAX_ADDR_LEN).into()];
-    kernel.read(raw.dev_addr, &mut address)?;
-    let mut addresses = ipv4(kernel, raw.ip_ptr)?;
-    addresses.extend(ipv6(kernel, raw.ip6_ptr)?);
+    if raw.addr_len > MAX_ADDR_LEN {
+        let why = format!("its addr_len is {}", raw.addr_len);
+        return Err(Error::broken("net_device", at, why));
+    }
+    let mut address = vec![0; raw.addr_len.into()];
+    kernel
+        .read(raw.dev_addr, &mut address)
+        .of(|| format!("its dev_addr {}", raw.dev_addr))?;
+    let mut addresses = ipv4(kernel, raw.ip_ptr).of(|| format!("its ip_ptr {}", raw.ip_ptr))?;
+    let v6 = ipv6(kernel, raw.ip6_ptr).of(|| format!("its ip6_ptr {}", raw.ip6_ptr))?;
+    addresses.extend(v6);
     Ok(NetDevice {
         at,
         ifindex: raw.ifindex,
@@ -141,7 +169,7 @@ fn device(kernel: &Kernel, net: &NetNamespace, at: GuestVirt, raw: &Raw) -> Resu
         address,
         tx_queues: raw.real_num_tx_queues,
         rx_queues: raw.real_num_rx_queues.unwrap_or(1),
-        qdisc: qdisc(kernel, raw.qdisc)?,
+        qdisc: qdisc(kernel, raw.qdisc).of(|| format!("its qdisc {}", raw.qdisc))?,
         addresses,
     })
 }

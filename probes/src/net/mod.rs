@@ -12,7 +12,7 @@
 //! ```
 //!
 //! The tables of sockets are walked without their locks: a socket that is not the same after it was read is read again,
-//! with its whole table. Pause the guest for a picture of one instant.
+//! with its bucket. Pause the guest for a picture of one instant.
 
 mod details;
 mod device;
@@ -34,41 +34,64 @@ pub use table::SocketTable;
 
 use std::collections::HashMap;
 
-use crate::Result;
-use crate::fs::FileKind;
 use crate::guest::Guest;
 use crate::memory::GuestVirt;
+use crate::{ErrorKind, Missing, Result};
 
 impl Guest {
     /// The network devices of all network namespaces, with their addresses.
     pub fn net_devices(&self) -> Result<NetDevices> {
         let kernel = self.kernel()?;
-        device::read(&kernel, &net_namespaces(&kernel)?)
+        let namespaces = net_namespaces(&kernel)?;
+        let mut devices = device::read(&kernel, &namespaces)?;
+        devices.missing.extend(namespaces.missing);
+        Ok(devices)
     }
 
     /// The TCP, UDP, raw, unix and packet sockets of all network namespaces, each with the tasks that have it open.
     pub fn sockets(&self) -> Result<Sockets> {
         let kernel = self.kernel()?;
-        let mut sockets = sock::read(&kernel, &net_namespaces(&kernel)?)?;
-        let mut owners = self.socket_owners()?;
+        let namespaces = net_namespaces(&kernel)?;
+        let mut sockets = sock::read(&kernel, &namespaces)?;
+        let mut missing = namespaces.missing;
+        let mut owners = self.socket_owners(&mut missing)?;
         for socket in sockets.iter_mut() {
-            socket.owners = owners.remove(&socket.at).unwrap_or_default();
+            // A socket that no task has open has no entry.
+            if let Some(owners) = owners.remove(&socket.at) {
+                socket.owners = owners.into();
+            }
         }
+        sockets.missing.extend(missing);
         Ok(sockets)
     }
 
     /// Who has which `struct sock` open. A task that exits meanwhile is left out.
-    fn socket_owners(&self) -> Result<HashMap<GuestVirt, Vec<Owner>>> {
+    fn socket_owners(&self, missing: &mut Vec<Missing>) -> Result<HashMap<GuestVirt, Vec<Owner>>> {
         let mut owners: HashMap<GuestVirt, Vec<Owner>> = HashMap::new();
-        for task in self.tasks()?.iter().filter(|task| !task.kthread) {
-            for file in self.files_of(task).into_iter().flatten() {
-                if let FileKind::Socket(socket) = &file.kind {
-                    owners.entry(socket.sk).or_default().push(Owner {
-                        pid: task.pid,
-                        comm: task.comm.clone(),
-                        fd: file.fd,
-                    });
+        for task in self.tasks()?.into_items(missing) {
+            if task.kthread {
+                continue;
+            }
+            let files = match self.sockets_of(&task) {
+                Ok(files) => files,
+                // It has no files any more: it has exited.
+                Err(error) if error.kind() == ErrorKind::Absent => continue,
+                Err(error) => {
+                    let what = format!("open files of task {} ({})", task.pid, task.comm);
+                    missing.push(Missing::new(what, &error));
+                    continue;
                 }
+            };
+            for one in files.missing {
+                let what = format!("task {} ({}), {}", task.pid, task.comm, one.what);
+                missing.push(Missing { what, ..one });
+            }
+            for (fd, sk) in files.items {
+                owners.entry(sk).or_default().push(Owner {
+                    pid: task.pid,
+                    comm: task.comm.clone(),
+                    fd,
+                });
             }
         }
         Ok(owners)

@@ -2,10 +2,10 @@
 
 use serde::Serialize;
 
-use crate::Result;
 use crate::kernel::Kernel;
 use crate::memory::GuestVirt;
-use crate::structures::{list_for_each_entry, offset_of, settle};
+use crate::structures::{offset_of, settle_all, whole_list};
+use crate::{Error, Listing, Result};
 
 /// Network namespaces that are read at most.
 const NAMESPACE_BOUND: usize = 1 << 16;
@@ -20,22 +20,29 @@ pub struct NetNamespace {
 }
 
 /// All network namespaces, the initial one first: `for_each_net()`.
-pub fn net_namespaces(kernel: &Kernel) -> Result<Vec<NetNamespace>> {
+pub fn net_namespaces(kernel: &Kernel) -> Result<Listing<NetNamespace>> {
     let head = kernel.symbol("net_namespace_list")?;
     let list = offset_of(kernel, "struct net", "list")?;
     let inum = offset_of(kernel, "struct net", "ns.inum")?;
-    let read = || -> Result<Vec<NetNamespace>> {
-        list_for_each_entry(kernel, head, list)
-            .bound(NAMESPACE_BOUND)
-            .map(|at| {
-                let at = at?;
-                let inum = kernel.read_u32(at.offset(inum))?;
-                Ok(NetNamespace { at, inum })
-            })
-            .collect()
-    };
-    settle("the list of network namespaces", || {
-        let namespaces = read()?;
-        Ok((read()? == namespaces).then_some(namespaces))
+    let what = "the list of network namespaces";
+    settle_all(what, || {
+        let nodes = whole_list(kernel, head, list, NAMESPACE_BOUND, what);
+        let name = |at| format!("the network namespace at {at}");
+        Ok(Listing::each(nodes, name, |at| {
+            let inum = kernel.read_u32(at.offset(inum))?;
+            Ok(Some(NetNamespace { at, inum }))
+        }))
     })
+}
+
+/// The number of a namespace that is on no list: one that ends still has sockets, neighbours, connections. What it is, its
+/// operations tell.
+pub(crate) fn ending(kernel: &Kernel, net: GuestVirt) -> Result<u32> {
+    let offset = |member| offset_of(kernel, "struct net", member);
+    let ops = GuestVirt(kernel.read_u64(net.offset(offset("ns.ops")?))?);
+    if ops != kernel.symbol("netns_operations")? {
+        let why = format!("it is on no list, and its ns.ops is {ops}");
+        return Err(Error::broken("network namespace", net, why));
+    }
+    kernel.read_u32(net.offset(offset("ns.inum")?))
 }

@@ -4,15 +4,14 @@ use std::net::IpAddr;
 
 use serde::Serialize;
 
+use super::namespace::ending;
 use super::{NetNamespace, net_namespaces};
-use crate::Listing;
-use crate::cell::check_interrupt;
 use crate::guest::Guest;
 use crate::kernel::Kernel;
 use crate::memory::GuestVirt;
 use crate::object::{FixedStr, Mirror, Plan};
-use crate::structures::{hlist_for_each_entry, offset_of, settle};
-use crate::{Error, Result};
+use crate::structures::{chain, hlist_for_each_entry, offset_of, settle_all};
+use crate::{Error, Listing, Of as _, Result};
 
 /// Neighbours of one table that are read at most.
 const BOUND: usize = 1 << 20;
@@ -73,16 +72,20 @@ impl Guest {
     pub fn neighbours(&self) -> Result<Neighbours> {
         let kernel = self.kernel()?;
         let namespaces = net_namespaces(&kernel)?;
-        let mut all = Vec::new();
+        let mut all = Neighbours::new();
         for symbol in ["arp_tbl", "nd_tbl"] {
             // IPv6 may be a module, or absent.
-            if let Ok(table) = kernel.symbol(symbol) {
-                all.extend(settle(&format!("the neighbours of {symbol}"), || {
-                    read(&kernel, table, &namespaces)
-                })?);
+            let Some(table) = kernel.symbols()?.lookup(symbol) else {
+                continue;
+            };
+            let what = format!("the neighbours of {symbol}");
+            match settle_all(&what, || read(&kernel, table, &namespaces)) {
+                Ok(found) => all.append(found),
+                Err(error) => all.miss(what, &error),
             }
         }
-        Ok(Listing::from(all))
+        all.missing.extend(namespaces.missing);
+        Ok(all)
     }
 }
 
@@ -91,101 +94,85 @@ fn read(
     kernel: &Kernel,
     table: GuestVirt,
     namespaces: &[NetNamespace],
-) -> Result<Option<Vec<Neighbour>>> {
+) -> Result<Option<Neighbours>> {
     let plan = Plan::<Raw>::new(kernel)?;
     let key = offset_of(kernel, "struct neighbour", "primary_key")?;
     let len = kernel.read_u32(table.offset(offset_of(kernel, "struct neigh_table", "key_len")?))?;
-    let mut all = Vec::new();
-    for at in entries(kernel, table)? {
+    if !matches!(len, 4 | 16) {
+        let why = format!("its keys have {len} bytes");
+        return Err(Error::broken("table of neighbours", table, why));
+    }
+    let name = |at| format!("the neighbour at {at}");
+    Ok(Listing::each(entries(kernel, table)?, name, |at| {
         let raw = plan.load(at)?;
-        let device: Device = kernel.load(raw.dev)?;
+        let device: Device = kernel.load(raw.dev).of(|| format!("its dev {}", raw.dev))?;
         let mut bytes = [0; 16];
+        kernel.read(at.offset(key), &mut bytes[..len as usize])?;
         let address = match len {
-            4 => {
-                let mut bytes = [0; 4];
-                kernel.read(at.offset(key), &mut bytes)?;
-                IpAddr::from(bytes)
-            }
-            16 => {
-                kernel.read(at.offset(key), &mut bytes)?;
-                IpAddr::from(bytes)
-            }
-            len => {
-                let why = format!("its keys have {len} bytes");
-                return Err(Error::Broken {
-                    what: "table of neighbours",
-                    at: table,
-                    why,
-                });
-            }
+            4 => IpAddr::from([bytes[0], bytes[1], bytes[2], bytes[3]]),
+            _ => IpAddr::from(bytes),
         };
-        let Some(net) = namespaces.iter().find(|net| net.at == device.net) else {
-            return Ok(None);
+        let netns = match namespaces.iter().find(|net| net.at == device.net) {
+            Some(net) => net.inum,
+            None => ending(kernel, device.net)
+                .of(|| format!("its dev's network namespace {}", device.net))?,
         };
         if plan.load(at)? != raw {
             return Ok(None);
         }
         // NUD_VALID: the address is known, or none is needed.
         let valid = raw.nud_state & 0xde != 0;
-        let known = if valid { device.addr_len } else { 0 };
-        all.push(Neighbour {
+        let known = usize::from(if valid { device.addr_len } else { 0 });
+        let Some(hardware) = raw.ha.get(..known) else {
+            let why = format!("its dev's addr_len is {known}");
+            return Err(Error::broken("neighbour", at, why));
+        };
+        Ok(Some(Neighbour {
             at,
-            netns: net.inum,
+            netns,
             dev: device.name.to_str().into_owned(),
             address,
-            hardware: raw.ha.iter().take(known.into()).copied().collect(),
+            hardware: hardware.to_vec(),
             state: STATES
                 .iter()
                 .find(|(state, _)| *state == raw.nud_state)
                 .map_or("?", |(_, name)| name),
-        });
-    }
-    Ok(Some(all))
+        }))
+    }))
 }
 
 /// The entries of a hash table: on hlists since 6.13, one pointing to the next before.
-fn entries(kernel: &Kernel, table: GuestVirt) -> Result<Vec<GuestVirt>> {
+fn entries(kernel: &Kernel, table: GuestVirt) -> Result<Listing<GuestVirt>> {
     let c = "struct neigh_hash_table";
     let nht = table.offset(offset_of(kernel, "struct neigh_table", "nht")?);
     let nht = GuestVirt(kernel.read_u64(nht)?);
     let shift = kernel.read_u32(nht.offset(offset_of(kernel, c, "hash_shift")?))?;
     if shift > SHIFT {
         let why = format!("it has 1 << {shift} buckets");
-        return Err(Error::Broken {
-            what: "table of neighbours",
-            at: nht,
-            why,
-        });
+        return Err(Error::broken("table of neighbours", nht, why));
     }
     let heads = offset_of(kernel, c, "hash_heads");
     let (buckets, hlists) = match heads {
         Ok(heads) => (heads, true),
-        Err(_) => (offset_of(kernel, c, "hash_buckets")?, false),
+        Err(Error::NoMember { .. }) => (offset_of(kernel, c, "hash_buckets")?, false),
+        Err(error) => return Err(error),
     };
     let first = GuestVirt(kernel.read_u64(nht.offset(buckets))?);
-    let mut all = Vec::new();
+    let mut all = Listing::new();
     for bucket in 0..1_u64 << shift {
         let head = first.offset(8 * bucket);
+        let what = format!("the neighbours of bucket {bucket} at {head}");
         if hlists {
             let member = offset_of(kernel, "struct neighbour", "hash")?;
-            for at in hlist_for_each_entry(kernel, head, member).bound(BOUND) {
-                all.push(at?);
-            }
+            let walk = hlist_for_each_entry(kernel, head, member).bound(BOUND);
+            all.append(Listing::walk(&what, walk));
             continue;
         }
         let next = offset_of(kernel, "struct neighbour", "next")?;
-        let mut at = GuestVirt(kernel.read_u64(head)?);
-        while !at.is_null() {
-            check_interrupt();
-            if all.len() >= BOUND {
-                return Err(Error::TooLong {
-                    what: "list of neighbours",
-                    at: head,
-                    bound: BOUND,
-                });
-            }
-            all.push(at);
-            at = GuestVirt(kernel.read_u64(at.offset(next))?);
+        let first = kernel.read_u64(head).map(GuestVirt);
+        match first {
+            Ok(first) => all.append(Listing::walk(&what, chain(kernel, first, next))),
+            Err(error) => all.miss(what, &error),
         }
     }
     Ok(all)

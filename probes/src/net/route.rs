@@ -5,14 +5,13 @@ use std::net::{IpAddr, Ipv4Addr};
 use serde::Serialize;
 
 use super::{NetNamespace, net_namespaces};
-use crate::Listing;
 use crate::cell::check_interrupt;
 use crate::guest::Guest;
 use crate::kernel::Kernel;
 use crate::memory::GuestVirt;
 use crate::object::{FixedStr, Mirror, Plan};
 use crate::structures::{hlist_for_each_entry, offset_of, twice};
-use crate::{Error, Result};
+use crate::{Error, Listing, Of as _, Result};
 
 /// Routes and nodes of one table, and ways of one route, that are read at most.
 const BOUND: usize = 1 << 22;
@@ -163,12 +162,17 @@ impl Guest {
     /// The routes of IPv4 and IPv6 of all network namespaces: `ip route show table all`.
     pub fn routes(&self) -> Result<Routes> {
         let kernel = self.kernel()?;
-        let mut all = Vec::new();
-        for net in net_namespaces(&kernel)? {
+        let namespaces = net_namespaces(&kernel)?;
+        let mut all = Routes::new();
+        all.missing = namespaces.missing;
+        for net in namespaces.items {
             let what = format!("the routes of the network namespace {}", net.inum);
-            all.extend(twice(&what, || Reader::new(&kernel, net)?.all())?);
+            match twice(&what, || Reader::new(&kernel, net)?.all()) {
+                Ok(found) => all.append(found),
+                Err(error) => all.miss(what, &error),
+            }
         }
-        Ok(Listing::from(all))
+        Ok(all)
     }
 }
 
@@ -179,7 +183,7 @@ struct Reader<'k> {
     alias: Plan<FibAlias>,
     info: Plan<FibInfo>,
     way: Plan<FibNh>,
-    routes: Vec<Route>,
+    routes: Routes,
 }
 
 impl<'k> Reader<'k> {
@@ -191,31 +195,48 @@ impl<'k> Reader<'k> {
             alias: Plan::new(kernel)?,
             info: Plan::new(kernel)?,
             way: Plan::new(kernel)?,
-            routes: Vec::new(),
+            routes: Routes::new(),
         })
     }
 
-    fn all(mut self) -> Result<Vec<Route>> {
+    fn all(mut self) -> Result<Routes> {
         for table in self.tables(
             "ipv4.fib_table_hash",
             "ipv4.rules_ops",
             "struct fib_table",
             "tb_hlist",
         )? {
-            self.ipv4(table)?;
+            if let Err(error) = self.ipv4(table) {
+                self.miss(format!("the rest of the fib_table at {table}"), &error);
+            }
         }
-        // A kernel without IPv6.
-        if offset_of(self.kernel, "struct net", "ipv6.fib_table_hash").is_ok() {
+        if self.has("ipv6.fib_table_hash")? {
             for table in self.tables(
                 "ipv6.fib_table_hash",
                 "ipv6.fib6_rules_ops",
                 "struct fib6_table",
                 "tb6_hlist",
             )? {
-                self.ipv6(table)?;
+                if let Err(error) = self.ipv6(table) {
+                    self.miss(format!("the rest of the fib6_table at {table}"), &error);
+                }
             }
         }
         Ok(self.routes)
+    }
+
+    fn miss(&mut self, what: String, error: &Error) {
+        let what = format!("network namespace {}, {what}", self.net.inum);
+        self.routes.miss(what, error);
+    }
+
+    /// Whether a namespace has this: not without IPv6, or without rules.
+    fn has(&self, member: &str) -> Result<bool> {
+        match offset_of(self.kernel, "struct net", member) {
+            Ok(_) => Ok(true),
+            Err(Error::NoMember { .. }) => Ok(false),
+            Err(error) => Err(error),
+        }
     }
 
     fn pointer(&self, at: GuestVirt, c: &str, member: &str) -> Result<GuestVirt> {
@@ -224,20 +245,19 @@ impl<'k> Reader<'k> {
     }
 
     /// The tables of a hash of them, by their numbers. Kernels without rules have two tables.
-    fn tables(&self, hash: &str, rules: &str, c: &str, member: &str) -> Result<Vec<GuestVirt>> {
+    fn tables(&mut self, hash: &str, rules: &str, c: &str, member: &str) -> Result<Vec<GuestVirt>> {
         let first = self.pointer(self.net.at, "struct net", hash)?;
         if first.is_null() {
             return Ok(Vec::new());
         }
-        let many = offset_of(self.kernel, "struct net", rules).is_ok();
+        let many = self.has(rules)?;
         let member = offset_of(self.kernel, c, member)?;
         let mut all = Vec::new();
         for bucket in 0..if many { TABLES } else { 2 } {
-            for table in
-                hlist_for_each_entry(self.kernel, first.offset(8 * bucket), member).bound(BOUND)
-            {
-                all.push(table?);
-            }
+            let head = first.offset(8 * bucket);
+            let what = format!("network namespace {}, {hash}[{bucket}]", self.net.inum);
+            let walk = hlist_for_each_entry(self.kernel, head, member).bound(BOUND);
+            all.extend(Listing::walk(&what, walk).into_items(&mut self.routes.missing));
         }
         Ok(all)
     }
@@ -277,10 +297,18 @@ impl<'k> Reader<'k> {
                 }
                 continue;
             }
-            for alias in hlist_for_each_entry(kernel, at.offset(leaf), list).bound(BOUND) {
-                let alias = self.alias.load(alias?)?;
-                if alias.tb_id == id {
-                    self.ipv4_route(id, node.key, &alias)?;
+            let what = format!("network namespace {}, the leaf {at}", self.net.inum);
+            let walk = hlist_for_each_entry(kernel, at.offset(leaf), list).bound(BOUND);
+            for at in Listing::walk(&what, walk).into_items(&mut self.routes.missing) {
+                let route = self
+                    .alias
+                    .load(at)
+                    .and_then(|alias| match alias.tb_id == id {
+                        true => self.ipv4_route(id, node.key, &alias),
+                        false => Ok(()),
+                    });
+                if let Err(error) = route {
+                    self.miss(format!("the fib_alias at {at}"), &error);
                 }
             }
         }
@@ -289,7 +317,16 @@ impl<'k> Reader<'k> {
 
     fn ipv4_route(&mut self, table: u32, key: u32, alias: &FibAlias) -> Result<()> {
         let kernel = self.kernel;
-        let info = self.info.load(alias.fa_info)?;
+        let info = self.info.load(alias.fa_info);
+        let info = info.of(|| format!("its fa_info {}", alias.fa_info))?;
+        if info.fib_nhs > WAYS {
+            let why = format!("its fib_nhs is {}", info.fib_nhs);
+            return Err(Error::broken("fib_info", alias.fa_info, why));
+        }
+        if alias.fa_slen > 32 {
+            let why = format!("its fa_slen is {}", alias.fa_slen);
+            return Err(Error::broken("fib_alias", alias.fa_info, why));
+        }
         let nexthop = self.nexthop(info.nh)?;
         let mut ways = Vec::new();
         if nexthop.is_none() {
@@ -299,17 +336,17 @@ impl<'k> Reader<'k> {
                 .offset(offset_of(kernel, "struct fib_info", "fib_nh")?);
             let common = offset_of(kernel, c, "nh_common")?;
             let size = kernel.c_type(c)?.size()?;
-            for i in 0..u64::from(info.fib_nhs.min(WAYS)) {
+            for i in 0..u64::from(info.fib_nhs) {
                 ways.push(self.way(first.offset(i * size + common))?);
             }
         }
         let source = info.fib_prefsrc;
-        self.routes.push(Route {
+        self.routes.items.push(Route {
             at: alias.fa_info,
             netns: self.net.inum,
             table,
             destination: Ipv4Addr::from(key).into(),
-            prefix: 32_u8.saturating_sub(alias.fa_slen),
+            prefix: 32 - alias.fa_slen,
             kind: kind(alias.fa_type),
             protocol: info.fib_protocol,
             scope: Some(info.fib_scope),
@@ -347,9 +384,11 @@ impl<'k> Reader<'k> {
                 if seen > BOUND {
                     break;
                 }
-                let info: Fib6Info = kernel.load(leaf)?;
-                if leaf != null {
-                    self.ipv6_route(id, leaf, &info)?;
+                let info: Fib6Info = kernel.load(leaf).of(|| format!("the fib6_info {leaf}"))?;
+                if leaf != null
+                    && let Err(error) = self.ipv6_route(id, leaf, &info)
+                {
+                    self.miss(format!("the fib6_info at {leaf}"), &error);
                 }
                 leaf = info.fib6_next;
             }
@@ -372,18 +411,22 @@ impl<'k> Reader<'k> {
 
     fn ipv6_route(&mut self, table: u32, at: GuestVirt, info: &Fib6Info) -> Result<()> {
         let kernel = self.kernel;
+        let Some(prefix) = u8::try_from(info.prefix).ok().filter(|bits| *bits <= 128) else {
+            let why = format!("its fib6_dst.plen is {}", info.prefix);
+            return Err(Error::broken("fib6_info", at, why));
+        };
         let nexthop = self.nexthop(info.nh)?;
         let mut ways = Vec::new();
         if nexthop.is_none() {
             let first = at.offset(offset_of(kernel, "struct fib6_info", "fib6_nh")?);
             ways.push(self.way(first.offset(offset_of(kernel, "struct fib6_nh", "nh_common")?))?);
         }
-        self.routes.push(Route {
+        self.routes.items.push(Route {
             at,
             netns: self.net.inum,
             table,
             destination: info.destination.into(),
-            prefix: info.prefix.min(128) as u8,
+            prefix,
             kind: kind(info.fib6_type),
             protocol: info.fib6_protocol,
             scope: None,
@@ -424,7 +467,11 @@ impl<'k> Reader<'k> {
         };
         let dev = match raw.dev.is_null() {
             true => String::new(),
-            false => kernel.load::<Named>(raw.dev)?.name.to_str().into_owned(),
+            false => {
+                let dev = kernel.load::<Named>(raw.dev);
+                let dev = dev.of(|| format!("its nhc_dev {}", raw.dev))?;
+                dev.name.to_str().into_owned()
+            }
         };
         let set = FLAGS.iter().filter(|(bit, _)| raw.flags & bit != 0);
         Ok(NextHop {

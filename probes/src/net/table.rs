@@ -6,7 +6,7 @@ use super::NetNamespace;
 use crate::kernel::Kernel;
 use crate::memory::GuestVirt;
 use crate::structures::{array, hlist_for_each_entry, hlist_nulls_for_each_entry, offset_of};
-use crate::{Error, Result};
+use crate::{Error, Listing, Result};
 
 /// Buckets that a table may have, as far as we read: the kernel makes `1 << 24` at most.
 const BUCKET_BOUND: u64 = 1 << 24;
@@ -21,6 +21,8 @@ pub enum SocketTable {
     Tcp,
     /// TCP sockets that listen.
     Listen,
+    /// TCP sockets that have a port, and are neither connected nor listen.
+    Bound,
     /// UDP sockets that have a port.
     Udp,
     /// Raw IP sockets.
@@ -36,59 +38,118 @@ pub enum SocketTable {
 pub(super) struct Buckets {
     pub(super) table: SocketTable,
     first: GuestVirt,
-    count: u64,
+    pub(super) count: u64,
     stride: u64,
-    nulls: bool,
+    links: Links,
+}
+
+/// How the sockets of a bucket are linked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Links {
+    /// `hlist_head`
+    Hlist,
+    /// `hlist_nulls_head`
+    Nulls,
+    /// `hlist_nulls_head`, whose end mark is the bucket's number.
+    Numbered,
+    /// The `inet_bind_hashbucket`s of TCP's `bhash2`: lists of `inet_bind2_bucket`, each with a list of its sockets.
+    Bound {
+        /// Of `inet_bind_hashbucket.chain`.
+        chain: u64,
+        /// Of `inet_bind2_bucket.node`.
+        node: u64,
+        /// Of `inet_bind2_bucket.owners`.
+        owners: u64,
+        /// Of the node in a `struct sock`.
+        sock: u64,
+    },
 }
 
 impl Buckets {
-    /// Each `struct sock` in them.
-    pub(super) fn socks(&self, kernel: &Kernel) -> Result<Vec<GuestVirt>> {
+    /// The bucket's head.
+    pub(super) fn head(&self, bucket: u64) -> GuestVirt {
+        self.first.offset(bucket * self.stride)
+    }
+
+    /// Each `struct sock` of a bucket, as far as its list leads.
+    pub(super) fn socks(&self, kernel: &Kernel, bucket: u64) -> Result<Listing<GuestVirt>> {
+        let head = self.head(bucket);
+        let what = format!("the list of bucket {bucket} at {head}");
         let node = offset_of(kernel, "struct sock_common", "skc_node")?;
-        let mut socks = Vec::new();
-        for bucket in 0..self.count {
-            let head = self.first.offset(bucket * self.stride);
-            if self.nulls {
-                for sock in hlist_nulls_for_each_entry(kernel, head, node) {
-                    socks.push(sock?);
+        Ok(match self.links {
+            Links::Hlist => Listing::walk(&what, hlist_for_each_entry(kernel, head, node)),
+            Links::Nulls | Links::Numbered => {
+                let mut walk = hlist_nulls_for_each_entry(kernel, head, node);
+                let mut list = Listing::walk(&what, walk.by_ref());
+                if let (Links::Numbered, Some(end)) = (self.links, walk.nulls_value())
+                    && end != bucket
+                {
+                    let why = format!("it ends with the mark of bucket {end}");
+                    list.miss(what, &Error::broken("table of sockets", head, why));
                 }
-            } else {
-                for sock in hlist_for_each_entry(kernel, head, node) {
-                    socks.push(sock?);
-                }
+                list
             }
-        }
-        Ok(socks)
+            Links::Bound {
+                chain,
+                node,
+                owners,
+                sock,
+            } => {
+                let binds = hlist_for_each_entry(kernel, head.offset(chain), node);
+                let binds = Listing::walk(&what, binds);
+                let mut list = Listing::new();
+                list.missing = binds.missing;
+                for bind in binds.items {
+                    let what = format!("the owners of the inet_bind2_bucket at {bind}");
+                    let walk = hlist_for_each_entry(kernel, bind.offset(owners), sock);
+                    list.append(Listing::walk(&what, walk));
+                }
+                list
+            }
+        })
     }
 }
 
 /// All tables that sockets of these namespaces may be in, each once.
-pub(super) fn all(kernel: &Kernel, namespaces: &[NetNamespace]) -> Result<Vec<Buckets>> {
-    let mut tables: Vec<Buckets> = Vec::new();
+pub(super) fn all(kernel: &Kernel, namespaces: &[NetNamespace]) -> Listing<Buckets> {
+    let mut tables: Listing<Buckets> = Listing::new();
+    let of = |kind: &str, net: &NetNamespace| {
+        format!(
+            "the {kind} sockets of the network namespace {} at {}",
+            net.inum, net.at
+        )
+    };
     for net in namespaces {
-        for buckets in [
-            tcp(kernel, net.at)?,
-            unix(kernel, net.at)?,
-            packet(kernel, net.at)?,
+        for (kind, found) in [
+            ("TCP", tcp(kernel, net.at)),
+            ("bound TCP", bound(kernel, net.at)),
+            ("unix", unix(kernel, net.at)),
+            ("packet", packet(kernel, net.at)),
+            ("UDP", udp(kernel, net.at)),
         ] {
-            tables.extend(buckets);
+            match found {
+                Ok(buckets) => tables.items.extend(buckets),
+                Err(error) => tables.miss(of(kind, net), &error),
+            }
         }
-        tables.push(udp(kernel, net.at)?);
     }
     for symbol in ["raw_v4_hashinfo", "raw_v6_hashinfo"] {
         // IPv6 may be a module, or absent.
         if let Ok(at) = kernel.symbol(symbol) {
-            tables.push(raw(kernel, at)?);
+            tables.take(raw(kernel, at), || symbol);
         }
     }
     // Namespaces without tables of their own share them.
     let mut once: Vec<Buckets> = Vec::new();
-    for table in tables {
+    for table in tables.items {
         if !once.contains(&table) {
             once.push(table);
         }
     }
-    Ok(once)
+    Listing {
+        items: once,
+        missing: tables.missing,
+    }
 }
 
 fn pointer(kernel: &Kernel, at: GuestVirt, c: &str, member: &str) -> Result<GuestVirt> {
@@ -99,7 +160,8 @@ fn pointer(kernel: &Kernel, at: GuestVirt, c: &str, member: &str) -> Result<Gues
 /// The size of a structure.
 fn size_of(kernel: &Kernel, c: &str) -> Result<u64> {
     let (btf, id) = kernel.find_composite(c)?;
-    Ok(btf.size_of(id)?.unwrap_or(0))
+    btf.size_of(id)?
+        .ok_or_else(|| Error::Unsupported(format!("`{c}` has no size in BTF")))
 }
 
 /// One more than a mask.
@@ -108,11 +170,7 @@ fn buckets(kernel: &Kernel, at: GuestVirt, c: &str, mask: &str) -> Result<u64> {
     let count = u64::from(kernel.read_u32(at)?) + 1;
     if count > BUCKET_BOUND || !count.is_power_of_two() {
         let why = format!("its {mask} is {:#x}", count - 1);
-        return Err(Error::Broken {
-            what: "table of sockets",
-            at,
-            why,
-        });
+        return Err(Error::broken("table of sockets", at, why));
     }
     Ok(count)
 }
@@ -128,49 +186,91 @@ fn tcp(kernel: &Kernel, net: GuestVirt) -> Result<Vec<Buckets>> {
             first: pointer(kernel, info, c, "ehash")?,
             count: buckets(kernel, info, c, "ehash_mask")?,
             stride: size_of(kernel, "struct inet_ehash_bucket")?,
-            nulls: true,
+            links: Links::Numbered,
         },
         Buckets {
             table: SocketTable::Listen,
             first: pointer(kernel, info, c, "lhash2")?.offset(listen),
             count: buckets(kernel, info, c, "lhash2_mask")?,
             stride: size_of(kernel, "struct inet_listen_hashbucket")?,
-            nulls: true,
+            links: Links::Nulls,
         },
     ])
 }
 
+/// `bhash2` of the same. TCP's sockets all are in it while they have a port; kernels before it give none.
+fn bound(kernel: &Kernel, net: GuestVirt) -> Result<Vec<Buckets>> {
+    let c = "struct inet_hashinfo";
+    let info = pointer(kernel, net, "struct net", "ipv4.tcp_death_row.hashinfo")?;
+    let first = match pointer(kernel, info, c, "bhash2") {
+        Ok(first) => first,
+        Err(Error::NoMember { .. }) => return Ok(Vec::new()),
+        Err(error) => return Err(error),
+    };
+    let at = info.offset(offset_of(kernel, c, "bhash_size")?);
+    let count = u64::from(kernel.read_u32(at)?);
+    if count > BUCKET_BOUND {
+        let why = format!("its bhash_size is {count}");
+        return Err(Error::broken("table of sockets", at, why));
+    }
+    let tb = "struct inet_bind2_bucket";
+    // A list of its own, until both tables shared one node.
+    let sock = match offset_of(kernel, "struct sock", "sk_bind2_node") {
+        Ok(node) => node,
+        Err(Error::NoMember { .. }) => offset_of(kernel, "struct sock_common", "skc_bind_node")?,
+        Err(error) => return Err(error),
+    };
+    Ok(Vec::from([Buckets {
+        table: SocketTable::Bound,
+        first,
+        count,
+        stride: size_of(kernel, "struct inet_bind_hashbucket")?,
+        links: Links::Bound {
+            chain: offset_of(kernel, "struct inet_bind_hashbucket", "chain")?,
+            node: offset_of(kernel, tb, "node")?,
+            owners: offset_of(kernel, tb, "owners")?,
+            sock,
+        },
+    }]))
+}
+
 /// The `udp_table`, or the namespace's own.
-fn udp(kernel: &Kernel, net: GuestVirt) -> Result<Buckets> {
+fn udp(kernel: &Kernel, net: GuestVirt) -> Result<Vec<Buckets>> {
     let table = match pointer(kernel, net, "struct net", "ipv4.udp_table") {
         Ok(table) => table,
         Err(Error::NoMember { .. }) => kernel.symbol("udp_table")?,
         Err(error) => return Err(error),
     };
     let head = offset_of(kernel, "struct udp_hslot", "head")?;
-    Ok(Buckets {
+    Ok(Vec::from([Buckets {
         table: SocketTable::Udp,
         first: pointer(kernel, table, "struct udp_table", "hash")?.offset(head),
         count: buckets(kernel, table, "struct udp_table", "mask")?,
         stride: size_of(kernel, "struct udp_hslot")?,
-        nulls: false,
-    })
+        links: Links::Hlist,
+    }]))
 }
 
 fn raw(kernel: &Kernel, info: GuestVirt) -> Result<Buckets> {
     let (ht, count, stride) = array(kernel, "struct raw_hashinfo", "ht")?;
     let first = info.offset(ht);
-    // Lists of either kind, from kernel to kernel; an empty one of the nulls kind has an odd head.
-    let mut nulls = false;
+    // Lists of either kind, from kernel to kernel. An empty one of the nulls kind has an odd head, of the other NULL.
+    let (mut odd, mut null) = (0, 0);
     for bucket in 0..count as u64 {
-        nulls |= kernel.read_u64(first.offset(bucket * stride))? & 1 != 0;
+        let head = kernel.read_u64(first.offset(bucket * stride))?;
+        odd += head & 1;
+        null += u64::from(head == 0);
     }
     Ok(Buckets {
         table: SocketTable::Raw,
         first,
         count: count as u64,
         stride,
-        nulls,
+        links: if odd > null {
+            Links::Nulls
+        } else {
+            Links::Hlist
+        },
     })
 }
 
@@ -182,20 +282,22 @@ fn unix(kernel: &Kernel, net: GuestVirt) -> Result<Vec<Buckets>> {
         first,
         count: UNIX_HASH_SIZE,
         stride: 8,
-        nulls: false,
+        links: Links::Hlist,
     }]))
 }
 
 /// One list a namespace. Kernels without packet sockets have none.
 fn packet(kernel: &Kernel, net: GuestVirt) -> Result<Vec<Buckets>> {
-    let Ok(list) = offset_of(kernel, "struct net", "packet.sklist") else {
-        return Ok(Vec::new());
+    let list = match offset_of(kernel, "struct net", "packet.sklist") {
+        Ok(list) => list,
+        Err(Error::NoMember { .. }) => return Ok(Vec::new()),
+        Err(error) => return Err(error),
     };
     Ok(Vec::from([Buckets {
         table: SocketTable::Packet,
         first: net.offset(list),
         count: 1,
         stride: 8,
-        nulls: false,
+        links: Links::Hlist,
     }]))
 }

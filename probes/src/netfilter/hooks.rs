@@ -8,10 +8,11 @@ use serde::Serialize;
 use crate::guest::Guest;
 use crate::kernel::Kernel;
 use crate::memory::GuestVirt;
+use crate::net::{NetNamespace, net_namespaces};
 use crate::object::Object;
-use crate::structures::{array, list_for_each_entry, offset_of};
+use crate::structures::{array, offset_of};
 use crate::view::{Align, Table, View};
-use crate::{Error, Result};
+use crate::{Error, Missing, Of as _, Result};
 
 /// `enum nf_inet_hooks` (`include/uapi/linux/netfilter.h`), and of a bridge those of `netfilter_bridge.h`.
 const HOOKS: [&str; 6] = [
@@ -30,8 +31,6 @@ const NF_MAX_HOOKS: usize = 8;
 const MAX_HOOKS: u64 = 1024;
 /// `NF_HOOK_OP_NF_TABLES` (`include/linux/netfilter.h`).
 const NF_TABLES: &str = "NF_HOOK_OP_NF_TABLES";
-/// The most network namespaces that are walked.
-const MAX_NAMESPACES: usize = 4096;
 
 /// A protocol that has hooks of its own, as nftables names it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
@@ -128,6 +127,9 @@ pub struct HookFunctions {
     pub namespaces: Vec<u32>,
     /// The functions.
     pub functions: Vec<HookFunction>,
+    /// What could not be read.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub missing: Vec<Missing>,
 }
 
 impl Deref for HookFunctions {
@@ -150,13 +152,13 @@ impl Guest {
 
 impl HookFunctions {
     pub(crate) fn read(kernel: &Kernel) -> Result<Self> {
-        let head = kernel.symbol("net_namespace_list")?;
-        let mut all = Self::default();
-        for net in list_for_each_entry(kernel, head, offset_of(kernel, "struct net", "list")?)
-            .bound(MAX_NAMESPACES)
-        {
-            let net = Object::at(kernel, "struct net", net?)?;
-            let netns = net.member("ns.inum")?.u64()? as u32;
+        let namespaces = net_namespaces(kernel)?;
+        let mut all = Self {
+            missing: namespaces.missing,
+            ..Self::default()
+        };
+        for NetNamespace { at, inum: netns } in namespaces.items {
+            let net = Object::at(kernel, "struct net", at)?;
             all.namespaces.push(netns);
             for family in Family::ALL {
                 let count = family.count(kernel)?;
@@ -165,10 +167,12 @@ impl HookFunctions {
                 }
                 let hooks = net.member(&format!("nf.{}", family.member()))?;
                 for hook in 0..count {
-                    let entries = hooks.index(hook as i64)?;
-                    if !entries.pointer()?.is_null() {
-                        let place = (netns, family, hook);
-                        entries_of(kernel, &entries.deref()?, place, &mut all.functions)?;
+                    let place = (netns, family, hook);
+                    if let Err(error) = entries_of(kernel, &hooks, place, &mut all) {
+                        let family = family.name();
+                        let what =
+                            format!("netns {netns}, the functions at {family}'s hook {hook}");
+                        all.missing.push(Missing::new(what, &error));
                     }
                 }
             }
@@ -180,10 +184,15 @@ impl HookFunctions {
 /// `struct nf_hook_entries`: a count, as many `nf_hook_entry`, an rcu_head's room, as many `nf_hook_ops *`.
 fn entries_of(
     kernel: &Kernel,
-    entries: &Object,
+    hooks: &Object,
     (netns, family, hook): (u32, Family, usize),
-    found: &mut Vec<HookFunction>,
+    found: &mut HookFunctions,
 ) -> Result<()> {
+    let entries = hooks.index(hook as i64)?;
+    if entries.pointer()?.is_null() {
+        return Ok(());
+    }
+    let entries = entries.deref()?;
     let count = entries.member("num_hook_entries")?.u64()?;
     let at = entries.address().unwrap_or_default();
     if count > MAX_HOOKS {
@@ -212,10 +221,13 @@ fn entries_of(
         };
         // An entry that is being unregistered is `accept_all` with `dummy_ops` for a while.
         let chain = match ops.member("hook_ops_type")?.enumerator()? {
-            Some(kind) if kind == NF_TABLES => chain(&ops).ok(),
+            Some(kind) if kind == NF_TABLES => {
+                let what = format!("the chain of {name} in netns {netns}");
+                chain(&ops).or_miss(&mut found.missing, || what)
+            }
             _ => None,
         };
-        found.push(HookFunction {
+        found.functions.push(HookFunction {
             netns,
             family,
             hook,
@@ -245,6 +257,10 @@ impl View for HookFunctions {
 
     fn html(&self) -> Option<String> {
         table(self).html()
+    }
+
+    fn missing(&self) -> Vec<crate::Missing> {
+        table(self).missing()
     }
 }
 
@@ -280,6 +296,7 @@ fn table(hooks: &HookFunctions) -> Table {
         hooks.len(),
         hooks.namespaces.len()
     ));
+    table.lacks(&hooks.missing);
     table
 }
 

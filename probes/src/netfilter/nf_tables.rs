@@ -1,16 +1,17 @@
 //! nftables: tables, chains, rules (`include/net/netfilter/nf_tables.h`).
 
+use std::cell::RefCell;
+
 use serde::Serialize;
 
 use super::expression::{NftExpression, expressions};
-use crate::Listing;
 use crate::guest::Guest;
 use crate::kernel::Kernel;
 use crate::memory::GuestVirt;
 use crate::net::{NetNamespace, net_namespaces};
 use crate::object::{Mirror, Object};
-use crate::structures::{list_for_each_entry, offset_of, twice};
-use crate::{Error, Result};
+use crate::structures::{offset_of, twice, whole_list};
+use crate::{Error, Listing, Missing, Result};
 
 /// Tables, chains, rules, sets: of each so many at most on one list.
 const BOUND: usize = 1 << 20;
@@ -150,16 +151,22 @@ impl Guest {
     /// module.
     pub fn nft_ruleset(&self) -> Result<NftRuleset> {
         let kernel = self.kernel()?;
-        let Ok(id) = kernel.symbol("nf_tables_net_id") else {
-            return Ok(Listing::from(Vec::new()));
+        let id = match kernel.symbol("nf_tables_net_id") {
+            Ok(id) => kernel.read_u32(id)?,
+            Err(Error::NoSymbol { .. }) => return Ok(NftRuleset::new()),
+            Err(error) => return Err(error),
         };
-        let id = kernel.read_u32(id)?;
-        let mut all = Vec::new();
-        for net in net_namespaces(&kernel)? {
+        let namespaces = net_namespaces(&kernel)?;
+        let mut all = NftRuleset::new();
+        all.missing = namespaces.missing;
+        for net in namespaces.items {
             let what = format!("the tables of the network namespace {}", net.inum);
-            all.extend(twice(&what, || tables(&kernel, net, id))?);
+            match twice(&what, || tables(&kernel, net, id)) {
+                Ok(found) => all.append(found),
+                Err(error) => all.miss(what, &error),
+            }
         }
-        Ok(Listing::from(all))
+        Ok(all)
     }
 }
 
@@ -169,6 +176,8 @@ struct Reader<'k> {
     netns: u32,
     /// The bit of the generation: what has it in its mask is not active.
     inactive: u8,
+    /// What could not be read.
+    missing: RefCell<Vec<Missing>>,
 }
 
 fn pointer(kernel: &Kernel, at: GuestVirt, c: &str, member: &str) -> Result<GuestVirt> {
@@ -176,12 +185,12 @@ fn pointer(kernel: &Kernel, at: GuestVirt, c: &str, member: &str) -> Result<Gues
     kernel.read_u64(at).map(GuestVirt)
 }
 
-fn tables(kernel: &Kernel, net: NetNamespace, id: u32) -> Result<Vec<NftTable>> {
+fn tables(kernel: &Kernel, net: NetNamespace, id: u32) -> Result<NftRuleset> {
     // net_generic(): an array of pointers, whose first ones are its head.
     let generic = pointer(kernel, net.at, "struct net", "gen")?;
     let own = GuestVirt(kernel.read_u64(generic.offset(8 * u64::from(id)))?);
     if own.is_null() {
-        return Ok(Vec::new());
+        return Ok(NftRuleset::new());
     }
     let generation = net
         .at
@@ -190,13 +199,17 @@ fn tables(kernel: &Kernel, net: NetNamespace, id: u32) -> Result<Vec<NftTable>> 
         kernel,
         netns: net.inum,
         inactive: 1 << (kernel.read_u8(generation)? & 1),
+        missing: RefCell::default(),
     };
     let head = own.offset(offset_of(kernel, "struct nftables_pernet", "tables")?);
-    reader.each(head, "struct nft_table", |at| reader.table(at))
+    Ok(Listing {
+        items: reader.each(head, "struct nft_table", |at| reader.table(at))?,
+        missing: reader.missing.into_inner(),
+    })
 }
 
 impl Reader<'_> {
-    /// What is on a list, without what is not active.
+    /// What is on a list, without what is not active. What cannot be read is noted.
     fn each<T>(
         &self,
         head: GuestVirt,
@@ -204,9 +217,20 @@ impl Reader<'_> {
         read: impl Fn(GuestVirt) -> Result<Option<T>>,
     ) -> Result<Vec<T>> {
         let member = offset_of(self.kernel, c, "list")?;
-        let all = list_for_each_entry(self.kernel, head, member).bound(BOUND);
-        all.filter_map(|at| at.and_then(&read).transpose())
-            .collect()
+        let what = format!("netns {}, the list of {c} at {head}", self.netns);
+        let all = whole_list(self.kernel, head, member, BOUND, &what);
+        self.missing.borrow_mut().extend(all.missing);
+        let mut items = Vec::new();
+        for at in all.items {
+            match read(at) {
+                Ok(item) => items.extend(item),
+                Err(error) => {
+                    let what = format!("netns {}, the {c} at {at}", self.netns);
+                    self.missing.borrow_mut().push(Missing::new(what, &error));
+                }
+            }
+        }
+        Ok(items)
     }
 
     fn table(&self, at: GuestVirt) -> Result<Option<NftTable>> {

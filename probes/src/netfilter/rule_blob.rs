@@ -73,12 +73,14 @@ impl Guest {
 impl NftRules {
     pub(crate) fn read(kernel: &Kernel) -> Result<Self> {
         // The module's own variable: without it there are no rules.
-        let Ok(id) = kernel.symbol("nf_tables_net_id") else {
-            return Ok(Self::default());
+        let id = match kernel.symbol("nf_tables_net_id") {
+            Ok(id) => id,
+            Err(Error::NoSymbol { .. }) => return Ok(Self::default()),
+            Err(error) => return Err(error),
         };
         settle("the rules of nftables", || {
             let rules = read(kernel, id)?;
-            Ok((read(kernel, id)? == rules).then_some(Self::from(rules)))
+            Ok((read(kernel, id)? == rules).then_some(rules))
         })
     }
 
@@ -91,10 +93,12 @@ impl NftRules {
     }
 }
 
-fn read(kernel: &Kernel, id: GuestVirt) -> Result<Vec<NftRule>> {
+fn read(kernel: &Kernel, id: GuestVirt) -> Result<NftRules> {
     let id = u64::from(kernel.read_u32(id)?);
-    let mut rules = Vec::new();
-    for net in net_namespaces(kernel)? {
+    let namespaces = net_namespaces(kernel)?;
+    let mut rules = NftRules::new();
+    rules.missing = namespaces.missing;
+    for net in namespaces.items {
         // net_generic() of include/net/netns/generic.h: `ptr[id]`, and `ptr` is where the structure begins.
         let generic = Object::at(kernel, "struct net", net.at)?
             .member("gen")?
@@ -108,7 +112,11 @@ fn read(kernel: &Kernel, id: GuestVirt) -> Result<Vec<NftRule>> {
             let chains = table.member("chains")?;
             let chains = chains.address().unwrap_or_default();
             for chain in entries(kernel, chains, "struct nft_chain")? {
-                of_chain(kernel, net.inum, &table, &chain, &mut rules)?;
+                let read = of_chain(kernel, net.inum, &table, &chain, &mut rules.items);
+                if let Err(error) = read {
+                    let what = format!("rules of the chain at {:?}", chain.address());
+                    rules.miss(what, &error);
+                }
             }
         }
     }
@@ -242,6 +250,10 @@ impl View for NftRules {
 
     fn html(&self) -> Option<String> {
         table(self).html()
+    }
+
+    fn missing(&self) -> Vec<crate::Missing> {
+        table(self).missing()
     }
 }
 

@@ -7,7 +7,7 @@ use super::types;
 use crate::kernel::Kernel;
 use crate::memory::GuestVirt;
 use crate::object::{Mirror, Plan};
-use crate::structures::{list_for_each_entry, offset_of, settle_all, settle_parts};
+use crate::structures::{list_for_each_entry, offset_of, settle_all};
 use crate::{Error, Listing, Missing, Of as _, Result};
 
 /// Caches that a kernel may have, as far as we read.
@@ -184,7 +184,7 @@ impl<'k> Reader<'k> {
             // The rest of it may be whole.
             Err(error) => (format!("?{at}"), vec![Missing::new("", &error)]),
         };
-        let (kept, missing) = settle_parts(&format!("the slab cache {name}"), || {
+        let (kept, missing) = settle_all(&format!("the slab cache {name}"), || {
             self.read(at, &name).map(Some)
         })?;
         unnamed.extend(missing);

@@ -10,7 +10,7 @@ use crate::kernel::Kernel;
 use crate::memory::{GuestPhys, GuestVirt, PAGE_SIZE};
 use crate::object::{Mirror, Plan};
 use crate::page::MemMap;
-use crate::structures::{settle, settle_parts};
+use crate::structures::{settle, settle_all};
 use crate::{Error, Missing, Of as _, Result};
 
 /// `MAX_OBJS_PER_PAGE`: the counter has 15 bits.
@@ -158,7 +158,7 @@ impl SlabAt {
 pub(super) fn of_cache(kernel: &Kernel, at: GuestVirt) -> Result<SlabObjects> {
     let reader = Reader::new(kernel)?;
     let what = format!("the objects of the slab cache at {at}");
-    let (mut all, missing) = settle_parts(&what, || whole(&reader, at).map(Some))?;
+    let (mut all, missing) = settle_all(&what, || whole(&reader, at).map(Some))?;
     all.missing = missing;
     Ok(all)
 }

@@ -1,10 +1,12 @@
 //! `struct list_head`: the doubly linked ring (`include/linux/list.h`, `include/linux/types.h`).
 
+use std::collections::HashSet;
+
 use super::guard::Guard;
 use super::{bad_pointer, word};
-use crate::Result;
 use crate::kernel::Kernel;
 use crate::memory::GuestVirt;
+use crate::{Listing, Result};
 
 /// Nodes that a list walk takes before it gives up, unless told otherwise.
 pub const LIST_BOUND: usize = 1 << 20;
@@ -125,6 +127,50 @@ pub(crate) fn checked_list(
     Ok(entries)
 }
 
+/// The structures on the list at `head`, as [`checked_list`] has them. Where a link is wrong: those before it and those
+/// that `prev` reaches from the other end, with the break.
+pub(crate) fn whole_list(
+    kernel: &Kernel,
+    head: GuestVirt,
+    member: u64,
+    bound: usize,
+    what: &str,
+) -> Listing<GuestVirt> {
+    let mut walk = list_for_each_entry(kernel, head, member).bound(bound);
+    let (mut list, mut before) = (Listing::new(), head);
+    let broken = loop {
+        let (node, entry) = match walk.next() {
+            Some(Ok(entry)) => (entry.offset(member), Some(entry)),
+            Some(Err(error)) => break Some(error),
+            None => (head, None),
+        };
+        if let Err(error) = check_prev(kernel, &walk.guard, node, before) {
+            break Some(error);
+        }
+        let Some(entry) = entry else { break None };
+        list.items.push(entry);
+        before = node;
+    };
+    let Some(error) = broken else {
+        return list;
+    };
+    list.miss_behind(what, &error);
+    let met: HashSet<GuestVirt> = list.iter().map(|entry| entry.offset(member)).collect();
+    let (mut behind, mut next) = (Vec::new(), head);
+    // The break is named already: what ends the way back needs no second word.
+    while let Ok(prev) = word(kernel, next.offset(PREV)) {
+        let node = GuestVirt(prev);
+        let follows = word(kernel, node).is_ok_and(|word| word == next.0);
+        if node == head || !follows || met.contains(&node) || behind.len() >= bound {
+            break;
+        }
+        behind.push(container_of(node, member));
+        next = node;
+    }
+    list.items.extend(behind.into_iter().rev());
+    list
+}
+
 /// Checks the ring at `head`: every node's `prev` must be the node before it. Returns the number of nodes.
 ///
 /// The first node that breaks the rule is named ([`Error::Broken`](crate::Error::Broken)). A list that changes under
@@ -237,6 +283,37 @@ mod tests {
             panic!("not broken")
         };
         assert_eq!(at, GuestVirt(0x3000));
+    }
+
+    #[test]
+    fn what_lies_before_and_behind_a_broken_link_is_listed() {
+        let listed = |at: u64, value: u64| {
+            let mut image = ring(&[0x2000, 0x3000, 0x4000, 0x5000]);
+            image.set(at, value);
+            let list = whole_list(&image.kernel(), GuestVirt(HEAD), 0, 100, "the nodes");
+            (list.iter().map(|at| at.0).collect::<Vec<_>>(), list.missing)
+        };
+        let all = vec![0x2000, 0x3000, 0x4000, 0x5000];
+        assert_eq!(listed(0x6000, 0), (all.clone(), vec![]));
+        for (at, value) in [
+            (0x3000, LIST_POISON1),
+            (0x3000, 0x41),
+            (0x3000, 0x3000),
+            (0x4000 + PREV, 0),
+        ] {
+            let (nodes, missing) = listed(at, value);
+            assert_eq!(missing.len(), 1, "{at:#x} {value:#x}");
+            assert!(
+                missing[0].what.starts_with("the nodes behind"),
+                "{missing:?}"
+            );
+            assert!(missing[0].at.is_some(), "{missing:?}");
+            let without = |node| all.iter().copied().filter(|n| *n != node).collect();
+            let expected: [Vec<u64>; 2] = [all.clone(), without(0x4000)];
+            assert!(expected.contains(&nodes), "{at:#x} {value:#x}: {nodes:x?}");
+        }
+        let (nodes, missing) = listed(HEAD, 0);
+        assert_eq!((nodes, missing.len()), (all, 1));
     }
 
     #[test]

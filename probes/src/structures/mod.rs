@@ -34,8 +34,8 @@ pub use hlist::{
 pub use idr::{Idr, IdrLayout, idr_for_each, idr_load, validate_idr};
 pub use layout::offset_of;
 pub(crate) use layout::{array, enumerator};
-pub(crate) use list::checked_list;
 pub use list::{LIST_BOUND, List, container_of, list_for_each, list_for_each_entry, validate_list};
+pub(crate) use list::{checked_list, whole_list};
 pub use llist::{LLIST_BOUND, Llist, llist_for_each, llist_for_each_entry, validate_llist};
 pub use maple::{
     MAPLE_BOUND, MAPLE_DEPTH, Maple, MapleEntry, MapleLayout, MapleNodeLayout, mt_for_each,
@@ -49,7 +49,7 @@ pub use rbtree::{
     validate_rbtree,
 };
 pub use sbitmap::sbitmap;
-pub(crate) use settle::{settle, settle_all, settle_parts, twice};
+pub(crate) use settle::{Lacks, lacks, settle, settle_all, twice};
 pub use xarray::{
     XARRAY_BOUND, Xarray, XarrayEntry, XarrayLayout, validate_xarray, xa_for_each, xa_load,
 };

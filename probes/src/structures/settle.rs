@@ -45,41 +45,65 @@ pub(crate) fn settle<T>(what: &str, mut read: impl FnMut() -> Result<Option<T>>)
     }
 }
 
-/// What `read` lists, tried again while it changes or parts of it cannot be read. Where the same parts cannot be read each
-/// time, the list is given with them as missing: the same bytes twice are not a race.
-pub(crate) fn settle_all<T>(
-    what: &str,
-    mut read: impl FnMut() -> Result<Option<Listing<T>>>,
-) -> Result<Listing<T>> {
-    let parts = || Ok(read()?.map(|list| (list.items, list.missing)));
-    settle_parts(what, parts).map(|(items, missing)| Listing { items, missing })
+/// What names the parts of it that could not be read.
+pub(crate) trait Lacks {
+    /// Those parts.
+    fn lacks(&mut self) -> &mut Vec<Missing>;
 }
 
-/// The same of a value that is no list: the value, and what of it could not be read.
-pub(crate) fn settle_parts<T>(
+impl<T> Lacks for Listing<T> {
+    fn lacks(&mut self) -> &mut Vec<Missing> {
+        &mut self.missing
+    }
+}
+
+impl<T> Lacks for (T, Vec<Missing>) {
+    fn lacks(&mut self) -> &mut Vec<Missing> {
+        &mut self.1
+    }
+}
+
+/// `lacks!(Irqs, Rcu)`: they have a member `missing`.
+macro_rules! lacks {
+    ($($ty:ty),*) => {
+        $(impl $crate::structures::Lacks for $ty {
+            fn lacks(&mut self) -> &mut Vec<$crate::Missing> {
+                &mut self.missing
+            }
+        })*
+    };
+}
+pub(crate) use lacks;
+
+/// What `read` lists, tried again while it changes or parts of it cannot be read. Where the same parts cannot be read each
+/// time, the list is given with them as missing: the same bytes twice are not a race.
+pub(crate) fn settle_all<L: Lacks>(
     what: &str,
-    mut read: impl FnMut() -> Result<Option<(T, Vec<Missing>)>>,
-) -> Result<(T, Vec<Missing>)> {
+    mut read: impl FnMut() -> Result<Option<L>>,
+) -> Result<L> {
     let mut before: Vec<Missing> = Vec::new();
     let mut same = 0;
     let mut tries = 0;
     settle(what, || {
         tries += 1;
-        let Some((value, missing)) = read()? else {
+        let Some(mut list) = read()? else {
             same = 0;
             return Ok(None);
         };
+        let missing = list.lacks();
         if missing.iter().all(|part| part.kind.is_of_the_source()) {
-            return Ok(Some((value, missing)));
+            return Ok(Some(list));
         }
-        same = if before == missing { same + 1 } else { 0 };
-        before.clone_from(&missing);
+        same = if before == *missing { same + 1 } else { 0 };
+        before.clone_from(missing);
         if same >= SAME {
-            return Ok(Some((value, missing)));
+            return Ok(Some(list));
         }
         // Another part each time: no damage, and no reading either.
-        let torn = || missing.into_iter().map(|part| part.torn(tries)).collect();
-        Ok((tries == TRIES).then(|| (value, torn())))
+        for part in missing.iter_mut() {
+            *part = part.clone().torn(tries);
+        }
+        Ok((tries == TRIES).then_some(list))
     })
 }
 
@@ -108,6 +132,7 @@ fn may_pass(error: &Error) -> bool {
 mod tests {
     use super::*;
     use crate::ErrorKind;
+    use crate::Of as _;
     use crate::memory::GuestVirt;
 
     fn broken(n: u64) -> Error {
@@ -142,6 +167,19 @@ mod tests {
         let mut heals = || {
             n += 1;
             if n < 5 { Err(broken(1)) } else { Ok(Some(n)) }
+        };
+        assert_eq!(settle("x", &mut heals), Ok(5));
+    }
+
+    #[test]
+    fn what_was_being_read_does_not_make_a_fault_lasting() {
+        let mut n = 0;
+        let mut heals = || {
+            n += 1;
+            match n {
+                1..5 => Err(broken(1)).of(|| "its cred"),
+                n => Ok(Some(n)),
+            }
         };
         assert_eq!(settle("x", &mut heals), Ok(5));
     }

@@ -10,11 +10,11 @@ pub use hrtimer::HrTimer;
 use serde::Serialize;
 pub use timer::WheelTimer;
 
-use crate::Result;
 use crate::guest::Guest;
 use crate::kernel::{Function, Functions, Kernel};
 use crate::memory::GuestVirt;
 use crate::structures::{offset_of, online_cpus};
+use crate::{Listing, Missing, Result};
 
 /// Timers of one list or tree that are read at most.
 const BOUND: usize = 1 << 16;
@@ -39,6 +39,9 @@ pub struct Timers {
     pub wheel: Vec<WheelTimer>,
     /// The high-resolution ones.
     pub hrtimers: Vec<HrTimer>,
+    /// What could not be read.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub missing: Vec<Missing>,
 }
 
 impl Guest {
@@ -47,16 +50,23 @@ impl Guest {
     pub fn timers(&self) -> Result<Timers> {
         let kernel = self.kernel()?;
         let namer = Namer::new(&kernel);
-        let (mut wheel, mut hrtimers) = (Vec::new(), Vec::new());
+        let (mut wheel, mut hrtimers) = (Listing::new(), Listing::new());
         for cpu in online_cpus(&kernel)? {
-            timer::read(&kernel, &namer, cpu, &mut wheel)?;
-            hrtimer::read(&kernel, &namer, cpu, &mut hrtimers)?;
+            if let Err(error) = timer::read(&kernel, &namer, cpu, &mut wheel) {
+                wheel.miss(format!("the timer wheels of CPU {cpu}"), &error);
+            }
+            if let Err(error) = hrtimer::read(&kernel, &namer, cpu, &mut hrtimers) {
+                hrtimers.miss(format!("the high-resolution timers of CPU {cpu}"), &error);
+            }
         }
+        let mut missing = wheel.missing;
+        missing.extend(hrtimers.missing);
         Ok(Timers {
             jiffies: kernel.read_u64(kernel.symbol("jiffies_64")?)?,
             monotonic: clock::coarse(&kernel)?.monotonic,
-            wheel,
-            hrtimers,
+            wheel: wheel.items,
+            hrtimers: hrtimers.items,
+            missing,
         })
     }
 }

@@ -7,8 +7,8 @@ use crate::kernel::btf::Shape;
 use crate::kernel::{Function, Kernel};
 use crate::memory::GuestVirt;
 use crate::object::{Mirror, Plan};
-use crate::structures::{array, hlist_for_each_entry, offset_of, per_cpu_ptr, settle};
-use crate::{Error, Result};
+use crate::structures::{array, hlist_for_each_entry, offset_of, per_cpu_ptr, settle_all};
+use crate::{Error, Listing, Result};
 
 /// More bases than any kernel has for a CPU.
 const BASES: u32 = 8;
@@ -81,7 +81,7 @@ pub(super) fn read(
     kernel: &Kernel,
     namer: &Namer<'_>,
     cpu: u32,
-    timers: &mut Vec<WheelTimer>,
+    timers: &mut Listing<WheelTimer>,
 ) -> Result<()> {
     let plan = Plan::<Base>::new(kernel)?;
     let first = per_cpu_ptr(kernel, "timer_bases", cpu)?;
@@ -89,13 +89,13 @@ pub(super) fn read(
     for index in 0..count {
         let at = first.offset(u64::from(index) * plan.size());
         let place = (cpu, name(count, index));
-        let mut found = settle(&format!("the timers of CPU {cpu}"), || {
+        let mut found = settle_all(&format!("the timers of CPU {cpu}"), || {
             let before = plan.load(at)?;
             let found = wheel(kernel, namer, at, place)?;
             Ok((plan.load(at)? == before).then_some(found))
         })?;
         found.sort_by_key(|timer| timer.expires);
-        timers.append(&mut found);
+        timers.append(found);
     }
     Ok(())
 }
@@ -105,7 +105,7 @@ fn wheel(
     namer: &Namer<'_>,
     base: GuestVirt,
     (cpu, name): (u32, &'static str),
-) -> Result<Vec<WheelTimer>> {
+) -> Result<Listing<WheelTimer>> {
     let (vectors, count, _) = array(kernel, "struct timer_base", "vectors")?;
     if count > BUCKETS {
         let why = format!("it has {count} buckets");
@@ -120,25 +120,31 @@ fn wheel(
     let first = base.offset(vectors);
     let mut heads = vec![0; count * 8];
     kernel.read(first, &mut heads)?;
-    let mut timers = Vec::new();
+    let mut timers = Listing::new();
     for (bucket, head) in heads.chunks_exact(8).enumerate() {
         if head == [0; 8] {
             continue;
         }
         let head = first.offset(bucket as u64 * 8);
-        for at in hlist_for_each_entry(kernel, head, entry).bound(BOUND) {
-            let at = at?;
-            let raw = plan.load(at)?;
-            let (function, serves) = namer.name(at, raw.function)?;
-            timers.push(WheelTimer {
-                at,
-                cpu,
-                base: name,
-                expires: raw.expires,
-                function,
-                serves,
-                flags: raw.flags,
-            });
+        let what = format!("CPU {cpu}'s wheel {name}, bucket {bucket}, the timers");
+        let walk = hlist_for_each_entry(kernel, head, entry).bound(BOUND);
+        let nodes = Listing::walk(&what, walk);
+        timers.missing.extend(nodes.missing);
+        for at in nodes.items {
+            let timer = || {
+                let raw = plan.load(at)?;
+                let (function, serves) = namer.name(at, raw.function)?;
+                Ok(WheelTimer {
+                    at,
+                    cpu,
+                    base: name,
+                    expires: raw.expires,
+                    function,
+                    serves,
+                    flags: raw.flags,
+                })
+            };
+            timers.take(timer(), || format!("the timer_list at {at}"));
         }
     }
     Ok(timers)

@@ -8,7 +8,7 @@ use crate::kernel::{Function, Functions, Kernel};
 use crate::memory::{GuestVirt, PAGE_SIZE};
 use crate::object::{Mirror, Plan};
 use crate::structures::{chain, hlist_for_each_entry, offset_of};
-use crate::{Error, Result};
+use crate::{Error, Listing, Of as _, Result};
 
 /// Functions that can be hooked, at most: a kernel with all its modules has some 100,000.
 const RECORDS: usize = 1 << 21;
@@ -129,7 +129,7 @@ pub(crate) struct Record {
 }
 
 /// Each place that ftrace knows.
-pub(crate) fn records(kernel: &Kernel) -> Result<Vec<Record>> {
+pub(crate) fn records(kernel: &Kernel) -> Result<Listing<Record>> {
     let flags = kernel.once(|| Flags::of(kernel))?;
     let c = "struct dyn_ftrace";
     let (ip, at_flags) = (
@@ -140,10 +140,17 @@ pub(crate) fn records(kernel: &Kernel) -> Result<Vec<Record>> {
     let first = GuestVirt(kernel.read_u64(kernel.symbol("ftrace_pages_start")?)?);
     let next = offset_of(kernel, "struct ftrace_page", "next")?;
     let plan = Plan::<Page>::new(kernel)?;
-    let mut records = Vec::new();
-    for at in chain(kernel, first, next) {
-        let at = at?;
-        let page = plan.load(at)?;
+    let mut records = Listing::new();
+    let pages = Listing::walk("the pages of ftrace's records", chain(kernel, first, next));
+    records.missing = pages.missing;
+    for at in pages.items {
+        let page = match plan.load(at) {
+            Ok(page) => page,
+            Err(error) => {
+                records.miss(format!("the ftrace_page at {at}"), &error);
+                continue;
+            }
+        };
         let count = page.index as usize;
         if records.len() + count > RECORDS {
             return Err(Error::TooLong {
@@ -161,7 +168,11 @@ pub(crate) fn records(kernel: &Kernel) -> Result<Vec<Record>> {
             let Some(bytes) = bytes.get_mut(..len) else {
                 break;
             };
-            kernel.read(page.records.offset((start * size) as u64), bytes)?;
+            let from = page.records.offset((start * size) as u64);
+            if let Err(error) = kernel.read(from, bytes) {
+                records.miss(format!("{} records at {from}", len / size.max(1)), &error);
+                continue;
+            }
             for record in bytes.chunks_exact(size) {
                 let word = |at: usize| {
                     let word = record.get(at..at + 8).and_then(|w| w.try_into().ok());
@@ -172,7 +183,7 @@ pub(crate) fn records(kernel: &Kernel) -> Result<Vec<Record>> {
                 if word(ip) == 0 {
                     continue;
                 }
-                records.push(Record {
+                records.items.push(Record {
                     ip: GuestVirt(word(ip)),
                     count: raw & flags.count,
                     enabled: raw & flags.enabled != 0,
@@ -185,22 +196,30 @@ pub(crate) fn records(kernel: &Kernel) -> Result<Vec<Record>> {
 }
 
 /// The functions that are hooked, by address.
-pub(super) fn enabled(kernel: &Kernel, functions: &Functions<'_>) -> Result<Vec<TracedFunction>> {
+pub(super) fn enabled(
+    kernel: &Kernel,
+    functions: &Functions<'_>,
+) -> Result<Listing<TracedFunction>> {
     let flags = kernel.once(|| Flags::of(kernel))?;
-    let mut enabled = Vec::new();
-    for record in records(kernel)?.iter().filter(|record| record.enabled) {
+    let records = records(kernel)?;
+    let mut enabled = Listing::new();
+    for record in records.iter().filter(|record| record.enabled) {
         let letters = flags.letters.iter();
         let letters = letters.filter(|(flag, _)| record.flags & flag != 0);
-        enabled.push(TracedFunction {
-            function: functions.at(record.ip)?,
-            count: record.count,
-            flags: letters.map(|(_, letter)| *letter).collect(),
-            calls: match call_at(kernel, record.ip)? {
-                Some(target) => Some(functions.at(target)?),
-                None => None,
-            },
-        });
+        let traced = || {
+            Ok(TracedFunction {
+                function: functions.at(record.ip)?,
+                count: record.count,
+                flags: letters.map(|(_, letter)| *letter).collect(),
+                calls: match call_at(kernel, record.ip)? {
+                    Some(target) => Some(functions.at(target)?),
+                    None => None,
+                },
+            })
+        };
+        enabled.take(traced(), || format!("the function at {}", record.ip));
     }
+    enabled.missing.extend(records.missing);
     enabled.sort_by_key(|traced| traced.function.at);
     Ok(enabled)
 }
@@ -219,26 +238,31 @@ pub(crate) fn call_at(kernel: &Kernel, at: GuestVirt) -> Result<Option<GuestVirt
 }
 
 /// The users of ftrace.
-pub(crate) fn ops(kernel: &Kernel, functions: &Functions<'_>) -> Result<Vec<FtraceOps>> {
+pub(crate) fn ops(kernel: &Kernel, functions: &Functions<'_>) -> Result<Listing<FtraceOps>> {
     let first = GuestVirt(kernel.read_u64(kernel.symbol("ftrace_ops_list")?)?);
     let end = kernel.symbol("ftrace_list_end")?;
     let next = offset_of(kernel, "struct ftrace_ops", "next")?;
     let plan = Plan::<Ops>::new(kernel)?;
-    let mut all = Vec::new();
-    for at in chain(kernel, first, next).until(end) {
-        let at = at?;
-        let raw = plan.load(at)?;
-        let (filter_count, filter) = filter(kernel, functions, raw.func_hash)?;
-        all.push(FtraceOps {
-            at,
-            name: functions.at(at)?,
-            func: functions.at(raw.func)?,
-            flags: raw.flags,
-            trampoline: (!raw.trampoline.is_null()).then_some(raw.trampoline),
-            trampoline_size: raw.trampoline_size,
-            filter_count,
-            filter,
-        });
+    let mut all = Listing::new();
+    let nodes = Listing::walk("ftrace_ops_list", chain(kernel, first, next).until(end));
+    all.missing = nodes.missing;
+    for at in nodes.items {
+        let ops = || {
+            let raw = plan.load(at)?;
+            let (filter_count, filter) = filter(kernel, functions, raw.func_hash)
+                .of(|| format!("its func_hash {}", raw.func_hash))?;
+            Ok(FtraceOps {
+                at,
+                name: functions.at(at)?,
+                func: functions.at(raw.func)?,
+                flags: raw.flags,
+                trampoline: (!raw.trampoline.is_null()).then_some(raw.trampoline),
+                trampoline_size: raw.trampoline_size,
+                filter_count,
+                filter,
+            })
+        };
+        all.take(ops(), || format!("the ftrace_ops at {at}"));
     }
     Ok(all)
 }

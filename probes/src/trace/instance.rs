@@ -3,11 +3,12 @@
 use serde::Serialize;
 
 use super::{BOUND, NAME};
-use crate::Result;
 use crate::kernel::Kernel;
+use crate::listing::parts;
 use crate::memory::GuestVirt;
 use crate::object::{Mirror, Object, Plan};
-use crate::structures::{checked_list, offset_of};
+use crate::structures::{offset_of, whole_list};
+use crate::{Listing, Of as _, Result};
 
 /// A buffer with its tracer and events.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -66,23 +67,32 @@ impl Flags {
 }
 
 /// The instances, that of `/sys/kernel/tracing` first.
-pub(super) fn read(kernel: &Kernel) -> Result<Vec<TraceInstance>> {
+pub(super) fn read(kernel: &Kernel) -> Result<Listing<TraceInstance>> {
     let flags = kernel.once(|| Flags::of(kernel))?;
     let head = kernel.symbol("ftrace_trace_arrays")?;
     let of = |member| offset_of(kernel, "struct trace_array", member);
-    let mut instances = Vec::new();
-    for at in checked_list(kernel, head, of("list")?, BOUND)? {
-        let raw: Raw = kernel.load(at)?;
-        let tracer = Object::at(kernel, "struct tracer", raw.current_trace)?;
-        instances.push(TraceInstance {
-            at,
-            name: match raw.name.is_null() {
-                true => None,
-                false => Some(kernel.read_cstr(raw.name, NAME)?),
-            },
-            tracer: tracer.member("name")?.string()?,
-            events: events(kernel, &flags, at.offset(of("events")?))?,
-        });
+    let mut instances = Listing::new();
+    let nodes = whole_list(kernel, head, of("list")?, BOUND, "ftrace_trace_arrays");
+    instances.missing = nodes.missing;
+    for at in nodes.items {
+        let mut missing = Vec::new();
+        let mut instance = || {
+            let raw: Raw = kernel.load(at)?;
+            let tracer = Object::at(kernel, "struct tracer", raw.current_trace)?;
+            let tracer = tracer.member("name")?.string();
+            let events = events(kernel, &flags, at.offset(of("events")?));
+            Ok(TraceInstance {
+                at,
+                name: match raw.name.is_null() {
+                    true => None,
+                    false => Some(kernel.read_cstr(raw.name, NAME)?),
+                },
+                tracer: tracer.of(|| format!("its current_trace {}", raw.current_trace))?,
+                events: parts(&mut missing, &format!("events of {at}"), events),
+            })
+        };
+        instances.take(instance(), || format!("the trace_array at {at}"));
+        instances.missing.extend(missing);
     }
     // The kernel adds to the list's front.
     instances.reverse();
@@ -90,26 +100,37 @@ pub(super) fn read(kernel: &Kernel) -> Result<Vec<TraceInstance>> {
 }
 
 /// The events on a list that are enabled, as `system:name`.
-fn events(kernel: &Kernel, flags: &Flags, head: GuestVirt) -> Result<Vec<String>> {
+fn events(kernel: &Kernel, flags: &Flags, head: GuestVirt) -> Result<Listing<String>> {
     let (file, call) = (Plan::<File>::new(kernel)?, Plan::<Call>::new(kernel)?);
     let list = offset_of(kernel, "struct trace_event_file", "list")?;
-    let mut events = Vec::new();
-    for at in checked_list(kernel, head, list, BOUND)? {
-        let raw = file.load(at)?;
-        if raw.flags & flags.enabled == 0 {
-            continue;
-        }
-        let call = call.load(raw.event_call)?;
-        let tracepoint = call.flags & flags.tracepoint != 0 && call.flags & flags.custom == 0;
-        let name = match tracepoint {
-            true => {
-                let tracepoint = Object::at(kernel, "struct tracepoint", call.name)?;
-                tracepoint.member("name")?.string()?
+    let mut events = Listing::new();
+    let nodes = whole_list(kernel, head, list, BOUND, "the list of events");
+    events.missing = nodes.missing;
+    for at in nodes.items {
+        let event = || {
+            let raw = file.load(at)?;
+            if raw.flags & flags.enabled == 0 {
+                return Ok(None);
             }
-            false => kernel.read_cstr(call.name, NAME)?,
+            let call = call
+                .load(raw.event_call)
+                .of(|| format!("its event_call {}", raw.event_call))?;
+            let tracepoint = call.flags & flags.tracepoint != 0 && call.flags & flags.custom == 0;
+            let name = match tracepoint {
+                true => {
+                    let tracepoint = Object::at(kernel, "struct tracepoint", call.name)?;
+                    tracepoint.member("name")?.string()?
+                }
+                false => kernel.read_cstr(call.name, NAME)?,
+            };
+            let class = Object::at(kernel, "struct trace_event_class", call.class)?;
+            let system = class.member("system")?.string()?;
+            Ok(Some(format!("{system}:{name}")))
         };
-        let class = Object::at(kernel, "struct trace_event_class", call.class)?;
-        events.push(format!("{}:{name}", class.member("system")?.string()?));
+        match event() {
+            Ok(event) => events.items.extend(event),
+            Err(error) => events.miss(format!("the trace_event_file at {at}"), &error),
+        }
     }
     Ok(events)
 }

@@ -3,11 +3,11 @@
 use serde::Serialize;
 
 use super::{BOUND, NAME};
-use crate::Result;
 use crate::kernel::{Function, Functions, Kernel};
 use crate::memory::GuestVirt;
 use crate::object::{Mirror, Object, Plan};
-use crate::structures::{checked_list, hlist_for_each_entry, offset_of};
+use crate::structures::{hlist_for_each_entry, offset_of, whole_list};
+use crate::{Error, Listing, Result};
 
 /// `KPROBE_TABLE_SIZE` of `kernel/kprobes.c`.
 const BUCKETS: u64 = 64;
@@ -48,10 +48,10 @@ struct Raw {
 }
 
 /// The probes.
-pub(crate) fn read(kernel: &Kernel, functions: &Functions<'_>) -> Result<Vec<Kprobe>> {
+pub(crate) fn read(kernel: &Kernel, functions: &Functions<'_>) -> Result<Listing<Kprobe>> {
     // A kernel without CONFIG_KPROBES has none.
     let Some(table) = kernel.symbols()?.lookup("kprobe_table") else {
-        return Ok(Vec::new());
+        return Ok(Listing::new());
     };
     let of = |member| offset_of(kernel, "struct kprobe", member);
     let (node, list) = (of("hlist")?, of("list")?);
@@ -59,18 +59,31 @@ pub(crate) fn read(kernel: &Kernel, functions: &Functions<'_>) -> Result<Vec<Kpr
     // Several probes at one place are on the list of one that stands for all of them.
     let many = symbol("aggr_pre_handler")?;
     let plan = Plan::<Raw>::new(kernel)?;
-    let mut probes = Vec::new();
+    let mut probes = Listing::new();
     for bucket in 0..BUCKETS {
         let head = table.offset(bucket * 8);
-        for at in hlist_for_each_entry(kernel, head, node).bound(BOUND) {
-            let at = at?;
-            let raw = plan.load(at)?;
-            let all = match Some(raw.pre_handler) == many {
-                true => checked_list(kernel, at.offset(list), list, BOUND)?,
-                false => vec![at],
+        let what = format!("the kprobes of bucket {bucket} at {head}");
+        let nodes = Listing::walk(&what, hlist_for_each_entry(kernel, head, node).bound(BOUND));
+        probes.missing.extend(nodes.missing);
+        for at in nodes.items {
+            let raw = match plan.load(at) {
+                Ok(raw) => raw,
+                Err(error) => {
+                    probes.miss(format!("the kprobe at {at}"), &error);
+                    continue;
+                }
             };
-            for own in all {
-                probes.push(probe(kernel, functions, own, raw.flags)?);
+            let all = match Some(raw.pre_handler) == many {
+                true => {
+                    let what = format!("the kprobes at one place, of {at}");
+                    whole_list(kernel, at.offset(list), list, BOUND, &what)
+                }
+                false => vec![at].into(),
+            };
+            probes.missing.extend(all.missing);
+            for own in all.items {
+                let probe = probe(kernel, functions, own, raw.flags);
+                probes.take(probe, || format!("the kprobe at {own}"));
             }
         }
     }
@@ -106,8 +119,11 @@ fn probe(kernel: &Kernel, functions: &Functions<'_>, at: GuestVirt, shared: u32)
 /// The event of a probe that user space made: the probe is in a `struct trace_kprobe`.
 fn event(kernel: &Kernel, at: GuestVirt, is_return: bool) -> Result<Option<String>> {
     let c = "struct trace_kprobe";
-    let Ok(inside) = offset_of(kernel, c, "rp.kp") else {
-        return Ok(None);
+    let inside = match offset_of(kernel, c, "rp.kp") {
+        Ok(inside) => inside,
+        // A kernel without CONFIG_KPROBE_EVENTS.
+        Err(Error::NoType { .. } | Error::NoMember { .. }) => return Ok(None),
+        Err(error) => return Err(error),
     };
     let probe = Object::at(kernel, c, at.back(inside))?;
     if is_return {

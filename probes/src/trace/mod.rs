@@ -13,10 +13,11 @@ pub use kprobe::Kprobe;
 pub(crate) use kprobe::read as kprobes;
 use serde::Serialize;
 
-use crate::Result;
 use crate::guest::Guest;
 use crate::kernel::Functions;
-use crate::structures::settle;
+use crate::listing::parts;
+use crate::structures::{lacks, settle_all};
+use crate::{Missing, Result};
 
 /// Instances, events, users of ftrace and kprobes that are read at most, of each.
 const BOUND: usize = 1 << 16;
@@ -36,21 +37,32 @@ pub struct Tracing {
     pub functions: Vec<TracedFunction>,
     /// The kprobes.
     pub kprobes: Vec<Kprobe>,
+    /// What could not be read.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub missing: Vec<Missing>,
 }
+
+lacks!(Tracing);
 
 impl Guest {
     /// Tracers and events, functions hooked by ftrace and by whom, kprobes: `/sys/kernel/tracing`.
     pub fn tracing(&self) -> Result<Tracing> {
         let kernel = self.kernel()?;
-        settle("what is traced", || {
+        settle_all("what is traced", || {
             let functions = Functions::new(&kernel);
             let enabled = kernel.symbol("ftrace_enabled")?;
+            let mut missing = Vec::new();
             Ok(Some(Tracing {
                 ftrace_enabled: kernel.read_u32(enabled)? != 0,
-                instances: instance::read(&kernel)?,
-                ops: ops(&kernel, &functions)?,
-                functions: ftrace::enabled(&kernel, &functions)?,
-                kprobes: kprobe::read(&kernel, &functions)?,
+                instances: parts(&mut missing, "instances", instance::read(&kernel)),
+                ops: parts(&mut missing, "users of ftrace", ops(&kernel, &functions)),
+                functions: parts(
+                    &mut missing,
+                    "hooked functions",
+                    ftrace::enabled(&kernel, &functions),
+                ),
+                kprobes: parts(&mut missing, "kprobes", kprobe::read(&kernel, &functions)),
+                missing,
             }))
         })
     }

@@ -14,6 +14,10 @@ impl View for VmallocAreas {
     fn html(&self) -> Option<String> {
         vmalloc(self).html()
     }
+
+    fn missing(&self) -> Vec<crate::Missing> {
+        vmalloc(self).missing()
+    }
 }
 
 fn vmalloc(areas: &VmallocAreas) -> Table {
@@ -38,6 +42,7 @@ fn vmalloc(areas: &VmallocAreas) -> Table {
         .fold(0, u64::saturating_add);
     let pages = bytes(pages.saturating_mul(PAGE_SIZE));
     table.note(format!("{} areas, {pages} of memory", areas.len()));
+    table.lacks(&areas.missing);
     table
 }
 
@@ -48,6 +53,10 @@ impl View for SwapAreas {
 
     fn html(&self) -> Option<String> {
         swap(self).html()
+    }
+
+    fn missing(&self) -> Vec<crate::Missing> {
+        swap(self).missing()
     }
 }
 
@@ -78,6 +87,7 @@ fn swap(areas: &SwapAreas) -> Table {
     }
     let s = if areas.len() == 1 { "" } else { "s" };
     table.note(format!("{} swap area{s}", areas.len()));
+    table.lacks(&areas.missing);
     table
 }
 
@@ -88,6 +98,10 @@ impl View for HugePools {
 
     fn html(&self) -> Option<String> {
         huge(self).html()
+    }
+
+    fn missing(&self) -> Vec<crate::Missing> {
+        huge(self).missing()
     }
 }
 

@@ -14,6 +14,10 @@ impl View for Audit {
     fn html(&self) -> Option<String> {
         tables(self).iter().map(View::html).collect()
     }
+
+    fn missing(&self) -> Vec<crate::Missing> {
+        self.missing.clone()
+    }
 }
 
 /// How many hooks of each kind are whose; the findings, where there are some.
@@ -33,11 +37,13 @@ fn tables(audit: &Audit) -> Vec<Table> {
         audit.hooked_sites,
         audit.modules,
         match audit.findings.len() {
-            0 => "nothing is wrong".to_owned(),
+            0 if audit.missing.is_empty() => "nothing is wrong".to_owned(),
+            0 => "nothing is wrong with what could be read".to_owned(),
             1 => "1 finding".to_owned(),
             count => format!("{count} findings"),
         }
     ));
+    summary.lacks(&audit.missing);
     let mut findings = Table::new([("FINDING", Left), ("ADDRESS", Left), ("", Left)]);
     for finding in &audit.findings {
         findings.row([

@@ -1,6 +1,6 @@
 //! The trees of control groups.
 
-use super::sections::{Sections, faces};
+use super::sections::{Sections, faces, lacking};
 use super::{Align, Table, bytes};
 use crate::cgroup::{Hierarchies, Hierarchy};
 
@@ -10,7 +10,9 @@ const NAMED: usize = 8;
 faces! { Hierarchies => trees }
 
 fn trees(all: &Hierarchies) -> Sections {
-    Sections(all.iter().map(|one| (title(one), table(one))).collect())
+    let mut parts: Vec<_> = all.iter().map(|one| (title(one), table(one))).collect();
+    lacking(&mut parts, &all.missing);
+    Sections(parts)
 }
 
 fn title(one: &Hierarchy) -> String {
@@ -65,5 +67,6 @@ fn table(one: &Hierarchy) -> Table {
     }
     let s = if one.cgroups.len() == 1 { "" } else { "s" };
     table.note(format!("{} group{s}", one.cgroups.len()));
+    table.lacks(&one.missing);
     table
 }

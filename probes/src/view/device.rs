@@ -1,6 +1,7 @@
 //! Devices as the tree that they are, buses with their drivers, device numbers.
 
 use super::{Align, Table, View};
+use crate::Missing;
 use crate::device::{Buses, Devices, Majors};
 
 impl View for Devices {
@@ -10,6 +11,10 @@ impl View for Devices {
 
     fn html(&self) -> Option<String> {
         devices(self).html()
+    }
+
+    fn missing(&self) -> Vec<crate::Missing> {
+        devices(self).missing()
     }
 }
 
@@ -40,6 +45,7 @@ fn devices(all: &Devices) -> Table {
         ]);
     }
     table.note(format!("{} devices", all.len()));
+    table.lacks(&all.missing);
     table
 }
 
@@ -52,6 +58,10 @@ impl View for Buses {
     fn html(&self) -> Option<String> {
         let (buses, classes) = buses(self);
         Some(buses.html()? + &classes.html()?)
+    }
+
+    fn missing(&self) -> Vec<Missing> {
+        self.missing.clone()
     }
 }
 
@@ -92,6 +102,7 @@ fn buses(all: &Buses) -> (Table, Table) {
             class.devices.join(" "),
         ]);
     }
+    classes.lacks(&all.missing);
     (buses, classes)
 }
 
@@ -102,6 +113,10 @@ impl View for Majors {
 
     fn html(&self) -> Option<String> {
         majors(self).html()
+    }
+
+    fn missing(&self) -> Vec<crate::Missing> {
+        majors(self).missing()
     }
 }
 
@@ -144,6 +159,7 @@ fn majors(all: &Majors) -> Table {
                 .map_or_else(String::new, ToString::to_string),
         ]);
     }
+    table.lacks(&all.missing);
     table
 }
 

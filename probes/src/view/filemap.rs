@@ -15,6 +15,10 @@ impl View for PageCache {
     fn html(&self) -> Option<String> {
         table(self).html()
     }
+
+    fn missing(&self) -> Vec<crate::Missing> {
+        table(self).missing()
+    }
 }
 
 fn table(cache: &PageCache) -> Table {
@@ -52,6 +56,7 @@ fn table(cache: &PageCache) -> Table {
         cache.file.ino,
         cache.file.at
     ));
+    table.lacks(&cache.missing);
     table
 }
 

@@ -2,6 +2,7 @@
 
 use super::sections::{Sections, faces, fields};
 use super::{Align, Table, View, bytes};
+use crate::Missing;
 use crate::fs::{
     FileKind, FileLock, FileLocks, FileSystems, Inode, Mounts, OpenFile, OpenFiles, PathLookup,
     Pipe, Time, type_letter,
@@ -24,6 +25,10 @@ impl View for OpenFiles {
 
     fn html(&self) -> Option<String> {
         files(self).html()
+    }
+
+    fn missing(&self) -> Vec<Missing> {
+        self.missing.clone()
     }
 }
 
@@ -55,6 +60,7 @@ fn files(files: &OpenFiles) -> Table {
     }
     let s = if files.len() == 1 { "" } else { "s" };
     table.note(format!("{} open file{s}", files.len()));
+    table.lacks(&files.missing);
     table
 }
 
@@ -116,6 +122,10 @@ impl View for Mounts {
     fn html(&self) -> Option<String> {
         mounts(self).html()
     }
+
+    fn missing(&self) -> Vec<Missing> {
+        self.missing.clone()
+    }
 }
 
 fn mounts(mounts: &Mounts) -> Table {
@@ -129,6 +139,8 @@ fn mounts(mounts: &Mounts) -> Table {
         ("ROOT", Left),
         ("PATH", Left),
         ("OPTIONS", Left),
+        ("FILE SYSTEM", Left),
+        ("PROPAGATION", Left),
     ];
     let mut table = Table::new(columns);
     for mount in mounts.iter() {
@@ -141,10 +153,16 @@ fn mounts(mounts: &Mounts) -> Table {
             mount.root.clone(),
             mount.path.clone(),
             mount.options.clone(),
+            match mount.frozen {
+                Some(frozen) => format!("{},frozen ({frozen})", mount.super_options),
+                None => mount.super_options.clone(),
+            },
+            mount.propagation.clone(),
         ]);
     }
     let s = if mounts.len() == 1 { "" } else { "s" };
     table.note(format!("{} mount{s}", mounts.len()));
+    table.lacks(&mounts.missing);
     table
 }
 
@@ -254,6 +272,7 @@ fn filesystems(all: &FileSystems) -> Table {
         ("ROOT", Left),
         ("BLOCK", Right),
         ("INODES", Right),
+        ("", Left),
     ]);
     for one in all.iter() {
         let dev = match (one.registered, one.requires_dev) {
@@ -280,12 +299,16 @@ fn filesystems(all: &FileSystems) -> Table {
                 sb.at.to_string(),
                 sb.root.to_string(),
                 sb.block_size.to_string(),
-                sb.inodes.to_string(),
+                sb.inodes
+                    .map_or_else(|| "?".to_owned(), |inodes| inodes.to_string()),
+                sb.frozen
+                    .map_or_else(String::new, |frozen| format!("frozen ({frozen})")),
             ]);
         }
     }
     let supers: usize = all.iter().map(|one| one.supers.len()).sum();
     table.note(format!("{} types, {supers} file systems", all.len()));
+    table.lacks(&all.missing);
     table
 }
 
@@ -314,14 +337,32 @@ fn locks(locks: &FileLocks) -> Table {
             lock.start.to_string(),
             lock.end
                 .map_or_else(|| "end".to_owned(), |end| end.to_string()),
-            if depth > 0 { "waits" } else { "" }.to_owned(),
+            state(lock, depth),
             lock.at.to_string(),
         ]);
         work.extend(lock.waiters.iter().rev().map(|lock| (depth + 1, lock)));
     }
     let s = if locks.len() == 1 { "" } else { "s" };
     table.note(format!("{} lock{s}", locks.len()));
+    table.lacks(&locks.missing);
     table
+}
+
+/// Whether it waits; of a lease that is being broken, to what, and how long its holder still has.
+fn state(lock: &FileLock, depth: usize) -> String {
+    let waits = if depth > 0 { "waits" } else { "" };
+    let Some(breaking) = &lock.breaking else {
+        return waits.to_owned();
+    };
+    let to = match breaking.to {
+        "none" => "being broken".to_owned(),
+        to => format!("being broken to {to}"),
+    };
+    match breaking.left {
+        Some(left) if left < 0 => format!("{to}, overdue by {} s", -left),
+        Some(left) => format!("{to} within {left} s"),
+        None => to,
+    }
 }
 
 crate::displays!(OpenFiles, Mounts);

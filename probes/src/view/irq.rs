@@ -38,6 +38,10 @@ impl View for Irqs {
     fn html(&self) -> Option<String> {
         irqs(self).html()
     }
+
+    fn missing(&self) -> Vec<crate::Missing> {
+        irqs(self).missing()
+    }
 }
 
 fn irqs(all: &Irqs) -> Table {
@@ -89,6 +93,7 @@ fn irqs(all: &Irqs) -> Table {
         "{} descriptors, {idle} of them unused",
         all.irqs.len()
     ));
+    table.lacks(&all.missing);
     table
 }
 
@@ -107,6 +112,10 @@ impl View for Idt {
 
     fn html(&self) -> Option<String> {
         gates(self).html()
+    }
+
+    fn missing(&self) -> Vec<crate::Missing> {
+        gates(self).missing()
     }
 }
 
@@ -179,6 +188,10 @@ impl View for Softirqs {
 
     fn html(&self) -> Option<String> {
         softirqs(self).html()
+    }
+
+    fn missing(&self) -> Vec<crate::Missing> {
+        softirqs(self).missing()
     }
 }
 

@@ -2,7 +2,8 @@
 
 use std::fmt::Write as _;
 
-use super::{View, clean, escape};
+use super::{View, clean, escape, missing_text};
+use crate::Missing;
 use crate::kernel::readable;
 use crate::printk::{Log, LogRecord};
 
@@ -13,7 +14,12 @@ impl View for Log {
             out.push_str(&clean_lines(record));
             out.push('\n');
         }
+        out.push_str(&notes(self));
         out
+    }
+
+    fn missing(&self) -> Vec<Missing> {
+        self.records.missing.clone()
     }
 
     fn html(&self) -> Option<String> {
@@ -34,9 +40,27 @@ impl View for Log {
                 escape_lines(record)
             );
         }
+        out.push_str(&escape(&notes(self)));
         out.push_str("</pre>");
         Some(out)
     }
+}
+
+/// What is not there.
+fn notes(log: &Log) -> String {
+    let mut out = String::new();
+    // Writing to a String does not fail.
+    if log.overwritten > 0 {
+        let _ = writeln!(out, "{} older records are overwritten", log.overwritten);
+    }
+    let lost: u64 = log.holes().map(|(_, lost)| lost).sum();
+    if lost > 0 {
+        let _ = writeln!(
+            out,
+            "{lost} records in between were overwritten while this was read, or were not written to their end"
+        );
+    }
+    out + &missing_text(&log.records.missing)
 }
 
 /// One record as `dmesg` prints it: further lines of a text begin below its first.
@@ -47,9 +71,12 @@ fn lines(record: &LogRecord) -> impl Iterator<Item = String> {
     );
     let stamp = format!("[{s:5}.{us:06}] ");
     let blank = " ".repeat(stamp.len());
-    record
-        .text
+    let open = if record.open { " <line not ended>" } else { "" };
+    format!("{}{open}", record.text)
         .split('\n')
+        .map(str::to_owned)
+        .collect::<Vec<_>>()
+        .into_iter()
         .enumerate()
         .map(move |(i, line)| format!("{}{line}", if i == 0 { &stamp } else { &blank }))
 }
@@ -83,16 +110,33 @@ mod tests {
             level: 3,
             facility: 0,
             cont: false,
+            open: false,
             caller: Caller::Task(1),
+            caller2: None,
+            comm: None,
             text: "<b>one\x1b[1m\ntwo".to_owned(),
             subsystem: String::new(),
             device: String::new(),
         };
-        let log = crate::Listing::from(vec![record]);
+        let last = LogRecord {
+            seq: 10,
+            open: true,
+            ..record.clone()
+        };
+        let log: Log = [record.clone()].into_iter().collect();
         assert_eq!(
             log.text(),
             "[    1.234567] <b>one\\u{1b}[1m\n               two\n"
         );
         assert!(log.html().unwrap().contains("&lt;b&gt;one"));
+        let mut log: Log = [record, last].into_iter().collect();
+        log.overwritten = 7;
+        let text = log.text();
+        assert!(
+            text.contains("two <line not ended>\n7 older records"),
+            "{text}"
+        );
+        assert!(text.contains("\n2 records in between"), "{text}");
+        assert_eq!(log.tail(1).overwritten, 0);
     }
 }

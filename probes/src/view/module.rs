@@ -11,6 +11,10 @@ impl View for Modules {
     fn html(&self) -> Option<String> {
         modules(self).html()
     }
+
+    fn missing(&self) -> Vec<crate::Missing> {
+        modules(self).missing()
+    }
 }
 
 fn modules(modules: &Modules) -> Table {
@@ -37,6 +41,7 @@ fn modules(modules: &Modules) -> Table {
     }
     let s = if modules.len() == 1 { "" } else { "s" };
     table.note(format!("{} module{s}", modules.len()));
+    table.lacks(&modules.missing);
     table
 }
 

@@ -1,7 +1,10 @@
 //! Network devices and sockets.
 
-use super::sections::{Sections, faces, fields};
+use std::net::SocketAddr;
+
+use super::sections::{Sections, faces, fields, lacking};
 use super::{Align, Table, View};
+use crate::Missing;
 use crate::net::{
     AllDeviceDetails, Neighbours, NetDevices, Routes, Socket, Sockets, family, socket_type,
 };
@@ -22,6 +25,10 @@ impl View for NetDevices {
 
     fn html(&self) -> Option<String> {
         devices(self).html()
+    }
+
+    fn missing(&self) -> Vec<Missing> {
+        self.missing.clone()
     }
 }
 
@@ -69,6 +76,7 @@ fn devices(devices: &NetDevices) -> Table {
     }
     let s = if devices.len() == 1 { "" } else { "s" };
     table.note(format!("{} device{s}", devices.len()));
+    table.lacks(&devices.missing);
     table
 }
 
@@ -79,6 +87,10 @@ impl View for Sockets {
 
     fn html(&self) -> Option<String> {
         sockets(self).html()
+    }
+
+    fn missing(&self) -> Vec<Missing> {
+        self.missing.clone()
     }
 }
 
@@ -111,24 +123,45 @@ fn sockets(sockets: &Sockets) -> Table {
             family(socket.family),
             socket_type(socket.type_).to_owned(),
             socket.state.to_string(),
-            socket.rx_queue.to_string(),
-            socket.tx_queue.to_string(),
+            number(socket.rx_queue),
+            number(socket.tx_queue),
             local,
             remote,
-            socket.uid.to_string(),
-            socket.ino.map_or_else(String::new, |ino| ino.to_string()),
+            number(socket.uid),
+            number(socket.ino),
             socket.at.to_string(),
             owners.join(", "),
         ]);
     }
     let s = if sockets.len() == 1 { "" } else { "s" };
-    table.note(format!("{} socket{s}", sockets.len()));
+    table.note(format!(
+        "{} socket{s} of TCP, UDP, raw IP, unix and packets; not listed: netlink, XDP, MPTCP, ping, other families, and IP sockets without a port (the open files of a task have all of its sockets)",
+        sockets.len()
+    ));
+    table.lacks(&sockets.missing);
     table
 }
 
+/// Nothing where the kernel keeps no such number.
+fn number<T: std::fmt::Display>(number: Option<T>) -> String {
+    number.map_or_else(String::new, |number| number.to_string())
+}
+
+/// Both ends; the device stands where `ss` has it: `127.0.0.1%lo:22`.
 fn ends(socket: &Socket) -> (String, String) {
     match (socket.local, socket.remote) {
-        (Some(local), Some(remote)) => (local.to_string(), remote.to_string()),
+        (Some(local), Some(remote)) => {
+            let local = match (&socket.device, local) {
+                (None, local) => local.to_string(),
+                (Some(device), SocketAddr::V4(at)) => {
+                    format!("{}%{device}:{}", at.ip(), at.port())
+                }
+                (Some(device), SocketAddr::V6(at)) => {
+                    format!("[{}]%{device}:{}", at.ip(), at.port())
+                }
+            };
+            (local, remote.to_string())
+        }
         _ => (
             socket.name.clone(),
             socket
@@ -253,6 +286,7 @@ fn details(all: &AllDeviceDetails) -> Sections {
             sections.push((format!("{}: NAPI", device.name), napi));
         }
     }
+    lacking(&mut sections, &all.missing);
     Sections(sections)
 }
 
@@ -338,6 +372,7 @@ fn routes(routes: &Routes) -> Table {
     }
     let s = if routes.len() == 1 { "" } else { "s" };
     table.note(format!("{} route{s}", routes.len()));
+    table.lacks(&routes.missing);
     table
 }
 
@@ -363,5 +398,6 @@ fn neighbours(neighbours: &Neighbours) -> Table {
     }
     let s = if neighbours.len() == 1 { "" } else { "s" };
     table.note(format!("{} neighbour{s}", neighbours.len()));
+    table.lacks(&neighbours.missing);
     table
 }

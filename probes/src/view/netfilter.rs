@@ -1,6 +1,6 @@
 //! nftables and tracked connections.
 
-use super::sections::{Sections, faces};
+use super::sections::{Sections, faces, lacking};
 use super::{Align, Table};
 use crate::netfilter::{Conntracks, NftRuleset, Tuple};
 
@@ -55,6 +55,7 @@ fn ruleset(ruleset: &NftRuleset) -> Sections {
             sections.push((format!("{place} {}{base}", chain.name), rules));
         }
     }
+    lacking(&mut sections, &ruleset.missing);
     if sections.is_empty() {
         let mut none = Table::new([("TABLES", Left)]);
         none.row(["none"]);

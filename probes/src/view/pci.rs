@@ -11,6 +11,10 @@ impl View for PciDevices {
     fn html(&self) -> Option<String> {
         pci(self).html()
     }
+
+    fn missing(&self) -> Vec<crate::Missing> {
+        pci(self).missing()
+    }
 }
 
 fn pci(all: &PciDevices) -> Table {
@@ -47,6 +51,7 @@ fn pci(all: &PciDevices) -> Table {
         }
     }
     table.note(format!("{} devices", all.len()));
+    table.lacks(&all.missing);
     table
 }
 
@@ -104,6 +109,10 @@ impl View for Resources {
     fn html(&self) -> Option<String> {
         resources(self).html()
     }
+
+    fn missing(&self) -> Vec<crate::Missing> {
+        resources(self).missing()
+    }
 }
 
 fn resources(all: &Resources) -> Table {
@@ -124,6 +133,7 @@ fn resources(all: &Resources) -> Table {
         ]);
     }
     table.note(format!("{}: {} ranges", all.root, all.len()));
+    table.lacks(&all.missing);
     table
 }
 

@@ -32,6 +32,16 @@ impl View for Sections {
     }
 }
 
+/// A last part for what could not be read, where there is something.
+pub(super) fn lacking(parts: &mut Vec<(String, Table)>, missing: &[Missing]) {
+    if missing.is_empty() {
+        return;
+    }
+    let mut table = Table::new([("", Align::Left)]);
+    table.lacks(missing);
+    parts.push(("what could not be read".to_owned(), table));
+}
+
 /// A table of names and values.
 pub(super) fn fields<'a>(rows: impl IntoIterator<Item = (&'a str, String)>) -> Table {
     let mut table = Table::new([("FIELD", Align::Left), ("VALUE", Align::Left)]);

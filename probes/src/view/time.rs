@@ -26,6 +26,10 @@ impl View for Timers {
     fn html(&self) -> Option<String> {
         Some(wheel(self).html()? + &hrtimers(self).html()?)
     }
+
+    fn missing(&self) -> Vec<crate::Missing> {
+        self.missing.clone()
+    }
 }
 
 fn wheel(all: &Timers) -> Table {
@@ -83,6 +87,7 @@ fn hrtimers(all: &Timers) -> Table {
         "{} high-resolution timers; MONOTONIC was {now} at the last tick",
         all.hrtimers.len()
     ));
+    table.lacks(&all.missing);
     table
 }
 

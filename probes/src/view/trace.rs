@@ -17,6 +17,10 @@ impl View for Tracing {
     fn html(&self) -> Option<String> {
         tables(self).iter().map(View::html).collect()
     }
+
+    fn missing(&self) -> Vec<crate::Missing> {
+        self.missing.clone()
+    }
 }
 
 /// The instances; users, functions and probes where there are some.
@@ -33,6 +37,7 @@ fn tables(all: &Tracing) -> Vec<Table> {
     if !all.ftrace_enabled {
         instances.note("kernel.ftrace_enabled is 0: no function is hooked");
     }
+    instances.lacks(&all.missing);
     let mut ops = Table::new([
         ("FTRACE_OPS", Left),
         ("CALLS", Left),

@@ -138,6 +138,10 @@ impl View for What {
     fn html(&self) -> Option<String> {
         table(self).html()
     }
+
+    fn missing(&self) -> Vec<crate::Missing> {
+        table(self).missing()
+    }
 }
 
 fn table(what: &What) -> Table {

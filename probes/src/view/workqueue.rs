@@ -23,6 +23,10 @@ impl View for Workqueues {
     fn html(&self) -> Option<String> {
         Some(queues(self).html()? + &pools(self).html()?)
     }
+
+    fn missing(&self) -> Vec<crate::Missing> {
+        self.missing.clone()
+    }
 }
 
 fn queues(all: &Workqueues) -> Table {
@@ -106,6 +110,7 @@ fn pools(all: &Workqueues) -> Table {
             table.row(pool.into_iter().chain([what, work]));
         }
     }
+    table.lacks(&all.missing);
     table
 }
 

@@ -19,10 +19,23 @@ const OPENERS: &str = r"
     printf 'start 10.9.0.2\nend 10.9.0.9\ninterface klab-dummy\nlease_file /tmp/leases\n' >/tmp/dhcpd.conf; >/tmp/leases
     (setsid udhcpd -f -S /tmp/dhcpd.conf >/dev/null 2>&1 &)
     (setsid ping -i 60 127.0.0.1 >/dev/null 2>&1 &)
+    # A FIN_WAIT2 that nobody has open, and a request to a listener that is another user's.
+    mkfifo /tmp/hold; echo u:x:1234:4321::/:/bin/sh >>/etc/passwd; echo g:x:4321: >>/etc/group
+    setsid nc -l -p 7002 <>/tmp/hold >/dev/null 2>&1 & server=$!
+    start-stop-daemon -S -b -c 1234:4321 -x /bin/nc -- -l -p 7003
+    for i in $(seq 200); do [ $(cat /proc/net/tcp /proc/net/tcp6 | grep -Ec ':1B5[AB] [0-9A-F:]* 0A') = 2 ] && break; sleep 0.1; done
+    nft add table ip klab; nft add chain ip klab out '{ type filter hook output priority 0; }'
+    nft add rule ip klab out tcp dport 7003 tcp flags '& (fin|syn|rst|ack) == ack' drop
+    setsid nc 127.0.0.1 7002 <>/tmp/hold >/dev/null 2>&1 & client=$!
+    for i in $(seq 200); do grep -q ':1B5A [0-9A-F:]* 01' /proc/net/tcp && break; sleep 0.1; done
+    kill -STOP $server; kill $client
+    setsid nc 127.0.0.1 7003 <>/tmp/hold >/dev/null 2>&1 &
+    # A datagram that waits.
+    kill -STOP $(pidof syslogd); logger 'what waits to be read'
     (setsid udhcpc -f -i klab-dummy -s /bin/true -t 100 -T 100 >/dev/null 2>&1 &)
     for i in $(seq 100); do
         [ -S /dev/log ] && [ $(cat /proc/net/udp /proc/net/raw /proc/net/packet | wc -l) -ge 6 ] &&
-            grep -q ' 01 ' /proc/net/tcp && sleep 1 && exit
+            grep -q ' 01 ' /proc/net/tcp && grep -q ':1B5A 05' /proc/net/tcp && cat /proc/net/tcp /proc/net/tcp6 | grep -q ' 03 ' && exit
         sleep 0.2
     done
     exit 1
@@ -44,6 +57,7 @@ fn ask(ground: &mut Ground) -> BTreeMap<String, String> {
     let fds =
         r#"for f in /proc/[0-9]*/fd/*; do echo "$f $(readlink $f)"; done | grep ' socket:'; true"#;
     said.insert("fds".to_owned(), ground.sh(fds));
+    said.insert("unix queues".to_owned(), ground.sh("ss -xanH"));
     said
 }
 
@@ -117,11 +131,23 @@ pub(crate) fn are_those_of_proc(kernel: &str) {
         &said(&before["unix"]),
         &said(&after["unix"]),
     );
+    queues(
+        &mut ledger,
+        &mine,
+        (&before["unix queues"], &after["unix queues"]),
+    );
+    assert!(
+        mine.iter()
+            .any(|s| s.state.name() == "FIN_WAIT2" && s.ino.is_none())
+    );
+    let asked = mine.iter().find(|s| s.state.name() == "NEW_SYN_RECV");
+    assert_eq!(asked.unwrap().uid, Some(1234));
+    assert!(sockets.is_whole(), "{:?}", sockets.missing);
     // sk RefCnt Type Proto Iface R Rmem User Inode
     let packet: BTreeSet<_> = mine
         .iter()
         .filter(|s| s.table == SocketTable::Packet)
-        .map(|s| (s.ino.unwrap_or(0), u64::from(s.type_), s.uid))
+        .map(|s| (s.ino.unwrap_or(0), u64::from(s.type_), s.uid.unwrap()))
         .collect();
     let said = |lines: &str| {
         let line = |line: &str| {
@@ -149,6 +175,8 @@ pub(crate) fn are_those_of_proc(kernel: &str) {
         ("udp", 1),
         ("raw", 1),
         ("unix", 1),
+        ("unix queue", 1),
+        ("unix queue that is not empty", 1),
         ("packet", 1),
         ("owners", 8),
         ("device", 1),
@@ -177,6 +205,27 @@ fn both<T: Ord + std::fmt::Debug>(
     }
 }
 
+/// What waits to be read of each unix socket, by its inode: Netid State Recv-Q Send-Q Path Inode Peer Peer-Inode of `ss`.
+fn queues(ledger: &mut Ledger, mine: &[&Socket], said: (&str, &str)) {
+    let of = |text: &str| -> BTreeMap<u64, u32> {
+        let line = |line: &str| {
+            let words: Vec<&str> = line.split_whitespace().collect();
+            let inode = words[words.len() - 3].parse().unwrap();
+            (inode, words[2].parse().unwrap())
+        };
+        text.lines().map(line).collect()
+    };
+    let (before, after) = (of(said.0), of(said.1));
+    for socket in mine.iter().filter(|s| s.table == SocketTable::Unix) {
+        let Some(ino) = socket.ino else { continue };
+        if let (Some(first), Some(last)) = (before.get(&ino), after.get(&ino)) {
+            ledger.steady(ino, "unix queue", &socket.rx_queue.unwrap(), (first, last));
+        }
+    }
+    let waits = before.values().any(|waits| *waits > 0);
+    ledger.same("ss", "unix queue that is not empty", &waits, &true);
+}
+
 type IpLine = (String, String, u64, u64, u64, u64, u64);
 
 fn ip_line(socket: &Socket) -> IpLine {
@@ -196,10 +245,14 @@ fn ip_line(socket: &Socket) -> IpLine {
     (
         hex(socket.local.unwrap()),
         hex(socket.remote.unwrap()),
-        socket.state.0.into(),
-        socket.tx_queue.into(),
-        socket.rx_queue.into(),
-        socket.uid.into(),
+        match socket.state.0 {
+            // get_openreq4() calls it SYN_RECV.
+            12 => 3,
+            state => state.into(),
+        },
+        socket.tx_queue.unwrap_or(0).into(),
+        socket.rx_queue.unwrap_or(0).into(),
+        socket.uid.unwrap_or(0).into(),
         socket.ino.unwrap_or(0),
     )
 }
