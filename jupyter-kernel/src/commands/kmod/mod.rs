@@ -126,7 +126,7 @@ impl Logged {
             Ok((log, next)) => words::since(log, next),
             Err(error) => (
                 format!("(the kernel's log cannot be read: {error})\n"),
-                Log::new(),
+                Log::from_iter([]),
             ),
         }
     }

@@ -101,7 +101,7 @@ pub(super) fn since(log: Log, next: u64) -> (String, Log) {
             if lost == 1 { "was" } else { "were" },
         );
     }
-    let log = Log::from(new);
+    let log: Log = new.into_iter().collect();
     let more = log.len().saturating_sub(SHOWN);
     if more > 0 {
         let _ = writeln!(
@@ -110,7 +110,7 @@ pub(super) fn since(log: Log, next: u64) -> (String, Log) {
         );
     }
     let shown: Vec<LogRecord> = log.into_iter().skip(more).collect();
-    (note, Log::from(shown))
+    (note, shown.into_iter().collect())
 }
 
 /// What the log says of a panic or an oops, in one line: the place and the message.

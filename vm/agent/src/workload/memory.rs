@@ -159,7 +159,14 @@ fn map(pages: usize, prot: ProtFlags, flags: MapFlags) -> Result<NonNull<c_void>
     // The guards at both ends are shared memory of their own, which merges with nothing. All is one area at first: one
     // that was made by itself could be put into another hole.
     // SAFETY: without MAP_FIXED the kernel chooses a place where nothing is.
-    let guards = unsafe { mmap_anonymous(None, length(pages + 2)?, NONE, MapFlags::MAP_SHARED) }?;
+    let guards = unsafe {
+        mmap_anonymous(
+            None,
+            length(pages + 2)?,
+            NONE,
+            MapFlags::MAP_SHARED | MapFlags::MAP_NORESERVE,
+        )
+    }?;
     let start = guards.map_addr(|at| at.saturating_add(PAGE));
     // SAFETY: the middle of the area just made, to which nothing refers.
     Ok(unsafe {
