@@ -49,9 +49,14 @@ pub(crate) fn are_of_their_datagram() {
     let udp = Filter::new("udp port 9").unwrap();
     for options in [Profile::Path.into(), Profile::Path.only(udp)] {
         let paths = guest.paths(options, send).unwrap();
-        let these = paths.about("10.1.0.2:9 UDP");
+        let about = paths.about("10.1.0.2:9 UDP");
+        // The datagram of the recording before may be freed in this one: another CPU frees what it allocated, later.
+        let these: Vec<&Path> = about
+            .iter()
+            .filter(|path| times(path, "veth_xmit") > 0)
+            .collect();
         assert_eq!(these.len(), 1, "{}", paths.text());
-        let path = &these[0];
+        let path = these[0];
         assert!(!path.incomplete, "{}", path.text());
         for name in ["veth_xmit", "ip_rcv"] {
             assert_eq!(times(path, name), 3, "{name}: {}", path.text());

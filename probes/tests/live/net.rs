@@ -22,12 +22,12 @@ const OPENERS: &str = r"
     # A FIN_WAIT2 that nobody has open, and a request to a listener that is another user's.
     mkfifo /tmp/hold; echo u:x:1234:4321::/:/bin/sh >>/etc/passwd; echo g:x:4321: >>/etc/group
     setsid nc -l -p 7002 <>/tmp/hold >/dev/null 2>&1 & server=$!
-    start-stop-daemon -S -b -c 1234:4321 -x /bin/nc -- -l -p 7003
+    start-stop-daemon -S -b -p /tmp/none -c 1234:4321 -x /bin/busybox -a nc -- -l -p 7003
     for i in $(seq 200); do [ $(cat /proc/net/tcp /proc/net/tcp6 | grep -Ec ':1B5[AB] [0-9A-F:]* 0A') = 2 ] && break; sleep 0.1; done
     nft add table ip klab; nft add chain ip klab out '{ type filter hook output priority 0; }'
     nft add rule ip klab out tcp dport 7003 tcp flags '& (fin|syn|rst|ack) == ack' drop
     setsid nc 127.0.0.1 7002 <>/tmp/hold >/dev/null 2>&1 & client=$!
-    for i in $(seq 200); do grep -q ':1B5A [0-9A-F:]* 01' /proc/net/tcp && break; sleep 0.1; done
+    for i in $(seq 200); do grep -q ':1B5A 01' /proc/net/tcp && break; sleep 0.1; done
     kill -STOP $server; kill $client
     setsid nc 127.0.0.1 7003 <>/tmp/hold >/dev/null 2>&1 &
     # A datagram that waits.

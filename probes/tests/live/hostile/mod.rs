@@ -14,7 +14,7 @@ use std::{env, thread};
 use probes::memory::{GuestPhys, GuestVirt, RamRange};
 use probes::page::MemMap;
 use probes::structures::{MapleLayout, offset_of};
-use probes::{Error, Guest, Result};
+use probes::{ErrorKind, Guest, Result};
 use vm::agent::WorkloadKind;
 
 use self::readers::{Fared, read_all};
@@ -414,15 +414,16 @@ fn tell_lies(path: &Path) {
         let node = map.tasks[to].offset(map.task_next);
         ram.lie_u64(phys(map.tasks[from].offset(map.task_next)), node.0);
         let guest = ram.guest().unwrap();
-        let error = guest.tasks().unwrap_err();
-        assert!(matches!(error, Error::Broken { .. }), "{error}");
-        let fared = survive("a task list that loops", &mut ram);
-        assert!(fared.errors.contains(&error));
+        let tasks = guest.tasks().unwrap();
+        let told = tasks.missing.first().map(|part| part.kind);
+        assert_eq!(told, Some(ErrorKind::Broken), "{:?}", tasks.missing);
+        // By the other end of the list, and by their numbers, all others are found.
+        assert!(tasks.len() + 2 > map.tasks.len(), "{}", tasks.len());
+        survive("a task list that loops", &mut ram);
     }
     let node = map.tasks[9].offset(map.thread_next);
     ram.lie_u64(phys(node), node.0);
-    let fared = survive("a thread list that loops", &mut ram);
-    assert!(!fared.errors.is_empty());
+    survive("a thread list that loops", &mut ram);
 
     // Page tables that point at themselves, at each level.
     let mut broken = 0;
@@ -431,12 +432,7 @@ fn tell_lies(path: &Path) {
             ram.lie_u64(table.offset(index * 8), table.0 | 0x67);
         }
         let fared = survive("a page table that points at itself", &mut ram);
-        broken += usize::from(
-            fared
-                .errors
-                .iter()
-                .any(|e| matches!(e, Error::Broken { .. })),
-        );
+        broken += usize::from(fared.errors.iter().any(|e| e.kind() == ErrorKind::Broken));
     }
     assert!(broken >= 3, "only {broken} of 5 were noticed");
 
