@@ -9,7 +9,7 @@ use crate::kernel::Kernel;
 use crate::memory::GuestVirt;
 use crate::object::Plan;
 use crate::structures::{List, list_for_each_entry, offset_of, per_cpu_ptr, settle, settle_all};
-use crate::{Error, Listing, Of as _, Result};
+use crate::{Error, ErrorKind, Listing, Of as _, Result};
 
 /// As many tasks as a kernel may have: `PID_MAX_LIMIT` of a 64-bit kernel.
 pub const TASK_BOUND: usize = 4 << 20;
@@ -148,7 +148,7 @@ pub(super) fn processes(kernel: &Kernel) -> Result<Tasks> {
     let loader = Loader::new(kernel)?;
     let lists = Lists::of(kernel)?;
     let head = lists.init_task.offset(lists.tasks);
-    settle_all("the task list", || {
+    let tasks = settle_all("the task list", || {
         let found = collect(&loader, for_each_process(kernel)?, head, |task, at| {
             (task.tasks.prev, at.offset(lists.tasks))
         })?;
@@ -159,7 +159,15 @@ pub(super) fn processes(kernel: &Kernel) -> Result<Tasks> {
             salvage(kernel, &loader, lists, &mut tasks);
         }
         Ok(Some(tasks.found))
-    })
+    })?;
+    match tasks.missing.first() {
+        // Nothing at all, and for a reason of the source: a machine that has ended, a dump that was cut off.
+        Some(why) if tasks.is_empty() && why.kind.is_of_the_source() => Err(match why.kind {
+            ErrorKind::Machine => Error::machine(why.error.clone()),
+            _ => Error::io(why.error.clone()),
+        }),
+        _ => Ok(tasks),
+    }
 }
 
 /// Adds the processes that a broken list does not lead to.
