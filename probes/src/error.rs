@@ -216,7 +216,7 @@ pub enum Error {
         /// The thing and the member: `task 132 (cat), its signal_struct`.
         what: String,
         /// The error.
-        error: Box<Error>,
+        error: Box<Self>,
     },
 }
 

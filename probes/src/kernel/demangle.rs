@@ -99,11 +99,8 @@ fn bare(name: &str) -> String {
             {
                 depth += 1;
             }
-            '>' if before == Some('-') => {
-                if depth == 0 {
-                    out.push(c);
-                }
-            }
+            '>' if before == Some('-') && depth == 0 => out.push(c),
+            '>' if before == Some('-') => {}
             '>' if depth > 0 => depth -= 1,
             '<' | '>' => {}
             c if depth == 0 => out.push(c),

@@ -32,7 +32,7 @@ impl Kernel {
         let table = |table: GuestPhys| {
             let entry = self.space().memory().read_u64(table.offset(LAST));
             entry
-                .map(|word| Entry(word))
+                .map(Entry)
                 .map(|entry| (entry.present(), entry.0 & ADDRESS))
         };
         let ours = match table(root) {

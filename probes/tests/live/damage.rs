@@ -21,8 +21,11 @@ const HANGS: Duration = Duration::from_secs(30);
 /// A listing: how many things it shows, and what it says to lack.
 type Listing = (usize, Vec<Missing>);
 
+/// What reads one.
+type Read = fn(&Guest) -> Result<Listing>;
+
 /// The listings of things that are independent of each other.
-fn listings() -> Vec<(&'static str, fn(&Guest) -> Result<Listing>)> {
+fn listings() -> Vec<(&'static str, Read)> {
     macro_rules! all {
         ($($name:literal $read:expr),* $(,)?) => {
             vec![$(($name, |guest| {

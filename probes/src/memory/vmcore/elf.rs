@@ -60,7 +60,7 @@ pub(super) fn open(path: &Path, file: File) -> Result<Core, String> {
         .iter()
         .fold(0_u64, |sum, range| sum.saturating_add(range.len));
     let odd = |range: &&RamRange| {
-        range.gpa % PAGE_SIZE != 0 || range.gpa.checked_add(range.len).is_none()
+        !range.gpa.is_multiple_of(PAGE_SIZE) || range.gpa.checked_add(range.len).is_none()
     };
     if let Some(range) = whole.iter().find(odd) {
         let RamRange { gpa, len, .. } = range;
