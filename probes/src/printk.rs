@@ -61,7 +61,7 @@ pub struct LogRecord {
     pub caller2: Option<Caller>,
     /// The name of the task, where the kernel keeps it.
     pub comm: Option<String>,
-    /// The text, without a prefix; bytes that are not UTF-8 became U+FFFD.
+    /// The text, without a prefix; a byte that is not UTF-8 is `\xNN`.
     pub text: String,
     /// `SUBSYSTEM=` of a device's record, or empty.
     pub subsystem: String,

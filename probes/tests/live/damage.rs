@@ -14,7 +14,7 @@ use crate::ground::Ground;
 use crate::ledger::Ledger;
 
 /// Damages where `KLAB_TEST_DAMAGES` does not say how many.
-const DAMAGES: usize = 60;
+const DAMAGES: usize = 40;
 /// A reading that takes longer hangs: a debug build on a busy machine takes a tenth of it.
 const HANGS: Duration = Duration::from_secs(30);
 
