@@ -27,12 +27,17 @@ const STT_TLS: u8 = 6;
 pub(crate) struct Symbols<'k> {
     kernel: &'k Kernel,
     own: &'k Kallsyms,
+    /// Where the kernel's code begins and ends, and that of its boot.
+    text: Vec<(GuestVirt, GuestVirt)>,
 }
 
 impl<'k> Symbols<'k> {
     pub(crate) fn of(kernel: &'k Kernel) -> probes::Result<Self> {
         let own = kernel.symbols()?;
-        Ok(Self { kernel, own })
+        let bounds = [("_stext", "_etext"), ("_sinittext", "_einittext")];
+        let bounds = bounds.map(|(start, end)| own.lookup(start).zip(own.lookup(end)));
+        let text = bounds.into_iter().flatten().collect();
+        Ok(Self { kernel, own, text })
     }
 
     /// The symbols of this name, or all, in the order of their tables; the kernel's own among them or not. Where one is
@@ -91,11 +96,9 @@ impl<'k> Symbols<'k> {
     }
 
     fn is_text(&self, at: GuestVirt) -> bool {
-        let within = |start: &str, end: &str| {
-            let bounds = self.own.lookup(start).zip(self.own.lookup(end));
-            bounds.is_some_and(|(start, end)| (start..end).contains(&at))
-        };
-        within("_stext", "_etext") || within("_sinittext", "_einittext")
+        self.text
+            .iter()
+            .any(|(start, end)| (*start..*end).contains(&at))
     }
 }
 
