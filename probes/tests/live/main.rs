@@ -82,7 +82,6 @@ on_kernels!(
     mm_break = super::mm::the_break_moves,
     mm_pages = super::mm::pages,
     kernel_addresses = super::mm::kernel_addresses,
-    names = super::names::are_those_of_kallsyms,
     ends_of_functions = super::names::last_of_a_section,
     log = super::log::records,
     modules_and_symbols = super::log::modules_and_symbols,
@@ -92,7 +91,6 @@ on_kernels!(
     net = super::net::are_those_of_proc,
     stacks = super::stacks::are_those_of_proc,
     stacks_in_a_switch = super::stacks::in_the_middle_of_a_switch,
-    stacks_while_traced = super::stacks::while_traced,
     run_queues = super::runq::are_those_of_proc,
     stop_at_a_stage = super::stop::in_place,
     nft_rules = super::nft::are_those_of_nft,
@@ -109,8 +107,27 @@ on_kernels!(
     routes = super::route::are_those_of_ip,
     locks = super::locking::are_held_by_whom_proc_says,
     processes = super::process::are_those_of_proc,
-    one_damage = super::damage::hides_nothing_else,
 );
+
+/// Tests that take minutes on an emulated CPU: on one kernel, which is each of them where the matrix is run.
+mod long {
+    mod default {
+        #[test]
+        fn names() {
+            crate::names::are_those_of_kallsyms(&crate::kernel());
+        }
+
+        #[test]
+        fn stacks_while_traced() {
+            crate::stacks::while_traced(&crate::kernel());
+        }
+
+        #[test]
+        fn one_damage() {
+            crate::damage::hides_nothing_else(&crate::kernel());
+        }
+    }
+}
 
 #[test]
 fn busy_and_paused() {
