@@ -159,8 +159,15 @@ mod tests {
     use super::*;
     use probes::printk::Caller;
 
+    fn log_of(records: Vec<LogRecord>) -> Log {
+        records.into_iter().collect()
+    }
+
     fn record(seq: u64, text: &str) -> LogRecord {
         LogRecord {
+            open: false,
+            caller2: None,
+            comm: None,
             seq,
             ts_nsec: seq,
             level: 6,
@@ -222,23 +229,23 @@ mod tests {
 
     #[test]
     fn what_of_the_log_is_not_shown_is_counted() {
-        let (note, log) = since(Log::from(vec![record(4, "a"), record(5, "b")]), 5);
+        let (note, log) = since(log_of(vec![record(4, "a"), record(5, "b")]), 5);
         assert_eq!((note.as_str(), log.len(), log[0].seq), ("", 1, 5));
-        let (note, _) = since(Log::from(vec![record(9, "a")]), 5);
+        let (note, _) = since(log_of(vec![record(9, "a")]), 5);
         assert!(
             note.contains("4 records before these were overwritten"),
             "{note}"
         );
         let many = (5..305).map(|seq| record(seq, "x")).collect::<Vec<_>>();
-        let (note, log) = since(Log::from(many), 5);
+        let (note, log) = since(log_of(many), 5);
         assert!(note.contains("200 more records"), "{note}");
         assert_eq!((log.len(), log[0].seq), (100, 205));
-        assert_eq!(since(Log::from(vec![]), 5).0, "");
+        assert_eq!(since(log_of(vec![]), 5).0, "");
     }
 
     #[test]
     fn a_panic_is_named_by_its_place_and_message() {
-        let log = Log::from(vec![
+        let log = log_of(vec![
             record(1, "gc: before"),
             record(2, "rust_kernel: panicked at gcpanic.rs:13:83:"),
             record(3, "called `Option::unwrap()` on a `None` value"),
@@ -248,11 +255,11 @@ mod tests {
             of_the_fault(&log).unwrap(),
             "it panicked at cell:13:83: called `Option::unwrap()` on a `None` value"
         );
-        let log = Log::from(vec![record(
+        let log = log_of(vec![record(
             1,
             "BUG: kernel NULL pointer dereference, address: 0",
         )]);
         assert!(of_the_fault(&log).unwrap().starts_with("BUG: kernel NULL"));
-        assert_eq!(of_the_fault(&Log::from(vec![record(1, "gc: fine")])), None);
+        assert_eq!(of_the_fault(&log_of(vec![record(1, "gc: fine")])), None);
     }
 }
