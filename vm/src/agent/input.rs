@@ -56,8 +56,12 @@ impl<'f> Feeder<'f> {
     /// What may be read now.
     fn ready(&self) -> Option<BorrowedFd<'f>> {
         let from = self.from.filter(|_| self.sent.len() < MAX_FEEDS)?;
-        // The kernel stops who reads a terminal in the background.
-        let mine = !self.terminal || tcgetpgrp(from).is_ok_and(|group| group == getpgrp());
+        // The kernel stops who reads its own terminal in the background; of another's it asks nothing.
+        let elsewhere = || match tcgetpgrp(from) {
+            Ok(group) => group != getpgrp(),
+            Err(errno) => errno != Errno::ENOTTY,
+        };
+        let mine = !self.terminal || !elsewhere();
         mine.then_some(from)
     }
 }

@@ -120,6 +120,7 @@ int hugetlb_max_hstate;
 /* Files, devices */
 struct list_head super_blocks;
 struct super_block *blockdev_superblock;
+struct kmem_cache *mm_cachep;
 struct kmem_cache *mnt_cache;
 struct hlist_head file_systems; /* if struct file_system_type.list */
 struct file_system_type *file_systems;
