@@ -5,7 +5,8 @@
 //! # use probes::Guest;
 //! # fn demo(guest: &Guest) -> probes::Result<()> {
 //! let init = guest.process(1)?;
-//! println!("{:?} {:?}", init.cmdline, init.credentials.effective.names);
+//! let may = init.credentials.map(|cred| cred.effective.names);
+//! println!("{:?} {may:?}", init.cmdline);
 //! # Ok(())
 //! # }
 //! ```
