@@ -122,6 +122,7 @@ struct list_head super_blocks;
 struct super_block *blockdev_superblock;
 struct kmem_cache *mm_cachep;
 struct kmem_cache *mnt_cache;
+struct kmem_cache *uid_cachep;
 struct hlist_head file_systems; /* if struct file_system_type.list */
 struct file_system_type *file_systems;
 struct hlist_bl_head *dentry_hashtable;
