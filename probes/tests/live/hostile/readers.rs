@@ -7,7 +7,7 @@ use probes::structures::{
 };
 use probes::view::View;
 use probes::what::Identifier;
-use probes::{Error, Guest, Result, sched};
+use probes::{Error, Guest, Missing, Result, sched};
 
 use super::Ram;
 
@@ -16,6 +16,8 @@ use super::Ram;
 pub(super) struct Fared {
     pub(super) values: usize,
     pub(super) errors: Vec<Error>,
+    /// What the listings name as missing.
+    pub(super) missing: Vec<Missing>,
 }
 
 impl Fared {
@@ -31,6 +33,19 @@ impl Fared {
                 None
             }
         }
+    }
+
+    /// A value with all its faces, and with what it says is missing of it.
+    fn view<V: View>(&mut self, read: Result<V>) -> Option<V> {
+        let view = self.note(read)?;
+        let _ = (view.text(), view.html(), view.svg());
+        self.missing.extend(view.missing());
+        Some(view)
+    }
+
+    /// How much of what was asked for was not given.
+    pub(super) fn failed(&self) -> usize {
+        self.errors.len() + self.missing.len()
     }
 }
 
@@ -69,10 +84,10 @@ fn read_guest(guest: &Guest, fared: &mut Fared) -> Result<()> {
     ] {
         fared.note(guest.eval(c).and_then(|object| object.to_c()));
     }
-    fared.note(guest.log().map(|log| log.text()));
-    fared.note(guest.modules());
-    fared.note(guest.nf_hooks());
-    fared.note(guest.nft_rules());
+    fared.view(guest.log());
+    fared.view(guest.modules());
+    fared.view(guest.nf_hooks());
+    fared.view(guest.nft_rules());
     fared.note(guest.thread_size());
     for cpu in 0..2 {
         fared.note(guest.current(cpu));
@@ -80,14 +95,10 @@ fn read_guest(guest: &Guest, fared: &mut Fared) -> Result<()> {
     read_devices(guest, fared);
     read_processes(guest, fared);
     read_network(guest, fared);
-    fared.note(
-        guest
-            .task_tree()
-            .map(|tree| (tree.text(), tree.html(), tree.svg())),
-    );
+    fared.view(guest.task_tree());
     for symbol in ["init_task", "modules", "__per_cpu_offset", "schedule"] {
         let walk = guest.symbol(symbol).and_then(|at| guest.page_walk(at));
-        fared.note(walk.map(|walk| walk.text()));
+        fared.view(walk);
     }
     memory_management(guest, fared);
     let containers = || -> Result<usize> {
@@ -104,8 +115,8 @@ fn read_guest(guest: &Guest, fared: &mut Fared) -> Result<()> {
             .offset(offset_of(&kernel, "struct task_struct", "tasks")?);
     fared.note(validate_list(&kernel, head, sched::TASK_BOUND));
     for task in guest.tasks()? {
-        fared.note(guest.threads(task.pid));
-        fared.note(guest.kernel_stack(&task));
+        fared.view(guest.threads(task.pid));
+        fared.view(guest.kernel_stack(&task));
         fared.note(sched::pid_numbers(&kernel, task.at));
         if task.mm.is_none() {
             continue;
@@ -122,12 +133,8 @@ fn read_guest(guest: &Guest, fared: &mut Fared) -> Result<()> {
             MapleLayout::of(&kernel)?,
             MAPLE_BOUND,
         ));
-        fared.note(
-            guest
-                .address_map(task.pid)
-                .map(|map| (map.text(), map.svg())),
-        );
-        fared.note(guest.heap(task.pid).map(|heap| heap.text()));
+        fared.view(guest.address_map(task.pid));
+        fared.view(guest.heap(task.pid));
         let space = guest.user_space(task.pid);
         let stack = space.and_then(|space| space.read_cstr(mm.arg_start, 100));
         fared.note(stack);
@@ -135,106 +142,102 @@ fn read_guest(guest: &Guest, fared: &mut Fared) -> Result<()> {
     Ok(())
 }
 
-fn faces<V: View>(value: V) -> (String, Option<String>) {
-    (value.text(), value.html())
-}
-
 /// The readers of processes, of what they wait for, and of the files that they use.
 fn read_processes(guest: &Guest, fared: &mut Fared) {
     for pid in [1, 2] {
-        fared.note(guest.process(pid).map(faces));
-        fared.note(guest.auxv(pid).map(faces));
-        fared.note(guest.elf_images(pid).map(faces));
-        fared.note(guest.vdso(pid).map(faces));
+        fared.view(guest.process(pid));
+        fared.view(guest.auxv(pid));
+        fared.view(guest.elf_images(pid));
+        fared.view(guest.vdso(pid));
     }
-    fared.note(guest.cgroups().map(faces));
-    fared.note(guest.all_namespaces().map(faces));
-    fared.note(guest.run_queues().map(faces));
-    fared.note(guest.filesystems().map(faces));
-    fared.note(guest.file_locks().map(faces));
-    fared.note(guest.path_lookup("/bin/sh", 1).map(faces));
+    fared.view(guest.cgroups());
+    fared.view(guest.all_namespaces());
+    fared.view(guest.run_queues());
+    fared.view(guest.filesystems());
+    fared.view(guest.file_locks());
+    fared.view(guest.path_lookup("/bin/sh", 1));
     for symbol in ["schedule", "entry_SYSCALL_64", "init_task"] {
         let code = guest.symbol(symbol).and_then(|at| guest.disassembly(at));
-        fared.note(code.map(faces));
+        fared.view(code);
     }
     if let Some(at) = fared.note(guest.symbol("log_wait")) {
-        fared.note(guest.wait_queue(at).map(faces));
-        fared.note(guest.completion(at).map(faces));
+        fared.view(guest.wait_queue(at));
+        fared.view(guest.completion(at));
     }
     if let Some(at) = fared.note(guest.symbol("rtnl_mutex")) {
-        fared.note(guest.mutex(at).map(faces));
-        fared.note(guest.rwsem(at).map(faces));
-        fared.note(guest.rt_mutex(at).map(faces));
-        fared.note(guest.inode(at).map(faces));
+        fared.view(guest.mutex(at));
+        fared.view(guest.rwsem(at));
+        fared.view(guest.rt_mutex(at));
+        fared.view(guest.inode(at));
     }
 }
 
 /// The readers of the network.
 fn read_network(guest: &Guest, fared: &mut Fared) {
-    fared.note(guest.net_device("lo").map(faces));
-    fared.note(guest.routes().map(faces));
-    fared.note(guest.neighbours().map(faces));
-    fared.note(guest.packet_types().map(faces));
-    fared.note(guest.nft_ruleset().map(faces));
-    fared.note(guest.conntrack().map(faces));
+    fared.view(guest.net_device("lo"));
+    fared.view(guest.routes());
+    fared.view(guest.neighbours());
+    fared.view(guest.packet_types());
+    fared.view(guest.nft_ruleset());
+    fared.view(guest.conntrack());
 }
 
 /// The readers of devices, of what interrupts and of what hooks.
 fn read_devices(guest: &Guest, fared: &mut Fared) {
-    fared.note(guest.devices().map(faces));
-    fared.note(guest.buses().map(faces));
-    fared.note(guest.pci_devices().map(faces));
-    fared.note(guest.disks().map(faces));
-    fared.note(guest.majors().map(faces));
-    fared.note(guest.iomem().map(faces));
-    fared.note(guest.ioports().map(faces));
-    fared.note(guest.irqs().map(faces));
-    fared.note(guest.idt().map(faces));
-    fared.note(guest.softirqs().map(faces));
-    fared.note(guest.workqueues().map(faces));
-    fared.note(guest.timers().map(faces));
-    fared.note(guest.clocks().map(faces));
-    fared.note(guest.rcu().map(faces));
-    fared.note(guest.bpf().map(faces));
-    fared.note(guest.tracing().map(faces));
-    fared.note(guest.audit().map(faces));
-    fared.note(guest.command_line().map(faces));
+    fared.view(guest.devices());
+    fared.view(guest.buses());
+    fared.view(guest.pci_devices());
+    fared.view(guest.disks());
+    fared.view(guest.majors());
+    fared.view(guest.iomem());
+    fared.view(guest.ioports());
+    fared.view(guest.irqs());
+    fared.view(guest.idt());
+    fared.view(guest.softirqs());
+    fared.view(guest.workqueues());
+    fared.view(guest.timers());
+    fared.view(guest.clocks());
+    fared.view(guest.rcu());
+    fared.view(guest.bpf());
+    fared.view(guest.tracing());
+    fared.view(guest.audit());
+    fared.view(guest.command_line());
     for module in guest.modules().into_iter().flatten() {
-        fared.note(guest.module(&module.name).map(faces));
+        fared.view(guest.module(&module.name));
     }
 }
 
 /// What is read of the kernel's management of memory.
 fn memory_management(guest: &Guest, fared: &mut Fared) {
-    fared.note(guest.zones().map(|zones| zones.text()));
-    fared.note(guest.buddy().map(|buddy| buddy.text()));
-    fared.note(guest.vmstat().map(|stat| stat.text()));
-    fared.note(guest.meminfo().map(|info| info.text()));
-    fared.note(guest.vmalloc_areas().map(|areas| areas.text()));
-    fared.note(guest.swap_areas().map(|areas| areas.text()));
-    fared.note(guest.huge_pools().map(|pools| pools.text()));
-    fared.note(guest.slab_objects("task_struct").map(|all| all.text()));
-    fared.note(guest.page_cache("/bin/busybox").map(|cache| cache.text()));
+    fared.view(guest.zones());
+    fared.view(guest.buddy());
+    fared.view(guest.vmstat());
+    fared.view(guest.meminfo());
+    fared.view(guest.vmalloc_areas());
+    fared.view(guest.swap_areas());
+    fared.view(guest.huge_pools());
+    fared.view(guest.slab_objects("task_struct"));
+    fared.view(guest.page_cache("/bin/busybox"));
     for pfn in [0, 0x1000, 0x1_2345, 1 << 39, u64::MAX] {
-        fared.note(guest.page(pfn).map(|page| page.text()));
+        fared.view(guest.page(pfn));
     }
     let Some(identifier) = fared.note(Identifier::new(guest)) else {
         return;
     };
     for symbol in ["init_task", "schedule", "runqueues"] {
         let what = guest.symbol(symbol).and_then(|at| identifier.what(at));
-        fared.note(what.map(|what| what.text()));
+        fared.view(what);
     }
     if let Some(task) = fared.note(guest.task(1)) {
         for at in [task.at.offset(64), task.stack.offset(0x1000)] {
-            fared.note(identifier.what(at).map(|what| what.text()));
+            fared.view(identifier.what(at));
         }
         let mm = guest.mm_of(&task);
         let what = mm.and_then(|mm| identifier.what_of(1, mm.start_code));
-        fared.note(what.map(|what| what.text()));
+        fared.view(what);
         let search = guest.search(Needle::pointer(task.at)).limit(3);
-        fared.note(search.run().map(|hits| hits.text()));
+        fared.view(search.run());
         let search = guest.search("init").user(1).limit(3);
-        fared.note(search.run().map(|hits| hits.text()));
+        fared.view(search.run());
     }
 }
