@@ -52,7 +52,7 @@ struct Hstate {
 
 impl Guest {
     /// The pools of huge pages: `/sys/kernel/mm/hugepages`. None where the kernel has no hugetlbfs.
-    pub fn huge_pools(&self) -> Result<HugePools> {
+    pub fn hugetlb(&self) -> Result<HugePools> {
         pools(&self.kernel()?)
     }
 }

@@ -43,6 +43,7 @@ pub mod prelude;
 pub mod printk;
 pub mod process;
 pub mod rcu;
+pub mod readers;
 pub mod sched;
 pub mod search;
 pub mod skb;

@@ -38,7 +38,7 @@ fn listings() -> Vec<(&'static str, Read)> {
     all![
         "tasks" | guest | guest.tasks(),
         "slab caches" | guest | guest.slab_caches(),
-        "namespaces" | guest | guest.all_namespaces(),
+        "namespaces" | guest | guest.namespaces(),
         "mappings" | guest | guest.vmas(1),
     ]
 }

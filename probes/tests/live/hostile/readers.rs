@@ -151,7 +151,7 @@ fn read_processes(guest: &Guest, fared: &mut Fared) {
         fared.view(guest.vdso(pid));
     }
     fared.view(guest.cgroups());
-    fared.view(guest.all_namespaces());
+    fared.view(guest.namespaces());
     fared.view(guest.run_queues());
     fared.view(guest.filesystems());
     fared.view(guest.file_locks());
@@ -215,7 +215,7 @@ fn memory_management(guest: &Guest, fared: &mut Fared) {
     fared.view(guest.meminfo());
     fared.view(guest.vmalloc_areas());
     fared.view(guest.swap_areas());
-    fared.view(guest.huge_pools());
+    fared.view(guest.hugetlb());
     fared.view(guest.slab_objects("task_struct"));
     fared.view(guest.page_cache("/bin/busybox"));
     for pfn in [0, 0x1000, 0x1_2345, 1 << 39, u64::MAX] {
