@@ -10,7 +10,7 @@ use crate::kernel::btf::Declaration;
 use crate::memory::GuestVirt;
 use crate::structures::{list_for_each_entry, offset_of};
 use crate::view::{ListRing, View, clean, escape};
-use crate::{Error, Result};
+use crate::{Error, ErrorKind, Result};
 
 impl Guest {
     /// The value of a C expression: `guest.eval("init_task.mm->pgd")`.
@@ -75,14 +75,19 @@ impl Guest {
             !part.is_empty() && part.chars().all(|c| c.is_ascii_alphanumeric() || c == '_')
         };
         // Built in, or ambiguous: what is wrong with it is said.
-        if !matches!(found, Err(Error::NoType { .. })) || !c_type.split(':').all(is_bare) {
+        let absent = |found: &Result<Declaration>| {
+            let error = found.as_ref().err();
+            error.is_some_and(|error| error.kind() == ErrorKind::Absent)
+        };
+        if !absent(&found) || !c_type.split(':').all(is_bare) {
             return found;
         }
         let mut first = None;
         for kind in ["struct", "union", "enum"] {
-            match declaration(&format!("{kind} {c_type}")) {
-                Err(error @ Error::NoType { .. }) => first = first.or(Some(error)),
-                other => return other,
+            let other = declaration(&format!("{kind} {c_type}"));
+            match (absent(&other), other) {
+                (true, Err(error)) => first = first.or(Some(error)),
+                (_, other) => return other,
             }
         }
         first.map_or(found, Err)

@@ -70,12 +70,12 @@ impl<'a> Argument<'a> for GuestVirt {
 
     fn read(word: Option<&'a str>, guest: &Guest) -> Result<Self> {
         let word = word.ok_or_else(missing)?;
-        GuestVirt::parse(word).map_or_else(|| guest.place(word), Ok)
+        Self::parse(word).map_or_else(|| guest.place(word), Ok)
     }
 
     fn literal(word: Option<&str>, guest: &str) -> String {
         let word = word.unwrap_or_default();
-        match GuestVirt::parse(word) {
+        match Self::parse(word) {
             Some(at) => format!("GuestVirt({:#x})", at.0),
             None => format!("{guest}.place({word:?})?"),
         }

@@ -393,58 +393,58 @@ readers! {
     ///
     /// Read record by record from the kernel's ring buffer (prb), without the guest's help: it works after a panic too.
     log() -> printk::Log;
-    /// Show the stacks of all tasks, with the ones that are alike together
+    /// Print the kernel stacks of tasks, frame by frame, by the ORC tables
     ///
     /// Frames are found by the ORC tables in the kernel's own memory. A task that sleeps has saved its registers on its
     /// stack; those of a running one QEMU tells, while the guest is paused (`klab pause`). `(interrupted)` is code that
     /// an interrupt, an exception or a probe broke into; where a trace goes over several stacks, `<IRQ>`, `<NMI>` and
     /// `<TASK>` stand around the frames of each.
     stack_traces as "stack"() -> unwind::StackTraces;
-    /// Show the stack of a task
+    /// Print the kernel stack of a task, frame by frame, by the ORC tables
     stack_trace as "stack"(
-        /// Only this process or thread
+        /// Only this task [default: all that sleep, and while the guest is paused what its CPUs run]
         pid: i32,
     ) -> unwind::StackTrace, try [["1"]];
-    /// Walk the page tables for a kernel address
+    /// Translate a virtual address, page table by page table
     ///
     /// Reads the tables as the processor does, one line a level. The address is hexadecimal, a symbol, or a C
     /// expression.
     page_walk as "vtop"(
-        /// The address: in hexadecimal, a symbol, or a C expression
+        /// The address: in hexadecimal, a symbol, or a C expression that gives an address
         address: GuestVirt,
     ) -> memory::PageWalk, try [["init_task"], ["&init_task.tasks"]];
-    /// Walk the page tables of a process for an address
+    /// Translate a virtual address of a process, page table by page table
     page_walk_of as "vtop"(
-        /// The process whose address it is
+        /// Walk the page tables of this process instead of the kernel's
         pid: i32,
-        /// The address
+        /// The address: in hexadecimal, a symbol, or a C expression that gives an address
         address: GuestVirt,
-    ) -> memory::PageWalk, flags [pid], try [["--pid", "1", "0x1000"]];
-    /// Say what an address is
+    ) -> memory::PageWalk, flags [pid], try [["--pid", "1", "init_task"]];
+    /// Say what is at an address: symbol, stack, slab object, page, mapping, .., the whole chain
     ///
     /// Says the region of the address space, how the address is mapped, and what it lies in: a symbol and its member, a
     /// module, a per-CPU variable, the stack of a task, an area of the vmalloc space, a struct page, the page frame, a
     /// slab object and whose it is, a mapping of a process, a page in a swap area. The kernel's memory has two
     /// addresses: the other one is named, with what is there.
     what(
-        /// The address: in hexadecimal, a symbol, or a C expression
+        /// The address: in hexadecimal, a symbol, or a C expression that gives an address
         address: GuestVirt,
     ) -> what::What, try [["&init_task.comm"]];
-    /// Say what an address of a process is
+    /// Say what is at an address of a process
     what_of as "what"(
-        /// The process whose address it is
+        /// It is an address of this process instead of the kernel's
         pid: i32,
-        /// The address
+        /// The address: in hexadecimal, a symbol, or a C expression that gives an address
         address: GuestVirt,
     ) -> what::What, flags [pid], try [["--pid", "1", "0x1000"]];
-    /// List the slab caches
+    /// List the slab caches, or show one with its objects
     ///
     /// Free objects wait on partial slabs of a node (PARTIAL), with a CPU (CPUS: the list that it allocates from, its
     /// partial slabs, since 6.18 its sheaves), or in full sheaves of a node (BARNS). /proc/slabinfo counts those of
     /// CPUs and barns as active. With a cache's name all its objects in use are listed: every slab's own list of free
     /// ones is followed, decoded where the kernel hardens it.
     slab_caches as "slab"() -> slab::SlabCaches;
-    /// Show a slab cache with its objects in use
+    /// Show one slab cache with its objects in use
     slab_objects as "slab"(
         /// Only this cache, with what CPUs and nodes keep of it and its objects in use
         cache: &str,
@@ -458,7 +458,7 @@ readers! {
     symbols | "sym"(
         /// The name, or the address with 0x
         what: &str,
-    ) -> object::NamedSymbols, try [["schedule"], ["0xffffffff81000040"]];
+    ) -> object::NamedSymbols, try [["schedule"]];
     /// Print a type as the kernel's BTF has it: members, offsets, sizes, holes
     ///
     /// Offsets and sizes are in bytes, from the BTF in guest memory.
