@@ -1,15 +1,19 @@
-"""Make a small dump of a kernel for test_golden.py: `python jupyter-kernel/tests/golden/make.py 6.1 [default ..]`.
+"""Make a small dump of a kernel for tests/dumps.rs: `python probes/tests/dumps/make.py NAME KERNEL`, as in `7.3 default`.
 
-A guest with something of everything is dumped by QEMU, every command is run on the dump under strace, which says what of
-it was read, and only those pages are kept. KLAB names the klab program; strace and xz's library must be there. Afterwards
-`KLAB_ACCEPT=1` on test_golden.py writes what the commands show.
+A guest with something of everything is dumped by QEMU, every reader is run on the dump under strace, which says what of it
+was read, and only those pages are kept. The whole dump is kept in klab's cache under the hash that NAME.sha256 has: where
+it is still there, `make.py NAME` cuts the small one again from it, so that a new reader adds its pages and its output, and
+changes no other. KLAB names the klab program; strace and zstd must be there. Afterwards `INSTA_UPDATE=always cargo test -p probes
+--test dumps` accepts what the readers show: read the difference.
 """
 
+import hashlib
 import json
-import lzma
 import os
 import pathlib
 import re
+import shutil
+import socket
 import struct
 import subprocess
 import sys
@@ -17,10 +21,7 @@ import tempfile
 import zlib
 
 HERE = pathlib.Path(__file__).parent
-sys.path.insert(0, str(HERE.parent))
-
-from test_golden import LOOKS, words_of  # noqa: E402
-from test_sources import Qmp  # noqa: E402
+CACHE = pathlib.Path(os.environ.get("KLAB_CACHE") or pathlib.Path.home() / ".cache/klab") / "dumps"
 
 BLOCK = 4096
 ZLIB = 1
@@ -47,17 +48,38 @@ def run(*words):
     return subprocess.run([os.environ["KLAB"], *words], check=True, capture_output=True, text=True).stdout
 
 
+def looks():
+    """The commands that tests/dumps.rs tries."""
+    for reader in json.loads(run("readers", "--json")):
+        if reader["on_dumps"]:
+            yield from ([reader["command"], *words] for words in reader["samples"])
+
+
+def qmp(path, command, **arguments):
+    """One command to QEMU."""
+    with socket.socket(socket.AF_UNIX) as client:
+        client.settimeout(120)
+        client.connect(path)
+        file = client.makefile("rw")
+        file.readline()
+        for request in [{"execute": "qmp_capabilities"}, {"execute": command, "arguments": arguments}]:
+            file.write(json.dumps(request) + "\n")
+            file.flush()
+            while "return" not in (answer := json.loads(file.readline())):
+                assert "error" not in answer, answer
+
+
 def dump(kernel, path):
     """A dump of a guest with this kernel, as QEMU writes it."""
-    name = f"golden-{os.getpid()}"
+    name = f"dump-{os.getpid()}"
     run("up", name, "--kernel", kernel)
     try:
-        agent = subprocess.run([os.environ["KLAB"], "run", name, "--", "sh", "-c", POPULATION], capture_output=True, text=True)
-        print(agent.stdout + agent.stderr, end="")
+        made = subprocess.run([os.environ["KLAB"], "run", name, "--", "sh", "-c", POPULATION], capture_output=True, text=True)
+        print(made.stdout + made.stderr, end="")
         at, size = run("run", name, "--", "cat", "/sys/kernel/vmcoreinfo").split()
         run("pause", name)
         folder = json.loads(run("status", name, "--json"))[0]["run_dir"]
-        Qmp(f"{folder}/qmp2").run("dump-guest-memory", paging=False, protocol=f"file:{path}", format="kdump-zlib")
+        qmp(f"{folder}/qmp2", "dump-guest-memory", paging=False, protocol=f"file:{path}", format="kdump-zlib")
     finally:
         run("down", name)
     unflatten(path)
@@ -139,29 +161,40 @@ def looked_at(core, path, words):
     by_offset = {core.descriptors + 24 * at: page for at, page in enumerate(core.pages)}
     with tempfile.NamedTemporaryFile("r") as log:
         command = ["strace", "-f", "--seccomp-bpf", "-e", "trace=pread64", "-e", "signal=none", "-P", str(path), "-o", log.name]
-        command += [os.environ["KLAB"], *words_of(words, path)]
-        subprocess.run(command, stdout=subprocess.DEVNULL, check=True)
+        command += [os.environ["KLAB"], words[0], "--core", str(path), *words[1:]]
+        subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=False)
         offsets = {int(found) for found in re.findall(r", (\d+)\) = ", log.read())}
     return {by_offset[offset] for offset in offsets if offset in by_offset}
 
 
-def make(kernel):
-    with tempfile.TemporaryDirectory() as folder:
+def whole(name, kernel):
+    """The whole dump: the one that the small one was cut from, or of a new guest where a kernel is named."""
+    CACHE.mkdir(parents=True, exist_ok=True)
+    known = HERE / f"{name}.sha256"
+    if kernel is None:
+        path = CACHE / known.read_text().strip()
+        assert path.exists(), f"{path} is not there: name a kernel to dump a new guest, which changes every output"
+        return path
+    with tempfile.TemporaryDirectory(dir=CACHE) as folder:
         path = pathlib.Path(folder) / "core"
         dump(kernel, path)
-        core = Kdump(path)
-        kept = set()
-        for words in LOOKS:
-            # A search of all of memory finds what the others read.
-            if "--physical" not in words:
-                kept |= looked_at(core, path, words)
-        # Dumps are opened by their last page.
-        kept.add(max(core.pages))
-        small = lzma.compress(core.only(kept), preset=9 | lzma.PRESET_EXTREME)
-    (HERE / f"{kernel}.kdump.xz").write_bytes(small)
-    print(f"{kernel}: {len(kept)} of {len(core.pages)} pages, {len(small):,} bytes")
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+        known.write_text(f"{digest}\n")
+        return shutil.move(path, CACHE / digest)
+
+
+def make(name, kernel=None):
+    path = whole(name, kernel)
+    core = Kdump(path)
+    kept = set()
+    for words in looks():
+        kept |= looked_at(core, path, words)
+    # Dumps are opened by their last page.
+    kept.add(max(core.pages))
+    small = HERE / f"{name}.kdump.zst"
+    subprocess.run(["zstd", "--ultra", "-22", "-q", "-f", "-o", small], input=core.only(kept), check=True)
+    print(f"{name}: {len(kept)} of {len(core.pages)} pages, {small.stat().st_size:,} bytes")
 
 
 if __name__ == "__main__":
-    for kernel in sys.argv[1:]:
-        make(kernel)
+    make(*sys.argv[1:])
