@@ -46,6 +46,7 @@ pub mod rcu;
 pub mod readers;
 pub mod sched;
 pub mod search;
+pub mod security;
 pub mod skb;
 pub mod slab;
 pub mod structures;

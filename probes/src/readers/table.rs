@@ -325,6 +325,11 @@ readers! {
     /// with a jump to anywhere else, the places that ftrace patches must hold what ftrace says of them, and no module
     /// may be hidden from the list. What breaks a rule is a finding.
     audit() -> audit::Audit, not [dumps];
+    /// List the keys and keyrings of the kernel, also those that `/proc/keys` hides from its reader
+    ///
+    /// The tree key_serial_tree of struct key. FLAGS are I instantiated, R revoked, D dead, Q in its owner's quota, U under
+    /// construction, N negative, i invalidated; EXPIRY is in seconds since 1970; LINKS counts the keys of a keyring.
+    keyrings() -> security::keys::Keys = |kernel| security::keys::keyrings(kernel);
     /// Print the kernel's command line
     ///
     /// What the boot loader gave the kernel: saved_command_line. In a notebook, word by word.
