@@ -5,6 +5,8 @@
 mod board;
 mod cites;
 mod clean;
+#[cfg(test)]
+mod documents;
 mod drgn;
 mod guests;
 mod lab;
