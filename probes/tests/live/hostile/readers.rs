@@ -116,7 +116,7 @@ fn read_guest(guest: &Guest, fared: &mut Fared) -> Result<()> {
     fared.note(validate_list(&kernel, head, sched::TASK_BOUND));
     for task in guest.tasks()? {
         fared.view(guest.threads(task.pid));
-        fared.view(guest.kernel_stack(&task));
+        fared.note(guest.kernel_stack(&task));
         fared.note(sched::pid_numbers(&kernel, task.at));
         if task.mm.is_none() {
             continue;
