@@ -263,7 +263,7 @@ mod tests {
             "%vtop ADDRESS",
             "%guest up|status|",
             "%%sh",
-            "%p EXPRESSION",
+            "%eval EXPRESSION",
         ] {
             assert!(text.contains(name), "{name} is not in\n{text}");
         }

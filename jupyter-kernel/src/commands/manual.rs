@@ -42,7 +42,45 @@ pub(super) fn of(reader: &Reader) -> String {
 mod tests {
     use probes::readers::READERS;
 
+    use clap::CommandFactory as _;
+
+    use super::super::cli::Shell;
     use super::*;
+
+    /// The page whose table lists the commands. `KLAB_ACCEPT=1` writes the table anew.
+    const PAGE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/commands.md");
+
+    #[test]
+    fn the_documents_list_the_commands() {
+        let mut table = String::from("| command | what it does |\n|---|---|\n");
+        for command in Shell::command().get_subcommands() {
+            let about = command.get_about().map(ToString::to_string);
+            let about = about.unwrap_or_default().replace('|', "\\|");
+            let mut names = format!("`{}`", command.get_name());
+            for alias in command.get_visible_aliases() {
+                names.push_str(&format!(", `{alias}`"));
+            }
+            if !command.is_hide_set() {
+                table.push_str(&format!("| {names} | {about} |\n"));
+            }
+        }
+        let page = std::fs::read_to_string(PAGE).unwrap();
+        let start = page.find("| command | what it does |").unwrap();
+        let rows = page[start..].split_inclusive('\n');
+        let len: usize = rows
+            .take_while(|row| row.starts_with('|'))
+            .map(str::len)
+            .sum();
+        let fresh = [&page[..start], &table, &page[start + len..]].concat();
+        if std::env::var("KLAB_ACCEPT").as_deref() == Ok("1") {
+            std::fs::write(PAGE, &fresh).unwrap();
+        }
+        assert_eq!(
+            std::fs::read_to_string(PAGE).unwrap(),
+            fresh,
+            "KLAB_ACCEPT=1 writes it anew"
+        );
+    }
 
     #[test]
     fn every_reader_has_an_example() {

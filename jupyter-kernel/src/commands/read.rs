@@ -99,12 +99,14 @@ fn command(readers: &[&'static Reader]) -> Option<Command> {
     let arguments = parameters(readers)
         .into_iter()
         .map(|(reader, parameter)| argument(reader, parameter, readers));
-    let command = Command::new(first.command)
-        .about(first.about())
-        .visible_aliases(first.aliases)
-        .after_long_help(manual::of(first))
-        .args(arguments);
-    Some(Source::augment_args(command))
+    // Of what is flattened into it a command takes the description, too: so its own comes last.
+    let command = Source::augment_args(Command::new(first.command).args(arguments));
+    Some(
+        command
+            .about(first.about())
+            .visible_aliases(first.aliases)
+            .after_long_help(manual::of(first)),
+    )
 }
 
 impl Subcommand for Read {
