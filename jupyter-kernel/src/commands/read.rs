@@ -68,7 +68,9 @@ fn argument(
         let mut parameters = reader.parameters.iter();
         parameters.any(|other| other.name == parameter.name && other.is_required())
     };
-    let mut argument = Arg::new(parameter.name).help(manual::joined(parameter.manual));
+    let mut argument = Arg::new(parameter.name)
+        .value_name(parameter.name.to_uppercase())
+        .help(manual::joined(parameter.manual));
     if reader.flags.contains(&parameter.name) {
         argument = argument.long(parameter.name);
     } else {

@@ -56,6 +56,11 @@ fn outcome(walk: &PageWalk) -> String {
                 phys.0.saturating_sub(offset)
             )
         }
+        // The lower half of the address space is the process's own.
+        _ if walk.at.0 >> 63 == 0 => {
+            "not mapped in these tables: an access faults; each process has its own, `klab vtop --pid PID` walks them"
+                .to_owned()
+        }
         _ => "not mapped: an access faults".to_owned(),
     }
 }
