@@ -12,6 +12,7 @@
 
 mod bench;
 mod cli;
+pub(crate) mod complete;
 mod copy;
 mod doctor;
 mod drgn;
