@@ -2,9 +2,9 @@
 
 use serde::Serialize;
 
+use crate::base::parts;
 use crate::guest::Guest;
 use crate::kernel::Kernel;
-use crate::listing::parts;
 use crate::memory::{GuestVirt, PAGE_SIZE};
 use crate::object::{FixedStr, Mirror, Plan};
 use crate::structures::{IdrLayout, idr_for_each, lacks, offset_of, possible_cpus, settle_all};

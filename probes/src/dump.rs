@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 use vm::{Registers, UserFile};
 
-use crate::cell::check_interrupt;
+use crate::base::check_interrupt;
 use crate::guest::Guest;
 use crate::kernel::Kernel;
 use crate::memory::vmcore::{NT_PRSTATUS, PRSTATUS, PRSTATUS_PID, PRSTATUS_REGISTERS};

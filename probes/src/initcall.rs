@@ -10,7 +10,7 @@ use serde::Serialize;
 use vm::{Machine, Options, Owner, Silent, Start};
 
 use crate::Listing;
-use crate::cell::check_interrupt;
+use crate::base::check_interrupt;
 use crate::guest::Guest;
 use crate::kernel::Kernel;
 use crate::memory::{GuestVirt, RamFile};

@@ -9,25 +9,24 @@
 extern crate self as probes;
 
 pub mod audit;
+mod base;
 pub mod bpf;
 pub mod cell;
 pub mod cgroup;
 pub mod device;
 pub mod drgn;
 pub mod dump;
-pub mod error;
 pub mod exec;
 pub mod exercise;
 pub mod filemap;
 pub mod fs;
 pub mod guest;
-mod guest_text;
 pub mod hugetlb;
 pub mod init;
 pub mod initcall;
 pub mod irq;
 pub mod kernel;
-mod listing;
+mod kmod;
 pub mod locking;
 pub mod meminfo;
 pub mod memory;
@@ -60,7 +59,5 @@ pub mod vmstat;
 pub mod what;
 pub mod workqueue;
 
-pub use error::{Error, ErrorKind, Of, Result};
+pub use base::{Error, ErrorKind, Listing, Missing, Of, Result, bytes_of, error, text_of};
 pub use guest::Guest;
-pub use guest_text::{bytes_of, text_of};
-pub use listing::{Listing, Missing};

@@ -7,10 +7,10 @@ use crate::guest::Guest;
 use crate::hugetlb;
 use crate::kernel::Kernel;
 use crate::memory::{GuestVirt, PAGE_SIZE, Paging};
-use crate::mmzone;
+use crate::mmzone::{self, words};
 use crate::structures::{list_for_each_entry, offset_of, online_cpus};
 use crate::swap;
-use crate::vmstat::{Pages, words};
+use crate::vmstat::Pages;
 use crate::{Error, Result};
 
 /// Inodes of block devices that are looked at.

@@ -9,7 +9,7 @@ use std::ops::Deref;
 use serde::Serialize;
 
 use crate::Listing;
-use crate::cell::check_interrupt;
+use crate::base::check_interrupt;
 use crate::guest::Guest;
 use crate::kernel::Kernel;
 use crate::memory::GuestVirt;

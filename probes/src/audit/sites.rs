@@ -1,7 +1,7 @@
 //! The places that ftrace patches: each must hold what ftrace says of it.
 
 use super::{Audit, Auditor, Finding, Owner};
-use crate::cell::check_interrupt;
+use crate::base::check_interrupt;
 use crate::trace::{self, Record};
 use crate::{Missing, Result};
 

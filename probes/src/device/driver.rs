@@ -5,9 +5,9 @@ use std::ops::Deref;
 use serde::Serialize;
 
 use super::{BOUND, pointer, text};
+use crate::base::parts;
 use crate::guest::Guest;
 use crate::kernel::Kernel;
-use crate::listing::parts;
 use crate::memory::GuestVirt;
 use crate::object::{FixedStr, Mirror, Plan};
 use crate::structures::{lacks, offset_of, settle_all, whole_list};

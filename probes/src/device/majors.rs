@@ -4,9 +4,9 @@
 use serde::Serialize;
 
 use super::{BOUND, DevT, pointer, text};
+use crate::base::parts;
 use crate::guest::Guest;
 use crate::kernel::{Function, Functions, Kernel};
-use crate::listing::parts;
 use crate::memory::GuestVirt;
 use crate::object::{FixedStr, Mirror, Plan};
 use crate::structures::{chain, lacks, offset_of, settle_all, whole_list};

@@ -20,6 +20,7 @@ mod kind;
 mod lock;
 mod lookup;
 mod namespace;
+mod socket;
 mod super_block;
 #[cfg(test)]
 mod tests;
@@ -32,6 +33,7 @@ pub use kind::{FileKind, Pipe, SocketFile};
 pub use lock::{FileLock, FileLocks, LeaseBreak};
 pub use lookup::{PathLookup, PathStep};
 pub use namespace::{Mount, Mounts};
+pub use socket::{family, socket_type};
 pub use super_block::{FileSystemType, FileSystems, SuperBlock};
 
 use crate::guest::Guest;

@@ -13,9 +13,9 @@ use serde::Serialize;
 pub use softirq::{Softirq, Softirqs};
 pub use stat::CpuInterrupt;
 
+use crate::base::parts;
 use crate::guest::Guest;
 use crate::kernel::{Function, Functions, Kernel};
-use crate::listing::parts;
 use crate::memory::GuestVirt;
 use crate::object::{Mirror, Object, Plan};
 use crate::structures::{

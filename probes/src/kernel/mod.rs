@@ -32,7 +32,7 @@ pub use names::{Definition, Spelling};
 pub(crate) use running::choose;
 pub use vmcoreinfo::VmcoreInfo;
 
-use crate::error::Of as _;
+use crate::base::Of as _;
 use crate::memory::{AddressSpace, GuestPhys, GuestVirt, PhysMemory};
 use crate::{Error, Result, text_of};
 

@@ -261,7 +261,7 @@ impl<'k> Pageblocks<'k> {
         let mut pfn = span.zone_start_pfn;
         let mut bitmap = None;
         while pfn < end {
-            crate::cell::check_interrupt();
+            crate::base::check_interrupt();
             let in_section = pfn % PAGES_PER_SECTION;
             if bitmap.is_none() || in_section < 1 << PAGEBLOCK_ORDER {
                 bitmap = self.bitmap(pfn)?;

@@ -5,9 +5,12 @@
 //! again when they do not fit their count.
 
 mod buddy;
+mod counters;
 mod zone;
 
 pub use buddy::{Buddy, FreeArea, ZoneBuddy};
+pub use counters::CounterKind;
+pub(crate) use counters::{Names, shown, words};
 pub use zone::{Node, PerCpuPages, Stat, Watermarks, Zone, Zones};
 
 use crate::guest::Guest;

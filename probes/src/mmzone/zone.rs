@@ -2,6 +2,7 @@
 
 use serde::Serialize;
 
+use super::counters::{Names, shown, words};
 use super::{node_addresses, pointer, zone_addresses};
 use crate::Listing;
 use crate::Result;
@@ -9,7 +10,6 @@ use crate::kernel::Kernel;
 use crate::memory::GuestVirt;
 use crate::object::{Mirror, Plan};
 use crate::structures::{array, offset_of, online_cpus};
-use crate::vmstat::{Names, shown, words};
 
 /// A counter of one node or zone.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]

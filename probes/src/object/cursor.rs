@@ -36,7 +36,7 @@ enum Place {
 }
 
 impl Object {
-    pub(super) fn in_memory(kernel: &Kernel, ty: CType, at: GuestVirt) -> Self {
+    pub(crate) fn in_memory(kernel: &Kernel, ty: CType, at: GuestVirt) -> Self {
         Self {
             kernel: kernel.clone(),
             ty,

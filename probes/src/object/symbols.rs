@@ -4,7 +4,6 @@ use serde::Serialize;
 
 use crate::Listing;
 use crate::Result;
-use crate::guest::Guest;
 use crate::kernel::{Kernel, Spelling, demangled, place};
 use crate::memory::GuestVirt;
 use crate::view::{View, clean, escape};
@@ -37,15 +36,11 @@ pub struct NamedSymbol {
 /// The symbols that a name means.
 pub type NamedSymbols = Listing<NamedSymbol>;
 
-impl Guest {
-    /// All symbols that a name means, the kernel's and modules': `guest.symbols("group_show")`. An error if there is none.
-    pub fn symbols(&self, name: &str) -> Result<NamedSymbols> {
-        self.kernel()?.named_symbols(name)
-    }
-}
-
 impl Kernel {
-    /// As [`Guest::symbols`].
+    /// All symbols that a name means, the kernel's and modules'.
+    ///
+    /// # Errors
+    /// When there is none.
     pub fn named_symbols(&self, name: &str) -> Result<NamedSymbols> {
         let all = self.definitions(name)?;
         if all.is_empty() {

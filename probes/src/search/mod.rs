@@ -27,7 +27,8 @@ pub use needle::Needle;
 use ranges::Run;
 use serde::Serialize;
 
-use crate::cell::{self, Progress, check_interrupt};
+use crate::base::check_interrupt;
+use crate::cell::{self, Progress};
 use crate::guest::Guest;
 use crate::memory::{GuestPhys, GuestVirt};
 use crate::what::Identifier;

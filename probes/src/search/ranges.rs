@@ -2,7 +2,7 @@
 
 use std::ops::RangeInclusive;
 
-use crate::cell::check_interrupt;
+use crate::base::check_interrupt;
 use crate::guest::Guest;
 use crate::kernel::Kernel;
 use crate::memory::{AddressSpace, GuestPhys, GuestVirt, PhysRange};

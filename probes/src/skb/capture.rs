@@ -9,14 +9,14 @@ use super::functions::{ENTRIES, Functions, SkbFunction, call_sites};
 use super::path::{ENDS, Known, Paths, Site};
 use super::reader::{Event, Reader, Tally};
 use super::reason::Reasons;
-use super::ring::{
-    self, Arm, How, KLAB_ARM, KLAB_COUNTERS, KLAB_DISARM, KLAB_FILTER, KLAB_SITES, Sites,
-    Tracepoint,
-};
 use super::stages::{PATH, layer};
 use crate::cell::{Bundle, Display, display};
 use crate::guest::Guest;
 use crate::kernel::Kernel;
+use crate::kmod::ring::{
+    self, Arm, How, KLAB_ARM, KLAB_COUNTERS, KLAB_DISARM, KLAB_FILTER, KLAB_SITES, Sites,
+    Tracepoint,
+};
 use crate::memory::GuestVirt;
 use crate::netfilter::HookFunctions;
 use crate::netfilter::rule_blob::NftRules;

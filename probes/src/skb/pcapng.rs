@@ -177,9 +177,9 @@ fn block(file: &mut Vec<u8>, kind: u32, body: &[u8]) {
 
 #[cfg(test)]
 mod tests {
-    use super::super::ring::Context;
     use super::super::{Geometry, Layer, LeftOut, Path, Tally};
     use super::*;
+    use crate::kmod::ring::Context;
     use crate::memory::GuestVirt;
 
     #[test]

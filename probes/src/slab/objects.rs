@@ -5,7 +5,7 @@ use serde::Serialize;
 use super::cache::{Raw, Reader, SlabCache};
 use super::free::{self, CpuSlab, NodeSlab};
 use super::types;
-use crate::cell::check_interrupt;
+use crate::base::check_interrupt;
 use crate::kernel::Kernel;
 use crate::memory::{GuestPhys, GuestVirt, PAGE_SIZE};
 use crate::object::{Mirror, Plan};

@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 use super::BOUND;
-use crate::cell::check_interrupt;
+use crate::base::check_interrupt;
 use crate::kernel::{Function, Functions, Kernel};
 use crate::memory::{GuestVirt, PAGE_SIZE};
 use crate::object::{Mirror, Plan};

@@ -3,8 +3,8 @@
 use serde::Serialize;
 
 use super::{BOUND, NAME};
+use crate::base::parts;
 use crate::kernel::Kernel;
-use crate::listing::parts;
 use crate::memory::GuestVirt;
 use crate::object::{Mirror, Object, Plan};
 use crate::structures::{offset_of, whole_list};

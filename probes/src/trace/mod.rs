@@ -13,9 +13,9 @@ pub use kprobe::Kprobe;
 pub(crate) use kprobe::read as kprobes;
 use serde::Serialize;
 
+use crate::base::parts;
 use crate::guest::Guest;
 use crate::kernel::Functions;
-use crate::listing::parts;
 use crate::structures::{lacks, settle_all};
 use crate::{Missing, Result};
 

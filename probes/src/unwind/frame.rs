@@ -5,7 +5,7 @@ use super::orc::{Kind, Orc, Reg, Tables};
 use super::returns::Returns;
 use super::stacks::{StackKind, Stacks};
 use crate::Result;
-use crate::cell::check_interrupt;
+use crate::base::check_interrupt;
 use crate::kernel::Kernel;
 use crate::memory::GuestVirt;
 use crate::object::{Mirror, Plan};

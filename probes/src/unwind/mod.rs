@@ -35,7 +35,7 @@ use self::frame::{Start, Step, Walker, Way};
 use self::names::Names;
 use self::stacks::Stacks;
 use self::tasks::{Raw, Thread};
-use crate::error::Of as _;
+use crate::base::Of as _;
 use crate::guest::Guest;
 use crate::kernel::Kernel;
 use crate::memory::GuestVirt;

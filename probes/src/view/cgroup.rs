@@ -1,7 +1,8 @@
 //! The trees of control groups.
 
-use super::sections::{Sections, faces, lacking};
+use super::sections::{Sections, lacking};
 use super::{Align, Table, bytes};
+use crate::cell::faces;
 use crate::cgroup::{Hierarchies, Hierarchy};
 
 /// Processes that a row names.

@@ -1,7 +1,8 @@
 //! Programs in memory.
 
-use super::sections::{Sections, faces, fields};
+use super::sections::{Sections, fields};
 use super::{Align, Table};
+use crate::cell::faces;
 use crate::exec::{Auxv, ElfFunction, ElfImage, ElfImages, Vdso};
 
 /// Symbols of a library that a view lists; the rest is counted.

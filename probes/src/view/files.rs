@@ -1,13 +1,13 @@
 //! Open files and mounts.
 
-use super::sections::{Sections, faces, fields};
+use super::sections::{Sections, fields};
 use super::{Align, Table, View, bytes};
 use crate::Missing;
+use crate::cell::faces;
 use crate::fs::{
     FileKind, FileLock, FileLocks, FileSystems, Inode, Mounts, OpenFile, OpenFiles, PathLookup,
-    Pipe, Time, type_letter,
+    Pipe, Time, family, socket_type, type_letter,
 };
-use crate::net::{family, socket_type};
 
 /// `O_ACCMODE` and the flags worth a word (`include/uapi/asm-generic/fcntl.h`).
 const FLAGS: [(u32, &str); 5] = [

@@ -1,7 +1,7 @@
 //! Locks and queues: who has one, who waits.
 
-use super::sections::faces;
 use super::{Align, Table};
+use crate::cell::faces;
 use crate::locking::{Completion, Contender, Mutex, RtMutex, RwSem, RwState, WaitQueue};
 
 faces! {

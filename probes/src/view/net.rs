@@ -2,9 +2,10 @@
 
 use std::net::SocketAddr;
 
-use super::sections::{Sections, faces, fields, lacking};
+use super::sections::{Sections, fields, lacking};
 use super::{Align, Table, View};
 use crate::Missing;
+use crate::cell::faces;
 use crate::net::{
     AllDeviceDetails, Neighbours, NetDevices, Routes, Socket, Sockets, family, socket_type,
 };

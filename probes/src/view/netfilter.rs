@@ -1,7 +1,8 @@
 //! nftables and tracked connections.
 
-use super::sections::{Sections, faces, lacking};
+use super::sections::{Sections, lacking};
 use super::{Align, Table};
+use crate::cell::faces;
 use crate::netfilter::{Conntracks, NftRuleset, Tuple};
 
 faces! {

@@ -1,7 +1,8 @@
 //! A task in full, and each part of it alone.
 
-use super::sections::{Sections, faces, fields};
+use super::sections::{Sections, fields};
 use super::{Align, Table};
+use crate::cell::faces;
 use crate::cgroup::TaskCgroups;
 use crate::process::{
     CAPABILITIES, Capabilities, Credentials, Disposition, Ids, Namespaces, Process, Rlimits,

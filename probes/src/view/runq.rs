@@ -1,7 +1,7 @@
 //! Run queues: what each CPU runs, and what waits for it.
 
-use super::sections::faces;
 use super::{Align, Table};
+use crate::cell::faces;
 use crate::sched::{FairOf, RunQueues};
 
 faces! { RunQueues => table }

@@ -1,7 +1,7 @@
 //! Disassembled functions.
 
-use super::sections::faces;
 use super::{Align, Table};
+use crate::cell::faces;
 use crate::kernel;
 use crate::text::Disassembly;
 

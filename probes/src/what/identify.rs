@@ -14,6 +14,7 @@ use crate::mm::Vmas;
 use crate::page::{MemMap, PageKind};
 use crate::sched::Task;
 use crate::swap;
+use crate::view::bytes;
 
 /// Looks addresses up. What it has read of the kernel at the first look (modules, areas, stacks) it keeps: make a new one
 /// for a guest that went on meanwhile.
@@ -343,7 +344,7 @@ fn mapped(walk: &PageWalk) -> String {
         (EntryKind::Page { size, .. }, Some(phys)) => format!(
             "physical {:#x}, by a page of {} in the {level}: {}",
             phys.0,
-            crate::view::bytes(size),
+            bytes(size),
             entry.flags().join(" ")
         ),
         (EntryKind::ProtNone(phys), _) => {

@@ -135,7 +135,7 @@ fn apart(mut ranges: Vec<RamRange>) -> Vec<RamRange> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::error::{Error, ErrorKind};
+    use crate::base::{Error, ErrorKind};
     use crate::guest::Guest;
     use crate::kernel::FakeKernel;
 

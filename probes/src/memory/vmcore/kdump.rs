@@ -449,7 +449,7 @@ mod tests {
         assert_eq!(stored(31), [(0x1800, 0x800), (0x3000, 0x1800)]);
         assert_eq!(
             read(31).unwrap_err().kind(),
-            crate::error::ErrorKind::LeftOut
+            crate::base::ErrorKind::LeftOut
         );
         let said = read(31).unwrap_err().to_string();
         assert!(
@@ -506,7 +506,7 @@ mod tests {
                 Err(fault) => {
                     assert_eq!(
                         fault.kind(),
-                        crate::error::ErrorKind::Io,
+                        crate::base::ErrorKind::Io,
                         "{percent}: {fault}"
                     );
                     assert!(fault.to_string().contains("cut off"), "{percent}: {fault}");

@@ -6,8 +6,7 @@ use std::ops::{Deref, DerefMut};
 use serde::Serialize;
 use serde::ser::{SerializeSeq, Serializer};
 
-use crate::memory::GuestVirt;
-use crate::{Error, ErrorKind, Result};
+use super::{Error, ErrorKind, GuestVirt, Result};
 
 /// Things of one kind in the order in which the kernel has them, and those of them that could not be read. One bad link
 /// does not hide the others: a reader shows what it can, and names what it cannot.
@@ -281,7 +280,7 @@ impl<T: Serialize> Serialize for Listing<T> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::error::Of as _;
+    use crate::base::Of as _;
 
     #[test]
     fn what_could_not_be_read_stands_beside_what_could() {

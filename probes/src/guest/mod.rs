@@ -1,9 +1,13 @@
 //! `Guest`: the handle that cells and commands hold.
 
+mod lazy;
+mod objects;
+
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+pub use lazy::LazyGuest;
 use vm::agent::Client;
 use vm::{Hold, Machine, Registers};
 

@@ -4,9 +4,6 @@
 #[path = "../../../kmod/ring.rs"]
 mod shared;
 
-pub(super) use shared::*;
-
-#[cfg(test)]
-pub(crate) use shared::PACKET;
+pub(crate) use shared::*;
 
 pub use shared::Context;

@@ -6,8 +6,7 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-use crate::Missing;
-use crate::memory::{GuestPhys, GuestVirt};
+use super::{GuestPhys, GuestVirt, Missing};
 
 /// A result of this library.
 pub type Result<T, E = Error> = std::result::Result<T, E>;

@@ -3,7 +3,7 @@
 use std::ops::Deref;
 use std::sync::OnceLock;
 
-use crate::guest::Guest;
+use super::Guest;
 
 /// A guest that is attached to when a cell first uses it: a notebook may be opened before its guest is up.
 ///

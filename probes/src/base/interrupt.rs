@@ -34,12 +34,12 @@ fn leave() {
 }
 
 /// Forgets an interrupt that came too late for the last cell.
-pub(super) fn clear() {
+pub(crate) fn clear() {
     REQUESTED.store(false, Ordering::Relaxed);
 }
 
 /// Makes SIGINT set the flag instead of ending the process.
-pub(super) fn install() -> std::io::Result<()> {
+pub(crate) fn install() -> std::io::Result<()> {
     interrupt_on(signal_hook::consts::SIGINT)
 }
 
@@ -61,7 +61,7 @@ mod tests {
     #[test]
     fn a_signal_makes_the_next_check_leave_once() {
         if std::env::var_os(ALONE).is_none() {
-            let name = "cell::interrupt::tests::a_signal_makes_the_next_check_leave_once";
+            let name = "base::interrupt::tests::a_signal_makes_the_next_check_leave_once";
             let test = std::process::Command::new(std::env::current_exe().unwrap())
                 .args([name, "--exact"])
                 .env(ALONE, "1")
