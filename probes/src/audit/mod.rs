@@ -9,6 +9,7 @@ mod code;
 mod entry;
 mod points;
 mod sites;
+mod view;
 
 use code::Code;
 pub use code::Owner;

@@ -5,6 +5,7 @@ mod driver;
 mod majors;
 mod pci;
 mod resource;
+mod view;
 
 use std::collections::HashMap;
 

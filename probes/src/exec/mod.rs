@@ -16,6 +16,7 @@
 mod auxv;
 mod dynamic;
 mod elf;
+mod view;
 
 pub use auxv::{AuxEntry, Auxv};
 pub use dynamic::{Dynamic, ElfFunction, ElfSymbol};

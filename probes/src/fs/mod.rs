@@ -24,6 +24,7 @@ mod socket;
 mod super_block;
 #[cfg(test)]
 mod tests;
+mod view;
 
 pub use d_path::{d_path, dentry_path};
 pub use fdtable::{OpenFile, OpenFiles};

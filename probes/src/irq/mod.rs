@@ -4,6 +4,7 @@
 mod idt;
 mod softirq;
 mod stat;
+mod view;
 
 use std::ops::Deref;
 

@@ -15,6 +15,7 @@ mod search;
 #[cfg(test)]
 mod tests;
 mod torn;
+mod view;
 mod vmcoreinfo;
 
 use std::sync::{Arc, OnceLock};

@@ -16,6 +16,7 @@
 mod mutex;
 mod rt_mutex;
 mod rwsem;
+mod view;
 mod wait;
 
 pub use mutex::Mutex;

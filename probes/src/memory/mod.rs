@@ -7,6 +7,7 @@ mod pagetable;
 mod process;
 mod ram;
 mod space;
+mod view;
 pub mod vmcore;
 
 pub use crate::base::{GuestPhys, GuestVirt, PAGE_SIZE};

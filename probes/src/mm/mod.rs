@@ -7,6 +7,7 @@
 mod counter;
 mod heap;
 mod mm_struct;
+mod view;
 mod vma;
 
 pub use counter::{Rss, RssCounter};

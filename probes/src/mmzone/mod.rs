@@ -6,6 +6,7 @@
 
 mod buddy;
 mod counters;
+mod view;
 mod zone;
 
 pub use buddy::{Buddy, FreeArea, ZoneBuddy};

@@ -3,6 +3,7 @@
 mod details;
 mod unlisted;
 mod users;
+mod view;
 
 pub(crate) use details::text;
 pub use details::{ModuleArea, ModuleDetails, ModuleParameter, ModuleSection};

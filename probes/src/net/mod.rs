@@ -22,6 +22,7 @@ mod route;
 mod sock;
 mod stats;
 mod table;
+mod view;
 
 pub use details::{AllDeviceDetails, DeviceDetails, Napi, TxQueue};
 pub use device::{DeviceAddress, NetDevice, NetDevices};

@@ -11,7 +11,6 @@ use crate::memory::GuestVirt;
 use crate::net::{NetNamespace, net_namespaces};
 use crate::object::Object;
 use crate::structures::{array, offset_of};
-use crate::view::{Align, Table, View};
 use crate::{Error, Missing, Of as _, Result};
 
 /// `enum nf_inet_hooks` (`include/uapi/linux/netfilter.h`), and of a bridge those of `netfilter_bridge.h`.
@@ -249,55 +248,3 @@ fn chain(ops: &Object) -> Result<String> {
     let table = chain.member("table")?.deref()?.member("name")?.string()?;
     Ok(format!("{table}/{}", chain.member("name")?.string()?))
 }
-
-impl View for HookFunctions {
-    fn text(&self) -> String {
-        table(self).text()
-    }
-
-    fn html(&self) -> Option<String> {
-        table(self).html()
-    }
-
-    fn missing(&self) -> Vec<crate::Missing> {
-        table(self).missing()
-    }
-}
-
-fn table(hooks: &HookFunctions) -> Table {
-    use Align::{Left, Right};
-    let columns = [
-        ("NETNS", Right),
-        ("FAMILY", Left),
-        ("HOOK", Left),
-        ("PRIORITY", Right),
-        ("FUNCTION", Left),
-        ("MODULE", Left),
-        ("CHAIN", Left),
-    ];
-    let mut table = Table::new(columns);
-    for function in hooks.iter() {
-        table.row([
-            function.netns.to_string(),
-            function.family.name().to_owned(),
-            function
-                .family
-                .hook(function.hook)
-                .unwrap_or("?")
-                .to_owned(),
-            function.priority.to_string(),
-            function.name.clone(),
-            function.module.clone().unwrap_or_default(),
-            function.chain.clone().unwrap_or_default(),
-        ]);
-    }
-    table.note(format!(
-        "{} functions in {} network namespaces; a hook without one is not called at all",
-        hooks.len(),
-        hooks.namespaces.len()
-    ));
-    table.lacks(&hooks.missing);
-    table
-}
-
-crate::displays!(HookFunctions);

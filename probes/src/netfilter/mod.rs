@@ -6,6 +6,7 @@ mod hooks;
 pub mod nf_conn;
 mod nf_tables;
 pub mod rule_blob;
+mod view;
 
 pub use conntrack::{Conntrack, Conntracks, Tuple};
 pub use expression::NftExpression;

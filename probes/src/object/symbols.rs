@@ -4,9 +4,8 @@ use serde::Serialize;
 
 use crate::Listing;
 use crate::Result;
-use crate::kernel::{Kernel, Spelling, demangled, place};
+use crate::kernel::{Kernel, Spelling, demangled};
 use crate::memory::GuestVirt;
-use crate::view::{View, clean, escape};
 
 /// A symbol that a name means.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -66,30 +65,3 @@ impl Kernel {
         Ok(all.map(named))
     }
 }
-
-fn line(symbol: &NamedSymbol) -> String {
-    let at = place(&symbol.name, symbol.offset, symbol.module.as_deref());
-    let ty = symbol.c_type.as_ref().map(|ty| format!(": {ty}"));
-    let choice = symbol.spelling.as_ref().map(|text| format!("  ({text})"));
-    let (ty, choice) = (ty.unwrap_or_default(), choice.unwrap_or_default());
-    format!("{} {at}{ty}{choice}", symbol.at)
-}
-
-impl View for NamedSymbols {
-    fn text(&self) -> String {
-        let lines = self.iter().map(line);
-        let lines = lines.chain(self.missing.iter().map(ToString::to_string));
-        lines.map(|line| clean(&line) + "\n").collect()
-    }
-
-    fn html(&self) -> Option<String> {
-        let lines = self.iter().map(line);
-        let lines = lines.chain(self.missing.iter().map(ToString::to_string));
-        let lines: String = lines.map(|line| escape(&line) + "\n").collect();
-        Some(format!(
-            "<pre style=\"line-height:1.3;margin:0\">{lines}</pre>"
-        ))
-    }
-}
-
-crate::displays!(NamedSymbols);

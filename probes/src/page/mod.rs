@@ -17,6 +17,7 @@ mod flags;
 mod folio;
 mod mapping;
 mod memmap;
+mod view;
 
 pub use folio::{Folio, Page, PageKind};
 pub(crate) use mapping::file as mapped_file;

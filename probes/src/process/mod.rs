@@ -20,6 +20,7 @@ mod nsproxy;
 mod resource;
 mod signal;
 mod times;
+mod view;
 
 pub use cred::{CAPABILITIES, Capabilities, Credentials, Ids, Seccomp, SeccompMode};
 pub use nsproxy::{Member, Namespace, NamespaceInUse, Namespaces, TaskNamespaces};

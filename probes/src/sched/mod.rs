@@ -24,6 +24,7 @@ mod task;
 #[cfg(test)]
 mod tests;
 mod tree;
+mod view;
 mod walk;
 
 pub(crate) use kthread::KthreadNames;

@@ -20,6 +20,7 @@
 mod needle;
 mod ranges;
 mod scan;
+mod view;
 
 use std::ops::{ControlFlow, Deref, RangeInclusive};
 

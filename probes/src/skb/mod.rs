@@ -15,6 +15,7 @@ mod reason;
 mod sk_buff;
 mod stages;
 mod stop;
+mod view;
 
 pub use capture::{Capture, CaptureOptions, Profile};
 pub use filter::{Filter, Netns};

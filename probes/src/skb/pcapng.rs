@@ -2,7 +2,7 @@
 //! as its comment, so that Wireshark and tshark show the way and decode what is in each stage.
 
 use super::path::{Paths, Stage, What};
-use crate::view::skb::remark;
+use super::view::path::remark;
 
 const SECTION: u32 = 0x0a0d_0d0a;
 const INTERFACE: u32 = 1;

@@ -20,6 +20,7 @@ mod cache;
 mod free;
 mod objects;
 mod types;
+mod view;
 
 pub use cache::{FreeObjects, SlabCache, SlabCaches};
 pub use free::{CpuSlab, NodeSlab};

@@ -12,6 +12,7 @@
 //! ```
 
 mod patch;
+mod view;
 
 use std::rc::Rc;
 

@@ -3,6 +3,7 @@
 mod clock;
 mod hrtimer;
 mod timer;
+mod view;
 
 pub(crate) use clock::realtime_offset;
 pub use clock::{ClockEvent, ClockSource, Clocks};

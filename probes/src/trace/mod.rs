@@ -4,6 +4,7 @@ mod code;
 mod ftrace;
 mod instance;
 mod kprobe;
+mod view;
 
 pub(crate) use code::{MadeCode, Maker, programs, slots, trampolines};
 pub use ftrace::{FtraceOps, TracedFunction};

@@ -24,6 +24,7 @@ mod returns;
 mod stacks;
 mod tasks;
 mod trace;
+mod view;
 
 pub use stacks::StackKind;
 pub use trace::{Frame, Name, StackTrace, StackTraces, TraceEnd};

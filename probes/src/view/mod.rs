@@ -1,49 +1,14 @@
 //! One value, three faces: text for terminals and tests, HTML, SVG.
 //!
-//! Views render plain values that were read before; none reads the guest. Everything that comes from the guest is
+//! The view of a thing stands beside its reader, as `view.rs`: here is only what views are made of. Views render plain
+//! values that were read before; none reads the guest. Everything that comes from the guest is
 //! escaped: control characters in text ([`clean`]), markup in HTML and SVG ([`escape`]).
 
-mod areas;
-mod audit;
-mod block;
-mod cgroup;
-mod device;
 mod escape;
-mod exec;
-mod filemap;
-mod files;
-mod heap;
-mod initcall;
-mod irq;
-mod locking;
-mod log;
-mod map;
-mod mm;
-mod module;
-mod net;
-mod netfilter;
-mod page;
-mod pci;
-mod process;
 mod ring;
-mod runq;
-mod search;
-mod sections;
-pub(crate) mod skb;
-mod slab;
-mod stacks;
-mod svg;
-mod symbol;
+pub(crate) mod sections;
+pub(crate) mod svg;
 mod table;
-mod tasks;
-mod text;
-mod time;
-mod trace;
-mod unwind;
-mod walk;
-mod what;
-mod workqueue;
-mod zones;
 
 pub(crate) use table::{missing_html, missing_text};
 

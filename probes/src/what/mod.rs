@@ -14,6 +14,7 @@ mod identify;
 mod known;
 mod number;
 mod region;
+mod view;
 
 pub use identify::Identifier;
 pub use region::Region;
