@@ -12,6 +12,7 @@
 //! value that has [`Debug`], without the second compilation that evcxr's own fallback costs.
 
 mod bundle;
+pub mod exercise;
 mod front;
 mod progress;
 mod show;

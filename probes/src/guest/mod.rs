@@ -1,5 +1,8 @@
 //! `Guest`: the handle that cells and commands hold.
 
+#[cfg(test)]
+mod cores;
+pub mod dump;
 mod lazy;
 mod objects;
 

@@ -18,6 +18,8 @@ mod details;
 mod device;
 mod namespace;
 mod neigh;
+pub mod netfilter;
+pub mod packet_type;
 mod route;
 mod sock;
 mod stats;

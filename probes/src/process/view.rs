@@ -1,11 +1,11 @@
 //! A task in full, and each part of it alone.
 
 use crate::cell::faces;
-use crate::cgroup::TaskCgroups;
 use crate::process::{
     CAPABILITIES, Capabilities, Credentials, Disposition, Ids, Namespaces, Process, Rlimits,
     SignalSet, Signals, TaskNamespaces, Times,
 };
+use crate::sched::cgroup::TaskCgroups;
 use crate::view::sections::{Sections, fields};
 use crate::view::{Align, Table};
 

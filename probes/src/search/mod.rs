@@ -21,6 +21,7 @@ mod needle;
 mod ranges;
 mod scan;
 mod view;
+pub mod what;
 
 use std::ops::{ControlFlow, Deref, RangeInclusive};
 
@@ -32,7 +33,7 @@ use crate::base::check_interrupt;
 use crate::cell::{self, Progress};
 use crate::guest::Guest;
 use crate::memory::{GuestPhys, GuestVirt};
-use crate::what::Identifier;
+use crate::search::what::Identifier;
 use crate::{Error, Result};
 
 /// Hits that are kept unless told otherwise.

@@ -18,8 +18,8 @@ use crate::kmod::ring::{
     Tracepoint,
 };
 use crate::memory::GuestVirt;
-use crate::netfilter::HookFunctions;
-use crate::netfilter::rule_blob::NftRules;
+use crate::net::netfilter::HookFunctions;
+use crate::net::netfilter::rule_blob::NftRules;
 use crate::{Error, Result};
 
 /// Expressions of nftables that do something, by how their names begin; the others only look.
@@ -162,7 +162,7 @@ impl Guest {
                     .to_owned(),
             ));
         }
-        let realtime = crate::time::realtime_offset(&kernel)?;
+        let realtime = crate::core::time::realtime_offset(&kernel)?;
         client.device_open()?;
         let rules = NftRules::read(&kernel)?;
         let mut all: Vec<ring::Site> = sites.iter().map(Site::to_ring).collect();

@@ -435,5 +435,4 @@ fn check_parent(
 }
 
 #[cfg(test)]
-#[path = "maple_tests.rs"]
 mod tests;

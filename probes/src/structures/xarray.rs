@@ -381,5 +381,4 @@ pub fn validate_xarray(
 }
 
 #[cfg(test)]
-#[path = "xarray_tests.rs"]
 mod tests;

@@ -6,11 +6,11 @@ use super::returns::Returns;
 use super::stacks::{StackKind, Stacks};
 use crate::Result;
 use crate::base::check_interrupt;
+use crate::core::trace::Maker;
 use crate::kernel::Kernel;
 use crate::memory::GuestVirt;
 use crate::object::{Mirror, Plan};
 use crate::structures::offset_of;
-use crate::trace::Maker;
 
 /// Frames of the deepest stack that is followed.
 const FRAME_BOUND: usize = 512;

@@ -23,6 +23,7 @@ mod orc;
 mod returns;
 mod stacks;
 mod tasks;
+pub mod text;
 mod trace;
 mod view;
 
