@@ -8,6 +8,8 @@
 // `#[derive(Mirror)]` names this crate, here too.
 extern crate self as probes;
 
+#[cfg(test)]
+mod arrows;
 mod base;
 pub mod cell;
 mod core;
