@@ -15,7 +15,7 @@ use std::fmt::{self, Debug};
 
 use super::Bundle;
 use super::front::{self, Event};
-use crate::view::View;
+use crate::view::{ListRing, Table, View};
 
 /// Shows whatever has [`Debug`].
 pub trait DebugDisplay {
@@ -151,6 +151,33 @@ macro_rules! displays {
         }
     )+};
 }
+
+/// `faces! { Tasks => table }`: the faces of `Tasks` are those of what `table(&tasks)` makes.
+macro_rules! faces {
+    ($($ty:ty => $made:ident),* $(,)?) => {
+        $(
+            impl $crate::view::View for $ty {
+                fn text(&self) -> String {
+                    $made(self).text()
+                }
+
+                fn html(&self) -> Option<String> {
+                    $made(self).html()
+                }
+
+                fn missing(&self) -> Vec<$crate::Missing> {
+                    $crate::view::View::missing(&$made(self))
+                }
+            }
+        )*
+
+        $crate::displays!($($ty),*);
+    };
+}
+
+pub(crate) use faces;
+
+displays!(ListRing, Table);
 
 #[cfg(test)]
 mod tests {

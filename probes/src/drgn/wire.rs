@@ -11,7 +11,7 @@ use nix::unistd::Pid;
 use serde_json::{Map, Value, json};
 
 use super::process;
-use crate::cell::check_interrupt;
+use crate::base::check_interrupt;
 use crate::{Error, Result};
 
 /// How often an interrupt is looked for while the answer is waited for.

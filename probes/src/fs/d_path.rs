@@ -1,6 +1,6 @@
 //! Paths of dentries: `d_path()`, `dentry_path()` (`fs/d_path.c`).
 
-use crate::cell::check_interrupt;
+use crate::base::check_interrupt;
 use crate::kernel::Kernel;
 use crate::memory::GuestVirt;
 use crate::object::Mirror;

@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::d_path::{self, Dentry, Mount, Path, path_of};
 use super::inode::{self, Inode};
-use crate::cell::check_interrupt;
+use crate::base::check_interrupt;
 use crate::guest::Guest;
 use crate::kernel::Kernel;
 use crate::memory::GuestVirt;

@@ -20,9 +20,11 @@ mod kind;
 mod lock;
 mod lookup;
 mod namespace;
+mod socket;
 mod super_block;
 #[cfg(test)]
 mod tests;
+mod view;
 
 pub use d_path::{d_path, dentry_path};
 pub use fdtable::{OpenFile, OpenFiles};
@@ -32,6 +34,7 @@ pub use kind::{FileKind, Pipe, SocketFile};
 pub use lock::{FileLock, FileLocks, LeaseBreak};
 pub use lookup::{PathLookup, PathStep};
 pub use namespace::{Mount, Mounts};
+pub use socket::{family, socket_type};
 pub use super_block::{FileSystemType, FileSystems, SuperBlock};
 
 use crate::guest::Guest;

@@ -4,7 +4,7 @@ use serde::Serialize;
 
 use super::kind::dev;
 use super::namespace::frozen;
-use crate::cell::check_interrupt;
+use crate::base::check_interrupt;
 use crate::guest::Guest;
 use crate::kernel::Kernel;
 use crate::memory::GuestVirt;

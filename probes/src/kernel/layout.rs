@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::vmcoreinfo::VmcoreInfo;
-use crate::error::Of as _;
+use crate::base::Of as _;
 use crate::memory::{AddressSpace, GuestPhys, GuestVirt, Linear, Paging, PhysMemory};
 use crate::{Error, Result};
 

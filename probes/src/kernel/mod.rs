@@ -15,6 +15,7 @@ mod search;
 #[cfg(test)]
 mod tests;
 mod torn;
+mod view;
 mod vmcoreinfo;
 
 use std::sync::{Arc, OnceLock};
@@ -32,7 +33,7 @@ pub use names::{Definition, Spelling};
 pub(crate) use running::choose;
 pub use vmcoreinfo::VmcoreInfo;
 
-use crate::error::Of as _;
+use crate::base::Of as _;
 use crate::memory::{AddressSpace, GuestPhys, GuestVirt, PhysMemory};
 use crate::{Error, Result, text_of};
 

@@ -5,7 +5,7 @@
 
 use super::btf::{Btf, Field, Kind, Shape, TypeId};
 use super::{Kernel, Symbol, SymbolAt};
-use crate::error::Of as _;
+use crate::base::Of as _;
 use crate::memory::GuestVirt;
 use crate::{Error, Result, text_of};
 

@@ -6,7 +6,7 @@
 use serde::Serialize;
 
 use super::{GuestPhys, GuestVirt, PhysMemory};
-use crate::error::ErrorKind;
+use crate::base::ErrorKind;
 use crate::{Error, Result};
 
 /// Bits 12..51: the physical address in an entry.

@@ -5,9 +5,19 @@
 //! [`Error::Torn`](crate::Error::Torn). The picture of one instant needs a paused guest.
 
 mod counter;
+pub mod filemap;
 mod heap;
+pub mod hugetlb;
+pub mod meminfo;
 mod mm_struct;
+pub mod mmzone;
+pub mod page;
+pub mod slab;
+pub mod swap;
+mod view;
 mod vma;
+pub mod vmalloc;
+pub mod vmstat;
 
 pub use counter::{Rss, RssCounter};
 pub use heap::Heap;

@@ -18,19 +18,24 @@ mod details;
 mod device;
 mod namespace;
 mod neigh;
+pub mod netfilter;
+pub mod packet_type;
 mod route;
 mod sock;
 mod stats;
 mod table;
+mod view;
 
 pub use details::{AllDeviceDetails, DeviceDetails, Napi, TxQueue};
 pub use device::{DeviceAddress, NetDevice, NetDevices};
 pub use namespace::{NetNamespace, net_namespaces};
 pub use neigh::{Neighbour, Neighbours};
 pub use route::{NextHop, Route, Routes};
-pub use sock::{Owner, Socket, Sockets, TcpState, family, socket_type};
+pub use sock::{Owner, Socket, Sockets, TcpState};
 pub use stats::DeviceStats;
 pub use table::SocketTable;
+
+pub use crate::fs::{family, socket_type};
 
 use std::collections::HashMap;
 

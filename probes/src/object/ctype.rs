@@ -116,7 +116,7 @@ impl CType {
     }
 
     /// As [`declaration`](Self::declaration); where there is none, the error has the name that was asked for.
-    pub(super) fn declaration_as(&self, written: &str) -> Result<Declaration> {
+    pub(crate) fn declaration_as(&self, written: &str) -> Result<Declaration> {
         let none = |why: &str| {
             Err(Error::Invalid(format!(
                 "`{written}` is {why}, so there is no definition of it: name a structure, a union, an enum or a typedef"

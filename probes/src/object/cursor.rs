@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use serde::ser::{Serialize, SerializeMap, Serializer};
+
 use super::ctype::{CHAR, CType, Form, Int};
 use super::mirror::Mirror;
 use crate::kernel::btf::{Field, TypeId};
@@ -36,7 +38,7 @@ enum Place {
 }
 
 impl Object {
-    pub(super) fn in_memory(kernel: &Kernel, ty: CType, at: GuestVirt) -> Self {
+    pub(crate) fn in_memory(kernel: &Kernel, ty: CType, at: GuestVirt) -> Self {
         Self {
             kernel: kernel.clone(),
             ty,
@@ -427,5 +429,17 @@ pub(super) fn offset_of(kernel: &Kernel, ty: &CType, path: &str) -> Result<u64> 
             "`{path}` of {} is a bit field: it has no offset",
             ty.name()
         ))),
+    }
+}
+
+/// The type, the address of what lies in memory, and the value.
+impl Serialize for Object {
+    fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
+        let value = self.to_value().map_err(serde::ser::Error::custom)?;
+        let mut map = serializer.serialize_map(Some(3))?;
+        map.serialize_entry("type", &self.type_name())?;
+        map.serialize_entry("address", &self.address())?;
+        map.serialize_entry("value", &value)?;
+        map.end()
     }
 }

@@ -16,10 +16,12 @@
 
 mod args;
 mod cred;
+pub mod exec;
 mod nsproxy;
 mod resource;
 mod signal;
 mod times;
+mod view;
 
 pub use cred::{CAPABILITIES, Capabilities, Credentials, Ids, Seccomp, SeccompMode};
 pub use nsproxy::{Member, Namespace, NamespaceInUse, Namespaces, TaskNamespaces};
@@ -29,12 +31,12 @@ pub use times::{CpuTime, IoAccounting, Times};
 
 use serde::Serialize;
 
-use crate::cgroup::TaskCgroups;
 use crate::fs::d_path;
 use crate::guest::Guest;
 use crate::kernel::Kernel;
 use crate::memory::GuestVirt;
 use crate::object::Mirror;
+use crate::sched::cgroup::TaskCgroups;
 use crate::sched::{Task, pid_nr};
 use crate::structures::{offset_of, twice};
 use crate::{Error, Listing, Missing, Of as _, Result};

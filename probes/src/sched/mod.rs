@@ -15,6 +15,7 @@
 //! times; if that does not help the answer is [`Error::Torn`](crate::Error::Torn). The list as a whole is that of one
 //! instant only while the guest is paused.
 
+pub mod cgroup;
 mod kthread;
 mod pid;
 mod rq;
@@ -24,6 +25,7 @@ mod task;
 #[cfg(test)]
 mod tests;
 mod tree;
+mod view;
 mod walk;
 
 pub(crate) use kthread::KthreadNames;

@@ -4,11 +4,11 @@ use std::ops::Deref;
 
 use serde::Serialize;
 
-use crate::cgroup::kernfs_path;
 use crate::guest::Guest;
 use crate::kernel::Kernel;
 use crate::memory::GuestVirt;
 use crate::object::{FixedStr, Mirror, Plan};
+use crate::sched::cgroup::kernfs_path;
 use crate::structures::{
     array, list_for_each_entry, offset_of, online_cpus, per_cpu_ptr, rbtree_for_each_entry,
     settle_all,

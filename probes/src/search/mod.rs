@@ -20,6 +20,8 @@
 mod needle;
 mod ranges;
 mod scan;
+mod view;
+pub mod what;
 
 use std::ops::{ControlFlow, Deref, RangeInclusive};
 
@@ -27,10 +29,11 @@ pub use needle::Needle;
 use ranges::Run;
 use serde::Serialize;
 
-use crate::cell::{self, Progress, check_interrupt};
+use crate::base::check_interrupt;
+use crate::cell::{self, Progress};
 use crate::guest::Guest;
 use crate::memory::{GuestPhys, GuestVirt};
-use crate::what::Identifier;
+use crate::search::what::Identifier;
 use crate::{Error, Result};
 
 /// Hits that are kept unless told otherwise.

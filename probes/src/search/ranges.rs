@@ -2,11 +2,11 @@
 
 use std::ops::RangeInclusive;
 
-use crate::cell::check_interrupt;
+use crate::base::check_interrupt;
 use crate::guest::Guest;
 use crate::kernel::Kernel;
 use crate::memory::{AddressSpace, GuestPhys, GuestVirt, PhysRange};
-use crate::what::regions;
+use crate::search::what::regions;
 use crate::{Error, Result};
 
 /// How many times over a region of the address space may map RAM.

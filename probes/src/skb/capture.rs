@@ -9,17 +9,17 @@ use super::functions::{ENTRIES, Functions, SkbFunction, call_sites};
 use super::path::{ENDS, Known, Paths, Site};
 use super::reader::{Event, Reader, Tally};
 use super::reason::Reasons;
-use super::ring::{
-    self, Arm, How, KLAB_ARM, KLAB_COUNTERS, KLAB_DISARM, KLAB_FILTER, KLAB_SITES, Sites,
-    Tracepoint,
-};
 use super::stages::{PATH, layer};
 use crate::cell::{Bundle, Display, display};
 use crate::guest::Guest;
 use crate::kernel::Kernel;
+use crate::kmod::ring::{
+    self, Arm, How, KLAB_ARM, KLAB_COUNTERS, KLAB_DISARM, KLAB_FILTER, KLAB_SITES, Sites,
+    Tracepoint,
+};
 use crate::memory::GuestVirt;
-use crate::netfilter::HookFunctions;
-use crate::netfilter::rule_blob::NftRules;
+use crate::net::netfilter::HookFunctions;
+use crate::net::netfilter::rule_blob::NftRules;
 use crate::{Error, Result};
 
 /// Expressions of nftables that do something, by how their names begin; the others only look.
@@ -162,7 +162,7 @@ impl Guest {
                     .to_owned(),
             ));
         }
-        let realtime = crate::time::realtime_offset(&kernel)?;
+        let realtime = crate::core::time::realtime_offset(&kernel)?;
         client.device_open()?;
         let rules = NftRules::read(&kernel)?;
         let mut all: Vec<ring::Site> = sites.iter().map(Site::to_ring).collect();

@@ -4,12 +4,12 @@ use std::collections::{BTreeMap, HashSet};
 
 use serde::Serialize;
 
-use super::ring;
 use crate::Listing;
-use crate::cell::check_interrupt;
+use crate::base::check_interrupt;
 use crate::guest::Guest;
 use crate::kernel::Kernel;
 use crate::kernel::btf::{Btf, Kind, TypeId};
+use crate::kmod::ring;
 use crate::memory::GuestVirt;
 use crate::object::Mirror;
 use crate::{Error, Result};

@@ -10,7 +10,7 @@ use std::collections::{BTreeSet, HashMap};
 
 use super::filter::{Datagram, Seen, datagram};
 use super::reader::Event;
-use super::ring::{Kind, Tracepoint};
+use crate::kmod::ring::{Kind, Tracepoint};
 
 /// How long a datagram's identification is its own: the kernel waits so long for missing fragments
 /// (`IP_FRAG_TIME`, `include/net/ip.h`).
@@ -208,8 +208,8 @@ impl Tracker {
 
 #[cfg(test)]
 mod tests {
-    use super::super::ring::{Context, IS_LAST, RECORD, Record, commit};
     use super::*;
+    use crate::kmod::ring::{Context, IS_LAST, RECORD, Record, commit};
 
     const FREE: u32 = 99;
 

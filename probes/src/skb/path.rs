@@ -11,14 +11,14 @@ use super::functions::SkbFunction;
 use super::identity::{Packet, Tracker};
 use super::reader::{CpuTally, Event, Tally};
 use super::reason::Reasons;
-use super::ring::{self, Context, How, Kind, Record, Tracepoint};
 use super::stages::{Layer, layer, nf_hook};
 use crate::Result;
 use crate::kernel::Kernel;
+use crate::kmod::ring::{self, Context, How, Kind, Record, Tracepoint};
 use crate::memory::GuestVirt;
-use crate::netfilter::nf_conn::NfConn;
-use crate::netfilter::rule_blob::NftRules;
-use crate::netfilter::{Family, HookFunctions};
+use crate::net::netfilter::nf_conn::NfConn;
+use crate::net::netfilter::rule_blob::NftRules;
+use crate::net::netfilter::{Family, HookFunctions};
 use crate::traffic::{Frame, addresses, describe, fragment};
 
 /// Functions that end their `sk_buff`. Not `skb_attempt_defer_free`: the CPU that allocated it frees it later.

@@ -6,7 +6,7 @@ use std::sync::atomic::{Ordering, fence};
 
 use serde::Serialize;
 
-use super::ring::{Counters, MAGIC, MAX_CPUS, MAX_RING, RECORD, Record, RingHeader, VERSION};
+use crate::kmod::ring::{Counters, MAGIC, MAX_CPUS, MAX_RING, RECORD, Record, RingHeader, VERSION};
 use crate::memory::{GuestPhys, PhysMemory};
 use crate::{Error, Result};
 
@@ -258,8 +258,8 @@ fn malformed(why: String) -> Error {
 mod tests {
     use std::sync::Mutex;
 
-    use super::super::ring::{Context, Kind, commit};
     use super::*;
+    use crate::kmod::ring::{Context, Kind, commit};
     use crate::memory::PhysRange;
 
     /// No power of two, as in a ring of the module.

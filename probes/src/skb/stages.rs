@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use crate::netfilter::Family;
+use crate::net::netfilter::Family;
 
 /// A part of the kernel that a packet goes through; the columns of the picture.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]

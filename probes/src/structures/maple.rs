@@ -6,7 +6,7 @@
 use std::collections::HashSet;
 
 use super::{unreadable, word};
-use crate::cell::check_interrupt;
+use crate::base::check_interrupt;
 use crate::kernel::Kernel;
 use crate::memory::GuestVirt;
 use crate::{Error, Result};
@@ -435,5 +435,4 @@ fn check_parent(
 }
 
 #[cfg(test)]
-#[path = "maple_tests.rs"]
 mod tests;

@@ -3,7 +3,7 @@
 use std::thread::sleep;
 use std::time::Duration;
 
-use crate::cell::check_interrupt;
+use crate::base::check_interrupt;
 use crate::{Error, Listing, Missing, Result};
 
 /// How often something that changes under the reader is read before that is said.

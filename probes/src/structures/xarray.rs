@@ -1,7 +1,7 @@
 //! `struct xarray`: an array of pointers by index, a radix tree (`include/linux/xarray.h`, `lib/xarray.c`).
 
 use super::{unreadable, word};
-use crate::cell::check_interrupt;
+use crate::base::check_interrupt;
 use crate::kernel::Kernel;
 use crate::memory::GuestVirt;
 use crate::{Error, Result};
@@ -381,5 +381,4 @@ pub fn validate_xarray(
 }
 
 #[cfg(test)]
-#[path = "xarray_tests.rs"]
 mod tests;

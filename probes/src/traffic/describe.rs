@@ -12,7 +12,7 @@ use pnet_packet::ipv6::Ipv6Packet;
 use pnet_packet::tcp::TcpPacket;
 
 use super::Tcp;
-use crate::skb::{Fragment, Upper};
+use crate::kmod::tuple::{Fragment, Upper};
 
 /// ICMPv6 of multicast listeners (RFC 2710, RFC 3810), which pnet does not name.
 const LISTENER: [(u8, &str); 4] = [
@@ -259,7 +259,7 @@ mod tests {
 
     /// As much of a packet as a record has of it.
     fn recorded(bytes: &[u8]) -> String {
-        describe(&bytes[..bytes.len().min(crate::skb::PACKET)])
+        describe(&bytes[..bytes.len().min(crate::kmod::ring::PACKET)])
     }
 
     #[test]

@@ -5,12 +5,12 @@ use super::orc::{Kind, Orc, Reg, Tables};
 use super::returns::Returns;
 use super::stacks::{StackKind, Stacks};
 use crate::Result;
-use crate::cell::check_interrupt;
+use crate::base::check_interrupt;
+use crate::core::trace::Maker;
 use crate::kernel::Kernel;
 use crate::memory::GuestVirt;
 use crate::object::{Mirror, Plan};
 use crate::structures::offset_of;
-use crate::trace::Maker;
 
 /// Frames of the deepest stack that is followed.
 const FRAME_BOUND: usize = 512;

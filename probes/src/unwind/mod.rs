@@ -23,7 +23,9 @@ mod orc;
 mod returns;
 mod stacks;
 mod tasks;
+pub mod text;
 mod trace;
+mod view;
 
 pub use stacks::StackKind;
 pub use trace::{Frame, Name, StackTrace, StackTraces, TraceEnd};
@@ -35,7 +37,7 @@ use self::frame::{Start, Step, Walker, Way};
 use self::names::Names;
 use self::stacks::Stacks;
 use self::tasks::{Raw, Thread};
-use crate::error::Of as _;
+use crate::base::Of as _;
 use crate::guest::Guest;
 use crate::kernel::Kernel;
 use crate::memory::GuestVirt;

@@ -1,11 +1,11 @@
 //! The ORC tables, in the kernel's own memory: how each instruction's frame is left (`arch/x86/kernel/unwind_orc.c`,
 //! `arch/x86/include/asm/orc_types.h`, `Documentation/arch/x86/orc-unwinder.rst`).
 
+use crate::core::trace::{self, MadeCode, Maker};
 use crate::kernel::Kernel;
 use crate::memory::GuestVirt;
 use crate::object::{Mirror, Plan};
 use crate::structures::{list_for_each_entry, offset_of, settle};
-use crate::trace::{self, MadeCode, Maker};
 use crate::{Error, Missing, Result};
 
 /// Entries of one table that are believed: vmlinux has about a million.

@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use crate::error::Of as _;
+use crate::base::Of as _;
 use crate::kernel::Kernel;
 use crate::memory::GuestVirt;
 use crate::object::{FixedStr, Mirror, Plan};

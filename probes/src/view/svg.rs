@@ -43,11 +43,11 @@ impl Default for Text<'_> {
 }
 
 /// The colour of text and outlines.
-pub(super) const INK: &str = "#1f2933";
+pub(crate) const INK: &str = "#1f2933";
 /// The colour of lesser text.
-pub(super) const FAINT: &str = "#64707d";
+pub(crate) const FAINT: &str = "#64707d";
 /// The colour of what is meant.
-pub(super) const ACCENT: &str = "#c2410c";
+pub(crate) const ACCENT: &str = "#c2410c";
 
 /// A picture under construction. Coordinates are pixels from the top left.
 ///

@@ -196,8 +196,6 @@ pub(crate) fn missing_html(missing: &[Missing]) -> String {
         .collect()
 }
 
-crate::displays!(Table);
-
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -11,6 +11,12 @@ mod notes;
 mod pages;
 mod partial;
 
+#[cfg(test)]
+pub(crate) mod testing {
+    pub(crate) use super::elf::tests::core;
+    pub(crate) use super::kdump::tests::{kdump, written};
+}
+
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;

@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use super::super::tuple::Tuple;
+use crate::kmod::tuple::Tuple;
 
 /// `IPPROTO_*` of the protocols that have ports, as pcap-filter sees it.
 const WITH_PORTS: [u8; 3] = [6, 17, 132];

@@ -28,9 +28,9 @@ use std::net::SocketAddr;
 use std::str::FromStr;
 
 use self::expression::{Direction, Expression, Net, Test};
-use super::ring::{self, Record};
-use super::tuple::Tuple;
 use crate::guest::Guest;
+use crate::kmod::ring::{self, Record};
+use crate::kmod::tuple::Tuple;
 use crate::object::Object;
 use crate::structures::offset_of;
 use crate::{Error, Result};

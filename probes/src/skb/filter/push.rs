@@ -3,8 +3,8 @@
 
 use std::net::IpAddr;
 
-use super::super::ring::{self, EITHER_WAY};
 use super::expression::{Direction, Expression, Net, Test};
+use crate::kmod::ring::{self, EITHER_WAY};
 
 impl Expression {
     /// Fills the tuple of a filter with what every packet of this expression has.
