@@ -74,7 +74,11 @@ struct Hash {
 struct Page {
     records: GuestVirt,
     index: u32,
+    order: u32,
 }
+
+/// `MAX_PAGE_ORDER` of `include/linux/mmzone.h`.
+const MAX_ORDER: u32 = 10;
 
 /// Bits of a record's flags, and those that count its users.
 struct Flags {
@@ -152,12 +156,28 @@ pub(crate) fn records(kernel: &Kernel) -> Result<Listing<Record>> {
             }
         };
         let count = page.index as usize;
+        // ENTRIES_PER_PAGE_GROUP of kernel/trace/ftrace.c.
+        let room = (PAGE_SIZE as usize) << page.order.min(MAX_ORDER);
+        if page.order > MAX_ORDER || count.saturating_mul(size) > room {
+            let why = format!(
+                "it says {count} records of {size} bytes in 2^{} pages",
+                page.order
+            );
+            let error = Error::broken("ftrace_page", at, why);
+            records.miss(format!("the ftrace_page at {at}"), &error);
+            continue;
+        }
         if records.len() + count > RECORDS {
-            return Err(Error::TooLong {
+            let error = Error::TooLong {
                 what: "ftrace's list of functions",
                 at,
                 bound: RECORDS,
-            });
+            };
+            records.miss(
+                format!("the ftrace_page at {at} and those behind it"),
+                &error,
+            );
+            break;
         }
         // As many at a time as lie in some pages, so that a lie about the count costs little.
         let batch = (16 * PAGE_SIZE as usize / size.max(1)).max(1);
