@@ -54,7 +54,7 @@ struct Hstate {
 
 impl Guest {
     /// The pools of huge pages: `/sys/kernel/mm/hugepages`. None where the kernel has no hugetlbfs.
-    pub fn huge_pools(&self) -> Result<HugePools> {
+    pub fn hugetlb(&self) -> Result<HugePools> {
         let mut all = Listing::new();
         for (i, pool) in pools(&self.kernel()?)?.into_iter().enumerate() {
             all.take(pool, || format!("the pool hstates[{i}]"));
