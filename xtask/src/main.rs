@@ -33,6 +33,7 @@ cargo xtask test [STAGE..]                    run every test, or only these stag
                 fmt clippy unit live drgn drgn-suite kernel stock notebooks
                 layouts: every structure and global, by BTF and by DWARF (fetches 350 MB)
                 drgn-dump: drgn's own tests on klab, and on a dump of the same guest (the same 350 MB)
+                soak: readers, recordings, dumps, kills and resets on three guests for KLAB_TEST_SOAK minutes (10)
                 matrix, or one kernel of vm/src/kernels/matrix.txt: the readers on each kernel
 cargo xtask cites [FOLDER..]                  hold the citations PATH:LINE@TAG against the kernel's source: what klab has
                 unpacked of it, and these folders, each a source of one version

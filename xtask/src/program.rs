@@ -19,6 +19,8 @@ use crate::tally::Tally;
 const LAST_WORDS: usize = 60;
 /// After how many seconds a program of a stage is ended, and counts as failed.
 const LIMIT: &str = "2700";
+/// The same of a stage that is named to be run: a soak of an hour is one of them.
+const LIMIT_OF_NAMED: &str = "5400";
 
 /// A program, and how its tests are counted.
 pub(crate) struct Program {
@@ -47,9 +49,10 @@ impl Program {
         } else {
             "never"
         };
+        let limit = if stage.always { LIMIT } else { LIMIT_OF_NAMED };
         let mut command = tied(Path::new("timeout"));
         command
-            .args(["--kill-after=10", LIMIT])
+            .args(["--kill-after=10", limit])
             .args(&self.words)
             .current_dir(&paths.root)
             .env("CARGO_TARGET_DIR", &paths.target)
@@ -90,7 +93,7 @@ impl Program {
         }
         let status = child.wait()?;
         if status.code() == Some(124) {
-            println!("ended after {LIMIT} s");
+            println!("ended after {limit} s");
         }
         Ok((verdict(self.counts, counted, status.success()), last))
     }

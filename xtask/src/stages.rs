@@ -50,7 +50,7 @@ pub(crate) struct Stage {
     /// Whether it has the machine for itself: it keeps both cores busy. Of the others, two run at a time.
     pub(crate) alone: bool,
     /// Whether it is run where none is named.
-    always: bool,
+    pub(crate) always: bool,
     /// The kernel that its tests boot instead of the default one.
     pub(crate) kernel: Option<&'static str>,
     pub(crate) programs: fn(&Paths) -> Result<Vec<Program>>,
@@ -147,6 +147,15 @@ const STAGES: &[Stage] = &[
                 name == "test_beside_dump.py"
             })?])
         },
+    },
+    Stage {
+        name: "soak",
+        needs_lab: true,
+        alone: true,
+        // As long as KLAB_TEST_SOAK says.
+        always: false,
+        kernel: None,
+        programs: |paths| Ok(vec![pytest(paths, "jupyter-kernel/soak", |_| true)?]),
     },
     Stage {
         name: "kernel",

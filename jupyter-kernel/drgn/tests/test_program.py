@@ -1,7 +1,10 @@
 """drgn on klab's program against klab's own readers and against the guest's /proc."""
 
 import json
+import os
+import pty
 import re
+import select
 
 import drgn
 import pytest
@@ -218,6 +221,29 @@ def test_constants_functions_and_globals(prog):
         prog["no_such_variable"]
     with pytest.raises(LookupError):
         prog.type("struct no_such_type")
+
+
+def test_ctrl_c_ends_a_line_of_the_prompt_and_not_the_prompt(klab, guest):
+    pid, terminal = pty.fork()
+    if not pid:
+        os.execv(klab, [klab, "drgn", "--guest", guest])
+
+    def until(text):
+        said = b""
+        while text not in said:
+            assert select.select([terminal], [], [], 60)[0], said
+            said += os.read(terminal, 4096)
+
+    until(b">>> ")
+    os.write(terminal, b"import time; print(2 * 21); time.sleep(1000)\n")
+    until(b"42\r\n")
+    os.write(terminal, b"\x03")
+    until(b"KeyboardInterrupt")
+    os.write(terminal, b"find_task(1).comm.string_()\n")
+    until(b"b'init'")
+    os.write(terminal, b"\x04")
+    assert os.waitpid(pid, 0)[1] == 0
+    os.close(terminal)
 
 
 def test_a_reset_is_noticed(guest, run):

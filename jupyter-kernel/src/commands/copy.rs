@@ -3,15 +3,16 @@
 //! The guest's side is read and written by commands of the guest, each a process that may wait, or be ended, without the
 //! agent: a path there may be a device or a FIFO as well as a path here.
 
-use std::fs::{self, File, Permissions};
-use std::io::{ErrorKind, Read, Write};
-use std::os::fd::{AsFd, AsRawFd};
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::fs::{File, Permissions};
+use std::io::{Read, Write};
+use std::os::fd::AsFd;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail};
-use nix::fcntl::{AT_FDCWD, AtFlags, OFlag};
+use probes::cell::check_interrupt;
 use serde_json::json;
+use vm::UserFile;
 use vm::agent::{Client, RunSpec, Stream};
 
 use super::cli::Cp;
@@ -219,11 +220,18 @@ fn pull(client: &mut Client, guest: &str, from: &str, to: &str) -> Result<(Strin
         path.push(Path::new(from).file_name().unwrap_or_default());
     }
     // What the file lets others do here is decided here: neither who may write it nor as whom it runs.
-    let mode = (there.kind == "file").then_some(there.mode & 0o755);
-    let mut target = Target::open(&path)?;
-    let bytes = stream(client, &there.path, &mut target.file)
+    let mode = match there.kind.as_str() {
+        "file" => there.mode & 0o755,
+        _ => PLAIN,
+    };
+    let file = UserFile::stream(&path, &check_interrupt)?;
+    let bytes = stream(client, &there.path, &mut &file)
         .with_context(|| format!("{guest}:{from} is not copied to {}", path.display()))?;
-    target.place(mode)?;
+    if file.is_plain() {
+        let set = file.file().set_permissions(Permissions::from_mode(mode));
+        set.map_err(|error| file.fault(error))?;
+    }
+    file.place()?;
     Ok((path.display().to_string(), bytes))
 }
 
@@ -254,126 +262,6 @@ fn stream(client: &mut Client, path: &str, to: &mut dyn Write) -> Result<u64> {
     Ok(bytes)
 }
 
-/// A file here that is being written: a regular one appears whole, or not at all; a device or a FIFO is written as it is.
-struct Target {
-    file: File,
-    /// Where it is to appear; none for what is written in place.
-    place: Option<PathBuf>,
-    /// Its name until then, where the file system knows no files without one.
-    part: Option<PathBuf>,
-}
-
-impl Target {
-    fn open(path: &Path) -> Result<Self> {
-        let cannot = || format!("cannot write {}", path.display());
-        // A link is followed: what it leads to is written, and the link stays.
-        let real = match fs::canonicalize(path) {
-            Err(error) if error.kind() == ErrorKind::NotFound => {
-                if path.is_symlink() {
-                    bail!(
-                        "{} is a link to what is not there: remove it, or make what it leads to",
-                        path.display()
-                    );
-                }
-                path.to_owned()
-            }
-            real => real.with_context(cannot)?,
-        };
-        match fs::metadata(&real) {
-            Ok(meta) if !meta.is_file() => {
-                let file = File::options()
-                    .write(true)
-                    .open(&real)
-                    .with_context(cannot)?;
-                return Ok(Self {
-                    file,
-                    place: None,
-                    part: None,
-                });
-            }
-            Ok(_) => {}
-            Err(error) if error.kind() == ErrorKind::NotFound => {}
-            Err(error) => return Err(error).with_context(cannot),
-        }
-        let folder = folder(&real);
-        // Without a name, nothing is left of it whatever ends this process.
-        let unnamed = File::options()
-            .write(true)
-            .custom_flags(OFlag::O_TMPFILE.bits())
-            .open(folder);
-        if let Ok(file) = unnamed {
-            return Ok(Self {
-                file,
-                place: Some(real),
-                part: None,
-            });
-        }
-        let part = beside(&real);
-        let file = File::options()
-            .write(true)
-            .create_new(true)
-            .open(&part)
-            .with_context(cannot)?;
-        Ok(Self {
-            file,
-            place: Some(real),
-            part: Some(part),
-        })
-    }
-
-    fn place(mut self, mode: Option<u32>) -> Result<()> {
-        let Some(place) = self.place.take() else {
-            return Ok(());
-        };
-        let cannot = || format!("cannot write {}", place.display());
-        if let Some(mode) = mode {
-            self.file
-                .set_permissions(Permissions::from_mode(mode))
-                .with_context(cannot)?;
-        }
-        if self.part.is_none() {
-            let part = beside(&place);
-            let own = format!("/proc/self/fd/{}", self.file.as_raw_fd());
-            nix::unistd::linkat(
-                AT_FDCWD,
-                own.as_str(),
-                AT_FDCWD,
-                &part,
-                AtFlags::AT_SYMLINK_FOLLOW,
-            )
-            .map_err(std::io::Error::from)
-            .with_context(cannot)?;
-            self.part = Some(part);
-        }
-        if let Some(part) = &self.part {
-            fs::rename(part, &place).with_context(cannot)?;
-        }
-        self.part = None;
-        Ok(())
-    }
-}
-
-impl Drop for Target {
-    fn drop(&mut self) {
-        if let Some(part) = &self.part {
-            let _ = fs::remove_file(part);
-        }
-    }
-}
-
-fn folder(path: &Path) -> &Path {
-    match path.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent,
-        _ => Path::new("."),
-    }
-}
-
-/// A name of this process's own beside a file.
-fn beside(path: &Path) -> PathBuf {
-    let name = path.file_name().unwrap_or_default().to_string_lossy();
-    folder(path).join(format!(".{name}.klab-{}", std::process::id()))
-}
-
 struct Counted {
     from: File,
     bytes: u64,
@@ -401,53 +289,5 @@ mod tests {
         assert_eq!(Place::of("/tmp/a:b"), Place::Host("/tmp/a:b"));
         assert_eq!(Place::of(":/x"), Place::Host(":/x"));
         assert_eq!(Place::of("-"), Place::Host("-"));
-    }
-
-    fn names(folder: &Path) -> Vec<String> {
-        let entries = fs::read_dir(folder).unwrap();
-        let mut names: Vec<_> = entries
-            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
-            .collect();
-        names.sort();
-        names
-    }
-
-    #[test]
-    fn a_file_appears_whole_or_not_at_all() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("file");
-        fs::write(&path, "old").unwrap();
-        let mut target = Target::open(&path).unwrap();
-        target.file.write_all(b"half").unwrap();
-        drop(target);
-        assert_eq!(fs::read(&path).unwrap(), b"old");
-        let mut target = Target::open(&path).unwrap();
-        target.file.write_all(b"new").unwrap();
-        target.place(Some(0o751)).unwrap();
-        assert_eq!(fs::read(&path).unwrap(), b"new");
-        assert_eq!(
-            fs::metadata(&path).unwrap().permissions().mode() & 0o7777,
-            0o751
-        );
-        assert_eq!(names(folder.path()), ["file"]);
-    }
-
-    #[test]
-    fn links_and_devices_stay_what_they_are() {
-        let folder = tempfile::tempdir().unwrap();
-        let (file, link) = (folder.path().join("file"), folder.path().join("link"));
-        fs::write(&file, "old").unwrap();
-        std::os::unix::fs::symlink("file", &link).unwrap();
-        let mut target = Target::open(&link).unwrap();
-        target.file.write_all(b"new").unwrap();
-        target.place(None).unwrap();
-        assert!(link.is_symlink());
-        assert_eq!(fs::read(&file).unwrap(), b"new");
-        let mut null = Target::open(Path::new("/dev/full")).unwrap();
-        assert!(null.file.write_all(b"x").is_err() && null.place.is_none());
-        let dangling = folder.path().join("dangling");
-        std::os::unix::fs::symlink("nowhere", &dangling).unwrap();
-        assert!(Target::open(&dangling).is_err());
-        assert_eq!(names(folder.path()), ["dangling", "file", "link"]);
     }
 }

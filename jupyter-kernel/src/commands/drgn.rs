@@ -1,5 +1,6 @@
 //! drgn: the `%%drgn` cells, and `klab drgn`.
 
+use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -126,12 +127,7 @@ pub(crate) fn shell(drgn: &DrgnShell, cx: &Context<'_>) -> Result<Output> {
     if let Some(code) = &drgn.execute {
         command.args(["-e", code]);
     }
-    let status = command
-        .args(&drgn.script)
-        .status()
-        .context("Python does not start: `cargo xtask lab` installs it")?;
-    Ok(Output {
-        code: u8::try_from(status.code().unwrap_or(1) & 0xff).unwrap_or(u8::MAX),
-        ..Output::default()
-    })
+    // In place of this process: Ctrl-C is for Python alone, and whoever waits for this process waits for it.
+    let error = command.args(&drgn.script).exec();
+    Err(error).context("Python does not start: `cargo xtask lab` installs it")
 }

@@ -8,7 +8,7 @@ use crate::kernel::Kernel;
 use crate::memory::{GuestVirt, PAGE_SIZE};
 use crate::object::Mirror;
 use crate::structures::{offset_of, twice};
-use crate::{Error, Result};
+use crate::{Error, Missing, Of as _, Result};
 
 /// What of a time's nanoseconds is the time: the upper bits of a change time say whether somebody has asked for it
 /// (`I_CTIME_QUERIED`).
@@ -23,7 +23,7 @@ pub struct Time {
     pub nsec: u32,
 }
 
-/// An inode: a file, whatever its names are.
+/// An inode: a file, whatever its names are. What is `None` could not be read.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Inode {
     /// Where it lies.
@@ -31,9 +31,9 @@ pub struct Inode {
     /// Its number.
     pub ino: u64,
     /// The file system's device: major and minor number.
-    pub dev: (u32, u32),
+    pub dev: Option<(u32, u32)>,
     /// The file system's type.
-    pub fs_type: String,
+    pub fs_type: Option<String>,
     /// Its `super_block`.
     pub sb: GuestVirt,
     /// `i_mode`: its type and permissions.
@@ -53,7 +53,7 @@ pub struct Inode {
     /// Who holds it in memory: `i_count`.
     pub count: u32,
     /// Its pages in the page cache; some that were evicted are counted too, where their shadows are.
-    pub cached_pages: u64,
+    pub cached_pages: Option<u64>,
     /// When it was last read.
     pub atime: Time,
     /// When its content last changed.
@@ -61,16 +61,20 @@ pub struct Inode {
     /// When it last changed itself.
     pub ctime: Time,
     /// What it does, by the name of its `inode_operations`.
-    pub i_op: String,
+    pub i_op: Option<String>,
     /// What its files do, by the name of its `file_operations`; nothing for pipes, which have none of their own.
-    pub i_fop: String,
+    pub i_fop: Option<String>,
+    /// What could not be read.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub missing: Vec<Missing>,
 }
 
 impl Inode {
     /// How much of it is in the page cache, in bytes.
     #[must_use]
-    pub const fn cached_bytes(&self) -> u64 {
-        self.cached_pages.wrapping_mul(PAGE_SIZE)
+    pub fn cached_bytes(&self) -> Option<u64> {
+        self.cached_pages
+            .map(|pages| pages.saturating_mul(PAGE_SIZE))
     }
 }
 
@@ -139,10 +143,17 @@ impl Guest {
 
 pub(super) fn read(kernel: &Kernel, at: GuestVirt) -> Result<Inode> {
     let raw: Raw = kernel.load(at)?;
-    let sb: SuperBlock = kernel.load(raw.i_sb)?;
-    let name = sb
-        .kind
-        .offset(offset_of(kernel, "struct file_system_type", "name")?);
+    let mut missing = Vec::new();
+    let sb = kernel.load::<SuperBlock>(raw.i_sb);
+    let sb = sb.or_miss(&mut missing, || format!("its super_block {}", raw.i_sb));
+    let name = offset_of(kernel, "struct file_system_type", "name")?;
+    let fs_type = sb.as_ref().and_then(|sb| {
+        let name = kernel.read_u64(sb.kind.offset(name));
+        name.and_then(|name| kernel.read_cstr(GuestVirt(name), 64))
+            .or_miss(&mut missing, || {
+                format!("its file system's type {}", sb.kind)
+            })
+    });
     let pages = raw
         .i_mapping
         .offset(offset_of(kernel, "struct address_space", "nrpages")?);
@@ -160,8 +171,8 @@ pub(super) fn read(kernel: &Kernel, at: GuestVirt) -> Result<Inode> {
     Ok(Inode {
         at,
         ino: raw.i_ino,
-        dev: dev(sb.s_dev),
-        fs_type: kernel.read_cstr(GuestVirt(kernel.read_u64(name)?), 64)?,
+        dev: sb.map(|sb| dev(sb.s_dev)),
+        fs_type,
         sb: raw.i_sb,
         mode: raw.i_mode,
         uid: raw.i_uid,
@@ -171,13 +182,16 @@ pub(super) fn read(kernel: &Kernel, at: GuestVirt) -> Result<Inode> {
         size: raw.i_size,
         blocks: raw.i_blocks,
         count: raw.i_count,
-        cached_pages: kernel.read_u64(pages)?,
+        cached_pages: kernel.read_u64(pages).or_miss(&mut missing, || {
+            format!("its address_space {}", raw.i_mapping)
+        }),
         atime: time(raw.atime, raw.atime_nsec),
         mtime: time(raw.mtime, raw.mtime_nsec),
         ctime: time(raw.ctime, raw.ctime_nsec),
-        i_op: symbol(raw.i_op)?,
+        i_op: symbol(raw.i_op).or_miss(&mut missing, || "its i_op"),
         // A pipe's is a union with another member.
-        i_fop: symbol(raw.i_fop)?,
+        i_fop: symbol(raw.i_fop).or_miss(&mut missing, || "its i_fop"),
+        missing,
     })
 }
 

@@ -12,7 +12,7 @@ use crate::kernel::Kernel;
 use crate::memory::GuestVirt;
 use crate::object::Plan;
 use crate::structures::{hlist_for_each_entry, list_for_each_entry, offset_of, twice};
-use crate::{Error, Result};
+use crate::{Error, Of as _, Result};
 
 /// Names of a path, at most, those of its symbolic links too: `PATH_MAX`, and `MAXSYMLINKS` times as many.
 const STEPS: usize = 4096 * 40;
@@ -193,7 +193,8 @@ impl<'k> Walk<'k> {
 
     /// `name` in the directory that the walk has come to.
     fn so_far(&self, name: &str) -> String {
-        let directory = path_of(self.kernel, self.at.mnt, self.at.dentry).unwrap_or_default();
+        let directory = path_of(self.kernel, self.at.mnt, self.at.dentry);
+        let directory = directory.unwrap_or_else(|_| "?".to_owned());
         format!("{}/{name}", directory.trim_end_matches('/'))
     }
 
@@ -231,8 +232,11 @@ impl<'k> Walk<'k> {
             let children = self.at.mnt.back(self.embedded).offset(self.mounts);
             let mut here = None;
             for child in list_for_each_entry(self.kernel, children, self.child).bound(BOUND) {
-                let child = child?;
-                let raw: Mount = self.kernel.load(child)?;
+                let child = child.of(|| format!("mnt_mounts of {}", self.at.mnt))?;
+                let raw: Mount = self
+                    .kernel
+                    .load(child)
+                    .of(|| format!("the mount {child}"))?;
                 if raw.mnt_mountpoint == self.at.dentry {
                     here = Some((child, raw.root));
                     break;
@@ -267,11 +271,21 @@ impl<'k> Walk<'k> {
             Ok(same.then_some(at))
         };
         // Since 6.8 the children are on an hlist.
+        // One that cannot be read is not looked for; only where no other has the name it may have been that one.
+        let mut bad = None;
+        let children = || format!("the children of the dentry {directory}, among them `{name}`");
+        let mut is_it = |at| match test(at).of(children) {
+            Ok(found) => found,
+            Err(error) => {
+                bad.get_or_insert(error);
+                None
+            }
+        };
         let found = match offset("d_children") {
             Ok(children) => {
                 hlist_for_each_entry(self.kernel, directory.offset(children), offset("d_sib")?)
                     .bound(BOUND)
-                    .find_map(|at| test(at).transpose())
+                    .find_map(&mut is_it)
             }
             Err(_) => list_for_each_entry(
                 self.kernel,
@@ -279,13 +293,14 @@ impl<'k> Walk<'k> {
                 offset("d_child")?,
             )
             .bound(BOUND)
-            .find_map(|at| test(at).transpose()),
+            .find_map(&mut is_it),
         };
-        found.transpose()?.ok_or_else(|| {
-            Error::Absent(format!(
+        found.ok_or_else(|| match bad {
+            Some(error) => error,
+            None => Error::Absent(format!(
                 "`{}` is not in the dentry cache: it is not there, or nobody has looked it up lately",
                 self.so_far(name)
-            ))
+            )),
         })
     }
 }

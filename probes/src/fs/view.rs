@@ -196,16 +196,19 @@ fn permissions(mode: u16) -> String {
 fn inode(inode: &Inode) -> Table {
     let time = |time: &Time| format!("{}.{:09}", time.sec, time.nsec);
     let device = |dev: (u32, u32)| format!("{}:{}", dev.0, dev.1);
-    let cached = bytes(inode.cached_bytes());
-    fields([
+    let cached = match inode.cached_pages.zip(inode.cached_bytes()) {
+        Some((pages, size)) => format!("{pages} pages, {}", bytes(size)),
+        None => "?".to_owned(),
+    };
+    let mut table = fields([
         ("inode", inode.at.to_string()),
         ("number", inode.ino.to_string()),
         (
             "file system",
             format!(
                 "{} {}, super_block {}",
-                inode.fs_type,
-                device(inode.dev),
+                or_unknown(inode.fs_type.as_ref()),
+                or_unknown(inode.dev.map(device)),
                 inode.sb
             ),
         ),
@@ -217,16 +220,22 @@ fn inode(inode: &Inode) -> Table {
             "size",
             format!("{} bytes in {} blocks", inode.size, inode.blocks),
         ),
-        (
-            "page cache",
-            format!("{} pages, {cached}", inode.cached_pages),
-        ),
+        ("page cache", cached),
         ("users", inode.count.to_string()),
         ("read", time(&inode.atime)),
         ("modified", time(&inode.mtime)),
         ("changed", time(&inode.ctime)),
-        ("i_op, i_fop", format!("{}, {}", inode.i_op, inode.i_fop)),
-    ])
+        (
+            "i_op, i_fop",
+            format!(
+                "{}, {}",
+                or_unknown(inode.i_op.as_ref()),
+                or_unknown(inode.i_fop.as_ref())
+            ),
+        ),
+    ]);
+    table.lacks(&inode.missing);
+    table
 }
 
 fn lookup(lookup: &PathLookup) -> Sections {

@@ -72,6 +72,16 @@ impl Offsets {
     }
 }
 
+impl ModuleBtf {
+    /// One of which not even the name is known.
+    fn unread(error: Error) -> Self {
+        Self {
+            name: "?".to_owned(),
+            btf: Err(error),
+        }
+    }
+}
+
 impl Kernel {
     /// The BTF of each module that is loaded now; none where the kernel keeps none.
     pub fn module_btfs(&self) -> Result<Vec<ModuleBtf>> {
@@ -85,21 +95,49 @@ impl Kernel {
         let mut node = GuestVirt(self.read_u64(head)?);
         while node != head {
             if modules.len() == MAX_MODULES {
-                return Err(Error::TooLong {
+                modules.push(ModuleBtf::unread(Error::TooLong {
                     what: "list of module BTFs",
                     at: head,
                     bound: MAX_MODULES,
-                });
+                }));
+                break;
             }
             let entry = node.back(offsets.list);
-            let at = GuestVirt(self.read_u64(entry.offset(offsets.btf))?);
-            modules.push(ModuleBtf {
-                name: self.read_cstr(at.offset(offsets.name), 64)?,
-                btf: self.module_btf(at, &offsets, &parsed),
+            let at = self.read_u64(entry.offset(offsets.btf)).map(GuestVirt);
+            let named = at.and_then(|at| Ok((self.read_cstr(at.offset(offsets.name), 64)?, at)));
+            modules.push(match named {
+                Ok((name, at)) => ModuleBtf {
+                    name,
+                    btf: self.module_btf(at, &offsets, &parsed),
+                },
+                Err(error) => ModuleBtf::unread(error),
             });
-            node = GuestVirt(self.read_u64(node)?);
+            // What the list has behind a break cannot be read, and is one more of them.
+            node = match self.read_u64(node) {
+                Ok(next) => GuestVirt(next),
+                Err(error) => {
+                    modules.push(ModuleBtf::unread(error));
+                    break;
+                }
+            };
         }
         Ok(modules)
+    }
+
+    /// Which modules' types cannot be read, as the end of a sentence that says that something is not there.
+    pub fn unread_types(&self) -> String {
+        let all = match self.module_btfs() {
+            Ok(all) => all,
+            Err(error) => vec![ModuleBtf::unread(error)],
+        };
+        let unread = all.iter().filter_map(|module| {
+            let error = module.btf.as_ref().err()?;
+            Some(format!(
+                "; the types of the module {} cannot be read: {error}",
+                module.name
+            ))
+        });
+        unread.collect()
     }
 
     fn module_btf(&self, at: GuestVirt, offsets: &Offsets, parsed: &Parsed) -> Result<Arc<Btf>> {
@@ -178,7 +216,7 @@ impl Kernel {
             }
         };
         add(None, own);
-        // A module whose BTF cannot be read hides nothing of the others.
+        // A module whose BTF cannot be read hides nothing of the others; `unread_types` names it.
         for module in self.module_btfs()? {
             if let Ok(btf) = module.btf {
                 add(Some(module.name), &btf);

@@ -7,7 +7,7 @@ use super::btf::{Btf, Field, Kind, Shape, TypeId};
 use super::{Kernel, Symbol, SymbolAt};
 use crate::base::Of as _;
 use crate::memory::GuestVirt;
-use crate::{Error, Result, text_of};
+use crate::{Error, Listing, Result, text_of};
 
 /// More modules than any kernel loads.
 const MAX_MODULES: usize = 4096;
@@ -122,6 +122,15 @@ impl Kernel {
         tables.map(|table| Ok(table?.decode())).collect()
     }
 
+    /// As [`module_symbols`](Self::module_symbols), with those that could not be read beside the others.
+    pub(crate) fn module_symbols_each(&self) -> Result<Listing<ModuleSymbols>> {
+        let mut all = Listing::new();
+        for table in self.module_tables()? {
+            all.take(table.map(|table| table.decode()), || "");
+        }
+        Ok(all)
+    }
+
     /// The symbol tables of the modules as they lie in memory; or why one cannot be read.
     pub(super) fn module_tables(&self) -> Result<Vec<Result<Table>>> {
         // A kernel without CONFIG_MODULES has no such list.
@@ -136,17 +145,29 @@ impl Kernel {
         let mut tables = Vec::new();
         while node != head {
             if tables.len() == MAX_MODULES {
-                return Err(Error::TooLong {
+                tables.push(Err(Error::TooLong {
                     what: "list of modules",
                     at: head,
                     bound: MAX_MODULES,
-                });
+                }));
+                break;
             }
             let module = node.back(offsets.list);
-            let name = self.read_cstr(module.offset(offsets.name.offset()), 64)?;
-            let table = self.table_of(module, name.clone(), &offsets);
-            tables.push(table.of(|| format!("module {name}, its symbols")));
-            node = GuestVirt(self.read_u64(node)?);
+            let name = self.read_cstr(module.offset(offsets.name.offset()), 64);
+            tables.push(match name {
+                Ok(name) => self
+                    .table_of(module, name.clone(), &offsets)
+                    .of(|| format!("module {name}, its symbols")),
+                Err(error) => Err(error).of(|| format!("the name of the module at {module}")),
+            });
+            let next = self.read_u64(node).map(GuestVirt);
+            node = match next.of(|| format!("the modules behind that at {module}")) {
+                Ok(next) => next,
+                Err(error) => {
+                    tables.push(Err(error));
+                    break;
+                }
+            };
         }
         Ok(tables)
     }

@@ -346,7 +346,10 @@ impl Kernel {
         Error::NoType {
             name: c.to_owned(),
             release: self.release().to_owned(),
-            hint: near.map_or_else(String::new, |near| format!("; did you mean `{near}`?")),
+            hint: match near {
+                Some(near) => format!("; did you mean `{near}`?"),
+                None => self.unread_types(),
+            },
         }
     }
 }

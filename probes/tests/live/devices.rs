@@ -442,10 +442,10 @@ fn disks(ground: &mut Ground, kernel: &str) {
     };
     let mut files = String::new();
     for disk in seen.iter() {
-        let in_flight = disk.in_flight.iter().sum();
-        let own = stats_of(&disk.stats, in_flight);
+        let in_flight = disk.in_flight.unwrap().iter().sum();
+        let own = stats_of(&disk.stats.unwrap(), in_flight);
         compare(&disk.name, disk.dev.to_string(), own);
-        let queue = &disk.queue;
+        let queue = disk.queue.as_ref().unwrap();
         let scheduler = match (&queue.elevator, queue.mq) {
             (Some(name), _) => name.as_str(),
             (None, _) => "none",
@@ -462,7 +462,7 @@ fn disks(ground: &mut Ground, kernel: &str) {
             queue.logical_block_size,
         );
         for part in &disk.partitions {
-            let own = stats_of(&part.stats, 0);
+            let own = stats_of(&part.stats.unwrap(), 0);
             compare(&part.name, part.dev.to_string(), own);
             files += &format!(
                 "part {} {} {} {} {}\n",
@@ -492,7 +492,7 @@ fn disks(ground: &mut Ground, kernel: &str) {
     ledger.same(
         "nullb1",
         "elevator",
-        &of("nullb1").queue.elevator.as_deref(),
+        &of("nullb1").queue.as_ref().unwrap().elevator.as_deref(),
         &Some("mq-deadline"),
     );
     ledger.same("ram1", "read only", &of("ram1").read_only, &true);
@@ -500,8 +500,8 @@ fn disks(ground: &mut Ground, kernel: &str) {
     ledger.same(
         "ram1",
         "written",
-        &(of("ram1").stats.write.sectors >= 800),
-        &(of("ram1").stats.write.ios > 0),
+        &(of("ram1").stats.unwrap().write.sectors >= 800),
+        &(of("ram1").stats.unwrap().write.ios > 0),
     );
     ledger.end(&[("names", 1), ("number", 6), ("stats", 6), ("files", 1)]);
 }
@@ -556,7 +556,7 @@ fn requests(ground: &mut Ground, kernel: &str) {
             .collect();
         let mut own = BTreeSet::new();
         for disk in &disks {
-            for request in &disk.queue.requests {
+            for request in disk.queue.as_ref().unwrap().requests.as_ref().unwrap() {
                 let op = request.op.trim_start_matches("REQ_OP_");
                 let state = request.state.trim_start_matches("MQ_RQ_").to_lowercase();
                 own.insert(format!(
@@ -572,7 +572,11 @@ fn requests(ground: &mut Ground, kernel: &str) {
                 ledger.same(&disk.name, "bytes", &request.bytes, &size);
             }
             let said = |asked: &(_, BTreeMap<String, String>)| asked.1[&disk.name].clone();
-            let counts = disk.in_flight.map(|count| count.to_string()).join(" ");
+            let counts = disk
+                .in_flight
+                .unwrap()
+                .map(|count| count.to_string())
+                .join(" ");
             ledger.steady(
                 &disk.name,
                 "in flight",

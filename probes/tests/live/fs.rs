@@ -41,7 +41,8 @@ fn ask(ground: &mut Ground) -> BTreeMap<String, Vec<String>> {
 /// The words of `stat -c '%i|%f|%u|%g|%h|%s|%b|%X|%Y|%Z|%t|%T|%d'`.
 fn words(path: &str, inode: &Inode) -> Vec<String> {
     // new_encode_dev()
-    let dev = (inode.dev.1 & 0xff) | inode.dev.0 << 8 | (inode.dev.1 & !0xff) << 12;
+    let (major, minor) = inode.dev.unwrap();
+    let dev = (minor & 0xff) | major << 8 | (minor & !0xff) << 12;
     vec![
         path.to_owned(),
         inode.ino.to_string(),
@@ -84,7 +85,8 @@ pub(crate) fn are_those_of_stat(kernel: &str) {
         let (first, last) = (&before[path], &after[path]);
         for (i, memory) in memory.iter().enumerate() {
             // sysfs and proc say when somebody asks what their inodes' times are.
-            let volatile = ["sysfs", "proc", "cgroup2"].contains(&found.inode.fs_type.as_str())
+            let volatile = ["sysfs", "proc", "cgroup2"]
+                .contains(&found.inode.fs_type.as_deref().unwrap())
                 && (5..=10).contains(&i);
             if !volatile {
                 let field = if i == 0 { "path" } else { "inode" };
@@ -96,11 +98,11 @@ pub(crate) fn are_those_of_stat(kernel: &str) {
         let inode = inode.member("d_inode").unwrap().pointer().unwrap();
         ledger.same(path, "dentry", &inode, &found.inode.at);
         // A file of a tmpfs is its pages.
-        if found.inode.fs_type == "tmpfs" && found.inode.mode & 0xf000 == 0x8000 {
+        if found.inode.fs_type.as_deref() == Some("tmpfs") && found.inode.mode & 0xf000 == 0x8000 {
             ledger.same(
                 path,
                 "cached",
-                &(found.inode.cached_pages * 8),
+                &(found.inode.cached_pages.unwrap() * 8),
                 &found.inode.blocks,
             );
         }
@@ -157,10 +159,15 @@ fn pages(ledger: &mut Ledger, ground: &mut Ground) {
         .path_lookup("/tmp/mnt/dir/cached", 1)
         .unwrap()
         .inode;
-    ledger.same("cached", "page cache", &&*inode.fs_type, &"ext2");
-    ledger.same("cached", "page cache", &cached(&ground.guest), &9);
+    ledger.same(
+        "cached",
+        "page cache",
+        &inode.fs_type.as_deref(),
+        &Some("ext2"),
+    );
+    ledger.same("cached", "page cache", &cached(&ground.guest), &Some(9));
     ground.sh("for i in 1 2 3; do sync; echo 3 >/proc/sys/vm/drop_caches; sleep 0.2; done; stat /tmp/mnt/dir/cached");
-    ledger.same("dropped", "page cache", &cached(&ground.guest), &0);
+    ledger.same("dropped", "page cache", &cached(&ground.guest), &Some(0));
 }
 
 fn filesystems(ledger: &mut Ledger, ground: &mut Ground) {

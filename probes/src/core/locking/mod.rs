@@ -26,11 +26,11 @@ pub use wait::{Completion, WaitEntry, WaitQueue};
 
 use serde::Serialize;
 
-use crate::Result;
 use crate::kernel::Kernel;
 use crate::memory::GuestVirt;
 use crate::object::{FixedStr, Mirror};
 use crate::structures::{list_for_each_entry, offset_of};
+use crate::{Listing, Missing, Of as _, Result};
 
 /// Waiters of one lock or queue that are read at most.
 const BOUND: usize = 1 << 20;
@@ -63,29 +63,44 @@ impl Contender {
         })
     }
 
-    /// The task that a word points to whose lower bits are flags; `None` for NULL.
-    fn of_word(kernel: &Kernel, word: u64, flags: u64) -> Result<Option<Self>> {
-        match word & !flags {
-            0 => Ok(None),
-            at => Self::read(kernel, GuestVirt(at)).map(Some),
+    /// The owner that a word points to whose lower bits are flags; `None` for NULL, and for one that cannot be read, which
+    /// is noted.
+    fn of_word(kernel: &Kernel, word: u64, flags: u64, missing: &mut Vec<Missing>) -> Option<Self> {
+        match GuestVirt(word & !flags) {
+            GuestVirt(0) => None,
+            at => Self::read(kernel, at).or_miss(missing, || format!("its owner, the task {at}")),
         }
     }
 }
 
 /// The waiters of the lock at `at`, of type `lock`, each of them a `waiter`: behind a list's head, or since 7.1 a ring that
 /// `first_waiter` points into.
-fn waiters(kernel: &Kernel, at: GuestVirt, lock: &str, waiter: &str) -> Result<Vec<GuestVirt>> {
+fn waiters(kernel: &Kernel, at: GuestVirt, lock: &str, waiter: &str) -> Result<Listing<GuestVirt>> {
     let list = offset_of(kernel, waiter, "list")?;
     let Ok(first) = offset_of(kernel, lock, "first_waiter") else {
         let head = at.offset(offset_of(kernel, lock, "wait_list")?);
-        return list_for_each_entry(kernel, head, list)
-            .bound(BOUND)
-            .collect();
+        let walk = list_for_each_entry(kernel, head, list).bound(BOUND);
+        return Ok(Listing::walk("wait_list", walk));
     };
     let first = GuestVirt(kernel.read_u64(at.offset(first))?);
     if first.is_null() {
-        return Ok(Vec::new());
+        return Ok(Listing::new());
     }
     let others = list_for_each_entry(kernel, first.offset(list), list).bound(BOUND);
-    std::iter::once(Ok(first)).chain(others).collect()
+    let walk = std::iter::once(Ok(first)).chain(others);
+    Ok(Listing::walk("the ring of first_waiter", walk))
+}
+
+/// What `read` gives of each waiter, and which could not be read.
+fn each<T>(
+    nodes: Listing<GuestVirt>,
+    missing: &mut Vec<Missing>,
+    mut read: impl FnMut(GuestVirt) -> Result<T>,
+) -> Vec<T> {
+    let mut list = Listing::new();
+    list.missing = nodes.missing;
+    for at in nodes.items {
+        list.take(read(at), || format!("the waiter at {at}"));
+    }
+    list.into_items(missing)
 }

@@ -2,12 +2,12 @@
 
 use serde::Serialize;
 
-use super::{Contender, rt_mutex, waiters};
-use crate::Result;
+use super::{Contender, each, rt_mutex, waiters};
 use crate::guest::Guest;
 use crate::kernel::Kernel;
 use crate::memory::GuestVirt;
 use crate::structures::{offset_of, twice};
+use crate::{Missing, Result};
 
 /// `MUTEX_FLAG_*` of `kernel/locking/mutex.h`: the lower bits of `owner`.
 const FLAGS: [(u64, &str); 3] = [(1, "WAITERS"), (2, "HANDOFF"), (4, "PICKUP")];
@@ -17,12 +17,17 @@ const FLAGS: [(u64, &str); 3] = [(1, "WAITERS"), (2, "HANDOFF"), (4, "PICKUP")];
 pub struct Mutex {
     /// Where it lies.
     pub at: GuestVirt,
-    /// Who has it; `None` if nobody has.
+    /// Whether somebody has it.
+    pub locked: bool,
+    /// Who has it; `None` if nobody has, or if that task could not be read.
     pub owner: Option<Contender>,
     /// `MUTEX_FLAG_*` without `MUTEX_FLAG_`; a kernel with PREEMPT_RT has none.
     pub flags: Vec<&'static str>,
     /// Who sleeps until it is free, the first that came first.
     pub waiters: Vec<Contender>,
+    /// What could not be read.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub missing: Vec<Missing>,
 }
 
 impl Guest {
@@ -38,24 +43,29 @@ fn read(kernel: &Kernel, at: GuestVirt) -> Result<Mutex> {
         let base = rt_mutex::read(kernel, at.offset(base))?;
         return Ok(Mutex {
             at,
+            locked: base.locked,
             owner: base.owner,
             flags: Vec::new(),
             waiters: base.waiters.into_iter().map(|waiter| waiter.task).collect(),
+            missing: base.missing,
         });
     }
     let owner = at.offset(offset_of(kernel, "struct mutex", "owner.counter")?);
     let owner = kernel.read_u64(owner)?;
     let task = offset_of(kernel, "struct mutex_waiter", "task")?;
     let waiters = waiters(kernel, at, "struct mutex", "struct mutex_waiter")?;
-    let waiters = waiters.into_iter().map(|waiter| {
+    let mut missing = Vec::new();
+    let waiters = each(waiters, &mut missing, |waiter| {
         let task = kernel.read_u64(waiter.offset(task))?;
         Contender::read(kernel, GuestVirt(task))
     });
     let set = FLAGS.iter().filter(|(bit, _)| owner & bit != 0);
     Ok(Mutex {
         at,
-        owner: Contender::of_word(kernel, owner, 7)?,
+        locked: owner & !7 != 0,
+        owner: Contender::of_word(kernel, owner, 7, &mut missing),
         flags: set.map(|(_, name)| *name).collect(),
-        waiters: waiters.collect::<Result<_>>()?,
+        waiters,
+        missing,
     })
 }

@@ -3,13 +3,13 @@
 
 use serde::Serialize;
 
-use super::{BOUND, Contender};
-use crate::Result;
+use super::{BOUND, Contender, each};
 use crate::guest::Guest;
 use crate::kernel::Kernel;
 use crate::memory::GuestVirt;
 use crate::object::Mirror;
 use crate::structures::{offset_of, rbtree_for_each_entry, twice};
+use crate::{Listing, Missing, Result};
 
 /// `RT_MUTEX_HAS_WAITERS`: the lowest bit of `owner`.
 const HAS_WAITERS: u64 = 1;
@@ -30,10 +30,15 @@ pub struct RtWaiter {
 pub struct RtMutex {
     /// Where it lies.
     pub at: GuestVirt,
-    /// Who has it; `None` if nobody has.
+    /// Whether somebody has it.
+    pub locked: bool,
+    /// Who has it; `None` if nobody has, or if that task could not be read.
     pub owner: Option<Contender>,
     /// Who sleeps until it is free, the most urgent first.
     pub waiters: Vec<RtWaiter>,
+    /// What could not be read.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub missing: Vec<Missing>,
 }
 
 #[derive(Debug, Mirror)]
@@ -60,9 +65,10 @@ pub(super) fn read(kernel: &Kernel, at: GuestVirt) -> Result<RtMutex> {
     let root = at.offset(offset_of(kernel, c, "waiters.rb_root")?);
     let node = offset_of(kernel, "struct rt_mutex_waiter", "tree.entry")
         .or_else(|_| offset_of(kernel, "struct rt_mutex_waiter", "tree_entry"))?;
-    let waiters = rbtree_for_each_entry(kernel, root, node).bound(BOUND);
-    let waiters = waiters.map(|waiter| {
-        let waiter: Waiter = kernel.load(waiter?)?;
+    let walk = rbtree_for_each_entry(kernel, root, node).bound(BOUND);
+    let mut missing = Vec::new();
+    let waiters = each(Listing::walk("waiters", walk), &mut missing, |waiter| {
+        let waiter: Waiter = kernel.load(waiter)?;
         Ok(RtWaiter {
             task: Contender::read(kernel, waiter.task)?,
             prio: waiter.prio,
@@ -71,7 +77,9 @@ pub(super) fn read(kernel: &Kernel, at: GuestVirt) -> Result<RtMutex> {
     });
     Ok(RtMutex {
         at,
-        owner: Contender::of_word(kernel, owner, HAS_WAITERS)?,
-        waiters: waiters.collect::<Result<_>>()?,
+        locked: owner & !HAS_WAITERS != 0,
+        owner: Contender::of_word(kernel, owner, HAS_WAITERS, &mut missing),
+        waiters,
+        missing,
     })
 }

@@ -2,12 +2,12 @@
 
 use serde::Serialize;
 
-use super::{Contender, rt_mutex, waiters};
-use crate::Result;
+use super::{Contender, each, rt_mutex, waiters};
 use crate::guest::Guest;
 use crate::kernel::Kernel;
 use crate::memory::GuestVirt;
 use crate::structures::{enumerator, offset_of, twice};
+use crate::{Error, Missing, Result};
 
 // kernel/locking/rwsem.c: bits of `count`, and of `owner`.
 const WRITER_LOCKED: u64 = 1;
@@ -56,6 +56,9 @@ pub struct RwSem {
     /// Who waits until it is free, the first that came first; with PREEMPT_RT the most urgent first, after the one who
     /// has the rt_mutex already.
     pub waiters: Vec<RwSemWaiter>,
+    /// What could not be read: where it is the owner, `owner` is `None` too.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub missing: Vec<Missing>,
 }
 
 impl Guest {
@@ -80,9 +83,12 @@ fn read(kernel: &Kernel, at: GuestVirt) -> Result<RwSem> {
     };
     let task = offset_of(kernel, "struct rwsem_waiter", "task")?;
     let kind = offset_of(kernel, "struct rwsem_waiter", "type")?;
-    let writes = enumerator(kernel, "RWSEM_WAITING_FOR_WRITE")?.unwrap_or(0);
+    let writes = enumerator(kernel, "RWSEM_WAITING_FOR_WRITE")?.ok_or_else(|| {
+        Error::Absent("this kernel has no enumerator RWSEM_WAITING_FOR_WRITE".to_owned())
+    })?;
     let waiters = waiters(kernel, at, c, "struct rwsem_waiter")?;
-    let waiters = waiters.into_iter().map(|waiter| {
+    let mut missing = Vec::new();
+    let waiters = each(waiters, &mut missing, |waiter| {
         let at = GuestVirt(kernel.read_u64(waiter.offset(task))?);
         Ok(RwSemWaiter {
             task: Contender::read(kernel, at)?,
@@ -96,10 +102,11 @@ fn read(kernel: &Kernel, at: GuestVirt) -> Result<RwSem> {
         state,
         owner: match stale {
             true => None,
-            false => Contender::of_word(kernel, owner, OWNER_FLAGS)?,
+            false => Contender::of_word(kernel, owner, OWNER_FLAGS, &mut missing),
         },
         handoff: count & HANDOFF != 0,
-        waiters: waiters.collect::<Result<_>>()?,
+        waiters,
+        missing,
     })
 }
 
@@ -133,5 +140,6 @@ fn rt(kernel: &Kernel, at: GuestVirt, readers: u64) -> Result<RwSem> {
         owner,
         handoff: false,
         waiters: next.into_iter().chain(waiters).collect(),
+        missing: base.missing,
     })
 }

@@ -40,12 +40,9 @@ fn mutex(mutex: &Mutex) -> Table {
     for waiter in &mutex.waiters {
         row(&mut table, "waits", waiter, String::new());
     }
-    let state = if mutex.owner.is_some() {
-        "locked"
-    } else {
-        "free"
-    };
+    let state = if mutex.locked { "locked" } else { "free" };
     table.note(format!("mutex at {}: {state}", mutex.at));
+    table.lacks(&mutex.missing);
     table
 }
 
@@ -75,6 +72,7 @@ fn rwsem(sem: &RwSem) -> Table {
         ""
     };
     table.note(format!("rw_semaphore at {}: {state}{handoff}", sem.at));
+    table.lacks(&sem.missing);
     table
 }
 
@@ -86,12 +84,9 @@ fn rt_mutex(mutex: &RtMutex) -> Table {
     for waiter in &mutex.waiters {
         row(&mut table, "waits", &waiter.task, waiter.prio.to_string());
     }
-    let state = if mutex.owner.is_some() {
-        "locked"
-    } else {
-        "free"
-    };
+    let state = if mutex.locked { "locked" } else { "free" };
     table.note(format!("rt_mutex at {}: {state}", mutex.at));
+    table.lacks(&mutex.missing);
     table
 }
 
@@ -120,6 +115,7 @@ fn wait_queue(queue: &WaitQueue) -> Table {
     let count = queue.waiters.len();
     let s = if count == 1 { "" } else { "s" };
     table.note(format!("wait queue at {}: {count} waiter{s}", queue.at));
+    table.lacks(&queue.missing);
     table
 }
 
@@ -134,5 +130,6 @@ fn completion(completion: &Completion) -> Table {
         n => format!("{n} more may pass"),
     };
     table.note(format!("completion at {}: {done}", completion.at));
+    table.lacks(&completion.missing);
     table
 }

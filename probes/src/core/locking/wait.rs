@@ -2,14 +2,14 @@
 
 use serde::Serialize;
 
-use super::{BOUND, Contender, TaskStruct};
-use crate::Result;
+use super::{BOUND, Contender, TaskStruct, each};
 use crate::guest::Guest;
 use crate::kernel::Kernel;
 use crate::memory::GuestVirt;
 use crate::object::Mirror;
 use crate::sched::find_task_by_pid;
 use crate::structures::{list_for_each_entry, offset_of, twice};
+use crate::{Listing, Missing, Of as _, Result};
 
 /// `WQ_FLAG_EXCLUSIVE` of `include/linux/wait.h`.
 const EXCLUSIVE: u32 = 1;
@@ -34,6 +34,9 @@ pub struct WaitQueue {
     pub at: GuestVirt,
     /// Its entries, in the order in which they are told.
     pub waiters: Vec<WaitEntry>,
+    /// What could not be read.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub missing: Vec<Missing>,
 }
 
 /// Something that tasks wait to be done.
@@ -45,6 +48,9 @@ pub struct Completion {
     pub done: u32,
     /// Who waits.
     pub waiters: Vec<Contender>,
+    /// What could not be read.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub missing: Vec<Missing>,
 }
 
 #[derive(Debug, Mirror)]
@@ -74,23 +80,26 @@ impl Guest {
 fn queue(kernel: &Kernel, at: GuestVirt) -> Result<WaitQueue> {
     let head = at.offset(offset_of(kernel, "struct wait_queue_head", "head")?);
     let member = offset_of(kernel, "struct wait_queue_entry", "entry")?;
-    let waiters = list_for_each_entry(kernel, head, member)
-        .bound(BOUND)
-        .map(|at| {
-            let at = at?;
-            let entry: Entry = kernel.load(at)?;
-            let function = kernel.symbol_at(entry.func)?;
-            let function = function.filter(|function| function.offset == 0);
-            Ok(WaitEntry {
-                at,
-                task: task(kernel, entry.private)?,
-                function: function.map_or_else(|| entry.func.to_string(), |symbol| symbol.name),
-                exclusive: entry.flags & EXCLUSIVE != 0,
-            })
-        });
+    let walk = list_for_each_entry(kernel, head, member).bound(BOUND);
+    let (mut missing, mut unnamed) = (Vec::new(), Vec::new());
+    let waiters = each(Listing::walk("head", walk), &mut missing, |at| {
+        let entry: Entry = kernel.load(at)?;
+        let function = kernel.symbol_at(entry.func)?;
+        let function = function.filter(|function| function.offset == 0);
+        let task = task(kernel, entry.private);
+        let task = task.or_miss(&mut unnamed, || format!("the task of the waiter at {at}"));
+        Ok(WaitEntry {
+            at,
+            task: task.flatten(),
+            function: function.map_or_else(|| entry.func.to_string(), |symbol| symbol.name),
+            exclusive: entry.flags & EXCLUSIVE != 0,
+        })
+    });
+    missing.append(&mut unnamed);
     Ok(WaitQueue {
         at,
-        waiters: waiters.collect::<Result<_>>()?,
+        waiters,
+        missing,
     })
 }
 
@@ -121,15 +130,16 @@ fn completion(kernel: &Kernel, at: GuestVirt) -> Result<Completion> {
     let head = at.offset(offset_of(kernel, c, "wait.task_list")?);
     let member = offset_of(kernel, "struct swait_queue", "task_list")?;
     let task = offset_of(kernel, "struct swait_queue", "task")?;
-    let waiters = list_for_each_entry(kernel, head, member)
-        .bound(BOUND)
-        .map(|entry| {
-            let task = kernel.read_u64(entry?.offset(task))?;
-            Contender::read(kernel, GuestVirt(task))
-        });
+    let walk = list_for_each_entry(kernel, head, member).bound(BOUND);
+    let mut missing = Vec::new();
+    let waiters = each(Listing::walk("task_list", walk), &mut missing, |entry| {
+        let task = kernel.read_u64(entry.offset(task))?;
+        Contender::read(kernel, GuestVirt(task))
+    });
     Ok(Completion {
         at,
         done: kernel.read_u32(at.offset(offset_of(kernel, c, "done")?))?,
-        waiters: waiters.collect::<Result<_>>()?,
+        waiters,
+        missing,
     })
 }

@@ -4,16 +4,15 @@
 use serde::Serialize;
 
 use super::{BOUND, DevT, pointer, text};
-use crate::Listing;
 use crate::guest::Guest;
 use crate::kernel::Kernel;
 use crate::memory::GuestVirt;
 use crate::object::{FixedStr, Mirror, Object, Plan};
 use crate::structures::{
-    XarrayLayout, checked_list, container_of, offset_of, possible_cpus, sbitmap, settle,
+    XarrayLayout, container_of, offset_of, possible_cpus, sbitmap, settle_all, whole_list,
     xa_for_each,
 };
-use crate::{Error, Result};
+use crate::{Error, Listing, Missing, Of as _, Result};
 
 /// Hardware queues of one disk: a CPU has no use of more than one.
 const HW_QUEUES: u32 = 8192;
@@ -95,8 +94,8 @@ pub struct RequestQueue {
     pub nr_requests: u64,
     /// Bytes of the smallest unit that can be addressed.
     pub logical_block_size: u32,
-    /// The requests that are under way.
-    pub requests: Vec<BlockRequest>,
+    /// The requests that are under way; `None` if they could not be read. One that could not is among what is missing.
+    pub requests: Option<Vec<BlockRequest>>,
 }
 
 /// A partition of a disk.
@@ -114,8 +113,8 @@ pub struct Partition {
     pub start: u64,
     /// Its size in sectors of 512 bytes.
     pub sectors: u64,
-    /// What was transferred.
-    pub stats: DiskStats,
+    /// What was transferred; `None` if it could not be read.
+    pub stats: Option<DiskStats>,
 }
 
 /// A disk.
@@ -133,12 +132,12 @@ pub struct Disk {
     pub sectors: u64,
     /// Whether it cannot be written to.
     pub read_only: bool,
-    /// Reads and writes that its driver has: `/sys/block/NAME/inflight`.
-    pub in_flight: [u64; 2],
+    /// Reads and writes that its driver has: `/sys/block/NAME/inflight`. `None`, as the next two: it could not be read.
+    pub in_flight: Option<[u64; 2]>,
     /// What was transferred.
-    pub stats: DiskStats,
+    pub stats: Option<DiskStats>,
     /// Its request queue.
-    pub queue: RequestQueue,
+    pub queue: Option<RequestQueue>,
     /// Its partitions.
     pub partitions: Vec<Partition>,
 }
@@ -252,10 +251,7 @@ impl Guest {
     /// Requests come and go: pause the guest for those of one instant.
     pub fn disks(&self) -> Result<Disks> {
         let kernel = self.kernel()?;
-        settle("the disks", || {
-            let reader = Reader::new(&kernel)?;
-            reader.disks().map(|disks| disks.map(Listing::from))
-        })
+        settle_all("the disks", || Reader::new(&kernel)?.disks())
     }
 }
 
@@ -279,20 +275,41 @@ impl<'k> Reader<'k> {
     }
 
     /// `None` if they changed.
-    fn disks(&self) -> Result<Option<Vec<Disk>>> {
-        let (mut disks, mut partitions) = (Vec::<Disk>::new(), Vec::new());
-        for at in self.block_devices()? {
-            let raw = self.bdev.load(at)?;
-            let disk: Gendisk = self.kernel.load(raw.bd_disk)?;
-            let stats = self.stats(raw.bd_stats)?;
+    fn disks(&self) -> Result<Option<Disks>> {
+        let nodes = self.block_devices()?;
+        let mut disks = Listing::new();
+        disks.missing = nodes.missing;
+        let mut partitions = Vec::new();
+        for at in nodes.items {
+            let raw = match self.bdev.load(at) {
+                Ok(raw) => raw,
+                Err(error) => {
+                    disks.miss(format!("the block_device at {at}"), &error);
+                    continue;
+                }
+            };
+            let disk = self.kernel.load::<Gendisk>(raw.bd_disk);
+            let name = match &disk {
+                Ok(disk) if disk.part0 == at => format!("the disk {}", disk.disk_name.to_str()),
+                Ok(disk) => format!("a partition of {} at {at}", disk.disk_name.to_str()),
+                Err(_) => format!("the block_device at {at}"),
+            };
+            let missing = &mut disks.missing;
+            let disk = disk.of(|| format!("its bd_disk {}", raw.bd_disk));
+            let Some(disk) = disk.or_miss(missing, || &*name) else {
+                continue;
+            };
+            let stats = self.stats(raw.bd_stats).of(|| "its bd_stats");
+            let stats = stats.or_miss(missing, || &*name);
             if disk.part0 == at {
-                let queue = self.queue(disk.queue)?;
-                let in_flight = if queue.mq {
-                    in_flight(&queue.requests)
-                } else {
-                    stats.in_flight
-                };
-                disks.push(Disk {
+                let queue = self.queue(disk.queue, missing, &name);
+                let queue = queue.of(|| format!("its request_queue {}", disk.queue));
+                let queue = queue.or_miss(missing, || &*name);
+                let in_flight = queue.as_ref().and_then(|queue| match queue.mq {
+                    true => queue.requests.as_deref().map(in_flight),
+                    false => stats.map(|stats| stats.in_flight),
+                });
+                disks.items.push(Disk {
                     at: raw.bd_disk,
                     part0: at,
                     name: disk.disk_name.to_str().into_owned(),
@@ -304,10 +321,10 @@ impl<'k> Reader<'k> {
                     queue,
                     partitions: Vec::new(),
                 });
-            } else {
+            } else if let Some(part) = text(self.kernel, raw.name).or_miss(missing, || &*name) {
                 let partition = Partition {
                     at,
-                    name: text(self.kernel, raw.name)?,
+                    name: part,
                     dev: DevT::of(raw.bd_dev),
                     partno: raw.partno(),
                     start: raw.bd_start_sect,
@@ -316,42 +333,58 @@ impl<'k> Reader<'k> {
                 };
                 partitions.push((raw.bd_disk, partition));
             }
-            if self.bdev.load(at)? != raw {
+            if !self.bdev.load(at).is_ok_and(|after| after == raw) {
                 return Ok(None);
             }
         }
         for (of, partition) in partitions {
-            match disks.iter_mut().find(|disk| disk.at == of) {
+            match disks.items.iter_mut().find(|disk| disk.at == of) {
                 Some(disk) => disk.partitions.push(partition),
-                None => return Ok(None),
+                None => {
+                    let broken = Error::Broken {
+                        what: "block_device",
+                        at: partition.at,
+                        why: format!("its disk {of} is none of those that could be read"),
+                    };
+                    disks.miss(format!("the partition {}", partition.name), &broken);
+                }
             }
         }
-        for disk in &mut disks {
+        for disk in &mut disks.items {
             disk.partitions.sort_by_key(|partition| partition.partno);
         }
         Ok(Some(disks))
     }
 
     /// Each `block_device` of the class `block`.
-    fn block_devices(&self) -> Result<Vec<GuestVirt>> {
+    fn block_devices(&self) -> Result<Listing<GuestVirt>> {
         let kernel = self.kernel;
         let class = kernel.symbol("block_class")?;
         let kset = pointer(kernel, kernel.symbol("class_kset")?)?;
         let list = kset.offset(offset_of(kernel, "struct kset", "list")?);
         let c = "struct subsys_private";
         let of = |member| offset_of(kernel, c, member);
-        let mut devices = Vec::new();
-        for subsystem in checked_list(kernel, list, of("subsys.kobj.entry")?, BOUND)? {
-            if pointer(kernel, subsystem.offset(of("class")?))? != class {
+        let (of_class, devices_of) = (of("class")?, of("klist_devices.k_list")?);
+        let c = "struct device_private";
+        let node = offset_of(kernel, c, "knode_class.n_node")?;
+        let device_of = offset_of(kernel, c, "device")?;
+        let member = offset_of(kernel, "struct block_device", "bd_device")?;
+        let classes = whole_list(kernel, list, of("subsys.kobj.entry")?, BOUND, "class_kset");
+        let mut devices = Listing::new();
+        devices.missing = classes.missing;
+        for subsystem in classes.items {
+            let its = pointer(kernel, subsystem.offset(of_class))
+                .or_miss(&mut devices.missing, || format!("the class of {subsystem}"));
+            if its != Some(class) {
                 continue;
             }
-            let head = subsystem.offset(of("klist_devices.k_list")?);
-            let c = "struct device_private";
-            let node = offset_of(kernel, c, "knode_class.n_node")?;
-            for private in checked_list(kernel, head, node, BOUND)? {
-                let device = pointer(kernel, private.offset(offset_of(kernel, c, "device")?))?;
-                let member = offset_of(kernel, "struct block_device", "bd_device")?;
-                devices.push(container_of(device, member));
+            let head = subsystem.offset(devices_of);
+            let privates = whole_list(kernel, head, node, BOUND, "block_class's devices");
+            devices.missing.extend(privates.missing);
+            for private in privates.items {
+                let device = pointer(kernel, private.offset(device_of));
+                let device = device.map(|device| container_of(device, member));
+                devices.take(device, || format!("the device_private at {private}"));
             }
         }
         Ok(devices)
@@ -388,13 +421,15 @@ impl<'k> Reader<'k> {
         Ok(sum)
     }
 
-    fn queue(&self, at: GuestVirt) -> Result<RequestQueue> {
+    fn queue(&self, at: GuestVirt, missing: &mut Vec<Missing>, disk: &str) -> Result<RequestQueue> {
         let raw: Queue = self.kernel.load(at)?;
         let elevator = match raw.elevator.is_null() {
             true => None,
             false => {
                 let queue = Object::at(self.kernel, "struct elevator_queue", raw.elevator)?;
-                Some(queue.member("type")?.member("elevator_name")?.string()?)
+                let name = queue.member("type")?.member("elevator_name")?.string();
+                let name = name.of(|| "its elevator");
+                name.or_miss(missing, || disk).or(Some("?".to_owned()))
             }
         };
         let mq = !raw.mq_ops.is_null();
@@ -402,8 +437,11 @@ impl<'k> Reader<'k> {
             at,
             mq,
             requests: match mq {
-                true => self.requests(at, &raw)?,
-                false => Vec::new(),
+                true => self
+                    .requests(at, &raw, missing, disk)
+                    .of(|| "its requests")
+                    .or_miss(missing, || disk),
+                false => Some(Vec::new()),
             },
             elevator,
             nr_hw_queues: raw.nr_hw_queues,
@@ -440,9 +478,15 @@ impl<'k> Reader<'k> {
 
     /// The requests of a queue that have a tag: the scheduler's where there is one, since a request gets that first, else
     /// the driver's.
-    fn requests(&self, queue: GuestVirt, raw: &Queue) -> Result<Vec<BlockRequest>> {
+    fn requests(
+        &self,
+        queue: GuestVirt,
+        raw: &Queue,
+        missing: &mut Vec<Missing>,
+        disk: &str,
+    ) -> Result<Vec<BlockRequest>> {
         let mut done: Vec<GuestVirt> = Vec::new();
-        let mut requests = Vec::new();
+        let mut requests = Listing::new();
         let scheduled = !raw.elevator.is_null();
         for hctx in self.hw_queues(queue, raw)? {
             let tags = match scheduled {
@@ -457,7 +501,8 @@ impl<'k> Reader<'k> {
             done.push(tags);
             self.tagged((queue, scheduled), tags, &mut requests)?;
         }
-        Ok(requests)
+        missing.extend(requests.missing.into_iter().map(|part| part.of(disk)));
+        Ok(requests.items)
     }
 
     /// The requests behind the tags in use.
@@ -465,7 +510,7 @@ impl<'k> Reader<'k> {
         &self,
         (queue, scheduled): (GuestVirt, bool),
         at: GuestVirt,
-        requests: &mut Vec<BlockRequest>,
+        requests: &mut Listing<BlockRequest>,
     ) -> Result<()> {
         let kernel = self.kernel;
         let tags: Tags = kernel.load(at)?;
@@ -479,17 +524,23 @@ impl<'k> Reader<'k> {
                 continue;
             }
             let table = if scheduled { tags.static_rqs } else { tags.rqs };
-            let at = pointer(kernel, table.offset(tag as u64 * 8))?;
-            // A tag is taken before its request is put there.
-            if at.is_null() {
-                continue;
-            }
-            let raw = self.request.load(at)?;
-            let own = if scheduled { raw.internal_tag } else { raw.tag };
-            if raw.q != queue || raw.refs == 0 || own != tag as i32 {
-                continue;
-            }
-            requests.push(self.request(at, &raw)?);
+            let read = || {
+                let at = pointer(kernel, table.offset(tag as u64 * 8))?;
+                // A tag is taken before its request is put there.
+                if at.is_null() {
+                    return Ok(None);
+                }
+                let raw = self.request.load(at)?;
+                let own = if scheduled { raw.internal_tag } else { raw.tag };
+                if raw.q != queue || raw.refs == 0 || own != tag as i32 {
+                    return Ok(None);
+                }
+                self.request(at, &raw).map(Some)
+            };
+            let request = read().or_miss(&mut requests.missing, || {
+                format!("the request of tag {tag}")
+            });
+            requests.items.extend(request.flatten());
         }
         Ok(())
     }

@@ -11,6 +11,10 @@ impl View for VmStat {
     fn html(&self) -> Option<String> {
         counters(self).html()
     }
+
+    fn missing(&self) -> Vec<crate::Missing> {
+        self.missing.clone()
+    }
 }
 
 fn counters(stat: &VmStat) -> Table {
@@ -30,8 +34,9 @@ fn counters(stat: &VmStat) -> Table {
             CounterKind::Event => "events",
         };
         let held = match counter.held {
-            0 => String::new(),
-            held => format!("{held:+}"),
+            Some(0) => String::new(),
+            Some(held) => format!("{held:+}"),
+            None => "?".to_owned(),
         };
         table.row([
             counter.name.clone(),
@@ -41,6 +46,7 @@ fn counters(stat: &VmStat) -> Table {
         ]);
     }
     table.note("HELD is what the CPUs have counted and not yet added to it");
+    table.lacks(&stat.missing);
     table
 }
 

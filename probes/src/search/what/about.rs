@@ -22,13 +22,8 @@ struct Inode {
     i_sb: GuestVirt,
 }
 
-/// Who is who, of the object of this type at `at`; `None` for types of which nothing is known, and for objects that are
-/// not what they seem.
-pub(super) fn of(kernel: &Kernel, c: &str, at: GuestVirt) -> Option<String> {
-    read(kernel, c, at).ok().flatten()
-}
-
-fn read(kernel: &Kernel, c: &str, at: GuestVirt) -> Result<Option<String>> {
+/// Who is who, of the object of this type at `at`; `None` for types of which nothing is known.
+pub(super) fn of(kernel: &Kernel, c: &str, at: GuestVirt) -> Result<Option<String>> {
     let word = |at: GuestVirt| kernel.read_u64(at);
     let member = |name: &str| -> Result<GuestVirt> { Ok(at.offset(offset_of(kernel, c, name)?)) };
     Ok(match c {

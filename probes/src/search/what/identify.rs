@@ -6,7 +6,6 @@ use super::known::Known;
 use super::number;
 use super::region::{self, Region};
 use super::{Thing, What, about};
-use crate::Result;
 use crate::guest::Guest;
 use crate::kernel::SymbolAt;
 use crate::memory::{EntryKind, GuestPhys, GuestVirt, PAGE_SIZE, PageWalk};
@@ -15,6 +14,7 @@ use crate::mm::page::{MemMap, PageKind};
 use crate::mm::swap;
 use crate::sched::Task;
 use crate::view::bytes;
+use crate::{ErrorKind, Missing, Of as _, Result};
 
 /// Looks addresses up. What it has read of the kernel at the first look (modules, areas, stacks) it keeps: make a new one
 /// for a guest that went on meanwhile.
@@ -78,10 +78,10 @@ impl Identifier {
                 page.is_ok_and(|page| page.kind != PageKind::Reserved)
             });
         if !given_back {
-            self.virtual_things(&mut what, at)?;
+            self.virtual_things(&mut what, at);
         }
         if let Some(phys) = walk.phys {
-            self.physical_things(&mut what, phys)?;
+            self.physical_things(&mut what, phys);
         }
         Ok(what)
     }
@@ -104,11 +104,15 @@ impl Identifier {
             phys: walk.phys,
             ..nothing(at, Some(pid), region, String::new())
         };
-        what.things.extend(self.vma(pid, at)?);
+        let vma = self.vma(pid, at);
+        let vma = vma.or_miss(&mut what.missing, || format!("the mappings of {pid}"));
+        what.things.extend(vma.flatten());
         match (walk.phys, walk.steps.last().map(|step| step.kind)) {
-            (Some(phys), _) => self.physical_things(&mut what, phys)?,
+            (Some(phys), _) => self.physical_things(&mut what, phys),
             (None, Some(EntryKind::Swap { ty, offset })) => {
-                what.things.extend(self.swapped(ty, offset)?);
+                let swapped = self.swapped(ty, offset);
+                let swapped = swapped.or_miss(&mut what.missing, || "the swap areas");
+                what.things.extend(swapped.flatten());
             }
             _ => {}
         }
@@ -156,16 +160,15 @@ impl Identifier {
     }
 
     /// What the address itself is.
-    fn virtual_things(&self, what: &mut What, at: GuestVirt) -> Result<()> {
-        if let Some(area) = self.known.areas()?.at(at) {
+    fn virtual_things(&self, what: &mut What, at: GuestVirt) {
+        let missing = &mut what.missing;
+        let areas = self.known.areas().or_miss(missing, || "the vmalloc areas");
+        if let Some(area) = areas.and_then(|areas| areas.at(at)) {
             what.things.push(Thing::Vmalloc(area.clone()));
         }
-        let stack = self
-            .known
-            .stacks()?
-            .iter()
-            .find(|stack| stack.start <= at && at < stack.end);
-        if let Some(stack) = stack {
+        let stacks = self.known.stacks().or_miss(missing, || "the tasks' stacks");
+        let mut stacks = stacks.into_iter().flatten();
+        if let Some(stack) = stacks.find(|stack| stack.start <= at && at < stack.end) {
             what.things.push(Thing::Stack {
                 pid: stack.pid,
                 comm: stack.comm.clone(),
@@ -173,11 +176,18 @@ impl Identifier {
                 end: stack.end,
             });
         }
-        if let Some(symbol) = self.symbol(at)? {
+        let symbol = self.symbol(at).or_miss(missing, || "the symbols");
+        if let Some(symbol) = symbol.flatten() {
             let member = self.member_of_variable(&symbol, at.back(symbol.offset));
             what.things.push(Thing::Symbol { symbol, member });
-        } else if let Some(module) = self.known.modules()?.iter().find(|module| module.holds(at)) {
-            what.things.push(Thing::Module(module.module.clone()));
+        } else if self.region(at).name.starts_with("modules")
+            && let Some(modules) = self.known.modules().or_miss(missing, || "the modules")
+        {
+            // It may be in one of those that could not be read.
+            missing.extend(modules.missing.iter().cloned());
+            if let Some(module) = modules.iter().find(|module| module.holds(at)) {
+                what.things.push(Thing::Module(module.module.clone()));
+            }
         }
         if let Some(pfn) = self.memmap.page_to_pfn(at)
             && self.region(at).name.starts_with("vmemmap")
@@ -186,51 +196,72 @@ impl Identifier {
             let member = self.member("struct page", into);
             what.things.push(Thing::StructPage { pfn, member });
         }
-        Ok(())
     }
 
     /// What the memory behind it is.
-    fn physical_things(&self, what: &mut What, phys: GuestPhys) -> Result<()> {
-        let Ok(page) = self.memmap.page(phys.0 / PAGE_SIZE) else {
-            // A device's memory, or what the firmware kept.
-            return Ok(());
+    fn physical_things(&self, what: &mut What, phys: GuestPhys) {
+        let page = match self.memmap.page(phys.0 / PAGE_SIZE) {
+            Ok(page) => page,
+            // A device's memory, or what the firmware kept, has no `struct page`.
+            Err(error) if matches!(error.kind(), ErrorKind::Absent) => return,
+            Err(error) => {
+                what.missing.push(Missing::new("its struct page", &error));
+                return;
+            }
         };
         let kind = page.kind.clone();
         what.things.push(Thing::Page(Box::new(page)));
-        let Ok(direct) = self.known.kernel.phys_to_virt(phys) else {
-            return Ok(());
+        let direct = self.known.kernel.phys_to_virt(phys);
+        let Some(direct) = direct.or_miss(&mut what.missing, || "its address in the direct map")
+        else {
+            return;
         };
         // The first chunk of per-CPU memory is there since boot; what it had too much of was given back.
-        if kind == PageKind::Reserved
-            && let Some(per_cpu) = self.per_cpu(direct)?
-        {
-            what.things.push(per_cpu);
+        let missing = &mut what.missing;
+        if kind == PageKind::Reserved {
+            let per_cpu = self
+                .per_cpu(direct)
+                .or_miss(missing, || "the per-CPU areas");
+            what.things.extend(per_cpu.flatten());
         }
         let alias = match kind {
-            PageKind::Reserved => self.in_image(phys)?,
-            PageKind::Other => self.in_vmalloc(phys)?,
-            _ => None,
+            PageKind::Reserved => self.in_image(phys),
+            PageKind::Other => self.in_vmalloc(phys),
+            _ => Ok(None),
         };
+        let alias = alias
+            .or_miss(missing, || "where else it is mapped")
+            .flatten();
         if direct == what.at
             && let Some(alias) = alias
         {
             what.things.push(Thing::Alias(alias));
-            self.virtual_things(what, alias)?;
+            self.virtual_things(what, alias);
         }
-        if kind == PageKind::Slab
-            && let Some(object) = self.guest.slab_object(direct)?
-        {
+        let object = match kind {
+            PageKind::Slab => self.guest.slab_object(direct),
+            _ => Ok(None),
+        };
+        let object = object.or_miss(&mut what.missing, || "the object of its slab");
+        if let Some(object) = object.flatten() {
             let ty = object.c_type.as_deref();
             let member = ty.and_then(|ty| self.member(ty, object.offset));
             let about = ty.filter(|_| object.in_use == Some(true));
-            let about = about.and_then(|ty| about::of(&self.known.kernel, ty, object.at));
+            let about = about.and_then(|ty| {
+                let about = about::of(&self.known.kernel, ty, object.at);
+                // Of a merged cache it may be another's object.
+                if object.merged {
+                    return about.ok().flatten();
+                }
+                let about = about.or_miss(&mut what.missing, || format!("which {ty} it is"));
+                about.flatten()
+            });
             what.things.push(Thing::Slab {
                 member,
                 about,
                 object,
             });
         }
-        Ok(())
     }
 
     /// The symbol of the image, of a module, or of code that the kernel made while it ran.
@@ -332,6 +363,7 @@ fn nothing(at: GuestVirt, pid: Option<i32>, region: Region, mapped: String) -> W
         phys: None,
         mapped,
         things: number::known(at).map(Thing::Number).into_iter().collect(),
+        missing: Vec::new(),
     }
 }
 

@@ -4,7 +4,6 @@ use std::cell::OnceCell;
 use std::collections::HashMap;
 
 use super::region::{self, Region};
-use crate::Result;
 use crate::core::trace::{self, MadeCode};
 use crate::guest::Guest;
 use crate::kernel::{Kernel, ModuleSymbols};
@@ -13,6 +12,7 @@ use crate::mm::vmalloc::{self, VmallocAreas};
 use crate::object::{FixedStr, Mirror, Plan};
 use crate::sched::{for_each_process, for_each_thread};
 use crate::structures::{offset_of, online_cpus, per_cpu_ptr, possible_cpus};
+use crate::{Listing, Result};
 
 /// Tasks whose stacks are noted at most.
 const STACK_BOUND: usize = 1 << 20;
@@ -47,15 +47,9 @@ struct StackOwner {
     signal: GuestVirt,
 }
 
-/// The value of a cell, made at first use.
-fn once<T>(cell: &OnceCell<T>, make: impl FnOnce() -> Result<T>) -> Result<&T> {
-    match cell.get() {
-        Some(value) => Ok(value),
-        None => {
-            let made = make()?;
-            Ok(cell.get_or_init(|| made))
-        }
-    }
+/// The value of a cell, made at first use, or why it could not be: a search asks for thousands of addresses.
+fn once<T>(cell: &OnceCell<Result<T>>, make: impl FnOnce() -> Result<T>) -> Result<&T> {
+    cell.get_or_init(make).as_ref().map_err(Clone::clone)
 }
 
 /// Read at first use, then kept.
@@ -64,12 +58,12 @@ pub(super) struct Known {
     guest: Guest,
     pub(super) kernel: Kernel,
     pub(super) regions: Vec<Region>,
-    modules: OnceCell<Vec<ModuleSymbols>>,
-    made: OnceCell<Vec<MadeCode>>,
-    areas: OnceCell<VmallocAreas>,
-    stacks: OnceCell<Vec<Stack>>,
-    per_cpu: OnceCell<Option<PerCpu>>,
-    mapped: OnceCell<HashMap<u64, GuestVirt>>,
+    modules: OnceCell<Result<Listing<ModuleSymbols>>>,
+    made: OnceCell<Result<Vec<MadeCode>>>,
+    areas: OnceCell<Result<VmallocAreas>>,
+    stacks: OnceCell<Result<Vec<Stack>>>,
+    per_cpu: OnceCell<Result<Option<PerCpu>>>,
+    mapped: OnceCell<Result<HashMap<u64, GuestVirt>>>,
 }
 
 impl Known {
@@ -88,8 +82,8 @@ impl Known {
         })
     }
 
-    pub(super) fn modules(&self) -> Result<&Vec<ModuleSymbols>> {
-        once(&self.modules, || self.kernel.module_symbols())
+    pub(super) fn modules(&self) -> Result<&Listing<ModuleSymbols>> {
+        once(&self.modules, || self.kernel.module_symbols_each())
     }
 
     /// The code that the kernel made while it ran.

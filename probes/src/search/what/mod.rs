@@ -22,13 +22,13 @@ pub(crate) use region::regions;
 
 use serde::Serialize;
 
-use crate::Result;
 use crate::guest::Guest;
 use crate::kernel::SymbolAt;
 use crate::memory::{GuestPhys, GuestVirt};
 use crate::mm::page::Page;
 use crate::mm::slab::SlabObject;
 use crate::mm::vmalloc::VmallocArea;
+use crate::{Missing, Result};
 
 /// Something that an address lies in. Each is a part of the one before it, or another name for it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -133,6 +133,9 @@ pub struct What {
     pub mapped: String,
     /// What it lies in, from the whole to the part.
     pub things: Vec<Thing>,
+    /// What could not be read, and may have told more.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub missing: Vec<Missing>,
 }
 
 impl Guest {

@@ -157,6 +157,7 @@ fn table(what: &What) -> Table {
         let (_, name, text) = words(thing);
         table.row([name.to_owned(), text]);
     }
+    table.lacks(&what.missing);
     table
 }
 

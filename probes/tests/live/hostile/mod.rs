@@ -285,7 +285,7 @@ impl Map {
         }
         for disk in guest.disks()?.iter() {
             deep.push((kernel.virt_to_phys(disk.at)?, size("struct gendisk")?));
-            let queue = kernel.virt_to_phys(disk.queue.at)?;
+            let queue = kernel.virt_to_phys(disk.queue.as_ref().unwrap().at)?;
             deep.push((queue, size("struct request_queue")?));
         }
         for symbol in [

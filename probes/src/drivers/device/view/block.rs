@@ -1,7 +1,7 @@
 //! Disks, and the requests that are under way.
 
-use crate::drivers::device::{Disk, Disks};
-use crate::view::{Align, Table, View, bytes};
+use crate::drivers::device::{Disk, DiskStats, Disks};
+use crate::view::{Align, Table, View, bytes, or_unknown};
 
 impl View for Disks {
     fn text(&self) -> String {
@@ -23,6 +23,10 @@ impl View for Disks {
         };
         Some(disks.html()? + &requests)
     }
+
+    fn missing(&self) -> Vec<crate::Missing> {
+        self.missing.clone()
+    }
 }
 
 fn disks(all: &Disks) -> (Table, Table) {
@@ -42,16 +46,16 @@ fn disks(all: &Disks) -> (Table, Table) {
         ("WRITTEN", Right),
     ]);
     for disk in all.iter() {
-        let (queue, stats) = (&disk.queue, &disk.stats);
-        let (queues, scheduler, depth) = if queue.mq {
-            (
+        let (queues, scheduler, depth) = match &disk.queue {
+            Some(queue) if queue.mq => (
                 queue.nr_hw_queues.to_string(),
                 queue.elevator.clone().unwrap_or_else(|| "none".to_owned()),
                 queue.nr_requests.to_string(),
-            )
-        } else {
-            (String::new(), "takes bios".to_owned(), String::new())
+            ),
+            Some(_) => (String::new(), "takes bios".to_owned(), String::new()),
+            None => ("?".to_owned(), "?".to_owned(), "?".to_owned()),
         };
+        let [reads, read, writes, written] = transferred(disk.stats.as_ref());
         table.row([
             disk.name.clone(),
             disk.dev.to_string(),
@@ -60,13 +64,14 @@ fn disks(all: &Disks) -> (Table, Table) {
             queues,
             scheduler,
             depth,
-            disk.in_flight.iter().sum::<u64>().to_string(),
-            stats.read.ios.to_string(),
-            bytes(stats.read.sectors.saturating_mul(512)),
-            stats.write.ios.to_string(),
-            bytes(stats.write.sectors.saturating_mul(512)),
+            or_unknown(disk.in_flight.map(|count| count.iter().sum::<u64>())),
+            reads,
+            read,
+            writes,
+            written,
         ]);
         for part in &disk.partitions {
+            let [reads, read, writes, written] = transferred(part.stats.as_ref());
             table.row([
                 format!("  {}", part.name),
                 part.dev.to_string(),
@@ -76,18 +81,33 @@ fn disks(all: &Disks) -> (Table, Table) {
                 format!("from sector {}", part.start),
                 String::new(),
                 String::new(),
-                part.stats.read.ios.to_string(),
-                bytes(part.stats.read.sectors.saturating_mul(512)),
-                part.stats.write.ios.to_string(),
-                bytes(part.stats.write.sectors.saturating_mul(512)),
+                reads,
+                read,
+                writes,
+                written,
             ]);
         }
     }
-    if all.is_empty() {
+    if all.is_empty() && all.is_whole() {
         table
             .note("no disks: `modprobe loop`, `brd`, `zram` or `null_blk` in the guest makes some");
     }
+    table.lacks(&all.missing);
     (table, requests(all))
+}
+
+/// How often it was read and how much, and the same of writes.
+fn transferred(stats: Option<&DiskStats>) -> [String; 4] {
+    let kinds = [
+        stats.map(|stats| stats.read),
+        stats.map(|stats| stats.write),
+    ];
+    let [read, write] = kinds.map(|kind| {
+        let size = kind.map(|kind| bytes(kind.sectors.saturating_mul(512)));
+        [or_unknown(kind.map(|kind| kind.ios)), or_unknown(size)]
+    });
+    let ([reads, read], [writes, written]) = (read, write);
+    [reads, read, writes, written]
 }
 
 fn requests(all: &[Disk]) -> Table {
@@ -103,7 +123,11 @@ fn requests(all: &[Disk]) -> Table {
         ("STATE", Left),
     ]);
     for disk in all {
-        for request in &disk.queue.requests {
+        let requests = disk
+            .queue
+            .as_ref()
+            .and_then(|queue| queue.requests.as_ref());
+        for request in requests.into_iter().flatten() {
             table.row([
                 format!("{:#x}", request.at.0),
                 disk.name.clone(),
