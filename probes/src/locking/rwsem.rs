@@ -16,7 +16,7 @@ const READER_SHIFT: u32 = 8;
 const READFAIL: u64 = 1 << 63;
 const READER_OWNED: u64 = 1;
 const OWNER_FLAGS: u64 = 3;
-// include/linux/rwbase_rt.h:8@v7.3.4: what is in `readers` beside their number.
+// What `readers` holds beside their number: `READER_BIAS` (`include/linux/rwbase_rt.h:8@v7.3.4`) and the next.
 const READER_BIAS: u32 = 1 << 31;
 const WRITER_BIAS: u32 = 1 << 30;
 

@@ -151,9 +151,9 @@ pub(super) struct Coarse {
     btime: i64,
 }
 
-/// Where the timekeeper lies in `tk_core`, a structure without a name (`kernel/time/timekeeping.c:50@v6.12`): behind a
+/// Offset of the timekeeper in `tk_core`, a structure without a name (`kernel/time/timekeeping.c:53@v6.12.117`): behind a
 /// `seqcount_raw_spinlock_t`, and aligned to 8 bytes. That is a sequence counter alone, or, with PREEMPT_RT or lockdep, one
-/// with a pointer to the lock of who writes (`include/linux/seqlock_types.h:62@v7.3.4`).
+/// with a pointer to the writer's lock (`SEQCOUNT_LOCKNAME`, `include/linux/seqlock_types.h:62@v7.3.4`).
 fn after_seqcount(kernel: &Kernel) -> u64 {
     offset_of(kernel, "struct seqcount_raw_spinlock", "lock").map_or(8, |lock| lock + 8)
 }
