@@ -2,7 +2,7 @@
 //! `fs/proc/task_mmu.c`).
 //!
 //! A mapping is read whole or read again, and must lie where the tree says; what keeps changing is
-//! [`Error::Torn`](crate::Error::Torn). The picture of one instant needs a paused guest.
+//! [`Error::Torn`]. The picture of one instant needs a paused guest.
 
 mod counter;
 mod heap;

@@ -60,7 +60,7 @@ impl Table {
         self.note = Some(clean(&note.into()));
     }
 
-    /// Adds what could not be read: a line for each below the rows, up to [`MISSING`], and the count of the rest.
+    /// Adds what could not be read: a line for each below the rows, up to `MISSING` of them, and the count of the rest.
     pub fn lacks(&mut self, missing: &[Missing]) {
         self.missing.extend_from_slice(missing);
     }
