@@ -30,9 +30,8 @@ cargo xtask lab [--headless] [--no-browser]   set everything up, boot the guest,
                 --headless    execute the first lessons here and print what they show
                 --no-browser  print the address, open nothing
 cargo xtask test [STAGE..]                    run every test, or only these stages:
-                fmt clippy unit live drgn kernel stock notebooks
+                fmt clippy unit live drgn drgn-suite kernel stock notebooks
                 layouts: every structure and global, by BTF and by DWARF (fetches 350 MB)
-                drgn-suite: drgn's own tests of the kernel, on klab
                 drgn-dump: drgn's own tests on klab, and on a dump of the same guest (the same 350 MB)
                 matrix, or one kernel of vm/src/kernels/matrix.txt: the readers on each kernel
 cargo xtask cites [FOLDER..]                  hold the citations PATH:LINE@TAG against the kernel's source: what klab has

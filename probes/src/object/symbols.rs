@@ -2,12 +2,11 @@
 
 use serde::Serialize;
 
-use crate::Listing;
-use crate::Result;
 use crate::guest::Guest;
 use crate::kernel::{Kernel, Spelling, demangled, place};
 use crate::memory::GuestVirt;
 use crate::view::{View, clean, escape};
+use crate::{Error, Listing, Result};
 
 /// A symbol that a name means.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -38,9 +37,24 @@ pub struct NamedSymbol {
 pub type NamedSymbols = Listing<NamedSymbol>;
 
 impl Guest {
-    /// All symbols that a name means, the kernel's and modules': `guest.symbols("group_show")`. An error if there is none.
-    pub fn symbols(&self, name: &str) -> Result<NamedSymbols> {
-        self.kernel()?.named_symbols(name)
+    /// All symbols that a name means, the kernel's and modules': `guest.symbols("group_show")`; of an address in hexadecimal
+    /// the one that it lies in. An error if there is none.
+    pub fn symbols(&self, what: &str) -> Result<NamedSymbols> {
+        let kernel = self.kernel()?;
+        let Some(at) = GuestVirt::parse(what) else {
+            return kernel.named_symbols(what);
+        };
+        let Some(found) = kernel.symbol_at(at)? else {
+            return Err(Error::Absent(format!(
+                "{at} lies in no symbol of the kernel or of a module"
+            )));
+        };
+        let (start, module) = (GuestVirt(at.0 - found.offset), found.module);
+        let module = module.as_deref().unwrap_or("vmlinux");
+        kernel.named_symbols(&format!(
+            "{module}:{}@{start}+{:#x}",
+            found.name, found.offset
+        ))
     }
 }
 

@@ -1,7 +1,7 @@
 //! Open files and mounts.
 
 use super::sections::{Sections, faces, fields};
-use super::{Align, Table, View, bytes};
+use super::{Align, Table, View, bytes, or_unknown};
 use crate::Missing;
 use crate::fs::{
     FileKind, FileLock, FileLocks, FileSystems, Inode, Mounts, OpenFile, OpenFiles, PathLookup,
@@ -299,8 +299,7 @@ fn filesystems(all: &FileSystems) -> Table {
                 sb.at.to_string(),
                 sb.root.to_string(),
                 sb.block_size.to_string(),
-                sb.inodes
-                    .map_or_else(|| "?".to_owned(), |inodes| inodes.to_string()),
+                or_unknown(sb.inodes),
                 sb.frozen
                     .map_or_else(String::new, |frozen| format!("frozen ({frozen})")),
             ]);

@@ -1,7 +1,7 @@
 //! An address space drawn: the real one of a process, and beside it the 32-bit one of the textbooks.
 
 use super::svg::{ACCENT, FAINT, INK, shorten};
-use super::{Anchor, Svg, Text, bytes};
+use super::{Anchor, Svg, Text, bytes, sum_of_bytes};
 use crate::memory::PAGE_SIZE;
 use crate::mm::{AddressMap, Vma, VmaKind};
 
@@ -49,9 +49,8 @@ fn mapped(vmas: &[Vma]) -> Block {
         vmas.iter()
             .fold(0u64, |sum, vma| sum.saturating_add(vma.len())),
     );
-    let resident = bytes(vmas.iter().fold(0u64, |sum, vma| {
-        sum.saturating_add(vma.resident.saturating_mul(PAGE_SIZE))
-    }));
+    let in_bytes = |pages: u64| pages.saturating_mul(PAGE_SIZE);
+    let resident = sum_of_bytes(vmas.iter().map(|vma| vma.resident.map(in_bytes)));
     let name = match first.name.rsplit_once('/') {
         Some((_, file)) => file,
         None if first.name.is_empty() => "(anonymous)",

@@ -1,7 +1,7 @@
 //! A task in full, and each part of it alone.
 
 use super::sections::{Sections, faces, fields};
-use super::{Align, Table};
+use super::{Align, Table, or_unknown};
 use crate::cgroup::TaskCgroups;
 use crate::process::{
     CAPABILITIES, Capabilities, Credentials, Disposition, Ids, Namespaces, Process, Rlimits,
@@ -84,11 +84,6 @@ fn process(process: &Process) -> Sections {
         sections.push(("used".to_owned(), times(of)));
     }
     Sections(sections)
-}
-
-/// What could not be read is said below, and is not empty here.
-fn or_unknown(value: Option<impl ToString>) -> String {
-    value.map_or_else(|| "?".to_owned(), |value| value.to_string())
 }
 
 fn shortened(text: &str) -> String {
