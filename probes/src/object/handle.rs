@@ -1,4 +1,4 @@
-//! What a cell asks its guest for: expressions, globals, types, lists of objects.
+//! Expressions, globals, types and lists of objects, for cells.
 
 use serde::ser::{Serialize, SerializeMap, Serializer};
 

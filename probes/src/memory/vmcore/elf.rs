@@ -218,7 +218,7 @@ mod tests {
         assert!(said(&file).contains("cut off"));
     }
 
-    /// What there is is read, and what is missing is told as the file's fault, in plain numbers.
+    /// The rest of the file is read, and the missing part is told as the file's fault, in plain numbers.
     #[test]
     fn of_one_that_was_cut_off_the_rest_is_read() {
         let mut ram = vec![0; 16 << 20];

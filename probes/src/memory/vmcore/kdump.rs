@@ -32,9 +32,9 @@ const DESCRIPTOR: u64 = 24;
 struct Kdump {
     bytes: Box<dyn Bytes>,
     stored: Bitmap,
-    /// Where the descriptors are.
+    /// Offset of the descriptors, in bytes.
     descriptors: u64,
-    /// What makedumpfile was told to leave out (`-d`).
+    /// Level of what makedumpfile left out (`-d`).
     level: u32,
     ranges: Vec<PhysRange>,
     cache: Cache,
@@ -127,7 +127,7 @@ struct Bitmap {
 
 #[derive(Debug)]
 struct Chunk {
-    /// How many bits are set before it.
+    /// Number of bits that are set before it.
     before: u64,
     bits: Option<Box<[u8]>>,
 }
@@ -495,7 +495,7 @@ mod tests {
         assert!(said(&|bytes| bytes[16_384 + 12] = 1).contains("no page"));
     }
 
-    /// What is missing is the file's fault, never the kernel's, wherever it was cut.
+    /// A missing part is the file's fault, never the kernel's, wherever the file was cut.
     #[test]
     fn of_one_that_was_cut_off_the_rest_is_read() {
         let whole = fake();
