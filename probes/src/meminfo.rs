@@ -1,4 +1,4 @@
-//! What memory is used for: `/proc/meminfo`, added up as the kernel does (`fs/proc/meminfo.c`, `mm/show_mem.c`).
+//! Use of memory: `/proc/meminfo`, added up as the kernel does (`fs/proc/meminfo.c`, `mm/show_mem.c`).
 
 use serde::Serialize;
 
@@ -38,7 +38,7 @@ impl MemInfo {
 }
 
 impl Guest {
-    /// What `/proc/meminfo` says. The counters are those of one instant only while the guest is paused.
+    /// Reads the values of `/proc/meminfo`. The counters are those of one instant only while the guest is paused.
     pub fn meminfo(&self) -> Result<MemInfo> {
         let kernel = self.kernel()?;
         let pages = Pages::read(&kernel)?;

@@ -31,7 +31,7 @@ const IN_HUGE_PAGES: [&str; 5] = [
     "NR_FILE_PMDMAPPED",
 ];
 
-/// What a counter counts, and where the kernel keeps it.
+/// Kind of a counter: what it counts, and where the kernel keeps it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum CounterKind {
@@ -52,11 +52,11 @@ pub enum CounterKind {
 pub struct Counter {
     /// The name that `/proc/vmstat` gives it.
     pub name: String,
-    /// What it counts.
+    /// The thing that it counts.
     pub kind: CounterKind,
     /// Its value as `/proc/vmstat` shows it.
     pub value: u64,
-    /// What the CPUs have counted and not yet added to it.
+    /// Counts of the CPUs that are not yet added to it.
     pub held: i64,
 }
 
@@ -82,7 +82,7 @@ pub(crate) struct Names {
     events: Vec<String>,
     /// Indices of node counters that are shown in huge pages.
     huge: Vec<usize>,
-    /// Which array has a counter, and where, by its enumerator.
+    /// Array and index of each counter, by its enumerator.
     items: HashMap<String, (CounterKind, usize)>,
 }
 
@@ -144,7 +144,7 @@ impl Names {
         })
     }
 
-    /// Where a counter of this kind is; `None` where this kernel has none of the name.
+    /// Finds a counter of this kind; `None` if this kernel has none of the name.
     fn index(&self, kind: CounterKind, name: &str) -> Option<usize> {
         let (of, index) = self.items.get(name)?;
         (*of == kind).then_some(*index)
@@ -252,7 +252,7 @@ impl Guest {
     }
 }
 
-/// What the CPUs hold: of page counters small differences, of events the whole.
+/// Counts that the CPUs hold: small differences of page counters, whole counts of events.
 struct Held {
     zone: Vec<i64>,
     numa: Vec<i64>,

@@ -48,7 +48,7 @@ impl Guest {
         self.owner(pid)?.mm(&self.kernel()?)
     }
 
-    /// Of a task what its address space is found by, and no more: that its parent or credentials are damaged does not
+    /// Finds what a task's address space is found by, and no more: that its parent or credentials are damaged does not
     /// hide its memory.
     fn owner(&self, pid: i32) -> Result<Owner> {
         let kernel = self.kernel()?;
