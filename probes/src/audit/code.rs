@@ -1,4 +1,4 @@
-//! Whose code an address is.
+//! The owner of the code at an address: the kernel, a module, a BPF program, ..
 
 use serde::Serialize;
 
@@ -8,7 +8,7 @@ use crate::memory::GuestVirt;
 use crate::module::{self, Modules};
 use crate::trace::{self, Maker};
 
-/// Whose code something is.
+/// The owner of a piece of code.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize)]
 pub enum Owner {
     /// The kernel's image.

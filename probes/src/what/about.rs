@@ -1,4 +1,4 @@
-//! Which object of its type an object is, in a few words.
+//! The identity of an object among those of its type, in a few words.
 
 use crate::fs::{d_path, dentry_path};
 use crate::kernel::Kernel;
@@ -22,7 +22,7 @@ struct Inode {
     i_sb: GuestVirt,
 }
 
-/// Who is who, of the object of this type at `at`; `None` for types of which nothing is known, and for objects that are
+/// Names the object of this type at `at`; `None` for types of which nothing is known, and for objects that are
 /// not what they seem.
 pub(super) fn of(kernel: &Kernel, c: &str, at: GuestVirt) -> Option<String> {
     read(kernel, c, at).ok().flatten()
