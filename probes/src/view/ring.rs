@@ -21,7 +21,7 @@ pub struct RingNode {
     pub at: GuestVirt,
     /// The structure around it.
     pub container: GuestVirt,
-    /// What to call it: a task's `comm` and pid, a module's name.
+    /// Label: a task's `comm` and pid, a module's name.
     pub label: String,
 }
 
@@ -70,7 +70,7 @@ impl ListRing {
         })
     }
 
-    /// What is drawn, head first: a node, or how many are left out there.
+    /// The drawn nodes, head first: a node, or the number of nodes left out there.
     fn shown(&self) -> Vec<std::result::Result<&RingNode, usize>> {
         let head = std::iter::once(Ok(&self.head));
         if self.nodes.len() <= DOTS {

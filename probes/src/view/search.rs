@@ -1,4 +1,4 @@
-//! What a search found.
+//! Result of a search.
 
 use super::{Align, Table, View, bytes};
 use crate::search::{Hit, Hits, Space};

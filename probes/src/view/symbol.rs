@@ -3,7 +3,7 @@
 use super::{Align, Table, View, clean, escape};
 use crate::kernel::{Symbol, SymbolAt};
 
-/// What the letters of `nm` mean, those that a kernel has.
+/// Meaning of those letters of `nm` that a kernel has.
 const fn kind(letter: char) -> &'static str {
     match letter.to_ascii_lowercase() {
         't' => "code",

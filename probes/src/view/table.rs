@@ -168,7 +168,7 @@ impl View for Table {
 /// Lines that are said of what could not be read; the rest is counted.
 const MISSING: usize = 50;
 
-/// What could not be read, a line each.
+/// Lists the parts that could not be read, a line each.
 pub(crate) fn missing_text(missing: &[Missing]) -> String {
     let mut out = String::new();
     for one in missing.iter().take(MISSING) {
