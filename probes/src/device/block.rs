@@ -66,7 +66,7 @@ pub struct BlockRequest {
     pub writes: bool,
     /// The first sector, of 512 bytes.
     pub sector: u64,
-    /// Number of bytes that are left of it.
+    /// Bytes that are left of it.
     pub bytes: u32,
     /// `MQ_RQ_IDLE` before the driver has it, `MQ_RQ_IN_FLIGHT` while it has, `MQ_RQ_COMPLETE` after.
     pub state: String,

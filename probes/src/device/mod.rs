@@ -64,7 +64,7 @@ pub struct Device {
     pub at: GuestVirt,
     /// Its folder in sysfs, below `/sys/devices/`.
     pub path: String,
-    /// Number of devices that are above it in that path.
+    /// Number of devices above it in that path.
     pub depth: usize,
     /// The bus that it is on.
     pub bus: Option<String>,

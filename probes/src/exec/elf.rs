@@ -28,11 +28,11 @@ pub struct ElfSegment {
     pub flags: String,
     /// Address in memory.
     pub at: GuestVirt,
-    /// Number of its bytes in memory.
+    /// Size in memory, in bytes.
     pub mem_size: u64,
     /// Offset in the file, in bytes.
     pub offset: u64,
-    /// Number of its bytes in the file.
+    /// Size in the file, in bytes.
     pub file_size: u64,
 }
 

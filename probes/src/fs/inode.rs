@@ -42,7 +42,7 @@ pub struct Inode {
     pub uid: u32,
     /// Its group.
     pub gid: u32,
-    /// Number of its names.
+    /// Number of its names: `i_nlink`.
     pub nlink: u32,
     /// Its device, if it stands for one: major and minor number.
     pub rdev: (u32, u32),

@@ -41,7 +41,7 @@ pub struct WaitQueue {
 pub struct Completion {
     /// Address.
     pub at: GuestVirt,
-    /// Number of more that may pass; `u32::MAX / 2` if all may.
+    /// Number of waiters that may still pass; `u32::MAX / 2` if all may.
     pub done: u32,
     /// Waiters.
     pub waiters: Vec<Contender>,

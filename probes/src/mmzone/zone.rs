@@ -42,7 +42,7 @@ pub struct PerCpuPages {
     pub cpu: u32,
     /// Pages that it has.
     pub count: i32,
-    /// Number of it that may have before it gives some back.
+    /// Number of pages that it may have before it gives some back.
     pub high: i32,
     /// Pages that it takes or gives back at once.
     pub batch: i32,

@@ -75,7 +75,7 @@ pub struct Route {
     /// Origin of the route: `RTPROT_*` as a number; 2 is the kernel.
     pub protocol: u8,
     /// Scope of the destination: `RT_SCOPE_*` as a number; 0 is anywhere, 253 the device's network, 254 this machine.
-    /// Of IPv6 there is none.
+    /// IPv6 has none.
     pub scope: Option<u8>,
     /// The lower, the better.
     pub metric: u32,

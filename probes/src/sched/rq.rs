@@ -149,7 +149,7 @@ pub struct RunQueues {
     pub load: [u64; 3],
     /// One a CPU.
     pub queues: Vec<RunQueue>,
-    /// What could not be read, and queues that a CPU stands in the middle of changing.
+    /// Parts that could not be read, and queues that a CPU stands in the middle of changing.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub missing: Vec<Missing>,
 }

@@ -58,7 +58,7 @@ pub struct Hit {
     pub at: Option<GuestVirt>,
     /// The physical address.
     pub phys: GuestPhys,
-    /// Number of bytes that matched .
+    /// Length of the match, in bytes.
     pub len: u64,
     /// The first of them.
     pub bytes: Vec<u8>,

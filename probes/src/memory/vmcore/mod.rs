@@ -74,7 +74,7 @@ trait Bytes: Send + Sync + std::fmt::Debug {
     /// Fills `buf` from `at`.
     fn read_at(&self, at: u64, buf: &mut [u8]) -> io::Result<()>;
 
-    /// Number of there that are .
+    /// Length of the file, in bytes.
     fn len(&self) -> io::Result<u64>;
 }
 
