@@ -277,7 +277,7 @@ readers! {
     idt() -> irq::Idt;
     /// List the softirqs: counts by CPU, what is pending, what is called
     ///
-    /// The work that interrupts leave for later, the most urgent first: how often each ran on each CPU, where it waits now, and
+    /// Work that interrupts defer, the most urgent first: how often each ran on each CPU, where it waits now, and
     /// what is called.
     softirqs | "softirq"() -> irq::Softirqs;
     /// List the workqueues and the pools of workers, what these are at and what waits for them
