@@ -1,4 +1,4 @@
-//! What a cell needs: `use probes::prelude::*;`.
+//! The names that cells use: `use probes::prelude::*;`.
 
 pub use crate::cell::exercise::{Verdict, check};
 pub use crate::cell::{DebugDisplay, Progress, ResultDisplay, check_interrupt, display};

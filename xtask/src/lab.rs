@@ -19,7 +19,7 @@ use crate::process::{Job, plain, tied};
 use crate::python;
 use crate::stamp::{Key, Stamp};
 
-/// How many lessons `--headless` executes.
+/// Number of lessons that `--headless` executes.
 const FIRST: &str = "2";
 
 /// `cargo xtask lab`

@@ -60,7 +60,7 @@ impl ErrorKind {
     }
 }
 
-/// What went wrong, with the address, the length and where was looked.
+/// A failure, with the address, the length and the source that was read.
 #[derive(Debug, Clone, thiserror::Error, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Error {
@@ -98,7 +98,7 @@ pub enum Error {
     Malformed {
         /// The table: `BTF`, `kallsyms`, `VMCOREINFO`, ..
         what: &'static str,
-        /// What is wrong with it, where.
+        /// The fault, and its place.
         why: String,
     },
     /// A symbol that the kernel does not have.
@@ -151,7 +151,7 @@ pub enum Error {
     TooLong {
         /// The walk: `list`, `maple tree`, ..
         what: &'static str,
-        /// Where it began.
+        /// Address at which it began.
         at: GuestVirt,
         /// The bound.
         bound: usize,
@@ -163,7 +163,7 @@ pub enum Error {
         what: &'static str,
         /// The node that is wrong.
         at: GuestVirt,
-        /// What is wrong with it.
+        /// The fault.
         why: String,
     },
     /// The memory changed while it was read, each time it was tried.
@@ -171,21 +171,21 @@ pub enum Error {
         "{what} changed while it was read ({tries} tries): for a still guest, `klab pause`, or guest.paused(|guest| ..) in a cell"
     )]
     Torn {
-        /// What was read.
+        /// The thing that was read.
         what: String,
-        /// How often.
+        /// Number of tries.
         tries: u32,
     },
     /// A C expression that does not parse or does not fit its types.
     #[error("{message}\n  {source_text}\n  {caret:>width$}", caret = '^', width = .column + 1)]
     Expression {
-        /// What is wrong.
+        /// The fault.
         message: String,
         /// The class of what is wrong: of a name that there is not, absent.
         kind: ErrorKind,
         /// The expression.
         source_text: String,
-        /// Where, in characters from 0.
+        /// Column, in characters from 0.
         column: usize,
     },
     /// A page that exists and is not in this source: in swap, or left out by the writer of a dump.
@@ -193,7 +193,7 @@ pub enum Error {
     LeftOut {
         /// The page or address, and what it is an address of.
         at: String,
-        /// Where it is instead, or who left it out.
+        /// Its place elsewhere, or the program that left it out.
         why: String,
     },
     /// No such thing, said in one sentence with its cure.

@@ -14,9 +14,9 @@ use super::{Error, ErrorKind, GuestVirt, Result};
 /// In JSON it is an array: the things, then an object `{"missing": .., "kind": .., "error": ..}` for each that is missing.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Listing<T> {
-    /// What was read.
+    /// The things that were read.
     pub items: Vec<T>,
-    /// What was not.
+    /// The things that could not be read.
     pub missing: Vec<Missing>,
 }
 
@@ -98,7 +98,7 @@ pub(crate) fn parts<T>(missing: &mut Vec<Missing>, what: &str, read: Result<List
 }
 
 impl From<&Error> for Missing {
-    /// What the error itself says to have been reading.
+    /// The thing that was being read, by the error's own words.
     fn from(error: &Error) -> Self {
         Self::new("", error)
     }
@@ -158,7 +158,7 @@ impl<T> Listing<T> {
 }
 
 impl<T> Listing<T> {
-    /// What `read` gives of each node, and which could not be read. `None` if one changed while it was read.
+    /// Reads each node by `read`, and notes those that could not be read. `None` if one changed while it was read.
     pub(crate) fn each(
         nodes: Listing<GuestVirt>,
         name: impl Fn(GuestVirt) -> String,

@@ -28,7 +28,7 @@ const CELL: &str = "KLAB_CELL";
 /// The thread that runs the cells, once [`start`] reached klab's kernel.
 static CELL_THREAD: OnceLock<ThreadId> = OnceLock::new();
 
-/// What a cell tells its front end.
+/// Messages from a cell to its front end.
 #[derive(Serialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
 pub(super) enum Event<'a> {

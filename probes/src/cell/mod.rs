@@ -1,4 +1,4 @@
-//! What the process of a cell says to its front end: values, displays, progress, panics, interrupts.
+//! Messages from a cell's process to its front end: values, displays, progress, panics, interrupts.
 //!
 //! Three front ends, told apart at run time:
 //!

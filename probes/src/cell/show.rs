@@ -1,4 +1,4 @@
-//! How a cell's last expression is shown.
+//! Display of a cell's last expression.
 //!
 //! evcxr turns the last expression `E` of a cell into `(E).evcxr_display()` and, if that does not
 //! compile, compiles the cell again with `{:?}`. Three candidates of that name make the first try
@@ -52,7 +52,7 @@ fn is_text(type_name: &str) -> bool {
     ["str", "alloc::string::String"].contains(&name)
 }
 
-/// What stands in a literal, if it has several lines: those are to be read, not counted as `\n`.
+/// Unescapes a literal of several lines, so that they can be read.
 fn lines(literal: &str) -> Option<String> {
     let inner = literal.strip_prefix('"')?.strip_suffix('"')?;
     if !inner.trim_end_matches("\\n").contains("\\n") {

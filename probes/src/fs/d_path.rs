@@ -107,7 +107,7 @@ const fn too_long(at: GuestVirt) -> Error {
     }
 }
 
-/// What the kernel puts after the path of a file that was deleted.
+/// Text that the kernel puts after the path of a deleted file.
 const DELETED: &str = " (deleted)";
 
 fn join(names: &[String], deleted: bool) -> String {

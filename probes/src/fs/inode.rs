@@ -10,7 +10,7 @@ use crate::object::Mirror;
 use crate::structures::{offset_of, twice};
 use crate::{Error, Missing, Of as _, Result};
 
-/// What of a time's nanoseconds is the time: the upper bits of a change time say whether somebody has asked for it
+/// Mask of a time's nanoseconds: the upper bits of a change time say whether somebody has asked for it
 /// (`I_CTIME_QUERIED`).
 const NSEC: u32 = (1 << 30) - 1;
 
@@ -26,7 +26,7 @@ pub struct Time {
 /// An inode: a file, whatever its names are. What is `None` could not be read.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Inode {
-    /// Where it lies.
+    /// Address.
     pub at: GuestVirt,
     /// Its number.
     pub ino: u64,
@@ -42,15 +42,15 @@ pub struct Inode {
     pub uid: u32,
     /// Its group.
     pub gid: u32,
-    /// How many names it has.
+    /// Number of its names: `i_nlink`.
     pub nlink: u32,
     /// Its device, if it stands for one: major and minor number.
     pub rdev: (u32, u32),
     /// Its size in bytes.
     pub size: u64,
-    /// What it takes of the file system, in units of 512 bytes.
+    /// Space that it takes in its file system, in units of 512 bytes (`i_blocks`).
     pub blocks: u64,
-    /// Who holds it in memory: `i_count`.
+    /// Number of references: `i_count`.
     pub count: u32,
     /// Its pages in the page cache; some that were evicted are counted too, where their shadows are.
     pub cached_pages: Option<u64>,
@@ -70,7 +70,7 @@ pub struct Inode {
 }
 
 impl Inode {
-    /// How much of it is in the page cache, in bytes.
+    /// Size of the part of it that is in the page cache, in bytes.
     #[must_use]
     pub fn cached_bytes(&self) -> Option<u64> {
         self.cached_pages

@@ -13,7 +13,7 @@ use crate::{Error, Listing, Missing, Of as _, Result};
 
 /// Locks that are read at most, those that wait too.
 const BOUND: usize = 1 << 20;
-/// How long a chain of who waits for whom is followed.
+/// Most steps along a chain of lock waiters.
 const DEPTH: usize = 256;
 /// `FL_*` of `include/linux/filelock.h`, by what `/proc/locks` calls them; those that say more come first.
 const KINDS: [(u32, &str); 6] = [
@@ -33,9 +33,9 @@ const OFFSET_MAX: u64 = i64::MAX as u64;
 /// A lock on a file, or one that is waited for.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct FileLock {
-    /// Where its `file_lock` lies.
+    /// Address of its `struct file_lock`.
     pub at: GuestVirt,
-    /// What made it: `POSIX`, `FLOCK`, `OFDLCK`, `LEASE`, ..
+    /// Kind of lock: `POSIX`, `FLOCK`, `OFDLCK`, `LEASE`, ..
     pub kind: &'static str,
     /// Whether it is for writing, so that nobody else can have it.
     pub write: bool,
@@ -49,16 +49,16 @@ pub struct FileLock {
     pub start: u64,
     /// Its last byte; `None` without end.
     pub end: Option<u64>,
-    /// Of a lease that somebody else's `open()` breaks: to what, and until when.
+    /// Breaking of a lease by somebody else's `open()`: what the holder may keep, and until when.
     pub breaking: Option<LeaseBreak>,
-    /// Who waits for it.
+    /// Waiters.
     pub waiters: Vec<Self>,
 }
 
 /// A lease that is being broken: its holder has been told to give it up.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct LeaseBreak {
-    /// What it may keep: `none`, or `reading`.
+    /// The rights that it may keep: `none`, or `reading`.
     pub to: &'static str,
     /// Seconds until the kernel takes it away; negative once it could. `None` without a limit (`fs.lease-break-time` is 0).
     pub left: Option<i64>,
@@ -110,7 +110,7 @@ fn tick(kernel: &Kernel) -> Result<i64> {
         .ok_or_else(|| Error::broken("clocksource", at, format!("its shift is {shift}")))
 }
 
-/// Where the members lie: in the `file_lock` itself, since 6.9 in the `file_lock_core` that it begins with.
+/// Offsets of the members: in the `file_lock` itself, since 6.9 in the `file_lock_core` that it begins with.
 struct Reader<'k> {
     kernel: &'k Kernel,
     core: u64,

@@ -37,11 +37,11 @@ pub struct PathStep {
     pub mounted: bool,
     /// The inode's type, as `ls` has it.
     pub kind: char,
-    /// Where the symbolic link leads that was followed.
+    /// Target of the symbolic link that was followed.
     pub link: Option<String>,
 }
 
-/// What a path names.
+/// Result of looking a path up.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct PathLookup {
     /// The path, from the root of the mount namespace and without links.
@@ -57,7 +57,7 @@ pub struct PathLookup {
 }
 
 impl Guest {
-    /// What `path` names for the task `pid`: from its root, or from its working directory where it does not begin with `/`.
+    /// Looks `path` up for the task `pid`: from its root, or from its working directory if it does not begin with `/`.
     /// Symbolic links are followed, the last one too.
     ///
     /// It is looked up in the kernel's cache of names alone: a name that nobody has used lately is not there, though the
@@ -86,7 +86,7 @@ struct Walk<'k> {
     root: Path,
     at: Path,
     steps: Vec<PathStep>,
-    /// Of `struct mount`: its `vfsmount`, and its lists.
+    /// Offsets in `struct mount`: its `vfsmount`, and its lists.
     embedded: u64,
     mounts: u64,
     child: u64,

@@ -61,7 +61,7 @@ impl Guest {
         fdtable::sockets(&self.kernel()?, files)
     }
 
-    /// What is mounted in the mount namespace of the task `pid`, in the order of `/proc/PID/mountinfo`, with those mounts
+    /// Lists the mounts of the mount namespace of the task `pid`, in the order of `/proc/PID/mountinfo`, with those mounts
     /// too that the task's root hides.
     pub fn mounts(&self, pid: i32) -> Result<Mounts> {
         let task = self.task(pid)?;

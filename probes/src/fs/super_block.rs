@@ -24,7 +24,7 @@ const SB_RDONLY: u64 = 1;
 /// A file system that is there: its `super_block`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct SuperBlock {
-    /// Where it lies.
+    /// Address.
     pub at: GuestVirt,
     /// Its device: major and minor number.
     pub dev: (u32, u32),
@@ -40,14 +40,14 @@ pub struct SuperBlock {
     pub root: GuestVirt,
     /// Its inodes in memory; `None` if their list cannot be read.
     pub inodes: Option<usize>,
-    /// How far it is frozen (`fsfreeze`, a snapshot below it): writers wait.
+    /// Level of freezing (`fsfreeze`, a snapshot below it): writers wait.
     pub frozen: Option<&'static str>,
 }
 
 /// A type of file systems.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct FileSystemType {
-    /// Where its `file_system_type` lies.
+    /// Address of its `struct file_system_type`.
     pub at: GuestVirt,
     /// Its name.
     pub name: String,
@@ -212,7 +212,7 @@ fn module(kernel: &Kernel, at: GuestVirt) -> Result<Option<String>> {
     kernel.read_cstr(name, 64).map(Some)
 }
 
-/// How many inodes its list has.
+/// Number of inodes on its list.
 fn inodes(kernel: &Kernel, at: GuestVirt) -> Result<usize> {
     let inodes = at.offset(offset_of(kernel, "struct super_block", "s_inodes")?);
     let member = offset_of(kernel, "struct inode", "i_sb_list")?;

@@ -215,7 +215,7 @@ fn segments(kernel: &Kernel, ranges: &[PhysRange], notes: u64) -> Result<Vec<Seg
     Ok(all)
 }
 
-/// Where the kernel's image is, if that is in one range of RAM.
+/// Finds the kernel's image, if it is in one range of RAM.
 fn image(kernel: &Kernel, ranges: &[PhysRange]) -> Option<(GuestVirt, GuestPhys, u64)> {
     let symbols = kernel.symbols().ok()?;
     let (start, end) = (symbols.lookup("_text")?, symbols.lookup("_end")?);

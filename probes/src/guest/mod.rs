@@ -19,7 +19,7 @@ use crate::memory::vmcore::Core;
 use crate::memory::{self, GuestPhys, PhysMemory, RamFile, RamRange};
 use crate::{Error, Result};
 
-/// How long a reset that is under way is waited for.
+/// Time limit of the wait for a reset that is under way.
 const RESET: Duration = Duration::from_secs(10);
 /// For how long what QEMU said of a machine that klab did not start is taken for true. A reading asks what is known many
 /// times, and each question to QEMU takes some milliseconds.
@@ -41,7 +41,7 @@ struct Inner {
     pauses: Mutex<Pauses>,
 }
 
-/// What is known of the guest as it is under one generation of its RAM.
+/// Facts about the guest that hold for one generation of its RAM.
 #[derive(Debug)]
 struct Known {
     kernel: Kernel,
@@ -63,16 +63,16 @@ struct Running {
     moved: bool,
     /// When QEMU was asked last where its RAM is.
     asked: Instant,
-    /// Where the VMCOREINFO of the kernel is that is to be shown, rather than the one that runs.
+    /// Address of the VMCOREINFO of the kernel to show, if that is not the one that runs.
     wanted: Option<GuestPhys>,
 }
 
-/// How many calls of `paused` are under way, and what holds the guest for them.
+/// Number of calls of `paused` that are under way, and the hold for them.
 #[derive(Debug, Default)]
 struct Pauses {
     depth: u32,
     hold: Option<Hold>,
-    /// What holds the guest, where that is not its machine.
+    /// The hold on the guest, if it is not its machine's.
     held: Option<Arc<dyn PhysMemory>>,
 }
 
@@ -196,7 +196,7 @@ impl Guest {
         Ok(self.known()?.kernel.clone())
     }
 
-    /// What is to be said of all that is read here, `None` as a rule: that there are several kernels in the memory, which
+    /// A remark on all that is read here, `None` as a rule: that there are several kernels in the memory, which
     /// one this is, and how to see the others; that the dump was cut off.
     ///
     /// # Errors
@@ -272,7 +272,7 @@ impl Guest {
         Ok(self.machine()?.agent()?)
     }
 
-    /// What its machine does now.
+    /// State of its machine now.
     pub fn status(&self) -> Result<vm::Status> {
         Ok(self.machine()?.status())
     }
@@ -307,12 +307,12 @@ impl Guest {
             .unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What is known, brought up to date.
+    /// Brings the known facts up to date.
     fn known(&self) -> Result<MutexGuard<'_, Known>> {
         self.known_since(FRESH)
     }
 
-    /// What is known, brought up to date: of a machine that klab did not start by what QEMU said at most `fresh` ago.
+    /// Brings the known facts up to date: for a machine that klab did not start, by QEMU's answer of at most `fresh` ago.
     fn known_since(&self, fresh: Duration) -> Result<MutexGuard<'_, Known>> {
         let mut known = self
             .inner

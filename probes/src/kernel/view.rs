@@ -3,7 +3,7 @@
 use crate::kernel::{Symbol, SymbolAt};
 use crate::view::{Align, Table, View, clean, escape};
 
-/// What the letters of `nm` mean, those that a kernel has.
+/// Meaning of those letters of `nm` that a kernel has.
 const fn kind(letter: char) -> &'static str {
     match letter.to_ascii_lowercase() {
         't' => "code",

@@ -112,7 +112,7 @@ pub trait PhysMemory: Send + Sync + std::fmt::Debug {
     /// The RAM there is, ascending, without overlaps.
     fn ranges(&self) -> &[PhysRange];
 
-    /// What of a stretch of RAM can be read, ascending: dumps leave pages out.
+    /// Lists the parts of a stretch of RAM that can be read, ascending: dumps leave pages out.
     fn stored(&self, range: PhysRange) -> Vec<PhysRange> {
         vec![range]
     }

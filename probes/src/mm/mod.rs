@@ -2,7 +2,7 @@
 //! `fs/proc/task_mmu.c`).
 //!
 //! A mapping is read whole or read again, and must lie where the tree says; what keeps changing is
-//! [`Error::Torn`](crate::Error::Torn). The picture of one instant needs a paused guest.
+//! [`Error::Torn`]. The picture of one instant needs a paused guest.
 
 mod counter;
 pub mod filemap;
@@ -58,7 +58,7 @@ impl Guest {
         self.owner(pid)?.mm(&self.kernel()?)
     }
 
-    /// Of a task what its address space is found by, and no more: that its parent or credentials are damaged does not
+    /// Finds what a task's address space is found by, and no more: that its parent or credentials are damaged does not
     /// hide its memory.
     fn owner(&self, pid: i32) -> Result<Owner> {
         let kernel = self.kernel()?;

@@ -30,7 +30,7 @@ pub struct DeviceAddress {
 /// A network device.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct NetDevice {
-    /// Where its `net_device` lies.
+    /// Address of its `struct net_device`.
     pub at: GuestVirt,
     /// Its number in its namespace.
     pub ifindex: i32,
@@ -51,7 +51,7 @@ pub struct NetDevice {
     pub tx_queues: u32,
     /// Receive queues in use.
     pub rx_queues: u32,
-    /// What its packets wait in: the queueing discipline's name.
+    /// Name of its queueing discipline, in which packets wait.
     pub qdisc: String,
     /// Its IPv4 and IPv6 addresses.
     pub addresses: Vec<DeviceAddress>,

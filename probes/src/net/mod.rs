@@ -70,7 +70,7 @@ impl Guest {
         Ok(sockets)
     }
 
-    /// Who has which `struct sock` open. A task that exits meanwhile is left out.
+    /// Finds the tasks that have each `struct sock` open. A task that exits meanwhile is left out.
     fn socket_owners(&self, missing: &mut Vec<Missing>) -> Result<HashMap<GuestVirt, Vec<Owner>>> {
         let mut owners: HashMap<GuestVirt, Vec<Owner>> = HashMap::new();
         for task in self.tasks()?.into_items(missing) {

@@ -33,7 +33,7 @@ const STATES: [(u8, &str); 9] = [
 /// A neighbour.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Neighbour {
-    /// Where its `neighbour` lies.
+    /// Address of its `struct neighbour`.
     pub at: GuestVirt,
     /// The inode number of its network namespace.
     pub netns: u32,

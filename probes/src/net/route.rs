@@ -50,7 +50,7 @@ pub struct NextHop {
     pub gateway: Option<IpAddr>,
     /// The device; nothing where packets are not sent on.
     pub dev: String,
-    /// How often it is taken, if there are several.
+    /// Weight among several next hops.
     pub weight: u32,
     /// `RTNH_F_*` in lower case, without `RTNH_F_`.
     pub flags: Vec<&'static str>,
@@ -59,7 +59,7 @@ pub struct NextHop {
 /// A route.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Route {
-    /// Where its `fib_info` or `fib6_info` lies.
+    /// Address of its `struct fib_info` or `fib6_info`.
     pub at: GuestVirt,
     /// The inode number of its network namespace.
     pub netns: u32,
@@ -67,15 +67,15 @@ pub struct Route {
     pub table: u32,
     /// The destinations that it is for.
     pub destination: IpAddr,
-    /// How many bits of a destination must be the same.
+    /// Length of the prefix, in bits.
     pub prefix: u8,
-    /// What becomes of a packet: `RTN_*` in lower case.
+    /// Type of the route, `RTN_*` in lower case: what becomes of a packet.
     #[serde(rename = "type")]
     pub kind: &'static str,
-    /// Who made it: `RTPROT_*` as a number; 2 is the kernel.
+    /// Origin of the route: `RTPROT_*` as a number; 2 is the kernel.
     pub protocol: u8,
-    /// How far away the destination is: `RT_SCOPE_*` as a number; 0 is anywhere, 253 the device's network, 254 this machine.
-    /// Of IPv6 there is none.
+    /// Scope of the destination: `RT_SCOPE_*` as a number; 0 is anywhere, 253 the device's network, 254 this machine.
+    /// IPv6 has none.
     pub scope: Option<u8>,
     /// The lower, the better.
     pub metric: u32,

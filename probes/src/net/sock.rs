@@ -78,9 +78,9 @@ impl std::fmt::Display for TcpState {
 /// A socket.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Socket {
-    /// Where its `struct sock` lies.
+    /// Address of its `struct sock`.
     pub at: GuestVirt,
-    /// Which table it was found in.
+    /// Table that it was found in.
     pub table: SocketTable,
     /// `AF_*`
     pub family: u16,
@@ -93,9 +93,9 @@ pub struct Socket {
     pub local: Option<SocketAddr>,
     /// The other end, of an IP socket; zeros without one.
     pub remote: Option<SocketAddr>,
-    /// Of a unix socket its name, `@` for each NUL; of a packet socket the protocol and device it takes.
+    /// Name of a unix socket, `@` for each NUL; protocol and device of a packet socket.
     pub name: String,
-    /// Of a unix socket, the `sock` of the other end.
+    /// `struct sock` of the other end of a unix socket.
     pub peer: Option<GuestVirt>,
     /// The device it is bound to, by name; the device of its address, if that is a link-local one.
     pub device: Option<String>,
@@ -232,7 +232,7 @@ pub(super) fn read(kernel: &Kernel, namespaces: &[NetNamespace]) -> Result<Socke
     Ok(all)
 }
 
-/// What the sockets of all tables are read by.
+/// Layouts for reading the sockets of all tables.
 struct Reader<'k> {
     kernel: &'k Kernel,
     common: Plan<Common>,
@@ -400,7 +400,7 @@ impl<'k> Reader<'k> {
     }
 }
 
-/// What waits at a unix socket: what is sent is charged to its sender, so the receiver counts none of it. The connections
+/// Reads the queue of a unix socket: sent bytes are charged to the sender, so the receiver counts none. The connections
 /// of one that listens (`unix_diag_show`), all bytes of a stream, the first datagram: `unix_inq_len()` of `net/unix/af_unix.c`.
 fn unix_queue(
     kernel: &Kernel,

@@ -36,7 +36,7 @@ pub(super) struct BuiltIn {
     int: Int,
 }
 
-/// How an integer is stored.
+/// Encoding of an integer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Int {
     pub(super) size: u8,
@@ -74,7 +74,7 @@ pub(super) static BOOL: BuiltIn = built_in("_Bool", 1, false);
 pub(super) static INT128: BuiltIn = built_in("__int128", 16, true);
 pub(super) static UINT128: BuiltIn = built_in("unsigned __int128", 16, false);
 
-/// What a value of a type is.
+/// Form of a type's values.
 #[derive(Debug, Clone)]
 pub(super) enum Form {
     /// `void`, or a structure that is only declared.

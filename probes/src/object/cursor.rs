@@ -100,7 +100,7 @@ impl Object {
         self.ty.size()
     }
 
-    /// Where it lies; `None` for a computed value.
+    /// Address; `None` for a computed value.
     #[must_use]
     pub fn address(&self) -> Option<GuestVirt> {
         match self.place {
@@ -160,7 +160,7 @@ impl Object {
             .collect())
     }
 
-    /// What a pointer points to, or an array's first element (`*p`).
+    /// Follows a pointer, or takes an array's first element (`*p`).
     pub fn deref(&self) -> Result<Self> {
         match self.ty.form()? {
             Form::Pointer(to) => Ok(Self::in_memory(&self.kernel, to, GuestVirt(self.u64()?))),
@@ -257,7 +257,7 @@ impl Object {
         }
     }
 
-    /// What can be done with a thing of which BTF has no type.
+    /// Says what can be done with a thing that has no type in BTF.
     fn untyped(&self, place: &Place) -> Error {
         let at = match place {
             Place::Memory { at, .. } => *at,
@@ -319,7 +319,7 @@ impl Object {
         self.u64().map(|value| value != 0)
     }
 
-    /// Where a pointer points, or where an array, a structure or a union lies.
+    /// Address that a pointer points to, or that an array, a structure or a union lies at.
     pub fn pointer(&self) -> Result<GuestVirt> {
         match (self.ty.form()?, &self.place) {
             (Form::Composite(..), Place::Memory { at, .. }) => Ok(*at),

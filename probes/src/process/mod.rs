@@ -41,13 +41,13 @@ use crate::sched::{Task, pid_nr};
 use crate::structures::{offset_of, twice};
 use crate::{Error, Listing, Missing, Of as _, Result};
 
-/// How many parents a task has at most, as far as we read.
+/// Most ancestors of a task that are read.
 const ANCESTORS: usize = 4096;
 
 /// A task in full.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Process {
-    /// What `ps` shows of it.
+    /// The values that `ps` shows.
     pub task: Task,
     /// Its process group; `None` where it could not be read, as with all that follows: `missing` says why.
     pub pgrp: Option<i32>,
@@ -65,7 +65,7 @@ pub struct Process {
     pub cwd: Option<String>,
     /// Its root directory; none of a zombie.
     pub root: Option<String>,
-    /// Who it is and what it may.
+    /// Its users, groups and capabilities.
     pub credentials: Option<Credentials>,
     /// Its signals; none once it was reaped.
     pub signals: Option<Signals>,
@@ -75,9 +75,9 @@ pub struct Process {
     pub namespaces: TaskNamespaces,
     /// Its control groups.
     pub cgroups: TaskCgroups,
-    /// What it has used.
+    /// Its use of processor time, its switches, faults and I/O.
     pub times: Option<Times>,
-    /// What could not be read of it.
+    /// Parts of it that could not be read.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub missing: Vec<Missing>,
 }

@@ -42,7 +42,7 @@ pub struct Namespace {
     pub kind: &'static str,
     /// Its inode number, as that link shows it.
     pub inum: u32,
-    /// Where its structure lies.
+    /// Address of its structure.
     pub at: GuestVirt,
 }
 
@@ -106,7 +106,7 @@ pub struct Member {
 /// A namespace, and who is in it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct NamespaceInUse {
-    /// Which.
+    /// The namespace.
     #[serde(flatten)]
     pub namespace: Namespace,
     /// The user namespace that owns it, by inode number; `None` for the first user namespace.

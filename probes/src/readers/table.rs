@@ -1,6 +1,6 @@
 //! The table of the readers.
 //!
-//! What this file lists is all that there is: [`define`](super::define) says what an entry is made of, and what comes of it.
+//! This file lists all of them: [`define`](super::define) says what an entry is made of, and what comes of it.
 
 use super::define::{dashed, readers};
 // Rooms are named as they stand below the crate.
@@ -48,7 +48,7 @@ readers! {
     ) -> fs::Mounts, try [["1"]];
     /// Show one task in full: arguments, environment, credentials, signals, limits, namespaces, control groups, times
     ///
-    /// What /proc/PID has of a process or thread, read from what its task_struct points to: who it is, its arguments
+    /// The values of /proc/PID, read from what the task_struct of a process or thread points to: who it is, its arguments
     /// and environment (from its own memory), credentials and capability sets, signals with what it does on each,
     /// limits, namespaces, control groups, times.
     process | "task"(
@@ -118,7 +118,7 @@ readers! {
     file_locks | "locks"() -> fs::FileLocks;
     /// Show who waits on a wait queue
     ///
-    /// Who is on a wait_queue_head, in the order in which they will be woken. A FUNCTION other than that of a sleeping
+    /// The waiters on a wait_queue_head, in the order in which they will be woken. A FUNCTION other than that of a sleeping
     /// task (epoll's, poll's) has no task of its own.
     wait_queue | "wait"(
         /// The `wait_queue_head`: an address, a symbol, or a C expression that gives an address
@@ -205,7 +205,7 @@ readers! {
     conntrack() -> netfilter::Conntracks;
     /// List who gets which packets of a device: the `packet_type`s
     ///
-    /// Which function gets the packets of which Ethernet type: ip_rcv for IPv4, tpacket_rcv where a capture runs.
+    /// The function that gets the packets of each Ethernet type: ip_rcv for IPv4, tpacket_rcv where a capture runs.
     /// LIST_FUNC takes several at once.
     packet_types | "ptype"() -> packet_type::PacketTypes;
     /// List the loaded modules: where they lie, who uses them, what they taint
@@ -248,7 +248,7 @@ readers! {
     disks | "block"() -> device::Disks;
     /// List who has which device numbers
     ///
-    /// Who has registered which device numbers: character devices with their minor numbers (`chrdevs`), block devices
+    /// The owners of device numbers: character devices with their minor numbers (`chrdevs`), block devices
     /// (`major_names`), and the devices of the major number 10, for drivers that need no more than one (`misc_list`).
     /// FILE_OPERATIONS is what answers an open, by the name of its symbol.
     majors() -> device::Majors;
@@ -277,7 +277,7 @@ readers! {
     idt() -> irq::Idt;
     /// List the softirqs: counts by CPU, what is pending, what is called
     ///
-    /// What interrupts leave for later, the most urgent first: how often each ran on each CPU, where it waits now, and
+    /// Work that interrupts defer, the most urgent first: how often each ran on each CPU, where it waits now, and
     /// what is called.
     softirqs | "softirq"() -> irq::Softirqs;
     /// List the workqueues and the pools of workers, what these are at and what waits for them
@@ -295,7 +295,7 @@ readers! {
     timers() -> time::Timers;
     /// Show the clocks, the clock sources, and what interrupts the CPUs
     ///
-    /// What time it is, as of the last tick: memory holds no more. BOOTTIME is what /proc/uptime shows, `booted at` is
+    /// The time as of the last tick: memory holds no more. BOOTTIME is what /proc/uptime shows, `booted at` is
     /// btime of /proc/stat. A clock source is a counter that time is read from: a count is MULT divided by two to the
     /// SHIFT nanoseconds. A clock event device interrupts a CPU at a time that it is told.
     clocks | "clock"() -> time::Clocks;
@@ -332,7 +332,7 @@ readers! {
     keyrings() -> security::keys::Keys = |kernel| security::keys::keyrings(kernel);
     /// Print the kernel's command line
     ///
-    /// What the boot loader gave the kernel: saved_command_line. In a notebook, word by word.
+    /// The words that the boot loader gave the kernel: saved_command_line. In a notebook, word by word.
     command_line | "cmdline"() -> init::CommandLine;
     /// Print the configuration that the kernel was built with, where it is in it
     ///
@@ -341,7 +341,7 @@ readers! {
     kconfig() -> init::Kconfig;
     /// Show the run queue of each CPU, and the load average
     ///
-    /// What is on the struct rq of each CPU. VRUNTIME, DEADLINE and SLICE are in milliseconds; a task that sleeps may
+    /// The tasks on the struct rq of each CPU. VRUNTIME, DEADLINE and SLICE are in milliseconds; a task that sleeps may
     /// stay queued until it has paid for what it ran. A running guest reads its own queues while it is asked: `klab
     /// pause` gives one instant.
     run_queues | "runq"() -> sched::RunQueues;
@@ -363,7 +363,7 @@ readers! {
     vmstat() -> vmstat::VmStat;
     /// Add up what memory is used for
     ///
-    /// What /proc/meminfo says, added up from the same counters.
+    /// The values of /proc/meminfo, added up from the same counters.
     meminfo() -> meminfo::MemInfo;
     /// Show a page frame: its `struct page`, its folio, what it holds
     ///
@@ -376,7 +376,7 @@ readers! {
     /// List the pages that are cached of a file, with their flags
     ///
     /// The path is looked up in the dentry cache, from the root of init, and the inode's i_pages (an xarray) is walked.
-    /// What nothing has used lately may have been dropped from the dentry cache, and is then not found.
+    /// A name that nothing has used lately may have been dropped from the dentry cache, and is then not found.
     page_cache | "pagecache"(
         /// The file's absolute path in the guest
         path: &str,

@@ -12,7 +12,7 @@
 //!
 //! A running guest forks and exits while it is read. Each task is read whole or not at all: its identity is read again
 //! after the rest, and every link of the list is checked against the one before it. What changed is read again, a few
-//! times; if that does not help the answer is [`Error::Torn`](crate::Error::Torn). The list as a whole is that of one
+//! times; if that does not help the answer is [`Error::Torn`]. The list as a whole is that of one
 //! instant only while the guest is paused.
 
 pub mod cgroup;

@@ -1,4 +1,4 @@
-//! What a search found.
+//! Result of a search.
 
 use crate::search::{Hit, Hits, Space};
 use crate::view::{Align, Table, View, bytes};

@@ -30,14 +30,14 @@ const FLAGS: [(u64, char); 5] = [
 pub struct Key {
     /// Its number: `key.serial`.
     pub serial: i32,
-    /// Where its `struct key` lies.
+    /// Address of its `struct key`.
     pub at: GuestVirt,
     /// `key.type.name`: `keyring`, `user`, `asymmetric`.
     #[serde(rename = "type")]
     pub kind: String,
     /// `key.description`; empty for an anonymous keyring.
     pub description: String,
-    /// How many keys are linked to the keyring, `assoc_array.nr_leaves_on_tree`; `None` for a key of another type.
+    /// Number of keys that are linked to the keyring, `assoc_array.nr_leaves_on_tree`; `None` for a key of another type.
     pub links: Option<u64>,
     /// `key.state`: 1 where it has its payload, 0 while it waits for it, else the negative error that it was refused with.
     pub state: i16,

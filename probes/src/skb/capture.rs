@@ -37,7 +37,7 @@ const STATEMENTS: [&str; 11] = [
     "limit",
 ];
 
-/// Which functions to hook.
+/// Functions to hook.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Profile {
     /// Those of the lesson's path: [`PATH`], and what is registered with netfilter.
@@ -73,7 +73,7 @@ impl Profile {
     }
 }
 
-/// What a capture records.
+/// Options of a capture.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CaptureOptions {
     /// The functions.
@@ -244,7 +244,7 @@ impl vm::Progress for Steps {
     }
 }
 
-/// What to hook, and which names are not to be had.
+/// Functions to hook, and names that this kernel cannot trace.
 fn choose(
     functions: &Functions,
     hooks: &HookFunctions,
@@ -362,7 +362,7 @@ impl Site {
 }
 
 impl Capture {
-    /// How many functions are hooked.
+    /// Number of functions that are hooked.
     #[must_use]
     pub fn hooked(&self) -> usize {
         self.sites.len()
@@ -384,7 +384,7 @@ impl Capture {
         Ok(self.events.len() - before)
     }
 
-    /// What became of the records so far: as of the last [`Capture::drain`].
+    /// Counts of the records so far, as of the last [`Capture::drain`].
     #[must_use]
     pub fn tally(&self) -> Tally {
         self.reader.tally()

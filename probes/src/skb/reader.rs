@@ -12,7 +12,7 @@ use crate::{Error, Result};
 
 /// Records that are copied at once.
 const SOME: usize = 256;
-/// Where in a ring's header the count is of the sequences that were given out.
+/// Offset in a ring's header of the count of sequence numbers given out.
 const PRODUCED: u64 = offset_of!(RingHeader, produced) as u64;
 
 /// A record and where it comes from.
@@ -24,7 +24,7 @@ pub(super) struct Event {
     pub(super) record: Record,
 }
 
-/// What became of the records: every one that was written is in `delivered` or in `lost`.
+/// Counts of the records: every one that was written is in `delivered` or in `lost`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub struct Tally {
     /// Read whole.
@@ -41,7 +41,7 @@ pub struct Tally {
     pub forgotten: u64,
 }
 
-/// What became of the records of one CPU.
+/// Counts of one CPU's records.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub struct CpuTally {
     /// The CPU.

@@ -51,11 +51,11 @@ pub struct SkBuff {
     pub at: GuestVirt,
     /// The memory that it describes.
     pub head: GuestVirt,
-    /// Where the data of the layer at work begins.
+    /// Start of the data of the layer at work: `data`.
     pub data: u64,
-    /// Where it ends.
+    /// End of the data: `tail`.
     pub tail: u32,
-    /// Where the memory ends, and `skb_shared_info` begins.
+    /// End of the memory, where `skb_shared_info` begins: `end`.
     pub end: u32,
     /// Bytes of the packet, in fragments too.
     pub len: u32,

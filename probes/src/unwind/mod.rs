@@ -14,7 +14,7 @@
 //! A task that sleeps has saved its registers on its stack. What a CPU runs is in the CPU's registers, which QEMU tells
 //! while the guest is paused: `guest.paused(|guest| guest.stack_traces())` has all of one instant.
 //!
-//! Which task a CPU runs, its stack pointer says: `current` and `on_cpu` are written before or after the stack is changed.
+//! The stack pointer says which task a CPU runs: `current` and `on_cpu` are written before or after the stack is changed.
 
 mod cpus;
 mod frame;

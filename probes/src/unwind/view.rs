@@ -43,7 +43,7 @@ fn headline(trace: &StackTrace) -> String {
     format!("{} {} ({state})", trace.pid, trace.comm)
 }
 
-/// What is below the headline.
+/// Text below the headline.
 fn lines(trace: &StackTrace) -> Vec<String> {
     let frames = &trace.frames;
     let first = frames.first().map(|frame| frame.stack);

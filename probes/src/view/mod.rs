@@ -19,7 +19,7 @@ pub use table::{Align, Table};
 
 use crate::Missing;
 
-/// What has faces. All of them show the same data: what was read when the value was made.
+/// A value with faces. All of them show the same data: what was read when the value was made.
 pub trait View {
     /// The face for terminals, logs and tests.
     fn text(&self) -> String;
@@ -34,7 +34,7 @@ pub trait View {
         None
     }
 
-    /// What could not be read of it; the text says the same. A command ends with exit code 1 where there is something.
+    /// Parts that could not be read; the text says the same. A command ends with exit code 1 if there are any.
     fn missing(&self) -> Vec<Missing> {
         Vec::new()
     }

@@ -18,7 +18,7 @@ pub struct RingNode {
     pub at: GuestVirt,
     /// The structure around it.
     pub container: GuestVirt,
-    /// What to call it: a task's `comm` and pid, a module's name.
+    /// Label: a task's `comm` and pid, a module's name.
     pub label: String,
 }
 

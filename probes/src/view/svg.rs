@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use super::escape;
 
-/// Which point of a text its coordinates name.
+/// Point of a text that its coordinates name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Anchor {
     /// Its left end.
@@ -15,14 +15,14 @@ pub enum Anchor {
     End,
 }
 
-/// How a text is set.
+/// Style of a text.
 #[derive(Debug, Clone, Copy)]
 pub struct Text<'a> {
     /// Height in pixels.
     pub size: f64,
     /// Colour.
     pub fill: &'a str,
-    /// Which point is given.
+    /// Point of the text that the coordinates name.
     pub anchor: Anchor,
     /// Whether it is bold.
     pub bold: bool,

@@ -6,7 +6,7 @@ use std::fmt::Debug;
 
 use crate::{Error, Result};
 
-/// What became of an answer.
+/// Verdict on an answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Verdict {
     /// There is no answer yet.

@@ -1,4 +1,4 @@
-//! Whose code an address is.
+//! The owner of the code at an address: the kernel, a module, a BPF program, ..
 
 use serde::Serialize;
 
@@ -8,7 +8,7 @@ use crate::core::trace::{self, Maker};
 use crate::kernel::Kernel;
 use crate::memory::GuestVirt;
 
-/// Whose code something is.
+/// The owner of a piece of code.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize)]
 pub enum Owner {
     /// The kernel's image.

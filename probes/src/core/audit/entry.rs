@@ -1,4 +1,4 @@
-//! Where a function's first instruction leads away to.
+//! The target of a function's first instruction, if that leads away.
 
 use serde::Serialize;
 
@@ -18,9 +18,9 @@ const LONGEST: usize = 4 + 13;
 pub struct Detour {
     /// `call`, `jump` or `breakpoint`.
     pub how: &'static str,
-    /// Where it leads to; `None` for a breakpoint.
+    /// Target of the jump; `None` for a breakpoint.
     pub target: Option<Function>,
-    /// Whose code that is; a breakpoint is the probe's that is there.
+    /// Owner of the code there; of a breakpoint, the probe.
     pub owner: Owner,
 }
 
@@ -73,7 +73,7 @@ pub(super) fn detour(auditor: &Auditor<'_>, at: GuestVirt) -> Result<Option<Deto
     }))
 }
 
-/// Whose breakpoint there is at `at`.
+/// Finds the owner of the breakpoint at `at`.
 fn probe_at(auditor: &Auditor<'_>, at: GuestVirt) -> Result<Owner> {
     let probes = trace::kprobes(auditor.kernel, &auditor.functions)?;
     Ok(match probes.iter().any(|probe| probe.place.at == at) {

@@ -49,41 +49,41 @@ pub enum HookPoint {
 pub struct Hook {
     /// The kind of place.
     pub point: HookPoint,
-    /// Which: `vector 14`, `sys_call_table[39]`.
+    /// Name of the place: `vector 14`, `sys_call_table[39]`.
     pub place: String,
     /// The function.
     pub function: Function,
-    /// Whose code it is.
+    /// Owner of the code.
     pub owner: Owner,
-    /// Where its first instruction leads away to, if it does.
+    /// Target of its first instruction, if that leads away.
     pub detour: Option<Detour>,
 }
 
 /// Something that should not be.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Finding {
-    /// Where.
+    /// Name of the place.
     pub place: String,
     /// The address that it is about.
     pub at: GuestVirt,
-    /// What is wrong.
+    /// The fault.
     pub why: String,
 }
 
-/// What was looked at, and what is wrong.
+/// Result of an audit: what was checked, and what is wrong.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Audit {
     /// The functions that are hooked in.
     pub hooks: Vec<Hook>,
-    /// How many places that ftrace patches were compared with what it says of them.
+    /// Number of ftrace's patch sites that were compared with ftrace's own record of them.
     pub sites: usize,
-    /// How many of them are hooked.
+    /// Number of those that are hooked.
     pub hooked_sites: usize,
     /// Modules that were looked at.
     pub modules: usize,
-    /// What is wrong.
+    /// The faults.
     pub findings: Vec<Finding>,
-    /// What could not be read.
+    /// Parts that could not be read, each with the reason.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub missing: Vec<Missing>,
 }
@@ -171,7 +171,7 @@ impl Auditor<'_> {
     }
 }
 
-/// What is wrong with a hook.
+/// A fault of a hook.
 fn wrong(
     point: HookPoint,
     function: &Function,

@@ -47,7 +47,7 @@ pub(super) fn check(auditor: &Auditor<'_>, audit: &mut Audit) -> Result<()> {
     Ok(())
 }
 
-/// What is wrong with a place.
+/// A fault of a place.
 fn fault(auditor: &Auditor<'_>, record: Record) -> Result<Option<String>> {
     let mut bytes = [0; 5];
     auditor.kernel.read(record.ip, &mut bytes)?;

@@ -1,4 +1,4 @@
-//! What an audit looked at, and what it found.
+//! View of an audit: what it checked, and what it found.
 
 use std::collections::BTreeMap;
 
@@ -20,7 +20,7 @@ impl View for Audit {
     }
 }
 
-/// How many hooks of each kind are whose; the findings, where there are some.
+/// Number of hooks by kind and owner; the findings, if there are any.
 fn tables(audit: &Audit) -> Vec<Table> {
     use Align::{Left, Right};
     let mut counts: BTreeMap<(HookPoint, String), usize> = BTreeMap::new();

@@ -24,17 +24,17 @@ const NAME: usize = 512;
 pub struct BpfProgram {
     /// Its number.
     pub id: u32,
-    /// Where its `struct bpf_prog` lies.
+    /// Address of its `struct bpf_prog`.
     pub at: GuestVirt,
     /// Its name.
     pub name: String,
-    /// What it may be attached to: `SOCKET_FILTER`.
+    /// Program type, `bpf_prog.type`: `SOCKET_FILTER`.
     pub kind: String,
     /// A checksum of its instructions.
     pub tag: String,
     /// Whether it was compiled to the CPU's instructions.
     pub jited: bool,
-    /// What is called to run it: its compiled code, or the interpreter.
+    /// Function that runs it, `bpf_prog.bpf_func`: its compiled code, or the interpreter.
     pub bpf_func: GuestVirt,
     /// Bytes of its compiled code.
     pub jited_len: u32,
@@ -44,11 +44,11 @@ pub struct BpfProgram {
     pub verified_insns: u32,
     /// Bytes of memory for its instructions.
     pub memlock: u64,
-    /// Who loaded it.
+    /// User that loaded it.
     pub uid: u32,
     /// When, in nanoseconds since boot.
     pub load_time: u64,
-    /// How often it ran, and for how many nanoseconds, as long as `kernel.bpf_stats_enabled` is set.
+    /// Number of runs and their time in nanoseconds, counted while `kernel.bpf_stats_enabled` is set.
     pub run_cnt: u64,
     /// See `run_cnt`.
     pub run_time_ns: u64,
@@ -63,11 +63,11 @@ pub struct BpfProgram {
 pub struct BpfMap {
     /// Its number.
     pub id: u32,
-    /// Where its `struct bpf_map` lies.
+    /// Address of its `struct bpf_map`.
     pub at: GuestVirt,
     /// Its name.
     pub name: String,
-    /// What it is: `HASH`, `ARRAY`.
+    /// Map type: `HASH`, `ARRAY`.
     pub kind: String,
     /// Bytes of a key.
     pub key_size: u32,
@@ -79,7 +79,7 @@ pub struct BpfMap {
     pub flags: u32,
     /// Whether user space can no longer change it.
     pub frozen: bool,
-    /// Who holds it: programs, descriptors, other maps.
+    /// Number of references: by programs, descriptors, other maps.
     pub refcnt: i64,
 }
 
@@ -88,7 +88,7 @@ pub struct BpfMap {
 pub struct BpfLink {
     /// Its number.
     pub id: u32,
-    /// Where its `struct bpf_link` lies.
+    /// Address of its `struct bpf_link`.
     pub at: GuestVirt,
     /// To what: `XDP`, `TRACING`.
     pub kind: String,
@@ -96,7 +96,7 @@ pub struct BpfLink {
     pub program: Option<u32>,
 }
 
-/// What there is of BPF.
+/// The BPF objects of a kernel.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Bpf {
     /// The programs.
@@ -105,7 +105,7 @@ pub struct Bpf {
     pub maps: Vec<BpfMap>,
     /// The links.
     pub links: Vec<BpfLink>,
-    /// What could not be read.
+    /// Parts that could not be read, each with the reason.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub missing: Vec<Missing>,
 }
@@ -212,7 +212,7 @@ impl<'k> Reader<'k> {
         }))
     }
 
-    /// What an idr holds. Each has its number in itself, too.
+    /// Lists the objects of an idr. Each has its number in itself, too.
     fn numbered<T>(
         &self,
         idr: &str,

@@ -1,4 +1,4 @@
-//! What the kernel was started with: its command line (`init/main.c`), its configuration (`kernel/configs.c`).
+//! The kernel's command line (`init/main.c`) and configuration (`kernel/configs.c`).
 
 mod view;
 
@@ -21,9 +21,9 @@ const PLAIN: usize = 32 << 20;
 /// A word of the kernel's command line.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct BootParameter {
-    /// What is before the `=`, or the whole.
+    /// Text before the `=`, or the whole.
     pub name: String,
-    /// What is after it, without quotes.
+    /// Text after the `=`, without quotes.
     pub value: Option<String>,
 }
 
@@ -122,7 +122,7 @@ fn words(text: &str) -> Vec<BootParameter> {
     words.collect()
 }
 
-/// What one member of a gzip file holds (RFC 1952).
+/// Unpacks one member of a gzip file (RFC 1952).
 fn gunzip(packed: &[u8]) -> Result<Vec<u8>> {
     let broken = |what: &str| malformed(format!("{what} in its gzip data"));
     let ([0x1f, 0x8b, 8, flags, ..], Some(mut body)) = (packed, packed.get(10..)) else {

@@ -34,7 +34,7 @@ const LEVELS: [(&str, &str); 10] = [
 ];
 /// Initcalls that a kernel may have, as far as we read.
 const BOUND: u64 = 1 << 14;
-/// How long a guest may take to where it can be held.
+/// Time limit for a guest to reach the point where it is held.
 const PATIENCE: Duration = Duration::from_secs(180);
 
 /// An entry of the table.
@@ -42,9 +42,9 @@ const PATIENCE: Duration = Duration::from_secs(180);
 pub struct Initcall {
     /// The macro of its level; one with `_sync` is of the same level, behind the others.
     pub level: &'static str,
-    /// Where its entry lies.
+    /// Address of its entry in the table.
     pub entry: GuestVirt,
-    /// What is called.
+    /// Function that is called.
     pub at: GuestVirt,
     /// Its name.
     pub name: String,

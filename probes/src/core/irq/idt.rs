@@ -11,7 +11,7 @@ use crate::object::{Mirror, Plan};
 
 /// `IDT_ENTRIES`
 const ENTRIES: u64 = 256;
-/// What the CPU's manual calls the vectors that are its own.
+/// Names of the CPU's own vectors, as in its manual.
 const EXCEPTIONS: [&str; 32] = [
     "#DE", "#DB", "NMI", "#BP", "#OF", "#BR", "#UD", "#NM", "#DF", "", "#TS", "#NP", "#SS", "#GP",
     "#PF", "", "#MF", "#AC", "#MC", "#XM", "#VE", "#CP", "", "", "", "", "", "", "#HV", "#VC",
@@ -21,11 +21,11 @@ const EXCEPTIONS: [&str; 32] = [
 /// An entry of the table.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Gate {
-    /// Which.
+    /// Number of the vector.
     pub vector: u8,
     /// The exception that it is for, as the CPU's manual calls it: `#PF`.
     pub exception: Option<&'static str>,
-    /// Where the CPU goes.
+    /// Address that the CPU jumps to.
     pub handler: Function,
     /// Whether that is in the kernel's image: its text, or the part of it that is freed after the boot, where vectors that
     /// cannot come still lead.

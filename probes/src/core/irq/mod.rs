@@ -37,13 +37,13 @@ const AFFINITY_PENDING: u32 = 1 << 8;
 pub struct IrqAction {
     /// Its name.
     pub name: String,
-    /// What is called in the interrupt.
+    /// Function that is called in the interrupt: `irqaction.handler`.
     pub handler: Function,
-    /// What its thread calls afterwards, where it has one.
+    /// Function that its thread calls afterwards, if it has a thread: `irqaction.thread_fn`.
     pub thread_fn: Option<Function>,
     /// That thread.
     pub thread: Option<i32>,
-    /// What the handler is called with, which tells those that share the interrupt apart.
+    /// Argument of the handler, which tells those that share the interrupt apart: `irqaction.dev_id`.
     pub dev_id: GuestVirt,
     /// `IRQF_*`
     pub flags: u32,
@@ -52,7 +52,7 @@ pub struct IrqAction {
 /// An interrupt: a `struct irq_desc`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Irq {
-    /// Where its `struct irq_desc` lies.
+    /// Address of its `struct irq_desc`.
     pub at: GuestVirt,
     /// Its number in Linux.
     pub irq: u32,
@@ -60,11 +60,11 @@ pub struct Irq {
     pub hwirq: u64,
     /// The chip.
     pub chip: Option<String>,
-    /// How it is signalled: `edge`, `fasteoi`.
+    /// Flow of the interrupt: `edge`, `fasteoi`.
     pub name: Option<String>,
-    /// What is called by the entry code, and calls the handlers.
+    /// Function that the entry code calls, and that calls the handlers: `irq_desc.handle_irq`.
     pub flow: Option<Function>,
-    /// How often it came to each CPU that is online.
+    /// Count for each CPU that is online.
     pub counts: Vec<u64>,
     /// The CPUs that it may come to, from the next time on.
     pub affinity: Vec<u32>,
@@ -83,7 +83,7 @@ pub struct Irqs {
     pub irqs: Vec<Irq>,
     /// Those of the CPUs themselves: timers, calls from other CPUs, errors.
     pub cpu_interrupts: Vec<CpuInterrupt>,
-    /// What could not be read.
+    /// Parts that could not be read, each with the reason.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub missing: Vec<Missing>,
 }

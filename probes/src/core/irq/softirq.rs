@@ -11,7 +11,7 @@ use crate::{Error, Listing, Missing, Of as _, Result};
 
 /// More than any kernel has: `NR_SOFTIRQS` is 10, and what is pending is a 16-bit mask.
 const MOST: usize = 16;
-/// Where a CPU's mask of pending softirqs is, by kernel: a variable, and the member of it.
+/// A CPU's mask of pending softirqs, by kernel: a variable, and the member of it.
 const PENDING: [(&str, Option<(&str, &str)>); 3] = [
     ("__softirq_pending", None),
     ("pcpu_hot", Some(("struct pcpu_hot", "softirq_pending"))),
@@ -23,9 +23,9 @@ const PENDING: [(&str, Option<(&str, &str)>); 3] = [
 pub struct Softirq {
     /// Its name: `NET_RX`.
     pub name: String,
-    /// What is called; `None` as long as nobody registered anything.
+    /// Function that is called; `None` as long as nobody registered one.
     pub action: Option<Function>,
-    /// How often it ran on each CPU.
+    /// Number of runs on each CPU.
     pub counts: Vec<u64>,
     /// Whether it waits to be run, on each CPU; `None` where the CPU's mask could not be read.
     pub pending: Vec<Option<bool>>,
@@ -38,7 +38,7 @@ pub struct Softirqs {
     pub cpus: Vec<u32>,
     /// The softirqs, the most urgent first.
     pub softirqs: Vec<Softirq>,
-    /// What could not be read.
+    /// Parts that could not be read, each with the reason.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub missing: Vec<Missing>,
 }

@@ -56,9 +56,9 @@ const KINDS: usize = 256;
 pub struct CpuInterrupt {
     /// Its three letters: `LOC`.
     pub name: String,
-    /// What it is.
+    /// Description, as in `/proc/interrupts`.
     pub about: String,
-    /// How often it came to each CPU.
+    /// Count for each CPU.
     pub counts: Vec<u64>,
 }
 
@@ -69,7 +69,7 @@ struct Info {
     text: GuestVirt,
 }
 
-/// What `/proc/interrupts` shows of them.
+/// Interrupts as in `/proc/interrupts`.
 pub(super) fn read(kernel: &Kernel, cpus: &[u32]) -> Result<Listing<CpuInterrupt>> {
     match kernel.symbols()?.lookup("irq_stat_info") {
         Some(table) => by_table(kernel, cpus, table),

@@ -1,4 +1,4 @@
-//! What tasks wait for: wait queues, completions, mutexes, semaphores (`include/linux/wait.h`, `kernel/locking`).
+//! Wait queues, completions, mutexes, semaphores (`include/linux/wait.h`, `kernel/locking`).
 //!
 //! ```no_run
 //! # use probes::Guest;

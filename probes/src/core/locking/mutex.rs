@@ -15,7 +15,7 @@ const FLAGS: [(u64, &str); 3] = [(1, "WAITERS"), (2, "HANDOFF"), (4, "PICKUP")];
 /// A mutex.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Mutex {
-    /// Where it lies.
+    /// Address.
     pub at: GuestVirt,
     /// Whether somebody has it.
     pub locked: bool,
@@ -23,7 +23,7 @@ pub struct Mutex {
     pub owner: Option<Contender>,
     /// `MUTEX_FLAG_*` without `MUTEX_FLAG_`; a kernel with PREEMPT_RT has none.
     pub flags: Vec<&'static str>,
-    /// Who sleeps until it is free, the first that came first.
+    /// Waiters, in the order in which they came.
     pub waiters: Vec<Contender>,
     /// What could not be read.
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -31,7 +31,7 @@ pub struct Mutex {
 }
 
 impl Guest {
-    /// Who has the `struct mutex` at an address, and who waits for it.
+    /// Reads the `struct mutex` at an address: its owner and its waiters.
     pub fn mutex(&self, at: GuestVirt) -> Result<Mutex> {
         let kernel = self.kernel()?;
         twice(&format!("the mutex at {at}"), || read(&kernel, at))

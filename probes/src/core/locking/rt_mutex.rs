@@ -28,13 +28,13 @@ pub struct RtWaiter {
 /// A mutex with priority inheritance.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct RtMutex {
-    /// Where it lies.
+    /// Address.
     pub at: GuestVirt,
     /// Whether somebody has it.
     pub locked: bool,
     /// Who has it; `None` if nobody has, or if that task could not be read.
     pub owner: Option<Contender>,
-    /// Who sleeps until it is free, the most urgent first.
+    /// Waiters, the most urgent first.
     pub waiters: Vec<RtWaiter>,
     /// What could not be read.
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -52,7 +52,7 @@ struct Waiter {
 }
 
 impl Guest {
-    /// Who has the `struct rt_mutex` or `rt_mutex_base` at an address, and who waits for it.
+    /// Reads the `struct rt_mutex` or `rt_mutex_base` at an address: its owner and its waiters.
     pub fn rt_mutex(&self, at: GuestVirt) -> Result<RtMutex> {
         let kernel = self.kernel()?;
         twice(&format!("the rt_mutex at {at}"), || read(&kernel, at))

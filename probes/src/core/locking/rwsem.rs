@@ -16,11 +16,11 @@ const READER_SHIFT: u32 = 8;
 const READFAIL: u64 = 1 << 63;
 const READER_OWNED: u64 = 1;
 const OWNER_FLAGS: u64 = 3;
-// include/linux/rwbase_rt.h:8@v7.3.4: what is in `readers` beside their number.
+// What `readers` holds beside their number: `READER_BIAS` (`include/linux/rwbase_rt.h:8@v7.3.4`) and the next.
 const READER_BIAS: u32 = 1 << 31;
 const WRITER_BIAS: u32 = 1 << 30;
 
-/// How a semaphore is held.
+/// State of a semaphore.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub enum RwState {
     /// By nobody.
@@ -44,16 +44,16 @@ pub struct RwSemWaiter {
 /// A semaphore for one writer or many readers.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct RwSem {
-    /// Where it lies.
+    /// Address.
     pub at: GuestVirt,
-    /// How it is held.
+    /// State of the semaphore.
     pub state: RwState,
     /// The writer that holds it; of readers the one that took it last, which may have left it since. With PREEMPT_RT no
     /// reader is known: they are counted (`rwbase_read_trylock`, `kernel/locking/rwbase_rt.c:53@v7.3.4`).
     pub owner: Option<Contender>,
     /// Whether the first who waits is to have it next, before any who does not sleep.
     pub handoff: bool,
-    /// Who waits until it is free, the first that came first; with PREEMPT_RT the most urgent first, after the one who
+    /// Waiters, in the order in which they came; with PREEMPT_RT the most urgent first, after the one who
     /// has the rt_mutex already.
     pub waiters: Vec<RwSemWaiter>,
     /// What could not be read: where it is the owner, `owner` is `None` too.
@@ -62,7 +62,7 @@ pub struct RwSem {
 }
 
 impl Guest {
-    /// Who has the `struct rw_semaphore` at an address, and who waits for it.
+    /// Reads the `struct rw_semaphore` at an address: its owner and its waiters.
     pub fn rwsem(&self, at: GuestVirt) -> Result<RwSem> {
         let kernel = self.kernel()?;
         twice(&format!("the rw_semaphore at {at}"), || read(&kernel, at))

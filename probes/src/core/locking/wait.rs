@@ -17,11 +17,11 @@ const EXCLUSIVE: u32 = 1;
 /// Somebody who is told when a queue is woken: its `wait_queue_entry`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct WaitEntry {
-    /// Where it lies.
+    /// Address.
     pub at: GuestVirt,
     /// The task that waits; `None` if the function tells somebody else, as epoll's does.
     pub task: Option<Contender>,
-    /// What is called when the queue is woken.
+    /// Function that is called when the queue is woken: `wait_queue_entry.func`.
     pub function: String,
     /// Whether one such is enough, where a waker wants to wake only one.
     pub exclusive: bool,
@@ -30,7 +30,7 @@ pub struct WaitEntry {
 /// A queue of who is told.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct WaitQueue {
-    /// Where its head lies.
+    /// Address of its head.
     pub at: GuestVirt,
     /// Its entries, in the order in which they are told.
     pub waiters: Vec<WaitEntry>,
@@ -42,11 +42,11 @@ pub struct WaitQueue {
 /// Something that tasks wait to be done.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Completion {
-    /// Where it lies.
+    /// Address.
     pub at: GuestVirt,
-    /// How many more may pass; `u32::MAX / 2` if all may.
+    /// Number of waiters that may still pass; `u32::MAX / 2` if all may.
     pub done: u32,
-    /// Who waits.
+    /// Waiters.
     pub waiters: Vec<Contender>,
     /// What could not be read.
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -62,13 +62,13 @@ struct Entry {
 }
 
 impl Guest {
-    /// Who waits on the `struct wait_queue_head` at an address.
+    /// Lists the waiters of the `struct wait_queue_head` at an address.
     pub fn wait_queue(&self, at: GuestVirt) -> Result<WaitQueue> {
         let kernel = self.kernel()?;
         twice(&format!("the wait queue at {at}"), || queue(&kernel, at))
     }
 
-    /// Who waits for the `struct completion` at an address.
+    /// Lists the waiters of the `struct completion` at an address.
     pub fn completion(&self, at: GuestVirt) -> Result<Completion> {
         let kernel = self.kernel()?;
         twice(&format!("the completion at {at}"), || {
@@ -103,7 +103,7 @@ fn queue(kernel: &Kernel, at: GuestVirt) -> Result<WaitQueue> {
     })
 }
 
-/// What `private` points to is the function's own affair: a task if the task of its pid lies there, or, for `poll()`, the
+/// Finds the task behind `private`, free for each function: a task if that of its pid lies there, or, for `poll()`, the
 /// `poll_wqueues` that names one.
 fn task(kernel: &Kernel, private: GuestVirt) -> Result<Option<Contender>> {
     let is_task = |at: GuestVirt| -> Result<bool> {

@@ -19,9 +19,9 @@ const VALUE: usize = 4096;
 /// A part of a module's memory.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct ModuleArea {
-    /// What is in it: `MOD_TEXT`, `MOD_RODATA`; `core_layout` in kernels before 6.4, which have it all in one.
+    /// Kind of content: `MOD_TEXT`, `MOD_RODATA`; `core_layout` in kernels before 6.4, which have it all in one.
     pub kind: String,
-    /// Where it begins.
+    /// Address of its first byte.
     pub base: GuestVirt,
     /// Its size in bytes.
     pub size: u64,
@@ -32,7 +32,7 @@ pub struct ModuleArea {
 pub struct ModuleSection {
     /// Its name.
     pub name: String,
-    /// Where it was put.
+    /// Address that it was loaded at.
     pub at: GuestVirt,
 }
 
@@ -41,7 +41,7 @@ pub struct ModuleSection {
 pub struct ModuleParameter {
     /// Its name.
     pub name: String,
-    /// How `/sys/module` shows it: the bits of a file's mode; 0 is not at all.
+    /// Mode of its file in `/sys/module`; 0 if it has none.
     pub perm: u16,
     /// Its type: `int`, `charp`; for one that has code of its own to print it, the name of that.
     pub kind: String,
@@ -59,7 +59,7 @@ pub struct ModuleDetails {
     pub version: Option<String>,
     /// A checksum of its source.
     pub srcversion: Option<String>,
-    /// What is called to remove it; `None` for one that cannot be removed.
+    /// Function that removes it, `module.exit`; `None` for a module that cannot be removed.
     pub exit: Option<Function>,
     /// Symbols that it offers to others.
     pub exports: u32,
@@ -197,7 +197,7 @@ fn areas(kernel: &Kernel, at: GuestVirt) -> Result<Vec<ModuleArea>> {
     Ok(areas)
 }
 
-/// Where its code lies: address and size of each part.
+/// Address and size of each part of its code.
 pub(crate) fn text(kernel: &Kernel, at: GuestVirt) -> Result<Vec<(GuestVirt, u64)>> {
     let module = Object::at(kernel, "struct module", at)?;
     if array(kernel, "struct module", "mem").is_ok() {
@@ -292,13 +292,13 @@ fn parameters(kernel: &Kernel, first: GuestVirt, count: u32) -> Result<Vec<Modul
     Ok(parameters)
 }
 
-/// What prints a parameter's value: `kernel_param_ops.get`.
+/// Function that prints a parameter's value: `kernel_param_ops.get`.
 fn getter(kernel: &Kernel, functions: &Functions<'_>, ops: GuestVirt) -> Result<Option<Function>> {
     let get = offset_of(kernel, "struct kernel_param_ops", "get")?;
     functions.of(GuestVirt(kernel.read_u64(ops.offset(get))?))
 }
 
-/// Which of the kernel's own it is (`kernel/params.c`): `int` for `param_get_int`, `array` for `param_array_get`.
+/// Kind among the kernel's own (`kernel/params.c`): `int` for `param_get_int`, `array` for `param_array_get`.
 fn standard(get: Option<&Function>) -> Option<&str> {
     let get = get.filter(|get| get.module.is_none() && get.offset == 0)?;
     match get.name.as_deref()? {
@@ -340,7 +340,7 @@ fn by_element(
     Ok((format!("array of {kind}"), Some(values.join(","))))
 }
 
-/// What a parameter of the kernel's own kinds holds, as sysfs prints it; `None` for one with another way to print it.
+/// Prints a parameter of the kernel's own kinds as sysfs does; `None` for a parameter with its own way to print.
 fn value(kernel: &Kernel, kind: &str, at: GuestVirt) -> Result<Option<String>> {
     let yes = |yes: bool| if yes { "Y" } else { "N" }.to_owned();
     Ok(Some(match kind {

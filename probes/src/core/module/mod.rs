@@ -26,7 +26,7 @@ const MODULE_BOUND: usize = 1 << 16;
 /// The letters of `taint_flags[]` in `kernel/panic.c`, from bit 0.
 const TAINTS: &str = "PFSRMBUDAWCIOELKXTNJ";
 
-/// What a module is about: `enum module_state`.
+/// State of a module: `enum module_state`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub enum ModuleState {
     /// Works.
@@ -42,19 +42,19 @@ pub enum ModuleState {
 /// A loaded module.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Module {
-    /// Where its `struct module` lies.
+    /// Address of its `struct module`.
     pub at: GuestVirt,
     /// Its name.
     pub name: String,
-    /// What it is about.
+    /// Its state.
     pub state: ModuleState,
-    /// Where its code begins.
+    /// Address of its code.
     pub base: GuestVirt,
     /// Bytes of all its memory.
     pub size: u64,
-    /// Who uses it, the module itself not counted.
+    /// Number of references to it, the module's own not counted.
     pub refcnt: i32,
-    /// What it taints the kernel with, in the kernel's letters.
+    /// Taints that it brings, in the kernel's letters.
     pub taints: String,
     /// Whether it is on the list of modules. One that is not, but is among the module objects of sysfs or in the tree of
     /// module memory, was hidden by somebody, or is being loaded or removed just now.
@@ -151,7 +151,7 @@ fn module(kernel: &Kernel, at: GuestVirt, raw: &Raw, listed: bool) -> Result<Mod
     })
 }
 
-/// Where the module's code begins, and the bytes of all its memory: `module_total_size()`.
+/// Reads the start of the module's code, and the size of all its memory in bytes: `module_total_size()`.
 fn memory(kernel: &Kernel, at: GuestVirt, raw: &Raw) -> Result<(GuestVirt, u64)> {
     if let (Some(base), Some(core)) = (raw.core_base, raw.core_size) {
         return Ok((

@@ -1,4 +1,4 @@
-//! Who has a file of a module's open: what `uses` of a module counts, as far as it is open files.
+//! Tasks that have a file of a module open: the part of a module's `uses` that is open files.
 
 use serde::Serialize;
 

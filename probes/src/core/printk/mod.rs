@@ -32,7 +32,7 @@ const MAX_BITS: u32 = 31;
 /// `LOG_CONT`, of `kernel/printk/internal.h`.
 const LOG_CONT: u8 = 8;
 
-/// Who wrote a record: `printk_info.caller_id`.
+/// Writer of a record: `printk_info.caller_id`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub enum Caller {
     /// A task, by its pid.
@@ -57,7 +57,7 @@ pub struct LogRecord {
     /// Whether its line is not ended: more may be added. What a dying kernel says last often is such a one; `/dev/kmsg`
     /// does not give it.
     pub open: bool,
-    /// Who wrote it.
+    /// Its writer.
     pub caller: Caller,
     /// The other half of that, where the kernel keeps it: the CPU of a task, the task that a CPU interrupted.
     pub caller2: Option<Caller>,
@@ -94,7 +94,7 @@ impl Log {
         self
     }
 
-    /// Where numbers are missing in the middle, the number before and how many: records that were overwritten while the
+    /// Gaps in the numbers, each as the number before it and its length: records that were overwritten while the
     /// log was read, or were being written.
     pub fn holes(&self) -> impl Iterator<Item = (u64, u64)> {
         self.records.windows(2).filter_map(|pair| {
@@ -307,7 +307,7 @@ impl<'k> Reader<'k> {
         }))
     }
 
-    /// What is not as it was written has been overwritten meanwhile, or is damaged: the ring's tail tells which.
+    /// Tells a record that was overwritten meanwhile from a damaged one, by the ring's tail.
     fn gone(&self, id: u64, error: impl FnOnce() -> Error) -> Result<Option<LogRecord>> {
         let ring: Ring = self.kernel.load(self.at)?;
         let behind = id.wrapping_sub(ring.tail_id) & ID_MASK;
@@ -351,7 +351,7 @@ const fn caller(id: u32) -> Caller {
     }
 }
 
-/// Where the data block between two positions lies in a ring of `2^bits` bytes: offset and size. `None` without data.
+/// Finds the data block between two positions in a ring of `2^bits` bytes: offset and size. `None` without data.
 ///
 /// A block never wraps: one that would is put at the start of the ring, and the end stays unused.
 fn block(begin: u64, next: u64, bits: u32) -> Option<(u64, u64)> {

@@ -46,7 +46,7 @@ impl View for Log {
     }
 }
 
-/// What is not there.
+/// The thing that is not there.
 fn notes(log: &Log) -> String {
     let mut out = String::new();
     // Writing to a String does not fail.

@@ -25,18 +25,18 @@ const SEGMENTS: usize = 4;
 /// Callbacks of one kind that wait on a CPU.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct RcuCallbacks {
-    /// What will be called.
+    /// Function that will be called.
     pub func: Function,
-    /// How many times.
+    /// Number of callbacks.
     pub count: usize,
 }
 
-/// What RCU knows of a CPU: its `struct rcu_data`.
+/// RCU's state of a CPU: its `struct rcu_data`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct RcuCpu {
     /// The CPU.
     pub cpu: u32,
-    /// Where it lies.
+    /// Address.
     pub at: GuestVirt,
     /// The grace period that it knows of, counted as `Rcu::gp` is.
     pub gp: i64,
@@ -63,17 +63,17 @@ pub struct Rcu {
     pub gp: i64,
     /// Whether the next one is under way.
     pub under_way: bool,
-    /// What its thread does: `RCU_GP_IDLE`, `RCU_GP_WAIT_FQS`.
+    /// State of its thread: `RCU_GP_IDLE`, `RCU_GP_WAIT_FQS`.
     pub state: String,
     /// That thread.
     pub gp_kthread: Option<i32>,
     /// Expedited grace periods that are over.
     pub expedited: u64,
-    /// How often it looked for CPUs that are idle, instead of waiting for them.
+    /// Number of times that it looked for idle CPUs instead of waiting for them.
     pub forced_qs: u64,
     /// The CPUs that are online.
     pub cpus: Vec<RcuCpu>,
-    /// What could not be read.
+    /// Parts that could not be read, each with the reason.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub missing: Vec<Missing>,
 }

@@ -1,4 +1,4 @@
-//! What time it is, and what the kernel knows it by: the timekeeper, clock sources, clock event devices
+//! The time, and how the kernel keeps it: the timekeeper, clock sources, clock event devices
 //! (`include/linux/timekeeper_internal.h`, `include/linux/clocksource.h`, `include/linux/clockchips.h`).
 
 use serde::Serialize;
@@ -20,15 +20,15 @@ const NSEC_PER_SEC: i64 = 1_000_000_000;
 /// A counter that time is read from.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct ClockSource {
-    /// Where its `struct clocksource` lies.
+    /// Address of its `struct clocksource`.
     pub at: GuestVirt,
     /// Its name.
     pub name: String,
     /// Whether it is the one in use.
     pub current: bool,
-    /// How good it is: the highest of those that work is taken.
+    /// Rating: the kernel takes the working source with the highest.
     pub rating: i32,
-    /// What reads it.
+    /// Function that reads it.
     pub read: Function,
     /// A count is `mult` divided by two to the `shift` nanoseconds.
     pub mult: u32,
@@ -40,10 +40,10 @@ pub struct ClockSource {
     pub flags: u64,
 }
 
-/// What interrupts a CPU at a time that it is told.
+/// A clock event device: it interrupts a CPU at a given time.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct ClockEvent {
-    /// Where its `struct clock_event_device` lies.
+    /// Address of its `struct clock_event_device`.
     pub at: GuestVirt,
     /// The CPU that it is for; `None` for the one that wakes CPUs whose own stops when they are idle.
     pub cpu: Option<u32>,
@@ -53,7 +53,7 @@ pub struct ClockEvent {
     pub mode: String,
     /// When it will interrupt next, in nanoseconds of the monotonic clock.
     pub next_event: i64,
-    /// What is called then.
+    /// Function that is called then.
     pub event_handler: Function,
     /// A nanosecond is `mult` divided by two to the `shift` counts.
     pub mult: u32,
@@ -78,7 +78,7 @@ pub struct Clocks {
     pub sources: Vec<ClockSource>,
     /// The clock event devices in use.
     pub events: Vec<ClockEvent>,
-    /// What could not be read.
+    /// Parts that could not be read, each with the reason.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub missing: Vec<Missing>,
 }
@@ -167,14 +167,14 @@ pub(super) struct Coarse {
     btime: i64,
 }
 
-/// Where the timekeeper lies in `tk_core`, a structure without a name (`kernel/time/timekeeping.c:50@v6.12`): behind a
+/// Offset of the timekeeper in `tk_core`, a structure without a name (`kernel/time/timekeeping.c:53@v6.12.117`): behind a
 /// `seqcount_raw_spinlock_t`, and aligned to 8 bytes. That is a sequence counter alone, or, with PREEMPT_RT or lockdep, one
-/// with a pointer to the lock of who writes (`include/linux/seqlock_types.h:62@v7.3.4`).
+/// with a pointer to the writer's lock (`SEQCOUNT_LOCKNAME`, `include/linux/seqlock_types.h:62@v7.3.4`).
 fn after_seqcount(kernel: &Kernel) -> u64 {
     offset_of(kernel, "struct seqcount_raw_spinlock", "lock").map_or(8, |lock| lock + 8)
 }
 
-/// What is to be added to `CLOCK_MONOTONIC` to have `CLOCK_REALTIME`: `timekeeper.offs_real`.
+/// Offset from `CLOCK_MONOTONIC` to `CLOCK_REALTIME`, in nanoseconds: `timekeeper.offs_real`.
 pub(crate) fn realtime_offset(kernel: &Kernel) -> Result<i64> {
     let now = coarse(kernel)?;
     Ok(now.realtime.wrapping_sub_unsigned(now.monotonic))

@@ -12,7 +12,7 @@ use crate::{Listing, Result};
 /// A high-resolution timer that is queued: a `struct hrtimer`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct HrTimer {
-    /// Where it lies.
+    /// Address.
     pub at: GuestVirt,
     /// The CPU whose it is.
     pub cpu: u32,
@@ -22,7 +22,7 @@ pub struct HrTimer {
     pub expires: i64,
     /// When it may be due already, so that one interrupt serves several.
     pub soft_expires: i64,
-    /// What will be called.
+    /// Function that will be called.
     pub function: Function,
     /// Whom it is for.
     pub serves: Option<Serves>,

@@ -40,7 +40,7 @@ pub struct Timers {
     pub wheel: Vec<WheelTimer>,
     /// The high-resolution ones.
     pub hrtimers: Vec<HrTimer>,
-    /// What could not be read.
+    /// Parts that could not be read, each with the reason.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub missing: Vec<Missing>,
 }

@@ -18,15 +18,15 @@ const BUCKETS: usize = 1 << 12;
 /// A timer of the wheel: a `struct timer_list` that is pending.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct WheelTimer {
-    /// Where it lies.
+    /// Address.
     pub at: GuestVirt,
     /// The CPU whose wheel it is on.
     pub cpu: u32,
-    /// Which of that CPU's: `LOCAL`, `GLOBAL`, or `DEF` for one that need not wake an idle CPU.
+    /// Name among that CPU's wheels: `LOCAL`, `GLOBAL`, or `DEF` for one that need not wake an idle CPU.
     pub base: &'static str,
     /// When it is due, in jiffies.
     pub expires: u64,
-    /// What will be called.
+    /// Function that will be called.
     pub function: Function,
     /// Whom it is for.
     pub serves: Option<Serves>,
@@ -50,7 +50,7 @@ struct Base {
     running_timer: GuestVirt,
 }
 
-/// How many wheels a CPU has: per-CPU variables have their types in BTF.
+/// Number of a CPU's wheels: per-CPU variables have their types in BTF.
 fn bases(kernel: &Kernel) -> Result<u32> {
     let btf = kernel.btf()?;
     let shape = match btf.find_var("timer_bases") {
@@ -66,7 +66,7 @@ fn bases(kernel: &Kernel) -> Result<u32> {
     }
 }
 
-/// What a wheel is for, by how many a CPU has (`BASE_*`).
+/// Name of a wheel, by the number that a CPU has (`BASE_*`).
 fn name(count: u32, index: u32) -> &'static str {
     match (count, index) {
         (3, 0) => "LOCAL",

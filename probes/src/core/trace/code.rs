@@ -8,7 +8,7 @@ use crate::memory::{GuestVirt, PAGE_SIZE};
 use crate::object::{FixedStr, Mirror, Plan};
 use crate::structures::{chain, checked_list, enumerator, offset_of};
 
-/// Who made a piece of code.
+/// Origin of a piece of code.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Maker {
     /// ftrace: a copy of `ftrace_regs_caller` or of `ftrace_caller` that calls one user.
@@ -30,7 +30,7 @@ pub(crate) struct MadeCode {
     pub(crate) end: GuestVirt,
     /// As `/proc/kallsyms` names it.
     pub(crate) name: String,
-    /// Who made it.
+    /// Its origin.
     pub(crate) by: Maker,
 }
 
@@ -58,7 +58,7 @@ impl MadeCode {
         }
     }
 
-    /// What `/proc/kallsyms` has in place of a module.
+    /// Name in `/proc/kallsyms` in place of a module's.
     pub(crate) const fn group(&self) -> &'static str {
         match self.by {
             Maker::Ftrace { .. } => "__builtin__ftrace",

@@ -20,11 +20,11 @@ const BUCKET_BITS: u64 = 16;
 /// A user of ftrace: a `struct ftrace_ops`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct FtraceOps {
-    /// Where it lies.
+    /// Address.
     pub at: GuestVirt,
     /// The symbol that it lies in; those of probes and programs are on the heap.
     pub name: Function,
-    /// What is called at each function.
+    /// Function that is called at each hooked function.
     pub func: Function,
     /// `FTRACE_OPS_FL_*`
     pub flags: u64,
@@ -32,7 +32,7 @@ pub struct FtraceOps {
     pub trampoline: Option<GuestVirt>,
     /// Bytes of it.
     pub trampoline_size: u64,
-    /// How many functions it wants; `None` is all of them.
+    /// Number of functions that it wants; `None` for all.
     pub filter_count: Option<u64>,
     /// Their names, of the first thousands of them.
     pub filter: Vec<Function>,
@@ -43,11 +43,11 @@ pub struct FtraceOps {
 pub struct TracedFunction {
     /// The place in it that calls the hook.
     pub function: Function,
-    /// How many users hook it.
+    /// Number of users that hook it.
     pub count: u64,
     /// Whether a user wants the registers, may change where the function returns to, or is called directly: `R`, `I`, `D`.
     pub flags: String,
-    /// Where the call there goes; `None` if there is no call.
+    /// Target of the call there; `None` if there is no call.
     pub calls: Option<Function>,
 }
 
@@ -125,7 +125,7 @@ impl Flags {
 pub(crate) struct Record {
     /// The instruction: a NOP or a call.
     pub(crate) ip: GuestVirt,
-    /// How many users hook it.
+    /// Number of users that hook it.
     pub(crate) count: u64,
     /// Whether it is a call now.
     pub(crate) enabled: bool,
@@ -244,7 +244,7 @@ pub(super) fn enabled(
     Ok(enabled)
 }
 
-/// Where the call at `at` goes, if there is one: `e8` and 32 bits that count from the next instruction.
+/// Finds the target of the call at `at`, if there is one: `e8` and 32 bits that count from the next instruction.
 pub(crate) fn call_at(kernel: &Kernel, at: GuestVirt) -> Result<Option<GuestVirt>> {
     let mut bytes = [0; 5];
     kernel.read(at, &mut bytes)?;

@@ -13,7 +13,7 @@ use crate::{Listing, Of as _, Result};
 /// A buffer with its tracer and events.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct TraceInstance {
-    /// Where its `struct trace_array` lies.
+    /// Address of its `struct trace_array`.
     pub at: GuestVirt,
     /// Its name; `None` for the one of `/sys/kernel/tracing` itself.
     pub name: Option<String>,
@@ -47,9 +47,9 @@ struct Call {
 
 /// Bits of flags.
 struct Flags {
-    /// Of a `trace_event_file`.
+    /// Offsets in a `trace_event_file`.
     enabled: u64,
-    /// Of a `trace_event_call`: its name is that of its tracepoint, unless it is custom.
+    /// Offsets in a `trace_event_call`: its name is that of its tracepoint, unless it is custom.
     tracepoint: u32,
     custom: u32,
 }

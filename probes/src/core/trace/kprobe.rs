@@ -22,17 +22,17 @@ const FLAGS: [(u32, &str); 4] = [
 /// A probe at an instruction.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Kprobe {
-    /// Where its `struct kprobe` lies.
+    /// Address of its `struct kprobe`.
     pub at: GuestVirt,
     /// The instruction.
     pub place: Function,
-    /// What is called there.
+    /// Function that is called there.
     pub handler: Option<Function>,
     /// Whether it is about the function's return.
     pub is_return: bool,
     /// `GONE`, `DISABLED`, `OPTIMIZED` for a jump instead of a breakpoint, `FTRACE` for a hook at a function's entry.
     pub flags: Vec<&'static str>,
-    /// How often it was left out, since a probe was at work already.
+    /// Number of hits that were missed because a probe was already at work: `nmissed`.
     pub nmissed: u64,
     /// The event that it was made for: `kprobes:myprobe`.
     pub event: Option<String>,

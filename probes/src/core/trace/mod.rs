@@ -1,4 +1,4 @@
-//! What traces the kernel: ftrace's users and the functions that they hook, kprobes, events (`kernel/trace`).
+//! Tracing of the kernel: ftrace's users and the functions that they hook, kprobes, events (`kernel/trace`).
 
 mod code;
 mod ftrace;
@@ -25,20 +25,20 @@ const BOUND: usize = 1 << 16;
 /// Bytes of the longest name.
 const NAME: usize = 512;
 
-/// What traces the kernel now.
+/// The tracers of the kernel.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Tracing {
     /// Whether functions may be hooked: `kernel.ftrace_enabled`.
     pub ftrace_enabled: bool,
     /// The buffers that traces go to, with their tracers and events; the first is `/sys/kernel/tracing` itself.
     pub instances: Vec<TraceInstance>,
-    /// Who has hooked functions: the list `ftrace_ops_list`.
+    /// Users that have hooked functions: the list `ftrace_ops_list`.
     pub ops: Vec<FtraceOps>,
     /// The functions that are hooked: `enabled_functions`.
     pub functions: Vec<TracedFunction>,
     /// The kprobes.
     pub kprobes: Vec<Kprobe>,
-    /// What could not be read.
+    /// Parts that could not be read, each with the reason.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub missing: Vec<Missing>,
 }

@@ -1,4 +1,4 @@
-//! What traces the kernel.
+//! View of what traces the kernel.
 
 use crate::core::trace::{FtraceOps, TracedFunction, Tracing};
 use crate::view::{Align, Table, View};
@@ -95,7 +95,7 @@ fn tables(all: &Tracing) -> Vec<Table> {
     tables
 }
 
-/// What a hooked function calls; a trampoline by the user that it was made for.
+/// Names what a hooked function calls; a trampoline by the user that it was made for.
 fn called(all: &Tracing, traced: &TracedFunction) -> String {
     let Some(target) = &traced.calls else {
         return String::new();

@@ -24,9 +24,9 @@ const DESC: usize = 32;
 /// A piece of work that waits: a `struct work_struct`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Work {
-    /// Where it lies.
+    /// Address.
     pub at: GuestVirt,
-    /// What will be called.
+    /// Function that will be called.
     pub func: Function,
     /// The workqueue that it is on.
     pub workqueue: Option<String>,
@@ -35,7 +35,7 @@ pub struct Work {
 /// A worker: a kernel thread, `kworker/..`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Worker {
-    /// Where its `struct worker` lies.
+    /// Address of its `struct worker`.
     pub at: GuestVirt,
     /// Its thread; workers of bottom halves have none.
     pub pid: Option<i32>,
@@ -43,7 +43,7 @@ pub struct Worker {
     pub id: i32,
     /// The workqueue that it worked for last, or what the work says of itself.
     pub desc: String,
-    /// What it is at: the function, and the workqueue.
+    /// Work under way: the function, and the workqueue.
     pub current: Option<Work>,
     /// Works that it will do after that one, before any other worker.
     pub scheduled: Vec<Work>,
@@ -52,7 +52,7 @@ pub struct Worker {
 /// A pool of workers.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct WorkerPool {
-    /// Where its `struct worker_pool` lies.
+    /// Address of its `struct worker_pool`.
     pub at: GuestVirt,
     /// Its number.
     pub id: i32,
@@ -68,10 +68,10 @@ pub struct WorkerPool {
     pub pending: Vec<Work>,
 }
 
-/// What a workqueue has in one pool: a `struct pool_workqueue`.
+/// A workqueue's part in one pool: a `struct pool_workqueue`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct PoolWorkqueue {
-    /// Where it lies.
+    /// Address.
     pub at: GuestVirt,
     /// The pool.
     pub pool: i32,
@@ -84,17 +84,17 @@ pub struct PoolWorkqueue {
 /// A workqueue.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Workqueue {
-    /// Where its `struct workqueue_struct` lies.
+    /// Address of its `struct workqueue_struct`.
     pub at: GuestVirt,
     /// Its name.
     pub name: String,
     /// `WQ_*`
     pub flags: u32,
-    /// How many of its works may be active at once, on each CPU or in all.
+    /// Most of its works that may be active at once, on each CPU or in all: `max_active`.
     pub max_active: u32,
     /// The worker that saves it when no memory is left for new ones.
     pub rescuer: Option<i32>,
-    /// What it has in the pools.
+    /// Its parts in the pools.
     pub pools: Vec<PoolWorkqueue>,
 }
 
@@ -105,7 +105,7 @@ pub struct Workqueues {
     pub workqueues: Vec<Workqueue>,
     /// The pools, by number.
     pub pools: Vec<WorkerPool>,
-    /// What could not be read.
+    /// Parts that could not be read, each with the reason.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub missing: Vec<Missing>,
 }

@@ -24,7 +24,7 @@ const GD_READ_ONLY: u64 = 1 << 1;
 /// `REQ_OP_MASK` of `include/linux/blk_types.h`.
 const OP: u32 = 0xff;
 
-/// What was transferred of one kind: `enum stat_group`.
+/// Transfers of one kind: `enum stat_group`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub struct Transfers {
     /// Requests that were completed.
@@ -33,11 +33,11 @@ pub struct Transfers {
     pub merges: u64,
     /// Sectors of 512 bytes.
     pub sectors: u64,
-    /// How long they took, in nanoseconds.
+    /// Their total time, in nanoseconds.
     pub nsecs: u64,
 }
 
-/// What was transferred since boot.
+/// Transfers since boot, by kind.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub struct DiskStats {
     /// Reads.
@@ -48,7 +48,7 @@ pub struct DiskStats {
     pub discard: Transfers,
     /// Flushes of the disk's cache.
     pub flush: Transfers,
-    /// How long something was under way, in jiffies.
+    /// Time with a request under way, in jiffies (`io_ticks`).
     pub io_ticks: u64,
     /// Reads and writes that began and did not end. Kernels before 6.16 count them only where there are no requests.
     pub in_flight: [u64; 2],
@@ -57,15 +57,15 @@ pub struct DiskStats {
 /// A request to a disk that is under way.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct BlockRequest {
-    /// Where its `struct request` lies.
+    /// Address of its `struct request`.
     pub at: GuestVirt,
-    /// What is to be done: `REQ_OP_READ`.
+    /// Operation: `REQ_OP_READ`.
     pub op: String,
     /// Whether that brings data to the disk.
     pub writes: bool,
     /// The first sector, of 512 bytes.
     pub sector: u64,
-    /// How many bytes are left of it.
+    /// Bytes that are left of it.
     pub bytes: u32,
     /// `MQ_RQ_IDLE` before the driver has it, `MQ_RQ_IN_FLIGHT` while it has, `MQ_RQ_COMPLETE` after.
     pub state: String,
@@ -73,7 +73,7 @@ pub struct BlockRequest {
     pub tag: i32,
     /// Its number in the scheduler's queue; -1 without a scheduler.
     pub internal_tag: i32,
-    /// Which hardware queue it is in.
+    /// Number of its hardware queue.
     pub hw_queue: u32,
     /// When the driver got it, in nanoseconds of the monotonic clock; 0 where no statistics are kept.
     pub io_start_time_ns: u64,
@@ -82,7 +82,7 @@ pub struct BlockRequest {
 /// A request queue.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct RequestQueue {
-    /// Where its `struct request_queue` lies.
+    /// Address of its `struct request_queue`.
     pub at: GuestVirt,
     /// Whether it has requests and hardware queues at all (blk-mq); other drivers take each bio as it comes.
     pub mq: bool,
@@ -90,7 +90,7 @@ pub struct RequestQueue {
     pub elevator: Option<String>,
     /// Hardware queues.
     pub nr_hw_queues: u32,
-    /// How many requests a queue takes.
+    /// Most requests that a queue takes.
     pub nr_requests: u64,
     /// Bytes of the smallest unit that can be addressed.
     pub logical_block_size: u32,
@@ -101,7 +101,7 @@ pub struct RequestQueue {
 /// A partition of a disk.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Partition {
-    /// Where its `struct block_device` lies.
+    /// Address of its `struct block_device`.
     pub at: GuestVirt,
     /// Its name.
     pub name: String,
@@ -120,9 +120,9 @@ pub struct Partition {
 /// A disk.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Disk {
-    /// Where its `struct gendisk` lies.
+    /// Address of its `struct gendisk`.
     pub at: GuestVirt,
-    /// Where the `struct block_device` of the whole lies.
+    /// Address of the whole disk's `struct block_device`.
     pub part0: GuestVirt,
     /// Its name.
     pub name: String,

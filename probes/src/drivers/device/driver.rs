@@ -16,7 +16,7 @@ use crate::{Listing, Missing, Of as _, Result};
 /// A driver of a bus.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Driver {
-    /// Where its `struct device_driver` lies.
+    /// Address of its `struct device_driver`.
     pub at: GuestVirt,
     /// Its name.
     pub name: String,
@@ -29,7 +29,7 @@ pub struct Driver {
 /// A bus, with the devices on it and the drivers for them.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Bus {
-    /// Where its `struct bus_type` lies.
+    /// Address of its `struct bus_type`.
     pub at: GuestVirt,
     /// Its name.
     pub name: String,
@@ -42,7 +42,7 @@ pub struct Bus {
 /// A class: what user space sees as one kind of device.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Class {
-    /// Where its `struct class` lies.
+    /// Address of its `struct class`.
     pub at: GuestVirt,
     /// Its name.
     pub name: String,
@@ -57,7 +57,7 @@ pub struct Buses {
     pub buses: Vec<Bus>,
     /// The classes: `/sys/class`.
     pub classes: Vec<Class>,
-    /// What could not be read.
+    /// Parts that could not be read, each with the reason.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub missing: Vec<Missing>,
 }
@@ -110,7 +110,7 @@ impl Guest {
     }
 }
 
-/// Where the members lie that lead from one list to another.
+/// Offsets of the members that lead from one list to another.
 struct Core<'k> {
     kernel: &'k Kernel,
     subsystem: Plan<Subsystem>,
@@ -138,7 +138,7 @@ impl<'k> Core<'k> {
         Ok(whole_list(self.kernel, list, entry, BOUND, &what))
     }
 
-    /// What is on a `klist` of `owner`, whose node is this member of `c`; nodes that are being deleted are left out.
+    /// Lists the `klist` of `owner`, whose node is this member of `c`; nodes that are being deleted are left out.
     fn klist(
         &self,
         owner: GuestVirt,

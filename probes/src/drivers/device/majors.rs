@@ -1,4 +1,4 @@
-//! Who has which device numbers: `chrdevs` (`fs/char_dev.c`), `major_names` (`block/genhd.c`), `misc_list`
+//! Owners of device numbers: `chrdevs` (`fs/char_dev.c`), `major_names` (`block/genhd.c`), `misc_list`
 //! (`drivers/char/misc.c`).
 
 use serde::Serialize;
@@ -18,24 +18,24 @@ const HASH: u64 = 255;
 /// Device numbers of one driver of character devices.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct CharRegion {
-    /// Where its `struct char_device_struct` lies.
+    /// Address of its `struct char_device_struct`.
     pub at: GuestVirt,
     /// The major number.
     pub major: u32,
     /// The first minor number.
     pub base_minor: u32,
-    /// How many minor numbers.
+    /// Number of minor numbers.
     pub minors: u32,
     /// Its name.
     pub name: String,
-    /// What answers when the first of its devices is opened: its `file_operations`, by name.
+    /// `file_operations` of the first of its devices, by name.
     pub fops: Option<Function>,
 }
 
 /// A major number of block devices.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct BlockMajor {
-    /// Where its `struct blk_major_name` lies.
+    /// Address of its `struct blk_major_name`.
     pub at: GuestVirt,
     /// The number.
     pub major: u32,
@@ -46,13 +46,13 @@ pub struct BlockMajor {
 /// A device of the major number 10, for drivers that need no more than one.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct MiscDevice {
-    /// Where its `struct miscdevice` lies.
+    /// Address of its `struct miscdevice`.
     pub at: GuestVirt,
     /// The minor number.
     pub minor: u32,
     /// Its name.
     pub name: String,
-    /// What answers when it is opened: its `file_operations`, by name.
+    /// Its `file_operations`, by name.
     pub fops: Option<Function>,
 }
 
@@ -65,7 +65,7 @@ pub struct Majors {
     pub block: Vec<BlockMajor>,
     /// Those of the major number 10, as `/proc/misc` lists them.
     pub misc: Vec<MiscDevice>,
-    /// What could not be read.
+    /// Parts that could not be read, each with the reason.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub missing: Vec<Missing>,
 }
@@ -106,7 +106,7 @@ struct Probe {
 }
 
 impl Guest {
-    /// Who has which device numbers: `/proc/devices` and `/proc/misc`.
+    /// Owners of device numbers: `/proc/devices` and `/proc/misc`.
     pub fn majors(&self) -> Result<Majors> {
         let kernel = self.kernel()?;
         settle_all("the device numbers", || {
@@ -121,7 +121,7 @@ impl Guest {
     }
 }
 
-/// What is in a hash table of chains.
+/// Lists the entries of a hash table of chains.
 fn hashed(kernel: &Kernel, table: &str, next: u64) -> Result<Listing<GuestVirt>> {
     let table = kernel.symbol(table)?;
     let mut all = Listing::new();

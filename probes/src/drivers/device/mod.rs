@@ -35,9 +35,9 @@ const MINOR_BITS: u32 = 20;
 /// A device number, as `/proc/devices` and `ls -l` write it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 pub struct DevT {
-    /// Which driver.
+    /// Name of the driver.
     pub major: u32,
-    /// Which of its devices.
+    /// Number among the driver's devices.
     pub minor: u32,
 }
 
@@ -61,11 +61,11 @@ impl std::fmt::Display for DevT {
 /// A device: a `struct device` that is registered.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Device {
-    /// Where its `struct device` lies.
+    /// Address of its `struct device`.
     pub at: GuestVirt,
     /// Its folder in sysfs, below `/sys/devices/`.
     pub path: String,
-    /// How many devices are above it in that path.
+    /// Number of devices above it in that path.
     pub depth: usize,
     /// The bus that it is on.
     pub bus: Option<String>,

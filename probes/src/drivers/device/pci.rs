@@ -16,7 +16,7 @@ const BOUND: usize = 256;
 const IO: u64 = 0x100;
 const MEM: u64 = 0x200;
 
-/// What a region of a PCI device is in.
+/// Address space of a region of a PCI device.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub enum PciSpace {
     /// I/O ports.
@@ -30,9 +30,9 @@ pub enum PciSpace {
 /// A region of a PCI device: a base address register, its ROM, or the window of a bridge.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct PciRegion {
-    /// Which: 0 to 5 are the BARs, 6 the ROM, higher ones the windows of a bridge.
+    /// Number of the region: 0 to 5 are the BARs, 6 the ROM, higher ones the windows of a bridge.
     pub index: usize,
-    /// What it is in.
+    /// Its address space.
     pub space: PciSpace,
     /// Its first port or physical address.
     pub start: u64,
@@ -45,7 +45,7 @@ pub struct PciRegion {
 /// A PCI device: one function.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct PciDevice {
-    /// Where its `struct pci_dev` lies.
+    /// Address of its `struct pci_dev`.
     pub at: GuestVirt,
     /// Domain, bus, slot and function: `0000:00:1f.3`.
     pub slot: String,
@@ -57,7 +57,7 @@ pub struct PciDevice {
     pub subsystem_vendor: u16,
     /// The same of the card that it is on.
     pub subsystem_device: u16,
-    /// What it is: base class, subclass and programming interface in a byte each.
+    /// Device class: base class, subclass and programming interface in a byte each.
     pub class: u32,
     /// Its revision.
     pub revision: u8,

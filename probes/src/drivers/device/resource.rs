@@ -1,4 +1,4 @@
-//! Who has which I/O memory and I/O ports: trees of `struct resource` (`kernel/resource.c`).
+//! Owners of I/O memory and I/O ports: trees of `struct resource` (`kernel/resource.c`).
 
 use std::ops::Deref;
 
@@ -15,15 +15,15 @@ use crate::{Error, Missing, Result};
 /// A range of addresses or ports that has an owner.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Resource {
-    /// Where its `struct resource` lies.
+    /// Address of its `struct resource`.
     pub at: GuestVirt,
-    /// How many others it lies in.
+    /// Number of regions that it lies in.
     pub depth: usize,
     /// Its first physical address or port.
     pub start: u64,
     /// Its last one.
     pub end: u64,
-    /// What it is, or who has it.
+    /// Name of the region or of its owner.
     pub name: String,
     /// `IORESOURCE_*`: `IORESOURCE_BUSY` is a driver's own.
     pub flags: u64,
@@ -38,7 +38,7 @@ pub struct Resources {
     pub end: u64,
     /// The resources.
     pub resources: Vec<Resource>,
-    /// What could not be read.
+    /// Parts that could not be read, each with the reason.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub missing: Vec<Missing>,
 }

@@ -32,9 +32,9 @@ const DESCRIPTOR: u64 = 24;
 struct Kdump {
     bytes: Box<dyn Bytes>,
     stored: Bitmap,
-    /// Where the descriptors are.
+    /// Offset of the descriptors, in bytes.
     descriptors: u64,
-    /// What makedumpfile was told to leave out (`-d`).
+    /// Level of what makedumpfile left out (`-d`).
     level: u32,
     ranges: Vec<PhysRange>,
     cache: Cache,
@@ -127,7 +127,7 @@ struct Bitmap {
 
 #[derive(Debug)]
 struct Chunk {
-    /// How many bits are set before it.
+    /// Number of bits that are set before it.
     before: u64,
     bits: Option<Box<[u8]>>,
 }

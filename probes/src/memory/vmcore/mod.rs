@@ -80,7 +80,7 @@ trait Bytes: Send + Sync + std::fmt::Debug {
     /// Fills `buf` from `at`.
     fn read_at(&self, at: u64, buf: &mut [u8]) -> io::Result<()>;
 
-    /// How many there are.
+    /// Length of the file, in bytes.
     fn len(&self) -> io::Result<u64>;
 }
 

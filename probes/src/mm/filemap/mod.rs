@@ -17,7 +17,7 @@ use crate::{Error, Missing, Result};
 /// A folio of a file that is in memory.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct CachedFolio {
-    /// Which page of the file it begins with, from 0.
+    /// Number of its first page in the file, from 0.
     pub index: u64,
     /// Pages that it has.
     pub pages: u64,
@@ -27,7 +27,7 @@ pub struct CachedFolio {
     pub pfn: u64,
     /// Its flags: `page->flags` without node and zone, a bit each of [`PageCache::flag_names`].
     pub flags: u64,
-    /// How many page tables map its first page.
+    /// Number of page tables that map its first page.
     pub mapcount: i64,
 }
 
@@ -46,7 +46,7 @@ pub struct PageCache {
     pub shadows: u64,
     /// The flags that a folio may have, by their bits, as `enum pageflags` names them.
     pub flag_names: BTreeMap<u32, String>,
-    /// What of it could not be read.
+    /// Parts of it that could not be read.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub missing: Vec<Missing>,
 }

@@ -19,7 +19,7 @@ const LARGEST_ORDER: u32 = 18;
 /// The pool of huge pages of one size.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct HugePool {
-    /// Where its `struct hstate` lies.
+    /// Address of its `struct hstate`.
     pub at: GuestVirt,
     /// Its name under `/sys/kernel/mm/hugepages`.
     pub name: String,
@@ -33,7 +33,7 @@ pub struct HugePool {
     pub reserved: u64,
     /// Pages beyond the pool's size, which go when they are freed: `surplus_hugepages`.
     pub surplus: u64,
-    /// How many surplus pages there may be: `nr_overcommit_hugepages`.
+    /// Most surplus pages: `nr_overcommit_hugepages`.
     pub overcommit: u64,
     /// Whether it is the size that is meant where none is named.
     pub default: bool,

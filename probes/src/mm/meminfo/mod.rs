@@ -1,4 +1,4 @@
-//! What memory is used for: `/proc/meminfo`, added up as the kernel does (`fs/proc/meminfo.c`, `mm/show_mem.c`).
+//! Use of memory: `/proc/meminfo`, added up as the kernel does (`fs/proc/meminfo.c`, `mm/show_mem.c`).
 
 mod view;
 
@@ -40,7 +40,7 @@ impl MemInfo {
 }
 
 impl Guest {
-    /// What `/proc/meminfo` says. The counters are those of one instant only while the guest is paused.
+    /// Reads the values of `/proc/meminfo`. The counters are those of one instant only while the guest is paused.
     pub fn meminfo(&self) -> Result<MemInfo> {
         let kernel = self.kernel()?;
         let pages = Pages::read(&kernel)?;
@@ -164,8 +164,9 @@ impl Reader<'_> {
         Ok(Listing::from(self.lines))
     }
 
-    /// The lines that are there with CONFIG_TRANSPARENT_HUGEPAGE (`fs/proc/meminfo.c:141@v7.3.4`), which PREEMPT_RT excludes
-    /// (`mm/Kconfig:837@v7.3.4`). The counters are there without it too, the flags are not (`mm/Makefile:101@v7.3.4`).
+    /// The lines that are there with `CONFIG_TRANSPARENT_HUGEPAGE` (`fs/proc/meminfo.c:141@v7.3.4`), which `PREEMPT_RT`
+    /// excludes (`mm/Kconfig:837@v7.3.4`). The counters are there without it too, the flags are not: they are in
+    /// `huge_memory.o` (`mm/Makefile:101@v7.3.4`).
     fn transparent_huge_pages(&mut self) -> Result<()> {
         if self.has("transparent_hugepage_flags")?.is_none() {
             return Ok(());
@@ -252,8 +253,9 @@ impl Reader<'_> {
         self.zswap()
     }
 
-    /// What lies compressed in memory instead of in a swap area. Its size is a sum of bytes that the kernel keeps
-    /// (`mm/zswap.c:45@v6.1`), or, where it keeps none, that of its pools (`mm/zswap.c:487@v6.12`, `mm/zswap.c:498@v7.3.4`).
+    /// Adds the pages that lie compressed in memory, not in a swap area. Their size is a sum of bytes that the kernel keeps
+    /// (`zswap_pool_total_size`, `mm/zswap.c:45@v6.1.192`), or, where it keeps none, that of its pools
+    /// (`zswap_total_pages`, `mm/zswap.c:487@v6.12.117`, `mm/zswap.c:498@v7.3.4`).
     fn zswap(&mut self) -> Result<()> {
         let (Some(stored), Some(pools)) =
             (self.has("zswap_stored_pages")?, self.has("zswap_pools")?)
@@ -264,7 +266,7 @@ impl Reader<'_> {
             Some(at) => self.kib("Zswap", self.kernel.read_u64(at)? >> 10),
             None => self.pages("Zswap", self.zswap_total_pages(pools)?),
         }
-        // An `atomic_t` (`mm/zswap.c:46@v6.12`), later an `atomic_long_t` (`mm/zswap.c:47@v7.3.4`). Behind the former is
+        // An `atomic_t` (`mm/zswap.c:46@v6.12.117`), later an `atomic_long_t` (`mm/zswap.c:47@v7.3.4`). Behind the former is
         // the next variable, or a gap, which is zero.
         let half = stored.offset(4);
         let next = self.kernel.symbol_at(half)?;
@@ -288,7 +290,7 @@ impl Reader<'_> {
     }
 
     /// The pages of a `struct zswap_pool`: those of its `zs_pool`, or of whatever allocator it has by way of a `zpool`
-    /// (`mm/zpool.c:21@v6.12`).
+    /// (`mm/zpool.c:21@v6.12.117`).
     fn zswap_pool_pages(&self, pool: GuestVirt) -> Result<u64> {
         let kernel = self.kernel;
         let follow = |at: GuestVirt, c: &str, member: &str| -> Result<GuestVirt> {

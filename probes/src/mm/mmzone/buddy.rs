@@ -27,7 +27,7 @@ pub struct FreeArea {
     pub order: u32,
     /// `nr_free`: how many there are, as the kernel counts them.
     pub nr_free: u64,
-    /// How many are on the list of each migrate type, in the order of [`Buddy::types`].
+    /// Number of blocks on the list of each migrate type, in the order of [`Buddy::types`].
     pub by_type: Vec<u64>,
 }
 
@@ -38,7 +38,7 @@ pub struct ZoneBuddy {
     pub node: u32,
     /// Its name.
     pub zone: String,
-    /// Where its `struct zone` lies.
+    /// Address of its `struct zone`.
     pub at: GuestVirt,
     /// One an order.
     pub areas: Vec<FreeArea>,
@@ -113,7 +113,7 @@ pub(super) fn read(kernel: &Kernel) -> Result<Buddy> {
     })
 }
 
-/// Where the lists lie.
+/// Place and layout of the free lists.
 struct Areas<'k> {
     kernel: &'k Kernel,
     areas: u64,
@@ -178,7 +178,7 @@ impl<'k> Areas<'k> {
     }
 }
 
-/// Where the bits of each pageblock are: in the section's `mem_section_usage`. Worked out once for a kernel.
+/// Place of the bits of each pageblock, in the section's `mem_section_usage`. Worked out once for a kernel.
 #[derive(Debug)]
 struct Bits {
     per_root: u64,

@@ -31,7 +31,7 @@ pub struct Watermarks {
     pub high: u64,
     /// Above it pages are promoted from slower memory; older kernels have none.
     pub promo: Option<u64>,
-    /// What fragmentation added to all of them for a time.
+    /// Amount that fragmentation added to all of them for a time: `watermark_boost`.
     pub boost: u64,
 }
 
@@ -42,7 +42,7 @@ pub struct PerCpuPages {
     pub cpu: u32,
     /// Pages that it has.
     pub count: i32,
-    /// How many it may have before it gives some back.
+    /// Number of pages that it may have before it gives some back.
     pub high: i32,
     /// Pages that it takes or gives back at once.
     pub batch: i32,
@@ -50,14 +50,14 @@ pub struct PerCpuPages {
     pub high_min: Option<i32>,
     /// The most that `high` may be; kernels before 6.7 do not tune it.
     pub high_max: Option<i32>,
-    /// How much the CPU counts before it adds to the zone's counters.
+    /// Amount that the CPU counts before it adds to the zone's counters: `stat_threshold`.
     pub stat_threshold: Option<i8>,
 }
 
 /// A zone.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Zone {
-    /// Where its `struct zone` lies.
+    /// Address of its `struct zone`.
     pub at: GuestVirt,
     /// `DMA`, `DMA32`, `Normal`, `Movable`, `Device`.
     pub name: String,
@@ -81,7 +81,7 @@ pub struct Zone {
     pub nr_reserved_highatomic: u64,
     /// Its counters; none of a zone without memory.
     pub stats: Vec<Stat>,
-    /// What each CPU that is online keeps; none of a zone without memory.
+    /// Pages that each online CPU keeps; empty for a zone without memory.
     pub per_cpu: Vec<PerCpuPages>,
 }
 
@@ -90,7 +90,7 @@ pub struct Zone {
 pub struct Node {
     /// Its number.
     pub id: u32,
-    /// Where its `pglist_data` lies.
+    /// Address of its `struct pglist_data`.
     pub at: GuestVirt,
     /// Its first page frame.
     pub start_pfn: u64,
@@ -98,7 +98,7 @@ pub struct Node {
     pub spanned: u64,
     /// Pages without the holes.
     pub present: u64,
-    /// How often `kswapd` failed in a row to free anything.
+    /// Number of times in a row that `kswapd` failed to free anything: `kswapd_failures`.
     pub kswapd_failures: u32,
     /// Its counters.
     pub stats: Vec<Stat>,

@@ -18,7 +18,7 @@ const PAGE_TYPE_BASE: u32 = 0xf000_0000;
 /// `PAGE_MAPCOUNT_RESERVE`: what is below is no mapcount.
 const PAGE_MAPCOUNT_RESERVE: i32 = -128;
 
-/// How this kernel says what a page is that no process maps.
+/// The kernel's encoding of the type of a page that no process maps.
 #[derive(Debug)]
 enum Scheme {
     /// `PGTY_*` in the top byte of `page_type`.
@@ -111,7 +111,7 @@ impl Names {
         set.map(|(_, name)| name.clone()).collect()
     }
 
-    /// What `page_type` says: `buddy`, `slab`, `table`, ..; `None` for a count of mappings.
+    /// Name of a `page_type`: `buddy`, `slab`, `table`, ..; `None` for a count of mappings.
     pub(super) fn page_type(&self, raw: i32) -> Option<&str> {
         let word = raw.cast_unsigned();
         match &self.scheme {

@@ -8,7 +8,7 @@ use super::memmap::{MemMap, Raw};
 use crate::Result;
 use crate::memory::{GuestPhys, GuestVirt, PAGE_SIZE};
 
-/// What a page frame is used for.
+/// Use of a page frame.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum PageKind {
@@ -19,11 +19,11 @@ pub enum PageKind {
         /// Its order.
         order: u32,
     },
-    /// Of a slab cache.
+    /// Part of a slab cache.
     Slab,
-    /// Of hugetlbfs.
+    /// Part of hugetlbfs.
     Hugetlb,
-    /// What else `page_type` says: `table` (a page table), `offline`, `guard`, `zsmalloc`, ..
+    /// Another `page_type`: `table` (a page table), `offline`, `guard`, `zsmalloc`, ..
     Typed(String),
     /// The kernel keeps it for itself since boot, or no memory is there (`PG_reserved`).
     Reserved,
@@ -31,7 +31,7 @@ pub enum PageKind {
     Anon,
     /// Anonymous memory that KSM has merged.
     Ksm,
-    /// Of a file's page cache, shared memory and tmpfs among it.
+    /// Part of a file's page cache, shared memory and tmpfs included.
     File,
     /// Nothing of these: the kernel's own, or free and held back by a CPU.
     Other,
@@ -46,22 +46,22 @@ pub struct Folio {
     pub pfn: u64,
     /// It has `1 << order` pages.
     pub order: u32,
-    /// Which of them this page is, from 0.
+    /// Number of this page among them, from 0.
     pub index: u64,
 }
 
 /// A page frame.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Page {
-    /// Where its `struct page` lies.
+    /// Address of its `struct page`.
     pub at: GuestVirt,
     /// Its number.
     pub pfn: u64,
-    /// Where the frame lies.
+    /// Physical address of the frame.
     pub phys: GuestPhys,
-    /// Where the kernel's direct map has it; `None` where no RAM is.
+    /// Its address in the kernel's direct map; `None` where there is no RAM.
     pub virt: Option<GuestVirt>,
-    /// What it is used for.
+    /// Its use.
     pub kind: PageKind,
     /// `page->flags` as it stands, node and zone included.
     pub raw_flags: u64,
@@ -70,7 +70,7 @@ pub struct Page {
     pub flags: Vec<String>,
     /// References: those of its folio.
     pub refcount: i32,
-    /// How many page tables map it, as `/proc/kpagecount` tells it.
+    /// Number of page tables that map it, as in `/proc/kpagecount`.
     pub mapcount: i64,
     /// Its NUMA node.
     pub node: u32,
@@ -78,16 +78,16 @@ pub struct Page {
     pub zone: String,
     /// The folio, if it has more pages than one.
     pub folio: Option<Folio>,
-    /// What it holds a part of.
+    /// The file, process or cache that it holds a part of.
     pub mapping: Option<Mapping>,
-    /// Which page of that, from 0.
+    /// Number of the page in that, from 0.
     pub index: Option<u64>,
     /// `page->private`: a free block's order, a swap slot, a file system's own.
     pub private: u64,
 }
 
 impl Page {
-    /// What it is used for, in a few words.
+    /// Describes its use in a few words.
     #[must_use]
     pub fn describe(&self) -> String {
         match &self.kind {
@@ -113,14 +113,14 @@ impl Page {
     }
 }
 
-/// What the page cache is told of a folio that is in it.
+/// A folio as the page cache has it.
 pub(crate) struct Cached {
     /// `folio->mapping`
     pub(crate) mapping: GuestVirt,
     pub(crate) order: u32,
     /// Without node and zone.
     pub(crate) flags: u64,
-    /// Of its first page.
+    /// `_mapcount` of its first page.
     pub(crate) mapcount: i64,
 }
 

@@ -1,4 +1,4 @@
-//! What a page holds a part of: `page->mapping`.
+//! The owner of a page's content: `page->mapping`.
 
 use std::fmt;
 
@@ -11,7 +11,7 @@ use crate::memory::GuestVirt;
 use crate::object::Mirror;
 use crate::structures::{container_of, offset_of};
 
-/// What `page->mapping` points to; its two lowest bits say which.
+/// Target of `page->mapping`, by its two lowest bits.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Mapping {

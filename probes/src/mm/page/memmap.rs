@@ -33,7 +33,7 @@ pub(super) struct Raw {
     pub(super) refcount: i32,
 }
 
-/// Where what a large folio keeps in its second `struct page` lies, from the first one on.
+/// Offsets of the members that a large folio keeps in its second `struct page`, from the first one on.
 #[derive(Debug)]
 pub(super) struct Second {
     /// The order, one byte.
@@ -46,7 +46,7 @@ pub(super) struct Second {
     pub(super) flags: u64,
 }
 
-/// What is worked out once for a kernel.
+/// Layouts, worked out once for a kernel.
 #[derive(Debug)]
 pub(super) struct Layout {
     base: GuestVirt,
@@ -133,7 +133,7 @@ impl MemMap {
         self.layout.size
     }
 
-    /// Where the `struct page` of a frame lies: `pfn_to_page()`.
+    /// Address of a frame's `struct page`: `pfn_to_page()`.
     #[must_use]
     pub fn pfn_to_page(&self, pfn: u64) -> GuestVirt {
         self.layout.base.offset(pfn.wrapping_mul(self.layout.size))
@@ -242,7 +242,7 @@ impl MemMap {
         Ok(folio::is_slab(&self.layout.names, &raw).then_some(head))
     }
 
-    /// Of the slab that begins at a frame its cache, and its order; `None` and 0 for all other frames.
+    /// Reads the cache and the order of the slab that begins at a frame; `None` and 0 for all other frames.
     pub(crate) fn slab_of(&self, pfn: u64) -> Result<(Option<GuestVirt>, u32)> {
         // Memory of which nothing is known.
         let Ok(raw) = self.raw(pfn) else {

@@ -30,7 +30,7 @@ use crate::Result;
 use crate::guest::Guest;
 use crate::memory::{GuestPhys, GuestVirt, PAGE_SIZE};
 
-/// Which page frame is meant.
+/// A page frame, by number or by address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub enum PageAt {
     /// The frame of this number.

@@ -56,7 +56,7 @@ fn sum(numbers: impl IntoIterator<Item = Option<u64>>) -> Option<u64> {
 /// A slab cache.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct SlabCache {
-    /// Where its `kmem_cache` lies.
+    /// Address of its `struct kmem_cache`.
     pub at: GuestVirt,
     /// Its name.
     pub name: String,
@@ -66,13 +66,13 @@ pub struct SlabCache {
     pub object_size: u32,
     /// Bytes from one object to the next.
     pub size: u32,
-    /// What the address of an object is a multiple of.
+    /// Alignment of an object, in bytes.
     pub align: u32,
     /// Objects of a slab.
     pub objects_per_slab: u32,
     /// A slab has `1 << order` pages.
     pub order: u32,
-    /// How many caches share it: more than one where others of its size were merged with it.
+    /// Number of caches that share it: more than one where others of its size were merged with it.
     pub refcount: i32,
     /// Slabs. `None`, as the next two: it could not be read of a node, or this kernel does not count it.
     pub slabs: Option<u64>,
@@ -115,7 +115,7 @@ pub type SlabCaches = Listing<SlabCache>;
 pub(super) struct Raw {
     pub(super) size: u32,
     pub(super) object_size: u32,
-    /// Where in a free object the link to the next one lies.
+    /// Offset in a free object of the link to the next one.
     pub(super) offset: u32,
     #[mirror(member = "oo.x")]
     oo: u32,
@@ -247,7 +247,7 @@ pub(super) struct Kept {
     pub(super) nodes: Vec<NodeSlab>,
 }
 
-/// Where the caches lie.
+/// Lists the addresses of the caches.
 pub(super) fn addresses(kernel: &Kernel) -> Result<Listing<GuestVirt>> {
     let head = kernel.symbol("slab_caches")?;
     let member = offset_of(kernel, "struct kmem_cache", "list")?;

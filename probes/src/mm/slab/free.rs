@@ -19,7 +19,7 @@ const SLAB_BOUND: usize = 1 << 22;
 /// Objects that a sheaf may have, as far as we read: the kernel makes them of some dozens.
 const SHEAF_BOUND: u32 = 1 << 12;
 
-/// What a CPU keeps of a cache. A count is `None` if it could not be read, and 0 if this kernel has no such thing.
+/// Objects of a cache that a CPU keeps. A count is `None` if it could not be read, and 0 if this kernel has no such thing.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct CpuSlab {
     /// The CPU.
@@ -42,12 +42,12 @@ pub struct CpuSlab {
     pub rcu: Option<u64>,
 }
 
-/// What a node has of a cache: its `kmem_cache_node`. A count is `None` if it could not be read.
+/// Slabs of a cache that a node has: its `kmem_cache_node`. A count is `None` if it could not be read.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct NodeSlab {
     /// The node.
     pub node: u32,
-    /// Where its `kmem_cache_node` lies.
+    /// Address of its `struct kmem_cache_node`.
     pub at: GuestVirt,
     /// Slabs; `None` also without `CONFIG_SLUB_DEBUG`.
     pub slabs: Option<u64>,
@@ -93,7 +93,7 @@ struct Node {
     total_objects: Option<u64>,
 }
 
-/// Where the members lie, worked out once for a kernel.
+/// Offsets of the members, worked out once for a kernel.
 #[derive(Debug)]
 struct Layout {
     nodes: Nodes,
@@ -105,7 +105,7 @@ struct Layout {
     sheaf: Option<SheafLayout>,
 }
 
-/// Where a cache has its node structures and barns.
+/// Offsets of a cache's node structures and barns.
 #[derive(Debug, Clone, Copy)]
 enum Nodes {
     /// An array of pairs of pointers since 7.1: where it begins, its stride, where the node and the barn are in a pair.
@@ -117,7 +117,7 @@ enum Nodes {
 #[derive(Debug, Clone, Copy)]
 struct SheafLayout {
     size: u64,
-    /// Where it names its cache.
+    /// Offset of the pointer to its cache.
     cache: Option<u64>,
     objects: u64,
     barn_list: u64,
@@ -196,7 +196,7 @@ pub(super) fn follow(
     Ok(free)
 }
 
-/// What the CPUs keep of the cache at `at`. What of it cannot be read is noted in `missing`.
+/// Lists what the CPUs keep of the cache at `at`. Parts that cannot be read are noted in `missing`.
 pub(super) fn cpus(
     kernel: &Kernel,
     at: GuestVirt,
@@ -246,12 +246,12 @@ pub(super) fn cpus(
     Ok(all)
 }
 
-/// What a CPU keeps in slabs: that which it allocates from, and partial ones.
+/// Slabs that a CPU keeps: the one that it allocates from, and partial ones.
 struct OnSlabs {
     slab: Option<GuestVirt>,
     free: Option<u64>,
     remote_free: Option<u64>,
-    /// How many partial ones, and their free objects.
+    /// Number of partial slabs, and of their free objects.
     partial: Option<(u64, u64)>,
 }
 
@@ -381,7 +381,7 @@ fn twice_in(objects: &[u64]) -> Option<u64> {
     pair.map(|pair| pair[0])
 }
 
-/// Where the cache's node structures and barns lie, by node.
+/// Addresses of the cache's node structures and barns, by node.
 fn node_pointers(kernel: &Kernel, cache: GuestVirt) -> Result<Vec<(u32, GuestVirt, GuestVirt)>> {
     let layout = Layout::of(kernel)?;
     let word = |at: GuestVirt| kernel.read_u64(at).map(GuestVirt);
@@ -407,7 +407,7 @@ fn node_pointers(kernel: &Kernel, cache: GuestVirt) -> Result<Vec<(u32, GuestVir
     Ok(all)
 }
 
-/// What the nodes have of the cache at `cache`. What of it cannot be read is noted in `missing`.
+/// Lists what the nodes have of the cache at `cache`. Parts that cannot be read are noted in `missing`.
 pub(super) fn nodes(
     kernel: &Kernel,
     cache: GuestVirt,

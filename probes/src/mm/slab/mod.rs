@@ -51,7 +51,7 @@ impl Guest {
     }
 }
 
-/// Where the `kmem_cache` of this name lies.
+/// Finds the address of the `kmem_cache` of this name.
 fn find(kernel: &Kernel, name: &str) -> Result<GuestVirt> {
     let reader = Reader::new(kernel)?;
     let mut nearest = None;

@@ -21,13 +21,13 @@ const MAX_OBJECTS: u32 = 32767;
 pub struct SlabObjects {
     /// The cache.
     pub cache: SlabCache,
-    /// What each CPU that is online keeps of it.
+    /// Objects that each online CPU keeps.
     pub cpus: Vec<CpuSlab>,
-    /// What each node has of it.
+    /// Slabs that each node has.
     pub nodes: Vec<NodeSlab>,
-    /// Where the objects in use lie, ascending.
+    /// Addresses of the objects in use, ascending.
     pub objects: Vec<GuestVirt>,
-    /// What could not be read: objects of slabs that are named here are not among the objects.
+    /// Parts that could not be read: objects of slabs that are named here are not among the objects.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub missing: Vec<Missing>,
 }
@@ -35,17 +35,17 @@ pub struct SlabObjects {
 /// An object of a slab.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct SlabObject {
-    /// Where it begins.
+    /// Address of its first byte.
     pub at: GuestVirt,
-    /// How far into it the address is that was asked for, in bytes.
+    /// Offset in it of the address that was asked for, in bytes.
     pub offset: u64,
     /// Its cache's name.
     pub cache: String,
-    /// Where the cache's `kmem_cache` lies.
+    /// Address of the cache's `struct kmem_cache`.
     pub cache_at: GuestVirt,
     /// Its `struct slab`.
     pub slab: GuestVirt,
-    /// Which object of the slab it is, from 0.
+    /// Number of the object in its slab, from 0.
     pub index: u64,
     /// Bytes of it.
     pub size: u32,
@@ -55,7 +55,7 @@ pub struct SlabObject {
     pub c_type: Option<String>,
     /// Whether other caches of its size were merged with the cache.
     pub merged: bool,
-    /// What could not be read.
+    /// Parts that could not be read, each with the reason.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub missing: Vec<Missing>,
 }
@@ -76,12 +76,12 @@ impl RawSlab {
     }
 }
 
-/// Where the objects of a slab lie.
+/// Place and layout of a slab's objects.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct SlabAt {
     /// Its `struct slab`.
     pub(super) at: GuestVirt,
-    /// How many objects it has.
+    /// Number of its objects.
     pub(super) objects: u64,
     first: GuestVirt,
     size: u64,
@@ -122,7 +122,7 @@ impl SlabAt {
         })
     }
 
-    /// Which object holds an address.
+    /// Finds the object that holds an address.
     fn index(&self, at: GuestVirt) -> Option<u64> {
         let offset = at.0.checked_sub(self.first.0)?;
         let index = offset.checked_div(self.size)?;

@@ -1,4 +1,4 @@
-//! What the objects of a cache are: told by the cache's name.
+//! Types of the objects of caches, by the cache's name.
 
 use crate::kernel::Kernel;
 use crate::kernel::btf::Kind;

@@ -22,7 +22,7 @@ const IN_USE: u64 = !(1 << 62);
 pub struct SwapArea {
     /// Its number: the type of its swap entries.
     pub number: u32,
-    /// Where its `swap_info_struct` lies.
+    /// Address of its `struct swap_info_struct`.
     pub at: GuestVirt,
     /// The device's or file's path.
     pub path: String,

@@ -7,9 +7,9 @@ use crate::view::{Anchor, Svg, Text, bytes, sum_of_bytes};
 
 /// Mappings that are drawn one by one; of more, neighbours of the same name are drawn as one.
 const BLOCKS: usize = 70;
-/// Where the real map stands.
+/// Left edge of the real map.
 const X: f64 = 440.0;
-/// How wide it is.
+/// Width.
 const W: f64 = 330.0;
 const TOP: f64 = 66.0;
 

@@ -33,7 +33,7 @@ const VMAP_RAM: u64 = 0x1;
 /// An area.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct VmallocArea {
-    /// Where its `vmap_area` lies.
+    /// Address of its `struct vmap_area`.
     pub at: GuestVirt,
     /// First address.
     pub start: GuestVirt,
@@ -41,18 +41,18 @@ pub struct VmallocArea {
     pub size: u64,
     /// Its `vm_struct`; none for one of `vm_map_ram()`, and once it is freed.
     pub vm: Option<GuestVirt>,
-    /// Who asked for it.
+    /// Function that asked for it: `vm_struct.caller`.
     pub caller: Option<SymbolAt>,
     /// Pages that were allocated for it.
     pub pages: u64,
-    /// What it maps, if that is no memory of the kernel's.
+    /// Physical address that it maps, if that is not the kernel's memory.
     pub phys: Option<GuestPhys>,
-    /// What it is for: `vmalloc`, `vmap`, `ioremap`, `user`, `vm_map_ram`; or `unpurged`: freed, and still mapped.
+    /// Purpose: `vmalloc`, `vmap`, `ioremap`, `user`, `vm_map_ram`; or `unpurged`: freed, and still mapped.
     pub kinds: Vec<&'static str>,
 }
 
 impl VmallocArea {
-    /// What it is for, and who asked for it.
+    /// Purpose, and the function that asked for it.
     #[must_use]
     pub fn purpose(&self) -> String {
         let mut words: Vec<String> = self.kinds.iter().map(|kind| (*kind).to_owned()).collect();
@@ -130,7 +130,7 @@ pub(crate) fn areas(kernel: &Kernel, modules: &[ModuleSymbols]) -> Result<Vmallo
     })
 }
 
-/// Where the areas lie, and whether each is freed and only not unmapped yet.
+/// Lists the addresses of the areas, each with whether it is freed but not unmapped yet.
 fn addresses(kernel: &Kernel) -> Result<Listing<(GuestVirt, bool)>> {
     let member = offset_of(kernel, "struct vmap_area", "list")?;
     let mut all = Listing::new();

@@ -52,12 +52,12 @@ const IPPROTO_ICMP: u8 = 1;
 const IPPROTO_TCP: u8 = 6;
 const IPPROTO_ICMPV6: u8 = 58;
 
-/// Who sends to whom, as one direction of a connection has it.
+/// Sender and receiver in one direction of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct Tuple {
-    /// Where its packets come from.
+    /// Source of its packets.
     pub source: IpAddr,
-    /// Where they go.
+    /// Their destination.
     pub destination: IpAddr,
     /// The source's port, or the echo's number.
     pub source_port: u16,
@@ -68,7 +68,7 @@ pub struct Tuple {
 /// A tracked connection.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Conntrack {
-    /// Where its `nf_conn` lies.
+    /// Address of its `struct nf_conn`.
     pub at: GuestVirt,
     /// The inode number of its network namespace.
     pub netns: u32,
@@ -86,7 +86,7 @@ pub struct Conntrack {
     pub mark: u32,
     /// Its zone: two of the same tuples in different zones are two connections.
     pub zone: u16,
-    /// Which of its directions the zone is part of: `both`, `orig`, `reply`.
+    /// Directions that the zone is part of: `both`, `orig`, `reply`.
     pub zone_dir: &'static str,
     /// Whether its network namespace ends: it is no more among those of the kernel, and its connections are being removed.
     pub ending: bool,
@@ -144,7 +144,7 @@ impl Guest {
     }
 }
 
-/// What is needed to read a bucket.
+/// The layouts for reading a bucket.
 struct Reader<'a> {
     kernel: &'a Kernel,
     conn: Plan<NfConn>,
@@ -154,7 +154,7 @@ struct Reader<'a> {
     inner: u64,
     hashes: u64,
     stride: u64,
-    /// Of `ns.inum` in a `struct net`.
+    /// Offset of `ns.inum` in a `struct net`.
     inum: u64,
     /// The lower half of jiffies is what timeouts are compared with: `nfct_time_stamp`.
     jiffies: u32,

@@ -17,11 +17,11 @@ const NSEC: u64 = 1_000_000_000;
 /// One step of a rule.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct NftExpression {
-    /// Where its `nft_expr` lies.
+    /// Address of its `struct nft_expr`.
     pub at: GuestVirt,
     /// Its type: `meta`, `cmp`, `counter`, ..
     pub name: String,
-    /// What it does; the type alone of one that is not known here.
+    /// Its text in `nft`'s words; the type alone if the type is not known here.
     pub text: String,
 }
 
@@ -83,7 +83,7 @@ struct Expression<'a> {
 }
 
 impl Expression<'_> {
-    /// What it does; `None` if its type is not known here.
+    /// Finds its text in `nft`'s words; `None` if its type is not known here.
     fn text(&self, name: &str) -> Result<Option<String>> {
         Ok(Some(match name {
             "meta" => self.load_or_set("meta", "struct nft_meta", "NFT_META_")?,
@@ -238,7 +238,7 @@ impl Expression<'_> {
         Ok(format!("lookup reg {reg} set {set}{dreg} {invert:#x}"))
     }
 
-    /// What all CPUs have counted.
+    /// Adds up the counts of all CPUs.
     fn counter(&self) -> Result<String> {
         let counter = self.object("struct nft_counter_percpu_priv")?;
         let per_cpu = counter.member("counter")?.pointer()?;

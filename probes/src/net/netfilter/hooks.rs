@@ -71,7 +71,7 @@ impl Family {
         names.get(number).copied()
     }
 
-    /// How many hooks it has; none in a kernel without the protocol.
+    /// Number of its hooks; none in a kernel without the protocol.
     ///
     /// # Errors
     /// When the kernel's types claim more than any kernel has.
@@ -103,7 +103,7 @@ impl Family {
 pub struct HookFunction {
     /// `ns.inum` of the namespace.
     pub netns: u32,
-    /// Whose hook it is.
+    /// Protocol family of the hook.
     pub family: Family,
     /// The number of the hook (`enum nf_inet_hooks`): [`Family::hook`] has its name.
     pub hook: usize,
@@ -126,7 +126,7 @@ pub struct HookFunctions {
     pub namespaces: Vec<u32>,
     /// The functions.
     pub functions: Vec<HookFunction>,
-    /// What could not be read.
+    /// Parts that could not be read, each with the reason.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub missing: Vec<Missing>,
 }
@@ -140,7 +140,7 @@ impl Deref for HookFunctions {
 }
 
 impl Guest {
-    /// What is registered on netfilter's hooks of IPv4, IPv6, ARP and bridges, in every network namespace.
+    /// Lists the functions on netfilter's hooks of IPv4, IPv6, ARP and bridges, in every network namespace.
     ///
     /// # Errors
     /// When a structure is not as netfilter keeps it.

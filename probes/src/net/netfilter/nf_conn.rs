@@ -27,9 +27,9 @@ const STATUS: [(u64, &str); 7] = [
 /// One direction of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct NfTuple {
-    /// Where its packets come from; the port of ICMP is its identifier.
+    /// Source of its packets; the port of ICMP is its identifier.
     pub source: SocketAddr,
-    /// Where they go; the port of ICMP is its type and code.
+    /// Their destination; the port of ICMP is its type and code.
     pub destination: SocketAddr,
     /// `IPPROTO_*`
     pub protocol: u8,

@@ -32,15 +32,15 @@ const SET_FLAGS: [(u16, &str); 6] = [
 /// A rule.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct NftRule {
-    /// Where its `nft_rule` lies.
+    /// Address of its `struct nft_rule`.
     pub at: GuestVirt,
     /// Its number, by which `nft` deletes it.
     pub handle: u64,
-    /// What is done for each packet, one after the other, until one says no.
+    /// Expressions, evaluated one after another for each packet until one does not match.
     pub expressions: Vec<NftExpression>,
 }
 
-/// Where a base chain is hooked in.
+/// Hook of a base chain.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct NftBase {
     /// `filter`, `nat`, `route`.
@@ -50,20 +50,20 @@ pub struct NftBase {
     pub hook: String,
     /// Lower ones are called earlier.
     pub priority: i32,
-    /// What becomes of packets that no rule decided: `accept`, `drop`.
+    /// Policy for packets that no rule decided: `accept`, `drop`.
     pub policy: &'static str,
 }
 
 /// A chain.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct NftChain {
-    /// Where its `nft_chain` lies.
+    /// Address of its `struct nft_chain`.
     pub at: GuestVirt,
     /// Its name.
     pub name: String,
     /// Its number.
     pub handle: u64,
-    /// Where it is hooked in; `None` of one that rules jump to.
+    /// Its hook; `None` for a chain that rules jump to.
     pub base: Option<NftBase>,
     /// Its rules.
     pub rules: Vec<NftRule>,
@@ -72,11 +72,11 @@ pub struct NftChain {
 /// A set or map.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct NftSet {
-    /// Where its `nft_set` lies.
+    /// Address of its `struct nft_set`.
     pub at: GuestVirt,
     /// Its name.
     pub name: String,
-    /// How it keeps its elements, by the name of its operations.
+    /// Structure of its elements, by the name of its operations.
     pub ops: String,
     /// `anonymous`, `constant`, ..
     pub flags: Vec<&'static str>,
@@ -89,7 +89,7 @@ pub struct NftSet {
 /// A table.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct NftTable {
-    /// Where its `nft_table` lies.
+    /// Address of its `struct nft_table`.
     pub at: GuestVirt,
     /// The inode number of its network namespace.
     pub netns: u32,
@@ -170,13 +170,13 @@ impl Guest {
     }
 }
 
-/// What is being changed has two generations: which members are of the one that holds.
+/// A reader of rules. During a change there are two generations; it takes the members of the valid one.
 struct Reader<'k> {
     kernel: &'k Kernel,
     netns: u32,
     /// The bit of the generation: what has it in its mask is not active.
     inactive: u8,
-    /// What could not be read.
+    /// Parts that could not be read, each with the reason.
     missing: RefCell<Vec<Missing>>,
 }
 
@@ -209,7 +209,7 @@ fn tables(kernel: &Kernel, net: NetNamespace, id: u32) -> Result<NftRuleset> {
 }
 
 impl Reader<'_> {
-    /// What is on a list, without what is not active. What cannot be read is noted.
+    /// Lists the active entries of a list. Those that cannot be read are noted.
     fn each<T>(
         &self,
         head: GuestVirt,

@@ -52,7 +52,7 @@ pub struct NftRule {
     pub chain: String,
     /// Its handle, as `nft -a list ruleset` shows it.
     pub handle: u64,
-    /// What it is made of.
+    /// Its expressions.
     pub expressions: Vec<NftExpression>,
 }
 
@@ -217,7 +217,7 @@ fn short(name: &str) -> &str {
     name.strip_suffix("_eval").unwrap_or(name)
 }
 
-/// What an `immediate` gives, if it is to the verdict's register.
+/// Reads the verdict of an `immediate`, if it writes to the verdict's register.
 fn verdict(kernel: &Kernel, at: GuestVirt) -> Result<Option<String>> {
     // NFT_REG_VERDICT
     let own = Object::at(kernel, "struct nft_immediate_expr", at.offset(WORD))?;

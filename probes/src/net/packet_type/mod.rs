@@ -28,13 +28,13 @@ const MOST: usize = 4096;
 pub struct PacketType {
     /// Its address.
     pub at: GuestVirt,
-    /// Where it is registered: `ptype_base[0]`, `ptype_all`, `eth0 ptype_all`.
+    /// List that it is on: `ptype_base[0]`, `ptype_all`, `eth0 ptype_all`.
     pub chain: String,
     /// The EtherType as a number (`ETH_P_*`): 0x0800 is IPv4, 3 is every protocol.
     pub ethertype: u16,
-    /// What gets each packet.
+    /// Function that gets each packet: `packet_type.func`.
     pub func: String,
-    /// What gets a list of packets at once, where it has that.
+    /// Function that gets a list of packets at once, if it has one: `packet_type.list_func`.
     pub list_func: Option<String>,
 }
 

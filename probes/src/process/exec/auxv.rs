@@ -54,11 +54,11 @@ pub struct AuxEntry {
     pub name: String,
     /// Its value.
     pub value: u64,
-    /// What the value points to, where that is text or random bytes and in RAM.
+    /// Text or random bytes that the value points to, if they are in RAM.
     pub points_to: Option<String>,
 }
 
-/// What the kernel told a program when it started it.
+/// A program's auxiliary vector: the kernel's words to it when it started.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Auxv {
     /// The process.

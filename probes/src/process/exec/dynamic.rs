@@ -1,4 +1,4 @@
-//! What an ELF file tells its loader: the dynamic section (`include/uapi/linux/elf.h`).
+//! The dynamic section of an ELF file, which is for its loader (`include/uapi/linux/elf.h`).
 
 use object::elf;
 use serde::Serialize;
@@ -17,7 +17,7 @@ const NAME: usize = 4096;
 /// A function that the loader calls.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct ElfFunction {
-    /// Where it lies.
+    /// Address.
     pub at: GuestVirt,
     /// The dynamic symbol that it is, if it is one.
     pub symbol: Option<String>,
@@ -28,7 +28,7 @@ pub struct ElfFunction {
 pub struct ElfSymbol {
     /// Its name.
     pub name: String,
-    /// Where it lies.
+    /// Address.
     pub at: GuestVirt,
     /// Whether `at` is no address but a value, as that of a version's name is.
     pub absolute: bool,
@@ -36,7 +36,7 @@ pub struct ElfSymbol {
     pub size: u64,
 }
 
-/// What an ELF file tells its loader.
+/// The dynamic section of an ELF file, which is for its loader.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct Dynamic {
     /// `DT_SONAME`: its own name.
@@ -89,7 +89,7 @@ impl Tags<'_, '_> {
         (0..(size / 8).min(FUNCTIONS)).map(read).collect()
     }
 
-    /// How many symbols there are: told by either hash table.
+    /// Number of symbols, by either hash table.
     fn count(&self) -> Result<u64> {
         let word = |at: GuestVirt| self.image.space.read_u32(at).map(u64::from);
         if let Some(hash) = self.pointer(elf::DT_HASH) {

@@ -26,13 +26,13 @@ pub struct ElfSegment {
     pub kind: String,
     /// Its rights: `r-x`.
     pub flags: String,
-    /// Where it lies in memory.
+    /// Address in memory.
     pub at: GuestVirt,
-    /// How many bytes it has in memory.
+    /// Size in memory, in bytes.
     pub mem_size: u64,
-    /// Where it lies in the file.
+    /// Offset in the file, in bytes.
     pub offset: u64,
-    /// How many bytes it has in the file.
+    /// Size in the file, in bytes.
     pub file_size: u64,
 }
 
@@ -41,7 +41,7 @@ pub struct ElfSegment {
 pub struct ElfSection {
     /// Its name.
     pub name: String,
-    /// Where it lies in memory; 0 of one that does not.
+    /// Address in memory; 0 if it is not loaded.
     pub at: GuestVirt,
     /// Its size in bytes.
     pub size: u64,
@@ -52,14 +52,14 @@ pub struct ElfSection {
 pub struct ElfImage {
     /// The file, or `[vdso]`.
     pub path: String,
-    /// Where its header lies.
+    /// Address of its ELF header.
     pub base: GuestVirt,
-    /// What is added to its addresses: where it was linked to lie is 0 for most.
+    /// Difference between its addresses in memory and those in the file; most files are linked to begin at 0.
     pub bias: u64,
     /// `ET_*` without `ET_`: `EXEC` must lie where it was linked to lie, `DYN` need not.
     #[serde(rename = "type")]
     pub kind: String,
-    /// Where it begins to run; none of a library that cannot.
+    /// Address of its entry point; `None` of a library without one.
     pub entry: Option<GuestVirt>,
     /// The program that loads it.
     pub interpreter: Option<String>,
@@ -67,9 +67,9 @@ pub struct ElfImage {
     pub segments: Vec<ElfSegment>,
     /// Its sections; none where their headers are not mapped, as they are not in most.
     pub sections: Vec<ElfSection>,
-    /// What it tells its loader; none of a program that needs none.
+    /// Its dynamic section; `None` of a static program without one.
     pub dynamic: Option<Dynamic>,
-    /// What could not be read because its page is not in RAM.
+    /// Parts that could not be read because their page is not in RAM.
     pub missing: Vec<&'static str>,
 }
 
@@ -168,7 +168,7 @@ pub(super) struct Image<'a> {
     vma: &'a Vma,
     vmas: &'a Vmas,
     base: GuestVirt,
-    /// Where the image ends.
+    /// Address of the image's end.
     end: GuestVirt,
 }
 
@@ -308,7 +308,7 @@ impl<'a> Image<'a> {
         }
     }
 
-    /// Where a byte of the file is mapped, by whichever of its mappings.
+    /// Finds the address of a byte of the file, in whichever of its mappings.
     fn mapped(&self, offset: u64) -> Option<GuestVirt> {
         let same = |vma: &&Vma| {
             let of_file =

@@ -40,7 +40,7 @@ fn functions(all: &[ElfFunction]) -> String {
     all.iter().map(one).collect::<Vec<_>>().join(", ")
 }
 
-/// What is said of an image, and its segments, sections and symbols.
+/// Describes an image, with its segments, sections and symbols.
 fn image(image: &ElfImage, sections: &mut Vec<(String, Table)>, symbols: bool) {
     let mut rows = vec![
         ("header", image.base.to_string()),

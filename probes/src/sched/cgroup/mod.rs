@@ -44,7 +44,7 @@ pub struct TaskCgroup {
     pub path: String,
     /// Whether the group was removed since.
     pub deleted: bool,
-    /// Where its `cgroup` lies.
+    /// Address of its `struct cgroup`.
     pub at: GuestVirt,
 }
 
@@ -54,9 +54,9 @@ pub type TaskCgroups = Listing<TaskCgroup>;
 /// A control group.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Cgroup {
-    /// Where its `cgroup` lies.
+    /// Address of its `struct cgroup`.
     pub at: GuestVirt,
-    /// How deep it lies: 0 is the root.
+    /// Depth in the tree; 0 is the root.
     pub depth: u32,
     /// Its path within the hierarchy.
     pub path: String,
@@ -66,7 +66,7 @@ pub struct Cgroup {
     pub procs: Vec<i32>,
     /// Threads in it.
     pub tasks: usize,
-    /// What it gives to the groups below it: `cgroup.subtree_control`.
+    /// Controllers that it enables for its children: `cgroup.subtree_control`.
     pub subtree_control: Vec<String>,
     /// Groups below it.
     pub descendants: u32,
@@ -83,7 +83,7 @@ pub struct Cgroup {
 /// A hierarchy of control groups: a `cgroup_root`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Hierarchy {
-    /// Where its `cgroup_root` lies.
+    /// Address of its `struct cgroup_root`.
     pub at: GuestVirt,
     /// Its number; 0 is version 2's.
     pub id: i32,
@@ -93,7 +93,7 @@ pub struct Hierarchy {
     pub controllers: Vec<String>,
     /// Its groups, each before those below it.
     pub cgroups: Vec<Cgroup>,
-    /// What could not be read.
+    /// Parts that could not be read, each with the reason.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub missing: Vec<Missing>,
 }

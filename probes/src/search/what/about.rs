@@ -1,4 +1,4 @@
-//! Which object of its type an object is, in a few words.
+//! The identity of an object among those of its type, in a few words.
 
 use crate::fs::{d_path, dentry_path};
 use crate::kernel::Kernel;

@@ -55,7 +55,7 @@ impl Identifier {
         region::of(&self.known.regions, at, bits)
     }
 
-    /// What is at an address of the kernel's.
+    /// Finds what is at an address of the kernel.
     pub fn what(&self, at: GuestVirt) -> Result<What> {
         let region = self.region(at);
         if region.name == region::NON_CANONICAL {
@@ -86,12 +86,12 @@ impl Identifier {
         Ok(what)
     }
 
-    /// What is at a physical address: by its address in the direct map.
+    /// Finds what is at a physical address, by its address in the direct map.
     pub(crate) fn what_phys(&self, at: GuestPhys) -> Result<What> {
         self.what(self.known.kernel.phys_to_virt(at)?)
     }
 
-    /// What is at an address of a process. The mappings of the process are kept for the next address of it.
+    /// Finds what is at an address of a process, and keeps the process's mappings for the next address.
     pub fn what_of(&self, pid: i32, at: GuestVirt) -> Result<What> {
         let region = self.region(at);
         let space = self.guest.user_space(pid)?;
@@ -294,7 +294,7 @@ impl Identifier {
         self.member(&ty, symbol.offset)
     }
 
-    /// Where the kernel's image has a page, if it is one of it.
+    /// Finds a page's address in the kernel's image, if it is a part of that.
     fn in_image(&self, phys: GuestPhys) -> Result<Option<GuestVirt>> {
         let kernel = &self.known.kernel;
         let symbols = kernel.symbols()?;
@@ -308,7 +308,7 @@ impl Identifier {
         Ok(is.then_some(image))
     }
 
-    /// Where the vmalloc space or the modules have a page, if they map it.
+    /// Finds a page's address in the vmalloc space or among the modules, if they map it.
     fn in_vmalloc(&self, phys: GuestPhys) -> Result<Option<GuestVirt>> {
         let found = self.known.mapped()?.get(&(phys.0 / PAGE_SIZE));
         Ok(found.map(|page| page.offset(phys.page_offset())))

@@ -1,4 +1,4 @@
-//! What is read once of a kernel to look many addresses up.
+//! Facts about a kernel, read once for looking up many addresses.
 
 use std::cell::OnceCell;
 use std::collections::HashMap;
@@ -30,7 +30,7 @@ pub(super) struct Stack {
 /// The per-CPU areas of the first chunk.
 #[derive(Debug)]
 pub(super) struct PerCpu {
-    /// Where the variables lie, as symbols have it.
+    /// Start of the variables, as symbols have it.
     pub(super) start: u64,
     pub(super) end: u64,
     /// Bytes of a CPU's area.
@@ -102,7 +102,7 @@ impl Known {
         once(&self.areas, || vmalloc::areas(&self.kernel, modules))
     }
 
-    /// Where the vmalloc space and the modules have the page frames that they map.
+    /// Addresses of the page frames that the vmalloc space and the modules map.
     pub(super) fn mapped(&self) -> Result<&HashMap<u64, GuestVirt>> {
         once(&self.mapped, || {
             let mut mapped = HashMap::new();

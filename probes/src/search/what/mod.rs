@@ -1,4 +1,4 @@
-//! What is at an address: from the region of the address space it is in down to the object that it is a part of.
+//! Meaning of an address: from its region of the address space down to the object that it is a part of.
 //!
 //! ```no_run
 //! # use probes::Guest;
@@ -51,13 +51,13 @@ pub enum Thing {
     Alias(GuestVirt),
     /// A per-CPU variable, or what was allocated as one.
     PerCpu {
-        /// Whose.
+        /// Number of the CPU.
         cpu: u32,
         /// The variable; `None` for what was allocated while the kernel runs.
         symbol: Option<SymbolAt>,
         /// The member, of a variable whose type is known.
         member: Option<String>,
-        /// How far into the CPU's area it lies.
+        /// Offset in the CPU's area, in bytes.
         offset: u64,
     },
     /// The kernel stack of a task.
@@ -89,7 +89,7 @@ pub enum Thing {
         object: SlabObject,
         /// The member, where the cache's type is known.
         member: Option<String>,
-        /// What it is the object of: `1 (init)` of a `task_struct`, a path of a `file`.
+        /// Identity of the object: `1 (init)` of a `task_struct`, a path of a `file`.
         about: Option<String>,
     },
     /// A mapping of a process.
@@ -106,19 +106,19 @@ pub enum Thing {
         perms: String,
         /// The file's path, or a name in brackets, or nothing.
         name: String,
-        /// Where in the file, in bytes.
+        /// Offset in the file, in bytes.
         offset: Option<u64>,
     },
     /// A page that was swapped out.
     Swapped {
         /// The swap area's path.
         path: String,
-        /// Which page of it.
+        /// Number of the slot in it.
         slot: u64,
     },
 }
 
-/// What is at an address.
+/// Meaning of an address.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct What {
     /// The address.
@@ -129,9 +129,9 @@ pub struct What {
     pub region: Region,
     /// The physical address behind it; `None` where nothing is mapped.
     pub phys: Option<GuestPhys>,
-    /// How it is mapped, or where the walk of the page tables ends.
+    /// Its mapping, or the end of the walk through the page tables.
     pub mapped: String,
-    /// What it lies in, from the whole to the part.
+    /// The things that it lies in, from the whole to the part.
     pub things: Vec<Thing>,
     /// What could not be read, and may have told more.
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -139,12 +139,12 @@ pub struct What {
 }
 
 impl Guest {
-    /// What is at an address of the kernel's.
+    /// Finds what is at an address of the kernel.
     pub fn what(&self, at: GuestVirt) -> Result<What> {
         Identifier::new(self)?.what(at)
     }
 
-    /// What is at an address of a process.
+    /// Finds what is at an address of a process.
     pub fn what_of(&self, pid: i32, at: GuestVirt) -> Result<What> {
         Identifier::new(self)?.what_of(pid, at)
     }

@@ -63,7 +63,7 @@ const FILLED: &[(u8, &str)] = &[
     (0xbd, "KEY_DESTROY: a key that was destroyed"),
 ];
 
-/// What a number is, where it is none of the kernel's addresses.
+/// Meaning of a number that is no address of the kernel.
 pub(super) fn known(at: GuestVirt) -> Option<String> {
     let error = at.0.wrapping_neg();
     if (1..=MAX_ERRNO).contains(&error) {

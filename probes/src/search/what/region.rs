@@ -9,7 +9,7 @@ use crate::memory::{GuestVirt, Paging};
 /// A part of the address space.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct Region {
-    /// What it is.
+    /// Name of the region.
     pub name: &'static str,
     /// Its first address.
     pub start: GuestVirt,

@@ -1,10 +1,10 @@
-//! What is at an address: the whole chain, or the last of it.
+//! View of what is at an address: the whole chain, or its last link.
 
 use crate::search::what::{Thing, What};
 use crate::view::{Align, Table, View};
 
 impl What {
-    /// What it is, in one line: the most that is known of it.
+    /// Describes it in one line, by its most exact known meaning.
     #[must_use]
     pub fn brief(&self) -> String {
         let told = self

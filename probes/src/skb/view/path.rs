@@ -34,7 +34,7 @@ fn head(path: &Path) -> String {
     )
 }
 
-/// What a stage is, beside its name.
+/// Describes a stage, beside its name.
 pub(crate) fn remark(stage: &Stage) -> String {
     let what = match &stage.what {
         What::Call => String::new(),
@@ -69,7 +69,7 @@ pub(crate) fn remark(stage: &Stage) -> String {
     }
 }
 
-/// Which rules a hook function carried out, and which of them gave the verdict.
+/// Rules that a hook function carried out, and the one that gave the verdict.
 fn rules(hook: &NetfilterHook) -> String {
     let mut said = match hook.rule() {
         Some(rule) => format!(
@@ -90,7 +90,7 @@ fn rules(hook: &NetfilterHook) -> String {
     said
 }
 
-/// What connection tracking says, where it is its own function that says it or a hook.
+/// Describes the connection, in the stages of connection tracking's own functions and of hooks.
 fn conntrack(stage: &Stage) -> Option<String> {
     let known = stage.conntrack.as_ref()?;
     if !matches!(stage.what, What::Hook(_)) && stage.layer != Layer::Netfilter {

@@ -32,7 +32,7 @@ const LAYOUT: MapleLayout = MapleLayout {
     },
 };
 
-/// What a slot holds: the last index of its range, and an entry or a node.
+/// Content of a slot: the last index of its range, and an entry or a node.
 type Slot = (u64, u64);
 
 fn node(image: &mut Image, at: u64, parent: u64, kind: MapleNodeLayout, slots: &[Slot]) {

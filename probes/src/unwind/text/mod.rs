@@ -35,17 +35,17 @@ const MOST: u64 = 128 << 10;
 /// An instruction.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Instruction {
-    /// Where it lies.
+    /// Address.
     pub at: GuestVirt,
-    /// How far into the function, in bytes.
+    /// Offset in the function, in bytes.
     pub offset: u64,
     /// Its bytes.
     pub bytes: Vec<u8>,
     /// Itself, as the GNU assembler writes it, with symbols for addresses.
     pub text: String,
-    /// Where a call or jump goes, of those that say so.
+    /// Target of a call or jump, if the instruction has it.
     pub target: Option<GuestVirt>,
-    /// What the kernel patches there, and how it is patched now.
+    /// The kernel's patch there, and its state now.
     pub patched: Option<String>,
 }
 
@@ -56,7 +56,7 @@ pub struct Disassembly {
     pub function: String,
     /// Its module; `None` for the kernel itself.
     pub module: Option<String>,
-    /// Where it begins.
+    /// Address of its first instruction.
     pub start: GuestVirt,
     /// The address that was asked for, in it.
     pub here: GuestVirt,

@@ -1,4 +1,4 @@
-//! What the kernel patches in its code: static keys, static calls, the hooks of ftrace.
+//! The kernel's patches of its own code: static keys, static calls, the hooks of ftrace.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -17,10 +17,10 @@ const MODULE_BOUND: usize = 1 << 16;
 /// `sizeof(struct jump_entry)` and `sizeof(struct static_call_site)`, and the tables' symbols.
 const JUMP: (u64, &str, &str) = (16, "__start___jump_table", "__stop___jump_table");
 const CALL: (u64, &str, &str) = (8, "__start_static_call_sites", "__stop_static_call_sites");
-/// What is left of a call of `__fentry__`, five bytes long, when nobody traces the function.
+/// The five-byte NOP in place of a call of `__fentry__`, when nobody traces the function.
 const NOP5: [u8; 5] = [0x0f, 0x1f, 0x44, 0x00, 0x00];
 
-/// What a place is for: the address of its `static_key`, or of its `static_call_key`.
+/// Address of a place's `static_key` or `static_call_key`.
 enum Site {
     Key { key: GuestVirt, target: GuestVirt },
     Call { key: GuestVirt },
@@ -95,7 +95,7 @@ impl Sites {
         })
     }
 
-    /// What is patched at an instruction, and how it is now.
+    /// Finds the patch at an instruction, and its state now.
     pub(super) fn say(
         &self,
         names: &Names,
