@@ -2,6 +2,7 @@
 //!
 //! This program is the first thing a newcomer's machine compiles, so it uses the standard library and `anyhow` only.
 
+mod bench;
 mod board;
 mod clean;
 mod drgn;
@@ -31,6 +32,7 @@ cargo xtask test [STAGE..]                    run every test, or only these stag
                 drgn-suite: drgn's own tests of the kernel, on klab
                 drgn-dump: drgn's own tests on klab, and on a dump of the same guest (the same 350 MB)
                 matrix, or one kernel of vm/src/kernels/matrix.txt: the readers on each kernel
+cargo xtask bench [core|skb|cell] [FLAG..]    klab's figures beside its peers' (--help lists the flags)
 cargo xtask clean                             remove everything that was made";
 
 fn main() -> ExitCode {
@@ -58,6 +60,7 @@ fn run(words: &[&str]) -> Result<ExitCode> {
             lab.run()
         }
         ["test", names @ ..] => stages::run(names),
+        ["bench", words @ ..] => bench::run(words),
         ["clean"] => clean::run(),
         [] | ["help" | "-h" | "--help"] => {
             println!("{USAGE}");

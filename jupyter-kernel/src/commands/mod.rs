@@ -10,7 +10,6 @@
 //! $ klab p 'init_task.comm'
 //! ```
 
-mod bench;
 mod cli;
 mod code;
 mod copy;
@@ -118,7 +117,6 @@ fn run(shell: Shell, caught: &Caught) -> Result<Output> {
         ShellCommand::Kmod { command } => kmod::run(&command, &mut cx),
         ShellCommand::Vmlinux { kernel } => vmlinux::run(kernel.as_deref(), &mut cx),
         ShellCommand::Doctor => doctor::run(),
-        ShellCommand::Bench(what) => bench::run(&what, &mut cx),
         ShellCommand::Setup(setup) => {
             let text = setup.run()?;
             if matches!(setup, Setup::Prepare { template: false }) {

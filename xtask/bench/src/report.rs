@@ -1,25 +1,22 @@
-//! The table of a run of `klab bench`.
+//! The table of a run.
 
-use anyhow::Result;
 use probes::view::{
     Align::{Left, Right},
     Table, View,
 };
 use serde::Serialize;
 
-use super::super::output::Output;
-
 /// Which figures are better.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
-pub(super) enum Better {
+pub(crate) enum Better {
     Smaller,
     Larger,
 }
 
 /// One figure.
 #[derive(Debug, Serialize)]
-pub(super) struct Row {
+pub(crate) struct Row {
     what: String,
     klab: f64,
     unit: &'static str,
@@ -34,11 +31,11 @@ pub(super) struct Row {
 /// All figures, in the order in which they were measured.
 #[derive(Debug, Default, Serialize)]
 #[serde(transparent)]
-pub(super) struct Report(Vec<Row>);
+pub(crate) struct Report(Vec<Row>);
 
 impl Report {
     /// Adds a figure.
-    pub(super) fn add(
+    pub(crate) fn add(
         &mut self,
         what: impl Into<String>,
         klab: f64,
@@ -61,14 +58,14 @@ impl Report {
     }
 
     /// Adds figures that could not be had, and why.
-    pub(super) fn failed(&mut self, what: &str, why: &anyhow::Error) {
+    pub(crate) fn failed(&mut self, what: &str, why: &anyhow::Error) {
         let row = self.add(what, f64::NAN, "", Better::Smaller);
         row.met = Some(false);
         row.note(format!("{why:#}"));
     }
 
     /// As a table; ratios above 1 say how many times better klab is.
-    pub(super) fn output(&self) -> Result<Output> {
+    pub(crate) fn text(&self) -> String {
         let columns = [
             ("WHAT", Left),
             ("KLAB", Right),
@@ -119,16 +116,13 @@ impl Report {
         table.note(format!(
             "medians; RATIO: how many times better klab is than the peer (below 1: worse); load at the end {load}, {cpus} CPUs"
         ));
-        Ok(Output {
-            html: table.html(),
-            ..Output::new(table.text(), self)?
-        })
+        table.text()
     }
 }
 
 impl Row {
     /// Sets what it is to reach.
-    pub(super) fn target(&mut self, target: f64) -> &mut Self {
+    pub(crate) fn target(&mut self, target: f64) -> &mut Self {
         let met = match self.better {
             Better::Smaller => self.klab <= target,
             Better::Larger => self.klab >= target,
@@ -138,13 +132,13 @@ impl Row {
     }
 
     /// Sets who else does it.
-    pub(super) fn peer(&mut self, who: impl Into<String>, figure: f64) -> &mut Self {
+    pub(crate) fn peer(&mut self, who: impl Into<String>, figure: f64) -> &mut Self {
         self.peer = Some((who.into(), figure));
         self
     }
 
     /// It must beat its peer besides.
-    pub(super) fn ahead(&mut self) -> &mut Self {
+    pub(crate) fn ahead(&mut self) -> &mut Self {
         let ahead = self
             .peer
             .as_ref()
@@ -154,7 +148,7 @@ impl Row {
     }
 
     /// Says more.
-    pub(super) fn note(&mut self, note: impl Into<String>) -> &mut Self {
+    pub(crate) fn note(&mut self, note: impl Into<String>) -> &mut Self {
         self.note = note.into();
         self
     }
@@ -183,7 +177,7 @@ impl Row {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use crate::*;
 
     #[test]
     fn a_missed_target_stays_and_says_so() {
@@ -201,7 +195,7 @@ mod tests {
             .peer("stock", 140.0)
             .ahead();
         report.failed("boot", &anyhow::anyhow!("no QEMU"));
-        let text = report.output().unwrap().text;
+        let text = report.text();
         let lines: Vec<&str> = text.lines().collect();
         assert!(
             lines[1].contains("MISSED") && lines[1].contains("5.00"),

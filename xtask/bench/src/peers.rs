@@ -9,47 +9,47 @@ use probes::kernel::Kernel;
 use vm::Machine;
 
 /// Where both random number generators begin (xorshift64).
-pub(super) const SEED: u64 = 88_172_645_463_325_252;
+pub(crate) const SEED: u64 = 88_172_645_463_325_252;
 
 /// A walk of the task list. Times are those of a whole walk, in nanoseconds.
 #[derive(Debug)]
-pub(super) struct Walk {
-    pub(super) tasks: u64,
+pub(crate) struct Walk {
+    pub(crate) tasks: u64,
     /// Of what was read, to compare.
-    pub(super) sum: u64,
-    pub(super) cold: f64,
-    pub(super) warm: f64,
+    pub(crate) sum: u64,
+    pub(crate) cold: f64,
+    pub(crate) warm: f64,
 }
 
 /// What the C program measured.
 #[derive(Debug)]
-pub(super) struct Chase {
-    pub(super) walk: Walk,
+pub(crate) struct Chase {
+    pub(crate) walk: Walk,
     /// Seconds of all random reads.
-    pub(super) reads: f64,
-    pub(super) sum: u64,
+    pub(crate) reads: f64,
+    pub(crate) sum: u64,
     /// Seconds of a bulk read of the whole span, the median.
-    pub(super) bulk: f64,
+    pub(crate) bulk: f64,
 }
 
 /// What the C program is asked to do.
 #[derive(Debug, Default)]
-pub(super) struct Asked {
+pub(crate) struct Asked {
     /// Warm walks of the task list.
-    pub(super) walks: usize,
+    pub(crate) walks: usize,
     /// Random reads.
-    pub(super) reads: u64,
+    pub(crate) reads: u64,
     /// Where they and the bulk reads fall, by physical address.
-    pub(super) from: u64,
-    pub(super) span: u64,
+    pub(crate) from: u64,
+    pub(crate) span: u64,
     /// Bytes of a bulk read.
-    pub(super) block: usize,
+    pub(crate) block: usize,
     /// Bulk reads of the whole span.
-    pub(super) sweeps: usize,
+    pub(crate) sweeps: usize,
 }
 
 /// Compiles `chase.c` and runs it on the guest's RAM with the offsets that this kernel has.
-pub(super) fn chase(machine: &Machine, kernel: &Kernel, asked: &Asked) -> Result<Chase> {
+pub(crate) fn chase(machine: &Machine, kernel: &Kernel, asked: &Asked) -> Result<Chase> {
     let folder = tempfile::tempdir()?;
     let (source, program) = (folder.path().join("chase.c"), folder.path().join("chase"));
     fs::write(&source, include_str!("chase.c"))?;
@@ -123,11 +123,11 @@ pub(super) fn chase(machine: &Machine, kernel: &Kernel, asked: &Asked) -> Result
 
 /// What drgn measured.
 #[derive(Debug)]
-pub(super) struct Drgn {
+pub(crate) struct Drgn {
     /// Milliseconds of a whole process that prints the task list.
-    pub(super) process: f64,
+    pub(crate) process: f64,
     /// Nanoseconds a task of a warm walk.
-    pub(super) walk: f64,
+    pub(crate) walk: f64,
 }
 
 const WALK: &str = "
@@ -173,20 +173,20 @@ fn qemu(machine: &Machine, vmlinux: Option<&Path>) -> Result<impl Fn(&str) -> Co
 }
 
 /// What drgn on the guest's second QMP socket needs; the error says why it cannot be.
-pub(super) fn drgn(machine: &Machine, vmlinux: Option<&Path>) -> Result<Drgn, String> {
+pub(crate) fn drgn(machine: &Machine, vmlinux: Option<&Path>) -> Result<Drgn, String> {
     let run = qemu(machine, vmlinux)?;
     let mut process = Vec::new();
     for _ in 0..3 {
-        process.push(super::timed(&mut run(LIST)).map_err(|error| format!("{error:#}"))?);
+        process.push(crate::timed(&mut run(LIST)).map_err(|error| format!("{error:#}"))?);
     }
     Ok(Drgn {
-        process: super::median(process),
+        process: crate::median(process),
         walk: walk_of(run(WALK))?,
     })
 }
 
 /// Nanoseconds a task of a warm walk by drgn on the guest's second QMP socket.
-pub(super) fn drgn_walk(machine: &Machine, vmlinux: Option<&Path>) -> Result<f64, String> {
+pub(crate) fn drgn_walk(machine: &Machine, vmlinux: Option<&Path>) -> Result<f64, String> {
     walk_of(qemu(machine, vmlinux)?(WALK))
 }
 
@@ -202,7 +202,7 @@ fn walk_of(mut command: Command) -> Result<f64, String> {
 }
 
 /// Runs drgn on klab's own reader: milliseconds of a whole process up to its first typed object, and a warm walk.
-pub(super) fn drgn_on_klab(name: &str) -> Result<Drgn> {
+pub(crate) fn drgn_on_klab(name: &str) -> Result<Drgn> {
     let run = |script: &str| {
         let mut command = Command::new(probes::drgn::python()?);
         command.args(["-m", "klab.cli", "--guest", name, "-e", script]);
@@ -210,10 +210,10 @@ pub(super) fn drgn_on_klab(name: &str) -> Result<Drgn> {
     };
     let mut process = Vec::new();
     for _ in 0..5 {
-        process.push(super::timed(&mut run(FIRST)?)?);
+        process.push(crate::timed(&mut run(FIRST)?)?);
     }
     Ok(Drgn {
-        process: super::median(process),
+        process: crate::median(process),
         walk: walk_of(run(WALK)?).map_err(anyhow::Error::msg)?,
     })
 }

@@ -10,31 +10,24 @@ use anyhow::{Context as _, Result, bail};
 use nix::fcntl::{FcntlArg, fcntl};
 use vm::Machine;
 
-use super::super::cli::Bench;
-use super::super::output::Context;
-use super::peers;
-use super::report::{Better, Report};
-use super::{Guarded, many, median, ms, say, timed, up, walks};
+use crate::peers;
+use crate::report::{Better, Report};
+use crate::{Bench, Guarded, klab, many, median, ms, say, timed, up, walks};
 
 /// Measures all of it.
-pub(super) fn run(
-    name: &str,
-    bench: &Bench,
-    report: &mut Report,
-    cx: &mut Context<'_>,
-) -> Result<()> {
+pub(crate) fn run(name: &str, bench: &Bench, report: &mut Report) -> Result<()> {
     let ps = || {
-        let mut command = Command::new(std::env::current_exe()?);
+        let mut command = Command::new(klab()?);
         command.args(["ps", "--guest", name]);
         anyhow::Ok(command)
     };
-    say(cx, "peak memory of `klab ps`");
+    say("peak memory of `klab ps`");
     let peak = peak(&mut ps()?)?;
     report
         .add("peak memory of `klab ps`", peak, "MiB", Better::Smaller)
         .target(60.0);
 
-    say(cx, "cold processes");
+    say("cold processes");
     let cold: Vec<f64> = (0..15).map(|_| timed(&mut ps()?)).collect::<Result<_>>()?;
     let least = cold.iter().copied().fold(f64::INFINITY, f64::min);
     let guest = Machine::attach(name)?;
@@ -54,15 +47,15 @@ pub(super) fn run(
         Err(why) => row.note(format!("least {least:.0} ms; no drgn: {why}")),
     };
 
-    walks::run(name, &drgn, report, cx)?;
-    many::run(name, bench.vmlinux.as_deref(), report, cx)
+    walks::run(name, &drgn, report)?;
+    many::run(name, bench.vmlinux.as_deref(), report)
         .unwrap_or_else(|why| report.failed("many tasks and mappings", &why));
-    say(cx, "drgn on klab's reader");
+    say("drgn on klab's reader");
     match peers::drgn_on_klab(name) {
         Ok(ours) => bridge(&ours, drgn.as_ref().ok(), report),
         Err(why) => report.failed("drgn on klab's reader", &why),
     }
-    machine(name, report, cx)
+    machine(name, report)
 }
 
 /// The rows of drgn on klab's reader.
@@ -131,15 +124,14 @@ fn peak(command: &mut Command) -> Result<f64> {
 }
 
 /// Boots, restores and resets.
-fn machine(name: &str, report: &mut Report, cx: &mut Context<'_>) -> Result<()> {
-    say(cx, "restores and resets");
+fn machine(name: &str, report: &mut Report) -> Result<()> {
+    say("restores and resets");
     let mut restored = Vec::new();
     for turn in 0..5 {
         let start = Instant::now();
         let other = Guarded(Some(up(
             &format!("{name}-{turn}"),
             vm::Options::default().memory,
-            cx,
         )?));
         restored.push(ms(start.elapsed()) / 1e3);
         drop(other);
@@ -164,7 +156,7 @@ fn machine(name: &str, report: &mut Report, cx: &mut Context<'_>) -> Result<()> 
         .add("`reset`", median(reset), "s", Better::Smaller)
         .target(0.5)
         .note("5 times");
-    say(cx, "a first boot");
+    say("a first boot");
     match first_boot(name) {
         Ok(seconds) => {
             report
@@ -187,13 +179,13 @@ fn first_boot(name: &str) -> Result<f64> {
         link(&cache.join(part), &own.path().join(part))?;
     }
     let name = format!("{name}-first");
-    let klab = |words: [&str; 2]| {
-        let mut command = Command::new(std::env::current_exe()?);
+    let run = |words: [&str; 2]| {
+        let mut command = Command::new(klab()?);
         command.args(words).env("KLAB_CACHE", own.path());
         timed(&mut command)
     };
-    let took = klab(["up", &name]);
-    let down = klab(["down", &name]);
+    let took = run(["up", &name]);
+    let down = run(["down", &name]);
     let took = took? / 1e3;
     down.map(|_| took)
 }

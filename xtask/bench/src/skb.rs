@@ -13,10 +13,8 @@ use vm::Machine;
 use vm::agent::{Client, RunSpec};
 use vm::kernels::{self, Suite};
 
-use super::super::output::Context;
-use super::super::progress::Shown;
-use super::report::{Better, Report};
-use super::{median, ms, say};
+use crate::report::{Better, Report};
+use crate::{Steps, median, ms, say};
 
 /// Rounds; in each, every way is measured once, between two times without any.
 const ROUNDS: usize = 5;
@@ -40,25 +38,25 @@ enum Watch {
 }
 
 /// Measures all of it.
-pub(super) fn run(name: &str, report: &mut Report, cx: &mut Context<'_>) -> Result<()> {
+pub(crate) fn run(name: &str, report: &mut Report) -> Result<()> {
     let guest = Guest::attach(name)?;
     let machine = guest.machine()?;
     let mut client = machine.agent()?;
-    say(cx, "the module's build and load");
-    machine.load_kmod(&mut client, &mut Shown::on(cx))?;
-    let pwru = pwru(&machine, &mut client, cx);
-    say(cx, "loopback throughput, watched and not");
-    through(&guest, &mut client, &pwru, report, cx)?;
-    say(cx, "arming and reading");
+    say("the module's build and load");
+    machine.load_kmod(&mut client, &mut Steps)?;
+    let pwru = pwru(&machine, &mut client);
+    say("loopback throughput, watched and not");
+    through(&guest, &mut client, &pwru, report)?;
+    say("arming and reading");
     arming(&guest, report)?;
     reading(&guest, &mut client, report)?;
     stopping(&guest, report)
 }
 
 /// Puts pwru of Debian 13 into the guest; the error says why it cannot be.
-fn pwru(machine: &Machine, client: &mut Client, cx: &mut Context<'_>) -> Result<(), String> {
-    let put = |client: &mut Client, cx: &mut Context<'_>| -> Result<()> {
-        let root = kernels::debs(&["pwru"], Suite::Trixie, &mut Shown::on(cx))?;
+fn pwru(machine: &Machine, client: &mut Client) -> Result<(), String> {
+    let put = |client: &mut Client| -> Result<()> {
+        let root = kernels::debs(&["pwru"], Suite::Trixie, &mut Steps)?;
         client.push_file(&root.join("usr/bin/pwru"), &format!("{PWRU}/pwru"))?;
         let libraries = root.join("usr/lib/x86_64-linux-gnu");
         for entry in fs::read_dir(&libraries)? {
@@ -78,7 +76,7 @@ fn pwru(machine: &Machine, client: &mut Client, cx: &mut Context<'_>) -> Result<
         }
         Ok(())
     };
-    put(client, cx).map_err(|error| format!("{error:#}"))?;
+    put(client).map_err(|error| format!("{error:#}"))?;
     // Whether it runs on this kernel at all.
     let mut watcher = machine.agent().map_err(|error| error.to_string())?;
     Pwru::start(&mut watcher, NOTHING)
@@ -183,7 +181,6 @@ fn through(
     client: &mut Client,
     pwru: &Result<(), String>,
     report: &mut Report,
-    cx: &mut Context<'_>,
 ) -> Result<()> {
     let mut watches = vec![
         Watch::Klab("path", Some(NOTHING)),
@@ -199,7 +196,7 @@ fn through(
     let mut bare = Vec::new();
     let mut shares = vec![Vec::new(); watches.len()];
     for round in 0..ROUNDS {
-        say(cx, &format!("round {} of {ROUNDS}", round + 1));
+        say(&format!("round {} of {ROUNDS}", round + 1));
         for (share, watch) in shares.iter_mut().zip(&watches) {
             let before = watched(guest, client, Watch::None)?;
             let with = watched(guest, client, *watch)?;

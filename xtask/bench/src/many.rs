@@ -8,11 +8,10 @@ use probes::guest::Guest;
 use vm::Machine;
 use vm::agent::WorkloadKind;
 
-use super::super::output::Context;
-use super::peers;
-use super::report::{Better, Report};
-use super::walks::both;
-use super::{Guarded, median, say, up};
+use crate::peers;
+use crate::report::{Better, Report};
+use crate::walks::both;
+use crate::{Guarded, median, say, up};
 
 /// RAM that so many processes fit into, in bytes.
 const MEMORY: u64 = 6 << 30;
@@ -24,15 +23,10 @@ const AREAS: u32 = 10_000;
 const WALKS: usize = 100;
 const READINGS: usize = 20;
 
-pub(super) fn run(
-    name: &str,
-    vmlinux: Option<&Path>,
-    report: &mut Report,
-    cx: &mut Context<'_>,
-) -> Result<()> {
-    say(cx, "10,000 tasks");
+pub(crate) fn run(name: &str, vmlinux: Option<&Path>, report: &mut Report) -> Result<()> {
+    say("10,000 tasks");
     let name = format!("{name}-many");
-    let _machine = Guarded(Some(up(&name, MEMORY, cx)?));
+    let _machine = Guarded(Some(up(&name, MEMORY)?));
     let machine = Machine::attach(&name)?;
     let mut agent = machine.agent()?;
     // It is one of ten thousand that want to run.
@@ -78,7 +72,7 @@ pub(super) fn run(
         Err(why) => row.note(format!("no drgn: {why}")),
     };
 
-    say(cx, "10,000 mappings");
+    say("10,000 mappings");
     let took = guest.paused(|guest| {
         let mut took = Vec::with_capacity(READINGS);
         let mut areas = 0;

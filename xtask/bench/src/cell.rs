@@ -9,10 +9,8 @@ use anyhow::{Context as _, Result, bail};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::super::cli::Bench;
-use super::super::output::Context;
-use super::report::{Better, Report};
-use super::{median, say};
+use crate::report::{Better, Report};
+use crate::{Bench, median, say};
 
 /// Cells whose median is taken.
 const TIMES: u32 = 15;
@@ -25,14 +23,9 @@ struct Measured {
 }
 
 /// Measures both kernels.
-pub(super) fn run(
-    name: &str,
-    bench: &Bench,
-    report: &mut Report,
-    cx: &mut Context<'_>,
-) -> Result<()> {
-    say(cx, "cells");
-    let klab = std::env::current_exe()?;
+pub(crate) fn run(name: &str, bench: &Bench, report: &mut Report) -> Result<()> {
+    say("cells");
+    let klab = crate::klab()?;
     let python = vm::paths::cache()?.join("venv/bin/python");
     if !python.exists() {
         bail!(

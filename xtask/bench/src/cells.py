@@ -1,4 +1,4 @@
-"""The client of `klab bench cell`: one Jupyter client, the same cells, any kernel.
+"""The client of `cargo xtask bench cell`: one Jupyter client, the same cells, any kernel.
 
 argv: KERNEL-JSON, then cells as JSON: {"first": code, "setup": [code], "timed": {name: [code, times]}}
 stdout: JSON {"ready_ms", "first_ms", "timed": {name: [ms, ..]}}

@@ -10,10 +10,9 @@ use probes::object::{FixedStr, Mirror, Plan};
 use probes::sched::for_each_process;
 use vm::Machine;
 
-use super::super::output::Context;
-use super::peers::{self, Asked, Chase, Drgn, Walk};
-use super::report::{Better, Report};
-use super::{median, say};
+use crate::peers::{self, Asked, Chase, Drgn, Walk};
+use crate::report::{Better, Report};
+use crate::{median, say};
 
 /// Walks of the task list whose median is taken.
 const WALKS: usize = 2000;
@@ -28,13 +27,8 @@ const BLOCK: usize = 1 << 20;
 const SWEEPS: usize = 9;
 
 /// The rows of a guest as it is after its boot.
-pub(super) fn run(
-    name: &str,
-    drgn: &Result<Drgn, String>,
-    report: &mut Report,
-    cx: &mut Context<'_>,
-) -> Result<()> {
-    say(cx, "walks and reads");
+pub(crate) fn run(name: &str, drgn: &Result<Drgn, String>, report: &mut Report) -> Result<()> {
+    say("walks and reads");
     let guest = Guest::attach(name)?;
     let reading = guest
         .paused(|guest| Ok(reading(name, &guest.kernel()?)))?
@@ -108,7 +102,7 @@ pub(super) fn run(
 }
 
 /// Walks the task list of a paused guest, and has C walk it and read what it is asked to. Both must have read the same.
-pub(super) fn both(name: &str, kernel: &Kernel, asked: &Asked) -> Result<(Walk, Chase)> {
+pub(crate) fn both(name: &str, kernel: &Kernel, asked: &Asked) -> Result<(Walk, Chase)> {
     let ours = walk(kernel, asked.walks)?;
     let theirs = peers::chase(&Machine::attach(name)?, kernel, asked)?;
     if (ours.tasks, ours.sum) != (theirs.walk.tasks, theirs.walk.sum) {
