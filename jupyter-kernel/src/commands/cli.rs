@@ -75,7 +75,7 @@ pub(crate) enum ShellCommand {
     #[command(after_long_help = include_str!("manual/doctor.txt"))]
     Doctor,
     #[command(flatten)]
-    Setup(crate::setup::Setup),
+    Setup(super::setup::Setup),
 }
 
 /// The commands of a cell.

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use zeromq::SocketRecv as _;
 
 /// The next request on the shell channel, its signature checked.
-pub(super) async fn read(socket: &mut RouterRecvConnection) -> Result<JupyterMessage> {
+pub(crate) async fn read(socket: &mut RouterRecvConnection) -> Result<JupyterMessage> {
     let raw = RawMessage::from_multipart(socket.socket.recv().await?, &socket.mac)?;
     let [header, parent, metadata, content, buffers @ ..] = &raw.jparts[..] else {
         return Err(RuntimeError::InsufficientMessageParts(raw.jparts.len()));

@@ -4,14 +4,13 @@
 //! begins with `%%` is one command, and the rest of it is that command's text.
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering;
 
+use klab_protocol::{Bundle, CellError, Shown, Sink, Stop};
 use probes::drgn::Raised;
-use serde_json::{Map, Value};
+use serde_json::Value;
 
 use crate::commands::{self, Context, Output, Stream};
-use crate::session::{CellError, Shown, Sink};
 
 /// A cell, taken apart.
 #[derive(Debug, PartialEq, Eq)]
@@ -61,20 +60,17 @@ impl Parts {
     }
 }
 
-/// Stops a command that runs.
-pub(super) type Stop = Arc<AtomicBool>;
-
-/// Runs one command. Blocks, so it must not run on the runtime's own threads.
-pub(super) fn run(
-    line: &str,
-    body: &str,
-    stop: &Stop,
-    sink: &Sink,
-) -> Result<Map<String, Value>, CellError> {
-    let shown = Arc::clone(sink);
+/// Runs one command.
+///
+/// # Errors
+///
+/// What the command says, or that its exit code is not 0. Then what it has is shown all the same: of a listing of which
+/// something is missing the rest is true.
+pub(super) fn run(line: &str, body: &str, stop: &Stop, sink: &Sink) -> Result<Bundle, CellError> {
+    let show = Arc::clone(sink);
     let mut write = move |stream: Stream, bytes: &[u8]| {
         let text = String::from_utf8_lossy(bytes).into_owned();
-        shown(match stream {
+        show(match stream {
             Stream::Stdout => Shown::Stdout(text),
             Stream::Stderr => Shown::Stderr(text),
         });
@@ -95,19 +91,23 @@ pub(super) fn run(
     {
         return Ok(bundle(output.clone()));
     }
-    match output {
-        Ok(output) if output.code == 0 => Ok(bundle(output)),
-        Ok(output) => {
-            if !output.text.is_empty() {
-                sink(Shown::Stdout(output.text));
-            }
-            Err(CellError::new(
-                "CommandFailed",
-                format!("`{line}` ended with exit code {}", output.code),
-            ))
-        }
-        Err(error) => Err(failed(error)),
+    shown(line, output.map_err(failed)?, sink)
+}
+
+/// The value of a command that ended; where its exit code is not 0, the value is shown and the cell fails.
+fn shown(line: &str, output: Output, sink: &Sink) -> Result<Bundle, CellError> {
+    let code = output.code;
+    let data = bundle(output);
+    if code == 0 {
+        return Ok(data);
     }
+    if !data.is_empty() {
+        sink(Shown::value(data));
+    }
+    Err(CellError::new(
+        "CommandFailed",
+        format!("`{line}` ended with exit code {code}"),
+    ))
 }
 
 /// An exception of Python's keeps its name and its traceback.
@@ -118,14 +118,17 @@ fn failed(error: anyhow::Error) -> CellError {
             evalue: raised.evalue,
             traceback: raised.traceback,
         },
-        Err(error) if commands::is_interruption(&error) => {
-            CellError::new("Interrupted", format!("{error:#}"))
+        Err(error) => {
+            let name = match commands::is_interruption(&error) {
+                true => "Interrupted",
+                false => "Error",
+            };
+            CellError::new(name, format!("{error:#}")).in_words(commands::in_a_cell)
         }
-        Err(error) => CellError::new("Error", format!("{error:#}")),
     }
 }
 
-fn bundle(output: Output) -> Map<String, Value> {
+fn bundle(output: Output) -> Bundle {
     let forms = [
         (
             "text/plain",
@@ -142,6 +145,8 @@ fn bundle(output: Output) -> Map<String, Value> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Mutex;
+
     use super::*;
 
     fn parts(code: &str) -> (Vec<(String, String)>, Option<String>) {
@@ -166,7 +171,7 @@ mod tests {
     fn only_what_was_stopped_says_so() {
         let sink: Sink = Arc::new(|_| {});
         // The wish came while it ran, and it ran to its end all the same.
-        let stop = Arc::new(AtomicBool::new(true));
+        let stop = Stop::new(true.into());
         let data = run("%help", "", &stop, &sink).unwrap();
         assert!(data["text/plain"].as_str().unwrap().contains("%ps"));
         let failed = run("%nosuch", "", &stop, &sink).unwrap_err();
@@ -181,6 +186,36 @@ mod tests {
         };
         let left = vm::Error::Agent(vm::agent::Error::Module(left));
         assert_eq!(super::failed(left.into()).ename, "Interrupted");
+    }
+
+    #[test]
+    fn what_a_failed_command_has_is_shown_in_all_its_forms() {
+        let seen = Arc::<Mutex<Vec<Shown>>>::default();
+        let sink: Sink = {
+            let seen = Arc::clone(&seen);
+            Arc::new(move |shown| seen.lock().unwrap().push(shown))
+        };
+        let listing = Output {
+            text: "PID\nmissing: pid 7\n".to_owned(),
+            html: Some("<table>".to_owned()),
+            code: 1,
+            ..Output::default()
+        };
+        let failed = shown("%ps", listing, &sink).unwrap_err();
+        assert_eq!(failed.ename, "CommandFailed");
+        assert!(failed.evalue.contains("exit code 1"));
+        // One that has streamed all that it has.
+        let silent = Output {
+            code: 3,
+            ..Output::default()
+        };
+        shown("%sh exit 3", silent, &sink).unwrap_err();
+        let seen = std::mem::take(&mut *seen.lock().unwrap());
+        let [Shown::Display { data, .. }] = seen.as_slice() else {
+            panic!("{seen:?}");
+        };
+        assert_eq!(data["text/html"], "<table>");
+        assert!(data["text/plain"].as_str().unwrap().contains("pid 7"));
     }
 
     #[test]

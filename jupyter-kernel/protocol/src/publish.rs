@@ -1,6 +1,6 @@
 //! The iopub channel: what all clients see.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use jupyter_protocol::JupyterMessage;
 use jupyter_protocol::media::Media;
@@ -12,21 +12,19 @@ use jupyter_zmq_client::{KernelIoPubXPubConnection, SubscriptionEvent};
 use serde_json::{Map, Value};
 use tokio::sync::mpsc;
 
-use crate::session::{Shown, Sink};
+use crate::{Bundle, Shown, Sink};
 
 /// How many messages may wait. A cell that prints faster than clients read is slowed down.
 const WAITING: usize = 256;
 
 /// Sends to all clients, from any thread.
 #[derive(Clone)]
-pub(super) struct Publisher {
+pub(crate) struct Publisher {
     queue: mpsc::Sender<JupyterMessage>,
-    /// The request whose cell runs, or ran last: its output may come late.
-    cell: Arc<Mutex<Option<JupyterMessage>>>,
 }
 
 impl Publisher {
-    pub(super) fn start(mut socket: KernelIoPubXPubConnection) -> Self {
+    pub(crate) fn start(mut socket: KernelIoPubXPubConnection) -> Self {
         let (queue, mut waiting) = mpsc::channel::<JupyterMessage>(WAITING);
         tokio::spawn(async move {
             loop {
@@ -43,14 +41,11 @@ impl Publisher {
                 }
             }
         });
-        Self {
-            queue,
-            cell: Arc::default(),
-        }
+        Self { queue }
     }
 
     /// Publishes what `request` led to.
-    pub(super) async fn publish(
+    pub(crate) async fn publish(
         &self,
         content: impl Into<JupyterMessageContent>,
         request: &JupyterMessage,
@@ -58,36 +53,25 @@ impl Publisher {
         let _ = self.queue.send(message(content, Some(request))).await;
     }
 
-    pub(super) async fn busy(&self, request: &JupyterMessage) {
+    pub(crate) async fn busy(&self, request: &JupyterMessage) {
         self.publish(Status::busy(), request).await;
     }
 
-    pub(super) async fn idle(&self, request: &JupyterMessage) {
+    pub(crate) async fn idle(&self, request: &JupyterMessage) {
         self.publish(Status::idle(), request).await;
     }
 
-    /// From now on, what cells show belongs to `request`.
-    pub(super) fn begin(&self, request: &JupyterMessage) {
-        *self.cell.lock().unwrap_or_else(PoisonError::into_inner) = Some(request.clone());
-    }
-
-    /// Takes what the cell shows, in threads outside of the runtime.
-    pub(super) fn sink(&self) -> Sink {
-        let publisher = self.clone();
+    /// Takes what the cell of `request` shows, in threads outside of the runtime.
+    pub(crate) fn sink(&self, request: Option<&JupyterMessage>) -> Sink {
+        let (queue, request) = (self.queue.clone(), request.cloned());
         Arc::new(move |shown| {
             let content: JupyterMessageContent = match shown {
                 Shown::Stdout(text) => StreamContent::stdout(&text).into(),
                 Shown::Stderr(text) => StreamContent::stderr(&text).into(),
                 Shown::Display { id, update, data } => display(id, update, data),
             };
-            let cell = publisher
-                .cell
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .clone();
-            let _ = publisher
-                .queue
-                .blocking_send(message(content, cell.as_ref()));
+            // Without the runtime the kernel is at its end.
+            let _ = queue.blocking_send(message(content, request.as_ref()));
         })
     }
 }
@@ -100,11 +84,9 @@ fn message(
     JupyterMessage::new(content, request).with_zmq_identities(Vec::new())
 }
 
-fn display(id: String, update: bool, data: Map<String, Value>) -> JupyterMessageContent {
+fn display(display_id: Option<String>, update: bool, data: Bundle) -> JupyterMessageContent {
     let (data, metadata) = (media(data), Map::new());
-    let transient = Transient {
-        display_id: Some(id),
-    };
+    let transient = Transient { display_id };
     if update {
         UpdateDisplayData {
             data,
@@ -123,7 +105,7 @@ fn display(id: String, update: bool, data: Map<String, Value>) -> JupyterMessage
 }
 
 /// A value by mime type, as the wire has it.
-pub(super) fn media(mut data: Map<String, Value>) -> Media {
+pub(crate) fn media(mut data: Bundle) -> Media {
     for (mime, value) in &mut data {
         if mime.ends_with("json")
             && let Value::String(text) = value

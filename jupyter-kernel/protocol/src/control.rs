@@ -9,16 +9,16 @@ use jupyter_protocol::messaging::{
 };
 use jupyter_zmq_client::{KernelControlConnection, RuntimeError};
 
-use super::execute::Executor;
-use super::publish::Publisher;
-use super::shell::kernel_info;
-use crate::session::Interrupter;
+use crate::Language;
+use crate::execute::Executor;
+use crate::publish::Publisher;
+use crate::shell::kernel_info;
 
 /// Answers until a shutdown is asked for.
-pub(super) async fn serve(
+pub(crate) async fn serve(
     mut socket: KernelControlConnection,
     publisher: Publisher,
-    interrupter: Arc<Interrupter>,
+    language: Arc<dyn Language>,
     executor: Executor,
 ) -> Result<()> {
     loop {
@@ -31,13 +31,13 @@ pub(super) async fn serve(
         publisher.busy(&request).await;
         match &request.content {
             JupyterMessageContent::KernelInfoRequest(_) => {
-                send(&mut socket, kernel_info().as_child_of(&request)).await;
+                send(&mut socket, kernel_info(&*language).as_child_of(&request)).await;
             }
             JupyterMessageContent::InterruptRequest(_) => {
                 send(&mut socket, InterruptReply::new().as_child_of(&request)).await;
                 executor.state.stop();
-                let interrupter = Arc::clone(&interrupter);
-                tokio::task::spawn_blocking(move || interrupter.interrupt());
+                let language = Arc::clone(&language);
+                tokio::task::spawn_blocking(move || language.interrupt());
             }
             JupyterMessageContent::ShutdownRequest(shutdown) => {
                 let reply = ShutdownReply {

@@ -1,23 +1,26 @@
-//! The Jupyter kernel: five channels, and the session behind them.
+//! Jupyter's wire protocol, version 5.5, over a [`Language`]: five channels, the queue of cells, the history.
 //!
-//! | channel | here |
+//! It knows no language and starts no process, so its tests run over real sockets in milliseconds.
+//!
+//! | channel | module |
 //! |---|---|
-//! | shell | [`shell`]: requests, answered while a cell runs too; cells queue for [`execute`] |
-//! | control | [`control`]: interrupt and shutdown |
-//! | iopub | [`publish`] |
-//! | stdin | [`stdin`] |
-//! | heartbeat | below |
+//! | shell | `shell`: requests, answered while a cell runs too; cells queue for `execute` |
+//! | control | `control`: interrupt and shutdown |
+//! | iopub | `publish` |
+//! | stdin | `stdin` |
+//! | heartbeat | `serve` below |
 
-mod code;
 mod control;
 mod execute;
 mod history;
-mod line;
+mod language;
+mod position;
 mod publish;
 mod request;
 mod shell;
-mod spec;
 mod stdin;
+#[cfg(test)]
+mod tests;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -28,19 +31,24 @@ use jupyter_protocol::{ConnectionInfo, JupyterMessage};
 use jupyter_zmq_client as zmq;
 use tokio::sync::mpsc;
 
-pub(crate) use spec::install;
+pub use jupyter_protocol::messaging::{CodeMirrorMode, LanguageInfo};
+pub use language::{
+    Bundle, Cell, CellError, Completeness, Completion, Info, Input, Language, Match, Outcome,
+    Shown, Sink, Stop,
+};
 
-use crate::prepare::Folder;
-use crate::session::Session;
 use publish::Publisher;
 
-/// Serves the client that wrote the connection file, until it says to stop.
+/// Serves the client that wrote the connection file, until it says to stop. `language` is started with a sink for what
+/// belongs to no cell.
 ///
 /// # Errors
 ///
-/// If the connection file cannot be read or its ports are taken.
-pub(crate) fn run(connection_file: &Path) -> Result<()> {
-    let folder = Folder::take()?;
+/// If the connection file cannot be read, its ports are taken, or the language does not start.
+pub fn run(
+    connection_file: &Path,
+    language: impl FnOnce(Sink) -> Result<Arc<dyn Language>>,
+) -> Result<()> {
     let text = std::fs::read_to_string(connection_file).with_context(|| {
         format!(
             "cannot read the connection file {}",
@@ -57,14 +65,16 @@ pub(crate) fn run(connection_file: &Path) -> Result<()> {
         .worker_threads(2)
         .enable_all()
         .build()?;
-    let served = runtime.block_on(serve(&connection));
+    let served = runtime.block_on(serve(&connection, language));
     // The thread that runs the cells may be in the middle of one.
     runtime.shutdown_background();
-    drop(folder);
     served
 }
 
-async fn serve(connection: &ConnectionInfo) -> Result<()> {
+async fn serve(
+    connection: &ConnectionInfo,
+    language: impl FnOnce(Sink) -> Result<Arc<dyn Language>>,
+) -> Result<()> {
     let id = uuid::Uuid::new_v4().to_string();
     let iopub = zmq::create_kernel_iopub_xpub_connection(connection, &id).await?;
     let shell = zmq::create_kernel_shell_connection(connection, &id).await?;
@@ -81,30 +91,28 @@ async fn serve(connection: &ConnectionInfo) -> Result<()> {
         }
     });
     let publisher = Publisher::start(iopub);
-    let session = Session::start(publisher.sink())?;
+    let language = language(publisher.sink(None))?;
     let asker = stdin::Asker::start(stdin);
-    let (replies, shell) = split(shell);
-    let executor =
-        execute::Executor::start(session.clone(), publisher.clone(), replies.clone(), asker);
-    let shell = shell::serve(
-        shell,
-        replies,
+    let (replies, requests) = split(shell);
+    let executor = execute::Executor::start(
+        Arc::clone(&language),
         publisher.clone(),
-        session.clone(),
-        executor.clone(),
+        replies.clone(),
+        asker,
     );
-    let control = control::serve(
-        control,
-        publisher,
-        Arc::clone(&session.interrupter),
-        executor,
-    );
+    let shell = shell::Shell {
+        replies,
+        publisher: publisher.clone(),
+        language: Arc::clone(&language),
+        executor: executor.clone(),
+    };
+    let control = control::serve(control, publisher, Arc::clone(&language), executor);
     tokio::select! {
-        served = shell => served?,
+        served = shell.serve(requests) => served?,
         served = control => served?,
         () = orphaned() => {}
     }
-    session.interrupter.kill();
+    language.shutdown();
     Ok(())
 }
 

@@ -1,20 +1,6 @@
 //! What can be said of a cell's text without compiling it.
 
-use jupyter_protocol::messaging::IsCompleteReply;
-
-/// The byte offset of a position that Jupyter counts in code points.
-pub(super) fn byte_offset(code: &str, code_points: usize) -> usize {
-    code.char_indices()
-        .nth(code_points)
-        .map_or(code.len(), |(at, _)| at)
-}
-
-/// The other way round.
-pub(super) fn code_points(code: &str, byte_offset: usize) -> usize {
-    code.char_indices()
-        .take_while(|(at, _)| *at < byte_offset)
-        .count()
-}
+use klab_protocol::Completeness;
 
 /// The end of the name that a byte offset is in or behind.
 pub(super) fn end_of_name(code: &str, at: usize) -> usize {
@@ -25,10 +11,10 @@ pub(super) fn end_of_name(code: &str, at: usize) -> usize {
 }
 
 /// Whether Enter runs the cell or continues it.
-pub(super) fn is_complete(code: &str) -> IsCompleteReply {
+pub(super) fn is_complete(code: &str) -> Completeness {
     let first = code.trim_start();
     if first.starts_with("%%") {
-        return IsCompleteReply::complete();
+        return Completeness::Complete;
     }
     // Commands are lines of their own.
     let rust: String = code
@@ -43,14 +29,14 @@ pub(super) fn is_complete(code: &str) -> IsCompleteReply {
         .flat_map(|line| [line, "\n"])
         .collect();
     match Scan::of(&rust) {
-        Scan::Open { depth } => return IsCompleteReply::incomplete("    ".repeat(depth)),
-        Scan::Wrong => return IsCompleteReply::invalid(),
+        Scan::Open { depth } => return Completeness::Incomplete("    ".repeat(depth)),
+        Scan::Wrong => return Completeness::Invalid,
         Scan::Closed => {}
     }
     match syn::parse_str::<syn::Block>(&format!("{{{rust}}}")) {
-        Ok(_) => IsCompleteReply::complete(),
-        Err(_) if continues(&rust) => IsCompleteReply::incomplete("    ".to_owned()),
-        Err(_) => IsCompleteReply::invalid(),
+        Ok(_) => Completeness::Complete,
+        Err(_) if continues(&rust) => Completeness::Incomplete("    ".to_owned()),
+        Err(_) => Completeness::Invalid,
     }
 }
 
@@ -197,8 +183,6 @@ fn character(rest: &str) -> usize {
 
 #[cfg(test)]
 mod tests {
-    use jupyter_protocol::messaging::IsCompleteReplyStatus;
-
     use super::*;
 
     #[test]
@@ -216,11 +200,7 @@ mod tests {
             "\"\\\"{\"",
             "'\\u{41}'",
         ] {
-            assert_eq!(
-                is_complete(code).status,
-                IsCompleteReplyStatus::Complete,
-                "{code}"
-            );
+            assert_eq!(is_complete(code), Completeness::Complete, "{code}");
         }
     }
 
@@ -235,29 +215,20 @@ mod tests {
             ("println!(\"{}\",", "    "),
             ("v.iter().", "    "),
         ] {
-            let reply = is_complete(code);
-            assert_eq!(reply.status, IsCompleteReplyStatus::Incomplete, "{code}");
-            assert_eq!(reply.indent, indent, "{code}");
+            let wanted = Completeness::Incomplete(indent.to_owned());
+            assert_eq!(is_complete(code), wanted, "{code}");
         }
     }
 
     #[test]
     fn what_no_end_can_mend_is_invalid() {
         for code in ["let 3 = = 4;", "fn f() }", "(]", "1 2 3"] {
-            assert_eq!(
-                is_complete(code).status,
-                IsCompleteReplyStatus::Invalid,
-                "{code}"
-            );
+            assert_eq!(is_complete(code), Completeness::Invalid, "{code}");
         }
     }
 
     #[test]
-    fn positions_are_code_points() {
-        let code = "e\u{301}é😀x";
-        assert_eq!(byte_offset(code, 4), code.len() - 1);
-        assert_eq!(code_points(code, code.len() - 1), 4);
-        assert_eq!(byte_offset(code, 99), code.len());
+    fn the_end_of_a_name_is_found_from_within() {
         assert_eq!(end_of_name("a.len() + 1", 3), 5);
     }
 }

@@ -4,7 +4,7 @@ use jupyter_protocol::messaging::{HistoryEntry, HistoryReply, HistoryRequest};
 
 /// The cells of this session, in order.
 #[derive(Debug, Default)]
-pub(super) struct History(Vec<Entry>);
+pub(crate) struct History(Vec<Entry>);
 
 #[derive(Debug)]
 struct Entry {
@@ -14,7 +14,7 @@ struct Entry {
 }
 
 impl History {
-    pub(super) fn push(&mut self, count: usize, input: &str, output: &str) {
+    pub(crate) fn push(&mut self, count: usize, input: &str, output: &str) {
         self.0.push(Entry {
             count,
             input: input.to_owned(),
@@ -22,7 +22,7 @@ impl History {
         });
     }
 
-    pub(super) fn reply(&self, request: &HistoryRequest) -> HistoryReply {
+    pub(crate) fn reply(&self, request: &HistoryRequest) -> HistoryReply {
         let last = |entries: &mut Vec<&Entry>, n: i32| {
             let n = usize::try_from(n).unwrap_or(0);
             entries.drain(..entries.len().saturating_sub(n));

@@ -2,43 +2,44 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use jupyter_protocol::messaging::{
     ErrorOutput, ExecuteInput, ExecuteReply, ExecuteRequest, ExecuteResult, ExpressionResult,
     JupyterMessageContent, ReplyError, ReplyStatus, Transient,
 };
 use jupyter_protocol::{ExecutionCount, JupyterMessage};
-use serde_json::{Map, Value};
+use serde_json::Map;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
-use super::Replies;
-use super::history::History;
-use super::line::{self, Parts, Stop};
-use super::publish::{Publisher, media};
-use super::stdin::Asker;
-use crate::session::{CellError, Outcome, Session, Sink};
+use crate::history::History;
+use crate::publish::{Publisher, media};
+use crate::stdin::Asker;
+use crate::{Bundle, Cell, CellError, Language, Outcome, Replies, Stop};
 
 /// A handle to the queue of cells.
 #[derive(Clone)]
-pub(super) struct Executor {
+pub(crate) struct Executor {
     queue: UnboundedSender<JupyterMessage>,
-    pub(super) state: Arc<State>,
+    pub(crate) state: Arc<State>,
 }
 
 /// What others may know of the cells.
 #[derive(Default)]
-pub(super) struct State {
-    /// The request of the cell that runs.
-    running: Mutex<Option<JupyterMessage>>,
+pub(crate) struct State {
+    running: Mutex<Option<Running>>,
     history: Mutex<History>,
+}
+
+/// The cell that runs.
+struct Running {
+    request: JupyterMessage,
     stop: Stop,
 }
 
 struct Cells {
-    session: Session,
+    language: Arc<dyn Language>,
     publisher: Publisher,
-    sink: Sink,
     replies: Replies,
     asker: Asker,
     state: Arc<State>,
@@ -47,43 +48,40 @@ struct Cells {
 
 impl State {
     /// The request of the cell that runs.
-    pub(super) fn running(&self) -> Option<JupyterMessage> {
-        self.running
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
+    pub(crate) fn running(&self) -> Option<JupyterMessage> {
+        let running = self.cell();
+        Some(running.as_ref()?.request.clone())
     }
 
     /// Looks into the history.
-    pub(super) fn history<T>(&self, look: impl FnOnce(&mut History) -> T) -> T {
+    pub(crate) fn history<T>(&self, look: impl FnOnce(&mut History) -> T) -> T {
         look(&mut self.history.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Stops the command that runs, if any.
-    pub(super) fn stop(&self) {
-        self.stop.store(true, Ordering::Relaxed);
+    /// Says that the cell that runs is to stop.
+    pub(crate) fn stop(&self) {
+        if let Some(running) = &*self.cell() {
+            running.stop.store(true, Ordering::Relaxed);
+        }
     }
 
-    fn run(&self, request: Option<&JupyterMessage>) {
-        self.stop.store(false, Ordering::Relaxed);
-        *self.running.lock().unwrap_or_else(PoisonError::into_inner) = request.cloned();
+    fn cell(&self) -> MutexGuard<'_, Option<Running>> {
+        self.running.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Executor {
-    pub(super) fn start(
-        session: Session,
+    pub(crate) fn start(
+        language: Arc<dyn Language>,
         publisher: Publisher,
         replies: Replies,
         asker: Asker,
     ) -> Self {
         let (queue, requests) = unbounded_channel();
         let state = Arc::<State>::default();
-        let sink = publisher.sink();
         let cells = Cells {
-            session,
+            language,
             publisher,
-            sink,
             replies,
             asker,
             state: Arc::clone(&state),
@@ -94,7 +92,7 @@ impl Executor {
     }
 
     /// Queues an execute request.
-    pub(super) fn queue(&self, request: JupyterMessage) {
+    pub(crate) fn queue(&self, request: JupyterMessage) {
         // The queue ends with the kernel only.
         let _ = self.queue.send(request);
     }
@@ -107,9 +105,13 @@ impl Cells {
                 continue;
             };
             self.publisher.busy(&request).await;
-            self.state.run(Some(&request));
-            let failed = self.execute(&execute, &request).await;
-            self.state.run(None);
+            let stop = Stop::default();
+            *self.state.cell() = Some(Running {
+                request: request.clone(),
+                stop: Arc::clone(&stop),
+            });
+            let failed = self.execute(&execute, &request, &stop).await;
+            *self.state.cell() = None;
             self.publisher.idle(&request).await;
             while failed
                 && execute.stop_on_error
@@ -133,7 +135,12 @@ impl Cells {
     }
 
     /// Runs a cell and replies; says whether it failed.
-    async fn execute(&mut self, execute: &ExecuteRequest, request: &JupyterMessage) -> bool {
+    async fn execute(
+        &mut self,
+        execute: &ExecuteRequest,
+        request: &JupyterMessage,
+        stop: &Stop,
+    ) -> bool {
         let ExecuteRequest { code, silent, .. } = execute;
         let kept = execute.store_history && !silent;
         self.count += usize::from(kept || self.count == 0);
@@ -149,8 +156,7 @@ impl Cells {
                 )
                 .await;
         }
-        self.publisher.begin(request);
-        let outcome = self.run(code, request).await;
+        let outcome = self.run(code, request, stop).await;
         let mut reply = ExecuteReply {
             execution_count,
             ..ExecuteReply::default()
@@ -167,7 +173,10 @@ impl Cells {
                 let expressions = execute.user_expressions.iter().flatten();
                 let mut results = HashMap::new();
                 for (name, expression) in expressions {
-                    results.insert(name.clone(), self.expression(expression, request).await);
+                    results.insert(
+                        name.clone(),
+                        self.expression(expression, request, stop).await,
+                    );
                 }
                 reply.user_expressions = Some(results);
             }
@@ -210,33 +219,25 @@ impl Cells {
         failed
     }
 
-    async fn run(&self, code: &str, request: &JupyterMessage) -> Outcome {
-        let parts = Parts::of(code);
-        let mut value = None;
-        for (line, body) in parts.commands {
-            if let Some(data) = value.take() {
-                self.publisher.publish(display(data), request).await;
-            }
-            let (stop, sink) = (Arc::clone(&self.state.stop), Arc::clone(&self.sink));
-            let ran =
-                tokio::task::spawn_blocking(move || line::run(&line, &body, &stop, &sink)).await;
-            let data = ran.map_err(|_| CellError::new("Error", "the command panicked"))??;
-            value = Some(data).filter(|data| !data.is_empty());
-        }
-        let Some(rust) = parts.rust else {
-            return Ok(value);
+    async fn run(&self, code: &str, request: &JupyterMessage, stop: &Stop) -> Outcome {
+        let cell = Cell {
+            code: code.to_owned(),
+            show: self.publisher.sink(Some(request)),
+            input: self.asker.input(request, Arc::clone(stop)),
+            stop: Arc::clone(stop),
         };
-        if let Some(data) = value {
-            self.publisher.publish(display(data), request).await;
-        }
-        let input = self
-            .asker
-            .input(request, Arc::clone(&self.session.interrupter));
-        self.session.execute(rust, input).await
+        let language = Arc::clone(&self.language);
+        let ran = tokio::task::spawn_blocking(move || language.execute(cell)).await;
+        ran.unwrap_or_else(|_| Err(CellError::new("Error", "the kernel panicked in this cell")))
     }
 
-    async fn expression(&self, expression: &str, request: &JupyterMessage) -> ExpressionResult {
-        match self.run(expression, request).await {
+    async fn expression(
+        &self,
+        expression: &str,
+        request: &JupyterMessage,
+        stop: &Stop,
+    ) -> ExpressionResult {
+        match self.run(expression, request, stop).await {
             Ok(data) => ExpressionResult::Ok {
                 data: media(data.unwrap_or_default()),
                 metadata: Map::new(),
@@ -255,17 +256,13 @@ impl Cells {
 }
 
 /// The protocol wants an object where the type has an option.
-fn result(execution_count: ExecutionCount, data: Map<String, Value>) -> ExecuteResult {
+fn result(execution_count: ExecutionCount, data: Bundle) -> ExecuteResult {
     ExecuteResult {
         transient: Some(Transient::default()),
         ..ExecuteResult::new(execution_count, media(data))
     }
 }
 
-fn display(data: Map<String, Value>) -> jupyter_protocol::messaging::DisplayData {
-    jupyter_protocol::messaging::DisplayData::new(media(data))
-}
-
-fn plain(data: &Map<String, Value>) -> Option<String> {
+fn plain(data: &Bundle) -> Option<String> {
     Some(data.get("text/plain")?.as_str()?.to_owned())
 }
