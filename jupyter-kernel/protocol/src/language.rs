@@ -168,7 +168,7 @@ pub struct Match {
     /// Its text.
     pub text: String,
     /// What it is, as front ends show it: `function`, `struct`.
-    pub kind: Option<&'static str>,
+    pub kind: Option<String>,
 }
 
 /// Whether a cell is whole.

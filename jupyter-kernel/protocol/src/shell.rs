@@ -99,7 +99,7 @@ impl Shell {
             .matches
             .iter()
             .filter_map(|found| {
-                Some(json!({"text": found.text, "type": found.kind?, "start": start, "end": end}))
+                Some(json!({"text": found.text, "type": found.kind.as_deref()?, "start": start, "end": end}))
             })
             .collect();
         let mut metadata = Map::new();

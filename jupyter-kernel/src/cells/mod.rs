@@ -17,6 +17,8 @@ use line::Parts;
 
 /// How a cell of Python begins.
 const PYTHON: &str = "%%drgn";
+/// How a cell of the guest's shell begins.
+const SHELL: &str = "%%sh";
 /// How long drgn's process may take to say what is at the cursor.
 const PATIENCE: Duration = Duration::from_secs(2);
 
@@ -81,14 +83,26 @@ impl Language for Cells {
     }
 
     fn complete(&self, code: &str, at: usize) -> Completion {
-        if code.trim_start().starts_with(PYTHON) {
-            python(code, at)
-        } else {
-            self.session.complete(code.to_owned(), at)
+        if let Some((start, line)) = command_line(code, at) {
+            return command(&line[..at - start], start);
+        }
+        match code.trim_start() {
+            body if body.starts_with(PYTHON) => python(code, at),
+            // Another body is not Rust either: the guest's shell reads it.
+            body if body.starts_with(SHELL) => Completion {
+                matches: Vec::new(),
+                replaced: at..at,
+            },
+            _ => self.session.complete(code.to_owned(), at),
         }
     }
 
     fn inspect(&self, code: &str, at: usize) -> Option<Bundle> {
+        if let Some((start, line)) = command_line(code, at) {
+            let guest = commands::default_guest();
+            let text = commands::complete::inspect(line, at - start, &guest)?;
+            return Some(Bundle::from_iter([("text/plain".to_owned(), text.into())]));
+        }
         self.session
             .inspect(code.to_owned(), code::end_of_name(code, at))
     }
@@ -103,6 +117,27 @@ impl Language for Cells {
 
     fn shutdown(&self) {
         self.session.interrupter.kill();
+    }
+}
+
+/// The `%` line that a place in a cell is on, and where it begins.
+fn command_line(code: &str, at: usize) -> Option<(usize, &str)> {
+    let start = code.get(..at)?.rfind('\n').map_or(0, |end| end + 1);
+    let line = code[start..].lines().next().unwrap_or_default();
+    let is_rust = || Parts::of(code).commands.is_empty();
+    (line.trim_start().starts_with('%') && !is_rust()).then_some((start, line))
+}
+
+/// What the words of a command may go on with.
+fn command(before: &str, start: usize) -> Completion {
+    let found = commands::complete::complete(before, &commands::default_guest());
+    let as_match = |(text, kind): (String, String)| Match {
+        text,
+        kind: Some(kind).filter(|kind| !kind.is_empty()),
+    };
+    Completion {
+        matches: found.matches.into_iter().map(as_match).collect(),
+        replaced: start + found.start..start + before.len(),
     }
 }
 

@@ -23,11 +23,6 @@ pub(crate) struct Completed {
     pub(crate) matches: Vec<(String, String)>,
 }
 
-/// Whether the text is a `%` line, or the first line of a `%%` cell.
-pub(crate) fn is_line(text: &str) -> bool {
-    text.trim_start().starts_with('%')
-}
-
 /// Completes the line, whose end is the cursor.
 pub(crate) fn complete(line: &str, default: &str) -> Completed {
     let command_at = line.len() - line.trim_start().trim_start_matches('%').trim_start().len();

@@ -321,7 +321,7 @@ impl Worker {
             .into_iter()
             .map(|item| Match {
                 text: name(item.code),
-                kind: Some(item.kind),
+                kind: Some(item.kind.to_owned()),
             })
             .collect();
         Ok(Completion {

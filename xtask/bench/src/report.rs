@@ -177,7 +177,7 @@ impl Row {
 
 #[cfg(test)]
 mod tests {
-    use crate::*;
+    use super::*;
 
     #[test]
     fn a_missed_target_stays_and_says_so() {

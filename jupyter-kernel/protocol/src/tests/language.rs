@@ -98,7 +98,7 @@ impl Language for Fake {
         Completion {
             matches: vec![Match {
                 text: format!("{}!", &code[word..at]),
-                kind,
+                kind: kind.map(str::to_owned),
             }],
             replaced: word..at,
         }
