@@ -3,7 +3,6 @@
 use serde::Serialize;
 
 use super::kind::dev;
-use crate::guest::Guest;
 use crate::kernel::Kernel;
 use crate::memory::{GuestVirt, PAGE_SIZE};
 use crate::object::Mirror;
@@ -133,12 +132,9 @@ struct SuperBlock {
     kind: GuestVirt,
 }
 
-impl Guest {
-    /// The `struct inode` at an address.
-    pub fn inode(&self, at: GuestVirt) -> Result<Inode> {
-        let kernel = self.kernel()?;
-        twice(&format!("the inode at {at}"), || read(&kernel, at))
-    }
+/// The `struct inode` at an address.
+pub(crate) fn inode(kernel: &Kernel, at: GuestVirt) -> Result<Inode> {
+    twice(&format!("the inode at {at}"), || read(kernel, at))
 }
 
 pub(super) fn read(kernel: &Kernel, at: GuestVirt) -> Result<Inode> {

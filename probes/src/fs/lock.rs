@@ -3,7 +3,6 @@
 use serde::Serialize;
 
 use super::kind::dev;
-use crate::guest::Guest;
 use crate::kernel::Kernel;
 use crate::memory::GuestVirt;
 use crate::structures::{
@@ -67,36 +66,33 @@ pub struct LeaseBreak {
 /// The locks that are held.
 pub type FileLocks = Listing<FileLock>;
 
-impl Guest {
-    /// The locks on files, each with those that wait for it: `/proc/locks`.
-    pub fn file_locks(&self) -> Result<FileLocks> {
-        let kernel = self.kernel()?;
-        let reader = Reader::new(&kernel)?;
-        let list = offset_of(&kernel, "struct file_lock_list_struct", "hlist")?;
-        twice("the file locks", || {
-            let mut all = FileLocks::new();
-            for cpu in possible_cpus(&kernel)? {
-                let what = format!("the file locks of CPU {cpu}");
-                let head = match per_cpu_ptr(&kernel, "file_lock_list", cpu) {
-                    Ok(head) => head.offset(list),
-                    Err(error) => {
-                        all.miss(what, &error);
-                        continue;
-                    }
-                };
-                let walk = hlist_for_each_entry(&kernel, head, reader.link).bound(BOUND);
-                let cores = Listing::walk(&what, walk);
-                all.missing.extend(cores.missing);
-                for core in cores.items {
-                    let lock = reader.lock(core, 0, &mut all.missing);
-                    all.take(lock, || {
-                        format!("the file_lock at {}", core.back(reader.core))
-                    });
+/// The locks on files, each with those that wait for it: `/proc/locks`.
+pub(crate) fn file_locks(kernel: &Kernel) -> Result<FileLocks> {
+    let reader = Reader::new(kernel)?;
+    let list = offset_of(kernel, "struct file_lock_list_struct", "hlist")?;
+    twice("the file locks", || {
+        let mut all = FileLocks::new();
+        for cpu in possible_cpus(kernel)? {
+            let what = format!("the file locks of CPU {cpu}");
+            let head = match per_cpu_ptr(kernel, "file_lock_list", cpu) {
+                Ok(head) => head.offset(list),
+                Err(error) => {
+                    all.miss(what, &error);
+                    continue;
                 }
+            };
+            let walk = hlist_for_each_entry(kernel, head, reader.link).bound(BOUND);
+            let cores = Listing::walk(&what, walk);
+            all.missing.extend(cores.missing);
+            for core in cores.items {
+                let lock = reader.lock(core, 0, &mut all.missing);
+                all.take(lock, || {
+                    format!("the file_lock at {}", core.back(reader.core))
+                });
             }
-            Ok(all)
-        })
-    }
+        }
+        Ok(all)
+    })
 }
 
 /// Nanoseconds of a tick: what the clock of ticks counts by.

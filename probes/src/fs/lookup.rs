@@ -56,28 +56,26 @@ pub struct PathLookup {
     pub inode: Inode,
 }
 
-impl Guest {
-    /// Looks `path` up for the task `pid`: from its root, or from its working directory if it does not begin with `/`.
-    /// Symbolic links are followed, the last one too.
-    ///
-    /// It is looked up in the kernel's cache of names alone: a name that nobody has used lately is not there, though the
-    /// file may be.
-    pub fn path_lookup(&self, path: &str, pid: i32) -> Result<PathLookup> {
-        let kernel = self.kernel()?;
-        twice(&format!("the way of {path}"), || {
-            let task = self.task(pid)?;
-            let fs = self.task_pointer(&task, "fs", "directories")?;
-            let start = |member: &str| {
-                let at = offset_of(&kernel, "struct fs_struct", member)?;
-                kernel.load::<Path>(fs.offset(at))
-            };
-            let mut walk = Walk::new(&kernel, start("root")?)?;
-            if !path.starts_with('/') {
-                walk.at = start("pwd")?;
-            }
-            walk.run(path)
-        })
-    }
+/// Looks `path` up for the task `pid`: from its root, or from its working directory if it does not begin with `/`.
+/// Symbolic links are followed, the last one too.
+///
+/// It is looked up in the kernel's cache of names alone: a name that nobody has used lately is not there, though the
+/// file may be.
+pub(crate) fn path_lookup(guest: &Guest, path: &str, pid: i32) -> Result<PathLookup> {
+    let kernel = guest.kernel()?;
+    twice(&format!("the way of {path}"), || {
+        let task = guest.task(pid)?;
+        let fs = guest.task_pointer(&task, "fs", "directories")?;
+        let start = |member: &str| {
+            let at = offset_of(&kernel, "struct fs_struct", member)?;
+            kernel.load::<Path>(fs.offset(at))
+        };
+        let mut walk = Walk::new(&kernel, start("root")?)?;
+        if !path.starts_with('/') {
+            walk.at = start("pwd")?;
+        }
+        walk.run(path)
+    })
 }
 
 struct Walk<'k> {

@@ -5,7 +5,6 @@ use serde::Serialize;
 use super::kind::dev;
 use super::namespace::frozen;
 use crate::base::check_interrupt;
-use crate::guest::Guest;
 use crate::kernel::Kernel;
 use crate::memory::GuestVirt;
 use crate::object::{FixedStr, Mirror, Plan};
@@ -87,12 +86,9 @@ struct Raw {
     frozen: u32,
 }
 
-impl Guest {
-    /// The types of file systems that the kernel knows, and the file systems of each, mounted or not.
-    pub fn filesystems(&self) -> Result<FileSystems> {
-        let kernel = self.kernel()?;
-        twice("the types of file systems", || read(&kernel))
-    }
+/// The types of file systems that the kernel knows, and the file systems of each, mounted or not.
+pub(crate) fn filesystems(kernel: &Kernel) -> Result<FileSystems> {
+    twice("the types of file systems", || read(kernel))
 }
 
 fn read(kernel: &Kernel) -> Result<FileSystems> {

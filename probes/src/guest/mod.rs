@@ -6,6 +6,12 @@ pub mod dump;
 mod lazy;
 mod objects;
 
+pub(crate) use objects::list;
+
+pub(crate) use objects::type_of;
+
+pub(crate) use objects::symbols;
+
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};

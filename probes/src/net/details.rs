@@ -5,7 +5,6 @@ use serde::Serialize;
 use super::stats::{self, DeviceStats};
 use super::{NetDevice, device, net_namespaces};
 use crate::Listing;
-use crate::guest::Guest;
 use crate::kernel::Kernel;
 use crate::memory::GuestVirt;
 use crate::object::Mirror;
@@ -140,28 +139,25 @@ struct NapiStruct {
     thread: Option<GuestVirt>,
 }
 
-impl Guest {
-    /// The devices of this name in all network namespaces, in detail.
-    pub fn net_device(&self, name: &str) -> Result<AllDeviceDetails> {
-        let kernel = self.kernel()?;
-        let namespaces = net_namespaces(&kernel)?;
-        let devices = device::read(&kernel, &namespaces)?;
-        let mut all = AllDeviceDetails::new();
-        all.missing = namespaces.missing;
-        all.missing.extend(devices.missing);
-        for device in devices.items {
-            if device.name == name {
-                let what = format!("device {name} at {}", device.at);
-                all.take(details(&kernel, device), || what);
-            }
+/// The devices of this name in all network namespaces, in detail.
+pub(crate) fn net_device(kernel: &Kernel, name: &str) -> Result<AllDeviceDetails> {
+    let namespaces = net_namespaces(kernel)?;
+    let devices = device::read(kernel, &namespaces)?;
+    let mut all = AllDeviceDetails::new();
+    all.missing = namespaces.missing;
+    all.missing.extend(devices.missing);
+    for device in devices.items {
+        if device.name == name {
+            let what = format!("device {name} at {}", device.at);
+            all.take(details(kernel, device), || what);
         }
-        // One that could not be read may be the one: that is said then.
-        match all.is_empty() && all.is_whole() {
-            true => Err(Error::Absent(format!(
-                "no network namespace has a device `{name}`: `klab net` lists those there are"
-            ))),
-            false => Ok(all),
-        }
+    }
+    // One that could not be read may be the one: that is said then.
+    match all.is_empty() && all.is_whole() {
+        true => Err(Error::Absent(format!(
+            "no network namespace has a device `{name}`: `klab net` lists those there are"
+        ))),
+        false => Ok(all),
     }
 }
 

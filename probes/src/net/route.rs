@@ -6,7 +6,6 @@ use serde::Serialize;
 
 use super::{NetNamespace, net_namespaces};
 use crate::base::check_interrupt;
-use crate::guest::Guest;
 use crate::kernel::Kernel;
 use crate::memory::GuestVirt;
 use crate::object::{FixedStr, Mirror, Plan};
@@ -158,22 +157,19 @@ struct Fib6Info {
     nh: Option<GuestVirt>,
 }
 
-impl Guest {
-    /// The routes of IPv4 and IPv6 of all network namespaces: `ip route show table all`.
-    pub fn routes(&self) -> Result<Routes> {
-        let kernel = self.kernel()?;
-        let namespaces = net_namespaces(&kernel)?;
-        let mut all = Routes::new();
-        all.missing = namespaces.missing;
-        for net in namespaces.items {
-            let what = format!("the routes of the network namespace {}", net.inum);
-            match twice(&what, || Reader::new(&kernel, net)?.all()) {
-                Ok(found) => all.append(found),
-                Err(error) => all.miss(what, &error),
-            }
+/// The routes of IPv4 and IPv6 of all network namespaces: `ip route show table all`.
+pub(crate) fn routes(kernel: &Kernel) -> Result<Routes> {
+    let namespaces = net_namespaces(kernel)?;
+    let mut all = Routes::new();
+    all.missing = namespaces.missing;
+    for net in namespaces.items {
+        let what = format!("the routes of the network namespace {}", net.inum);
+        match twice(&what, || Reader::new(kernel, net)?.all()) {
+            Ok(found) => all.append(found),
+            Err(error) => all.miss(what, &error),
         }
-        Ok(all)
     }
+    Ok(all)
 }
 
 struct Reader<'k> {

@@ -23,6 +23,8 @@ mod signal;
 mod times;
 mod view;
 
+pub(crate) use nsproxy::namespaces;
+
 pub use cred::{CAPABILITIES, Capabilities, Credentials, Ids, Seccomp, SeccompMode};
 pub use nsproxy::{Member, Namespace, NamespaceInUse, Namespaces, TaskNamespaces};
 pub use resource::{Rlimit, Rlimits};
@@ -94,58 +96,6 @@ pub struct Ancestor {
 }
 
 impl Guest {
-    /// The task `pid`, a process or thread, in full. A part that cannot be read does not hide the others.
-    ///
-    /// # Errors
-    /// When there is no such task, or its `task_struct` itself cannot be read.
-    pub fn process(&self, pid: i32) -> Result<Process> {
-        let task = self.task(pid)?;
-        let kernel = self.kernel()?;
-        let mut missing = Vec::new();
-        let number = |kind: &'static str| {
-            self.of_task(pid, "the process group", |kernel, task| {
-                pid_nr(kernel, task.signal, kind)
-            })
-        };
-        // Once it has exited it has none.
-        let fs = match self.task_pointer(&task, "fs", "directories") {
-            Err(Error::Absent(_)) => None,
-            fs => fs.or_miss(&mut missing, || "its fs"),
-        };
-        let path = |member: &str, missing: &mut Vec<Missing>| {
-            let fs = fs?;
-            let path = offset_of(&kernel, "struct fs_struct", member)
-                .and_then(|offset| d_path(&kernel, fs.offset(offset)));
-            path.or_miss(missing, || format!("the {member} of its fs_struct {fs}"))
-        };
-        let signals = match self.signals(pid) {
-            Err(Error::Absent(_)) => None,
-            signals => signals.or_miss(&mut missing, || "its signals"),
-        };
-        let missing = &mut missing;
-        Ok(Process {
-            pgrp: number("PIDTYPE_PGID").or_miss(missing, || "its process group"),
-            session: number("PIDTYPE_SID").or_miss(missing, || "its session"),
-            ancestry: self
-                .ancestry(pid)
-                .or_miss(missing, || "its parents")
-                .unwrap_or_default(),
-            cmdline: self.cmdline(pid).or_miss(missing, || "its arguments"),
-            environ: self.environ(pid).or_miss(missing, || "its environment"),
-            exe: self.exe(&task).or_miss(missing, || "its program").flatten(),
-            cwd: path("pwd", missing),
-            root: path("root", missing),
-            credentials: self.credentials(pid).or_miss(missing, || "its credentials"),
-            signals,
-            rlimits: whole(self.rlimits(pid), missing, "its limits"),
-            namespaces: whole(self.task_namespaces(pid), missing, "its namespaces"),
-            cgroups: whole(self.cgroup(pid), missing, "its control groups"),
-            times: self.times(pid).or_miss(missing, || "its times"),
-            task,
-            missing: std::mem::take(missing),
-        })
-    }
-
     /// The parents of the task `pid` up to the first process, the nearest first.
     pub fn ancestry(&self, pid: i32) -> Result<Vec<Ancestor>> {
         self.of_task(pid, "the parents", |kernel, task| {
@@ -200,6 +150,63 @@ impl Guest {
         });
         both.map(|(_, _, value)| value)
     }
+}
+
+/// The task `pid`, a process or thread, in full. A part that cannot be read does not hide the others.
+///
+/// # Errors
+/// When there is no such task, or its `task_struct` itself cannot be read.
+pub(crate) fn process(guest: &Guest, pid: i32) -> Result<Process> {
+    let task = guest.task(pid)?;
+    let kernel = guest.kernel()?;
+    let mut missing = Vec::new();
+    let number = |kind: &'static str| {
+        guest.of_task(pid, "the process group", |kernel, task| {
+            pid_nr(kernel, task.signal, kind)
+        })
+    };
+    // Once it has exited it has none.
+    let fs = match guest.task_pointer(&task, "fs", "directories") {
+        Err(Error::Absent(_)) => None,
+        fs => fs.or_miss(&mut missing, || "its fs"),
+    };
+    let path = |member: &str, missing: &mut Vec<Missing>| {
+        let fs = fs?;
+        let path = offset_of(&kernel, "struct fs_struct", member)
+            .and_then(|offset| d_path(&kernel, fs.offset(offset)));
+        path.or_miss(missing, || format!("the {member} of its fs_struct {fs}"))
+    };
+    let signals = match guest.signals(pid) {
+        Err(Error::Absent(_)) => None,
+        signals => signals.or_miss(&mut missing, || "its signals"),
+    };
+    let missing = &mut missing;
+    Ok(Process {
+        pgrp: number("PIDTYPE_PGID").or_miss(missing, || "its process group"),
+        session: number("PIDTYPE_SID").or_miss(missing, || "its session"),
+        ancestry: guest
+            .ancestry(pid)
+            .or_miss(missing, || "its parents")
+            .unwrap_or_default(),
+        cmdline: guest.cmdline(pid).or_miss(missing, || "its arguments"),
+        environ: guest.environ(pid).or_miss(missing, || "its environment"),
+        exe: guest
+            .exe(&task)
+            .or_miss(missing, || "its program")
+            .flatten(),
+        cwd: path("pwd", missing),
+        root: path("root", missing),
+        credentials: guest
+            .credentials(pid)
+            .or_miss(missing, || "its credentials"),
+        signals,
+        rlimits: whole(guest.rlimits(pid), missing, "its limits"),
+        namespaces: whole(guest.task_namespaces(pid), missing, "its namespaces"),
+        cgroups: whole(guest.cgroup(pid), missing, "its control groups"),
+        times: guest.times(pid).or_miss(missing, || "its times"),
+        task,
+        missing: std::mem::take(missing),
+    })
 }
 
 #[derive(Debug, Mirror)]

@@ -28,6 +28,8 @@ mod tree;
 mod view;
 mod walk;
 
+pub(crate) use rq::run_queues;
+
 pub(crate) use kthread::KthreadNames;
 pub use pid::{PidNumber, find_task_by_pid, pid_numbers};
 pub(crate) use pid::{for_each_task, pid_nr};
@@ -43,6 +45,7 @@ pub(crate) use walk::current;
 pub use walk::{TASK_BOUND, for_each_process, for_each_thread};
 
 use crate::guest::Guest;
+use crate::kernel::Kernel;
 use crate::{Error, Result};
 
 pub(crate) fn no_task(pid: i32) -> Error {
@@ -52,12 +55,6 @@ pub(crate) fn no_task(pid: i32) -> Error {
 }
 
 impl Guest {
-    /// All processes, in the order of the kernel's list: the leaders of all thread groups, kernel threads among them,
-    /// without the idle tasks.
-    pub fn tasks(&self) -> Result<Tasks> {
-        walk::processes(&self.kernel()?)
-    }
-
     /// The task, process or thread, that has this pid in the initial pid namespace.
     pub fn task(&self, pid: i32) -> Result<Task> {
         let kernel = self.kernel()?;
@@ -70,14 +67,20 @@ impl Guest {
         walk::threads(&self.kernel()?, &self.task(pid)?)
     }
 
-    /// All processes by parent: `init` and `kthreadd` at the top.
-    pub fn task_tree(&self) -> Result<TaskTree> {
-        Ok(TaskTree::new(self.tasks()?))
-    }
-
     /// The task that `cpu` runs: its `current`.
     pub fn current(&self, cpu: u32) -> Result<Task> {
         let kernel = self.kernel()?;
         walk::load(&kernel, walk::current(&kernel, cpu)?)
     }
+}
+
+/// All processes by parent: `init` and `kthreadd` at the top.
+pub(crate) fn task_tree(guest: &Guest) -> Result<TaskTree> {
+    Ok(TaskTree::new(guest.tasks()?))
+}
+
+/// All processes, in the order of the kernel's list: the leaders of all thread groups, kernel threads among them,
+/// without the idle tasks.
+pub(crate) fn tasks(kernel: &Kernel) -> Result<Tasks> {
+    walk::processes(kernel)
 }

@@ -4,7 +4,6 @@ use std::ops::Deref;
 
 use serde::Serialize;
 
-use crate::guest::Guest;
 use crate::kernel::Kernel;
 use crate::memory::GuestVirt;
 use crate::object::{FixedStr, Mirror, Plan};
@@ -218,28 +217,25 @@ struct SchedDlEntity {
     dl_server: Option<bool>,
 }
 
-impl Guest {
-    /// The run queue of each CPU that is online, and the load average. What is on a queue changes all the time: pause the
-    /// guest for a picture of one instant.
-    pub fn run_queues(&self) -> Result<RunQueues> {
-        let kernel = self.kernel()?;
-        let mut queues = Listing::new();
-        for cpu in online_cpus(&kernel)? {
-            let name = format!("the run queue of CPU {cpu}");
-            let queue = settle_all(&name, || read(&kernel, cpu)).map(|(queue, missing)| {
-                queues
-                    .missing
-                    .extend(missing.into_iter().map(|part| part.of(&name)));
-                queue
-            });
-            queues.take(queue, || name);
-        }
-        Ok(RunQueues {
-            load: load(&kernel)?,
-            queues: queues.items,
-            missing: queues.missing,
-        })
+/// The run queue of each CPU that is online, and the load average. What is on a queue changes all the time: pause the
+/// guest for a picture of one instant.
+pub(crate) fn run_queues(kernel: &Kernel) -> Result<RunQueues> {
+    let mut queues = Listing::new();
+    for cpu in online_cpus(kernel)? {
+        let name = format!("the run queue of CPU {cpu}");
+        let queue = settle_all(&name, || read(kernel, cpu)).map(|(queue, missing)| {
+            queues
+                .missing
+                .extend(missing.into_iter().map(|part| part.of(&name)));
+            queue
+        });
+        queues.take(queue, || name);
     }
+    Ok(RunQueues {
+        load: load(kernel)?,
+        queues: queues.items,
+        missing: queues.missing,
+    })
 }
 
 /// `get_avenrun()` with the offset that `/proc/loadavg` takes: fixed point with 11 bits.

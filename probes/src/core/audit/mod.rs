@@ -90,14 +90,12 @@ pub struct Audit {
 
 lacks!(Audit);
 
-impl Guest {
-    /// Checks the places where code is hooked into the kernel: see [`audit`](self). It changes while modules are loaded or
-    /// tracing is switched: pause the guest for one instant.
-    pub fn audit(&self) -> Result<Audit> {
-        let kernel = self.kernel()?;
-        let modules = self.modules()?;
-        settle_all("the hooks", || read(&kernel, &modules).map(Some))
-    }
+/// Checks the places where code is hooked into the kernel: see [`audit`](self). It changes while modules are loaded or
+/// tracing is switched: pause the guest for one instant.
+pub(crate) fn audit(guest: &Guest) -> Result<Audit> {
+    let kernel = guest.kernel()?;
+    let modules = guest.modules()?;
+    settle_all("the hooks", || read(&kernel, &modules).map(Some))
 }
 
 fn read(kernel: &Kernel, modules: &Modules) -> Result<Audit> {

@@ -5,7 +5,6 @@ mod view;
 use serde::Serialize;
 
 use crate::base::parts;
-use crate::guest::Guest;
 use crate::kernel::Kernel;
 use crate::memory::{GuestVirt, PAGE_SIZE};
 use crate::object::{FixedStr, Mirror, Plan};
@@ -171,15 +170,12 @@ struct User {
     uid: u32,
 }
 
-impl Guest {
-    /// The BPF programs, maps and links.
-    pub fn bpf(&self) -> Result<Bpf> {
-        let kernel = self.kernel()?;
-        settle_all("the BPF programs and maps", || {
-            let reader = Reader::new(&kernel)?;
-            reader.read()
-        })
-    }
+/// The BPF programs, maps and links.
+pub(crate) fn bpf(kernel: &Kernel) -> Result<Bpf> {
+    settle_all("the BPF programs and maps", || {
+        let reader = Reader::new(kernel)?;
+        reader.read()
+    })
 }
 
 struct Reader<'k> {

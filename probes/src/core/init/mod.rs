@@ -8,7 +8,7 @@ use miniz_oxide::inflate::core::{DecompressorOxide, decompress};
 use serde::Serialize;
 
 use crate::Listing;
-use crate::guest::Guest;
+use crate::kernel::Kernel;
 use crate::memory::GuestVirt;
 use crate::{Error, Result};
 
@@ -48,48 +48,44 @@ pub struct ConfigOption {
 /// The kernel's configuration: the options that are set.
 pub type Kconfig = Listing<ConfigOption>;
 
-impl Guest {
-    /// The kernel's command line: `/proc/cmdline`.
-    pub fn command_line(&self) -> Result<CommandLine> {
-        let kernel = self.kernel()?;
-        let at = GuestVirt(kernel.read_u64(kernel.symbol("saved_command_line")?)?);
-        let text = kernel.read_cstr(at, COMMAND_LINE)?;
-        Ok(CommandLine {
-            parameters: words(&text),
-            text,
+/// The configuration that the kernel was built with: `/proc/config.gz`.
+///
+/// # Errors
+/// When the kernel does not have it in it, as those of most distributions do not.
+pub(crate) fn kconfig(kernel: &Kernel) -> Result<Kconfig> {
+    let start = kernel.find_symbol("kernel_config_data")?;
+    let end = kernel.find_symbol("kernel_config_data_end")?;
+    let (Some(start), Some(end)) = (start, end) else {
+        return Err(Error::Unsupported(format!(
+            "{} was built without CONFIG_IKCONFIG, so its memory does not hold its configuration: its package has it as the file config-{0}",
+            kernel.release()
+        )));
+    };
+    let len = end.0.wrapping_sub(start.0);
+    if len > PACKED {
+        return Err(malformed(format!("it lies from {start} to {end}")));
+    }
+    let mut packed = vec![0; len as usize];
+    kernel.read(start, &mut packed)?;
+    let text = String::from_utf8_lossy(&gunzip(&packed)?).into_owned();
+    let options = text.lines().filter_map(|line| {
+        let (name, value) = line.split_once('=')?;
+        (!name.starts_with('#')).then(|| ConfigOption {
+            name: name.to_owned(),
+            value: value.to_owned(),
         })
-    }
+    });
+    Ok(options.collect())
+}
 
-    /// The configuration that the kernel was built with: `/proc/config.gz`.
-    ///
-    /// # Errors
-    /// When the kernel does not have it in it, as those of most distributions do not.
-    pub fn kconfig(&self) -> Result<Kconfig> {
-        let kernel = self.kernel()?;
-        let start = kernel.find_symbol("kernel_config_data")?;
-        let end = kernel.find_symbol("kernel_config_data_end")?;
-        let (Some(start), Some(end)) = (start, end) else {
-            return Err(Error::Unsupported(format!(
-                "{} was built without CONFIG_IKCONFIG, so its memory does not hold its configuration: its package has it as the file config-{0}",
-                kernel.release()
-            )));
-        };
-        let len = end.0.wrapping_sub(start.0);
-        if len > PACKED {
-            return Err(malformed(format!("it lies from {start} to {end}")));
-        }
-        let mut packed = vec![0; len as usize];
-        kernel.read(start, &mut packed)?;
-        let text = String::from_utf8_lossy(&gunzip(&packed)?).into_owned();
-        let options = text.lines().filter_map(|line| {
-            let (name, value) = line.split_once('=')?;
-            (!name.starts_with('#')).then(|| ConfigOption {
-                name: name.to_owned(),
-                value: value.to_owned(),
-            })
-        });
-        Ok(options.collect())
-    }
+/// The kernel's command line: `/proc/cmdline`.
+pub(crate) fn command_line(kernel: &Kernel) -> Result<CommandLine> {
+    let at = GuestVirt(kernel.read_u64(kernel.symbol("saved_command_line")?)?);
+    let text = kernel.read_cstr(at, COMMAND_LINE)?;
+    Ok(CommandLine {
+        parameters: words(&text),
+        text,
+    })
 }
 
 fn malformed(why: String) -> Error {
@@ -152,6 +148,7 @@ fn gunzip(packed: &[u8]) -> Result<Vec<u8>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::guest::Guest;
     use crate::kernel::FakeKernel;
     use crate::view::View as _;
 

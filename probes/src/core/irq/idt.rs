@@ -4,7 +4,6 @@ use serde::Serialize;
 
 use crate::Listing;
 use crate::Result;
-use crate::guest::Guest;
 use crate::kernel::{Function, Functions, Kernel};
 use crate::memory::GuestVirt;
 use crate::object::{Mirror, Plan};
@@ -59,11 +58,9 @@ struct Raw {
     present: bool,
 }
 
-impl Guest {
-    /// The interrupt descriptor table, `idt_table`.
-    pub fn idt(&self) -> Result<Idt> {
-        gates(&self.kernel()?)
-    }
+/// The interrupt descriptor table, `idt_table`.
+pub(crate) fn idt(kernel: &Kernel) -> Result<Idt> {
+    gates(kernel)
 }
 
 pub(crate) fn gates(kernel: &Kernel) -> Result<Idt> {

@@ -6,6 +6,10 @@ mod softirq;
 mod stat;
 mod view;
 
+pub(crate) use softirq::softirqs;
+
+pub(crate) use idt::idt;
+
 use std::ops::Deref;
 
 pub(crate) use idt::gates;
@@ -15,7 +19,6 @@ pub use softirq::{Softirq, Softirqs};
 pub use stat::CpuInterrupt;
 
 use crate::base::parts;
-use crate::guest::Guest;
 use crate::kernel::{Function, Functions, Kernel};
 use crate::memory::GuestVirt;
 use crate::object::{Mirror, Object, Plan};
@@ -126,32 +129,29 @@ struct Action {
     name: GuestVirt,
 }
 
-impl Guest {
-    /// The interrupts, with counts, affinity and handlers: `/proc/interrupts` and `/proc/irq`.
-    pub fn irqs(&self) -> Result<Irqs> {
-        let kernel = self.kernel()?;
-        settle_all("the interrupts", || {
-            let reader = Reader {
-                kernel: &kernel,
-                functions: Functions::new(&kernel),
-                cpus: online_cpus(&kernel)?,
-            };
-            let nodes = descriptors(&kernel)?;
-            let mut irqs = Listing::new();
-            irqs.missing = nodes.missing;
-            for at in nodes.items {
-                irqs.take(reader.irq(at), || format!("the irq_desc at {at}"));
-            }
-            let mut missing = irqs.missing;
-            let cpu_interrupts = stat::read(&kernel, &reader.cpus);
-            Ok(Some(Irqs {
-                cpu_interrupts: parts(&mut missing, "the CPUs' own interrupts", cpu_interrupts),
-                cpus: reader.cpus,
-                irqs: irqs.items,
-                missing,
-            }))
-        })
-    }
+/// The interrupts, with counts, affinity and handlers: `/proc/interrupts` and `/proc/irq`.
+pub(crate) fn irqs(kernel: &Kernel) -> Result<Irqs> {
+    settle_all("the interrupts", || {
+        let reader = Reader {
+            kernel,
+            functions: Functions::new(kernel),
+            cpus: online_cpus(kernel)?,
+        };
+        let nodes = descriptors(kernel)?;
+        let mut irqs = Listing::new();
+        irqs.missing = nodes.missing;
+        for at in nodes.items {
+            irqs.take(reader.irq(at), || format!("the irq_desc at {at}"));
+        }
+        let mut missing = irqs.missing;
+        let cpu_interrupts = stat::read(kernel, &reader.cpus);
+        Ok(Some(Irqs {
+            cpu_interrupts: parts(&mut missing, "the CPUs' own interrupts", cpu_interrupts),
+            cpus: reader.cpus,
+            irqs: irqs.items,
+            missing,
+        }))
+    })
 }
 
 /// Each `irq_desc`: in a maple tree since 6.5, before that in a radix tree.

@@ -3,7 +3,6 @@
 use serde::Serialize;
 
 use super::NAME;
-use crate::guest::Guest;
 use crate::kernel::{Function, Functions, Kernel};
 use crate::memory::GuestVirt;
 use crate::structures::{array, offset_of, online_cpus, per_cpu_ptr};
@@ -43,56 +42,53 @@ pub struct Softirqs {
     pub missing: Vec<Missing>,
 }
 
-impl Guest {
-    /// The softirqs, how often each ran on each CPU, and what is pending: `/proc/softirqs`.
-    pub fn softirqs(&self) -> Result<Softirqs> {
-        let kernel = self.kernel()?;
-        let functions = Functions::new(&kernel);
-        let cpus = online_cpus(&kernel)?;
-        let (counters, count, size) = array(&kernel, "struct kernel_stat", "softirqs")?;
-        if count > MOST || size != 4 {
-            let why = format!("it has {count} softirqs of {size} bytes");
-            return Err(Error::Malformed {
-                what: "struct kernel_stat",
-                why,
-            });
-        }
-        let mut list = Listing::new();
-        let mut masks: Vec<Option<u16>> = Vec::new();
-        for cpu in &cpus {
-            let mask = pending(&kernel, *cpu);
-            let name = || format!("what is pending on CPU {cpu}");
-            masks.push(mask.or_miss(&mut list.missing, name));
-        }
-        let names = kernel.symbol("softirq_to_name")?;
-        let actions = kernel.symbol("softirq_vec")?;
-        let softirq = |nr: u64| {
-            // Both are arrays of pointers: struct softirq_action has nothing but one.
-            let name = GuestVirt(kernel.read_u64(names.offset(nr * 8))?);
-            let action = GuestVirt(kernel.read_u64(actions.offset(nr * 8))?);
-            let counts = cpus.iter().map(|cpu| {
-                let stat = per_cpu_ptr(&kernel, "kstat", *cpu)?;
-                Ok(kernel.read_u32(stat.offset(counters + nr * size))?.into())
-            });
-            Ok(Softirq {
-                name: kernel.read_cstr(name, NAME)?,
-                action: functions.of(action)?,
-                counts: counts.collect::<Result<_>>()?,
-                pending: masks
-                    .iter()
-                    .map(|mask| Some((*mask)? >> nr & 1 == 1))
-                    .collect(),
-            })
-        };
-        for nr in 0..count as u64 {
-            list.take(softirq(nr), || format!("softirq {nr}"));
-        }
-        Ok(Softirqs {
-            softirqs: list.items,
-            missing: list.missing,
-            cpus,
-        })
+/// The softirqs, how often each ran on each CPU, and what is pending: `/proc/softirqs`.
+pub(crate) fn softirqs(kernel: &Kernel) -> Result<Softirqs> {
+    let functions = Functions::new(kernel);
+    let cpus = online_cpus(kernel)?;
+    let (counters, count, size) = array(kernel, "struct kernel_stat", "softirqs")?;
+    if count > MOST || size != 4 {
+        let why = format!("it has {count} softirqs of {size} bytes");
+        return Err(Error::Malformed {
+            what: "struct kernel_stat",
+            why,
+        });
     }
+    let mut list = Listing::new();
+    let mut masks: Vec<Option<u16>> = Vec::new();
+    for cpu in &cpus {
+        let mask = pending(kernel, *cpu);
+        let name = || format!("what is pending on CPU {cpu}");
+        masks.push(mask.or_miss(&mut list.missing, name));
+    }
+    let names = kernel.symbol("softirq_to_name")?;
+    let actions = kernel.symbol("softirq_vec")?;
+    let softirq = |nr: u64| {
+        // Both are arrays of pointers: struct softirq_action has nothing but one.
+        let name = GuestVirt(kernel.read_u64(names.offset(nr * 8))?);
+        let action = GuestVirt(kernel.read_u64(actions.offset(nr * 8))?);
+        let counts = cpus.iter().map(|cpu| {
+            let stat = per_cpu_ptr(kernel, "kstat", *cpu)?;
+            Ok(kernel.read_u32(stat.offset(counters + nr * size))?.into())
+        });
+        Ok(Softirq {
+            name: kernel.read_cstr(name, NAME)?,
+            action: functions.of(action)?,
+            counts: counts.collect::<Result<_>>()?,
+            pending: masks
+                .iter()
+                .map(|mask| Some((*mask)? >> nr & 1 == 1))
+                .collect(),
+        })
+    };
+    for nr in 0..count as u64 {
+        list.take(softirq(nr), || format!("softirq {nr}"));
+    }
+    Ok(Softirqs {
+        softirqs: list.items,
+        missing: list.missing,
+        cpus,
+    })
 }
 
 /// `local_softirq_pending()` of a CPU.

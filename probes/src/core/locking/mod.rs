@@ -19,6 +19,16 @@ mod rwsem;
 mod view;
 mod wait;
 
+pub(crate) use wait::completion;
+
+pub(crate) use rt_mutex::rt_mutex;
+
+pub(crate) use rwsem::rwsem;
+
+pub(crate) use mutex::mutex;
+
+pub(crate) use wait::wait_queue;
+
 pub use mutex::Mutex;
 pub use rt_mutex::{RtMutex, RtWaiter};
 pub use rwsem::{RwSem, RwSemWaiter, RwState};

@@ -3,7 +3,6 @@
 use serde::Serialize;
 
 use super::{Contender, each, rt_mutex, waiters};
-use crate::guest::Guest;
 use crate::kernel::Kernel;
 use crate::memory::GuestVirt;
 use crate::structures::{offset_of, twice};
@@ -30,12 +29,9 @@ pub struct Mutex {
     pub missing: Vec<Missing>,
 }
 
-impl Guest {
-    /// Reads the `struct mutex` at an address: its owner and its waiters.
-    pub fn mutex(&self, at: GuestVirt) -> Result<Mutex> {
-        let kernel = self.kernel()?;
-        twice(&format!("the mutex at {at}"), || read(&kernel, at))
-    }
+/// Reads the `struct mutex` at an address: its owner and its waiters.
+pub(crate) fn mutex(kernel: &Kernel, at: GuestVirt) -> Result<Mutex> {
+    twice(&format!("the mutex at {at}"), || read(kernel, at))
 }
 
 fn read(kernel: &Kernel, at: GuestVirt) -> Result<Mutex> {

@@ -4,7 +4,6 @@
 use serde::Serialize;
 
 use super::{BOUND, Contender, each};
-use crate::guest::Guest;
 use crate::kernel::Kernel;
 use crate::memory::GuestVirt;
 use crate::object::Mirror;
@@ -51,12 +50,9 @@ struct Waiter {
     deadline: u64,
 }
 
-impl Guest {
-    /// Reads the `struct rt_mutex` or `rt_mutex_base` at an address: its owner and its waiters.
-    pub fn rt_mutex(&self, at: GuestVirt) -> Result<RtMutex> {
-        let kernel = self.kernel()?;
-        twice(&format!("the rt_mutex at {at}"), || read(&kernel, at))
-    }
+/// Reads the `struct rt_mutex` or `rt_mutex_base` at an address: its owner and its waiters.
+pub(crate) fn rt_mutex(kernel: &Kernel, at: GuestVirt) -> Result<RtMutex> {
+    twice(&format!("the rt_mutex at {at}"), || read(kernel, at))
 }
 
 pub(super) fn read(kernel: &Kernel, at: GuestVirt) -> Result<RtMutex> {

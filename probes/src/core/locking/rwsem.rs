@@ -3,7 +3,6 @@
 use serde::Serialize;
 
 use super::{Contender, each, rt_mutex, waiters};
-use crate::guest::Guest;
 use crate::kernel::Kernel;
 use crate::memory::GuestVirt;
 use crate::structures::{enumerator, offset_of, twice};
@@ -61,12 +60,9 @@ pub struct RwSem {
     pub missing: Vec<Missing>,
 }
 
-impl Guest {
-    /// Reads the `struct rw_semaphore` at an address: its owner and its waiters.
-    pub fn rwsem(&self, at: GuestVirt) -> Result<RwSem> {
-        let kernel = self.kernel()?;
-        twice(&format!("the rw_semaphore at {at}"), || read(&kernel, at))
-    }
+/// Reads the `struct rw_semaphore` at an address: its owner and its waiters.
+pub(crate) fn rwsem(kernel: &Kernel, at: GuestVirt) -> Result<RwSem> {
+    twice(&format!("the rw_semaphore at {at}"), || read(kernel, at))
 }
 
 fn read(kernel: &Kernel, at: GuestVirt) -> Result<RwSem> {

@@ -3,7 +3,6 @@
 use serde::Serialize;
 
 use super::{BOUND, Contender, TaskStruct, each};
-use crate::guest::Guest;
 use crate::kernel::Kernel;
 use crate::memory::GuestVirt;
 use crate::object::Mirror;
@@ -61,20 +60,16 @@ struct Entry {
     func: GuestVirt,
 }
 
-impl Guest {
-    /// Lists the waiters of the `struct wait_queue_head` at an address.
-    pub fn wait_queue(&self, at: GuestVirt) -> Result<WaitQueue> {
-        let kernel = self.kernel()?;
-        twice(&format!("the wait queue at {at}"), || queue(&kernel, at))
-    }
+/// Lists the waiters of the `struct completion` at an address.
+pub(crate) fn completion(kernel: &Kernel, at: GuestVirt) -> Result<Completion> {
+    twice(&format!("the completion at {at}"), || {
+        read_completion(kernel, at)
+    })
+}
 
-    /// Lists the waiters of the `struct completion` at an address.
-    pub fn completion(&self, at: GuestVirt) -> Result<Completion> {
-        let kernel = self.kernel()?;
-        twice(&format!("the completion at {at}"), || {
-            completion(&kernel, at)
-        })
-    }
+/// Lists the waiters of the `struct wait_queue_head` at an address.
+pub(crate) fn wait_queue(kernel: &Kernel, at: GuestVirt) -> Result<WaitQueue> {
+    twice(&format!("the wait queue at {at}"), || queue(kernel, at))
 }
 
 fn queue(kernel: &Kernel, at: GuestVirt) -> Result<WaitQueue> {
@@ -125,7 +120,7 @@ fn task(kernel: &Kernel, private: GuestVirt) -> Result<Option<Contender>> {
     }
 }
 
-fn completion(kernel: &Kernel, at: GuestVirt) -> Result<Completion> {
+fn read_completion(kernel: &Kernel, at: GuestVirt) -> Result<Completion> {
     let c = "struct completion";
     let head = at.offset(offset_of(kernel, c, "wait.task_list")?);
     let member = offset_of(kernel, "struct swait_queue", "task_list")?;

@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use super::{MODULE_BOUND, Module, Raw, module};
+use super::{MODULE_BOUND, Module, Raw, one};
 use crate::guest::Guest;
 use crate::kernel::{Function, Functions, Kernel};
 use crate::memory::GuestVirt;
@@ -121,26 +121,24 @@ struct Name {
     name: FixedStr<56>,
 }
 
-impl Guest {
-    /// The module of this name in detail: `/sys/module/NAME`.
-    ///
-    /// # Errors
-    /// When no such module is loaded.
-    pub fn module(&self, name: &str) -> Result<ModuleDetails> {
-        let kernel = self.kernel()?;
-        let modules = self.modules()?;
-        // The kernel writes `_` where a file's name has `-`.
-        let wanted = name.replace('-', "_");
-        let found = modules.iter().find(|module| module.name == wanted);
-        let Some(found) = found else {
-            return Err(Error::Absent(format!(
-                "no module `{wanted}` is loaded: `klab modules` lists those that are"
-            )));
-        };
-        settle(&format!("the module {wanted}"), || {
-            read(&kernel, found.at, found.listed).map(Some)
-        })
-    }
+/// The module of this name in detail: `/sys/module/NAME`.
+///
+/// # Errors
+/// When no such module is loaded.
+pub(crate) fn module(guest: &Guest, name: &str) -> Result<ModuleDetails> {
+    let kernel = guest.kernel()?;
+    let modules = guest.modules()?;
+    // The kernel writes `_` where a file's name has `-`.
+    let wanted = name.replace('-', "_");
+    let found = modules.iter().find(|module| module.name == wanted);
+    let Some(found) = found else {
+        return Err(Error::Absent(format!(
+            "no module `{wanted}` is loaded: `klab modules` lists those that are"
+        )));
+    };
+    settle(&format!("the module {wanted}"), || {
+        read(&kernel, found.at, found.listed).map(Some)
+    })
 }
 
 fn read(kernel: &Kernel, at: GuestVirt, listed: bool) -> Result<ModuleDetails> {
@@ -152,7 +150,7 @@ fn read(kernel: &Kernel, at: GuestVirt, listed: bool) -> Result<ModuleDetails> {
     };
     let functions = Functions::new(kernel);
     Ok(ModuleDetails {
-        module: module(kernel, at, &raw, listed)?,
+        module: one(kernel, at, &raw, listed)?,
         version: text(more.version)?,
         srcversion: text(more.srcversion)?,
         exit: functions.of(more.exit)?,

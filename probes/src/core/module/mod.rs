@@ -5,6 +5,8 @@ mod unlisted;
 mod users;
 mod view;
 
+pub(crate) use details::module;
+
 pub(crate) use details::text;
 pub use details::{ModuleArea, ModuleDetails, ModuleParameter, ModuleSection};
 pub use users::ModuleUser;
@@ -13,7 +15,6 @@ use std::collections::HashSet;
 
 use serde::Serialize;
 
-use crate::guest::Guest;
 use crate::kernel::Kernel;
 use crate::memory::GuestVirt;
 use crate::object::{FixedStr, Mirror, Plan};
@@ -89,12 +90,9 @@ struct Memory {
     size: u32,
 }
 
-impl Guest {
-    /// The modules that are loaded: those of `/proc/modules`, and those that are hidden from it.
-    pub fn modules(&self) -> Result<Modules> {
-        let kernel = self.kernel()?;
-        settle_all("the module list", || read(&kernel))
-    }
+/// The modules that are loaded: those of `/proc/modules`, and those that are hidden from it.
+pub(crate) fn modules(kernel: &Kernel) -> Result<Modules> {
+    settle_all("the module list", || read(kernel))
 }
 
 /// `None` if a module changed under the walk.
@@ -112,12 +110,12 @@ fn read(kernel: &Kernel) -> Result<Option<Modules>> {
     Ok(Listing::each(nodes, name, |at| {
         let raw = plan.load(at)?;
         let listed = listed.contains(&at) || !whole;
-        let module = module(kernel, at, &raw, listed).of(|| raw.name.to_str().into_owned())?;
+        let module = one(kernel, at, &raw, listed).of(|| raw.name.to_str().into_owned())?;
         Ok((plan.load(at)? == raw).then_some(module))
     }))
 }
 
-fn module(kernel: &Kernel, at: GuestVirt, raw: &Raw, listed: bool) -> Result<Module> {
+fn one(kernel: &Kernel, at: GuestVirt, raw: &Raw, listed: bool) -> Result<Module> {
     let (base, size) = memory(kernel, at, raw)?;
     let state = match raw.state {
         0 => ModuleState::Live,

@@ -12,7 +12,6 @@ use serde::Serialize;
 
 use crate::Listing;
 use crate::base::check_interrupt;
-use crate::guest::Guest;
 use crate::kernel::Kernel;
 use crate::memory::GuestVirt;
 use crate::object::{FixedStr, Mirror, Plan};
@@ -188,44 +187,41 @@ struct Info {
     device: FixedStr<48>,
 }
 
-impl Guest {
-    /// The kernel's log: every record that `/dev/kmsg` would give, oldest first, and the last one before its line is ended.
-    ///
-    /// Records that are overwritten while they are read are left out, as they are gone: [`Log::holes`].
-    pub fn log(&self) -> Result<Log> {
-        let kernel = self.kernel()?;
-        let reader = Reader::new(&kernel)?;
-        let Ring {
-            head_id,
-            tail_id,
-            count_bits,
-            ..
-        } = reader.ring;
-        let count = head_id.wrapping_sub(tail_id) & ID_MASK;
-        if count >> count_bits != 0 {
-            let why = format!(
-                "its ids run from {tail_id:#x} to {head_id:#x}, more than its 2^{count_bits} descriptors"
-            );
-            return Err(Error::Broken {
-                what: "printk ring buffer",
-                at: reader.at,
-                why,
-            });
-        }
-        let mut records = Listing::new();
-        for i in 0..=count {
-            check_interrupt();
-            let id = tail_id.wrapping_add(i) & ID_MASK;
-            match reader.record(id) {
-                Ok(record) => records.items.extend(record),
-                Err(error) => records.miss(format!("the record with the id {id:#x}"), &error),
-            }
-        }
-        Ok(Log {
-            overwritten: records.first().map_or(0, |first| first.seq),
-            records,
-        })
+/// The kernel's log: every record that `/dev/kmsg` would give, oldest first, and the last one before its line is ended.
+///
+/// Records that are overwritten while they are read are left out, as they are gone: [`Log::holes`].
+pub(crate) fn log(kernel: &Kernel) -> Result<Log> {
+    let reader = Reader::new(kernel)?;
+    let Ring {
+        head_id,
+        tail_id,
+        count_bits,
+        ..
+    } = reader.ring;
+    let count = head_id.wrapping_sub(tail_id) & ID_MASK;
+    if count >> count_bits != 0 {
+        let why = format!(
+            "its ids run from {tail_id:#x} to {head_id:#x}, more than its 2^{count_bits} descriptors"
+        );
+        return Err(Error::Broken {
+            what: "printk ring buffer",
+            at: reader.at,
+            why,
+        });
     }
+    let mut records = Listing::new();
+    for i in 0..=count {
+        check_interrupt();
+        let id = tail_id.wrapping_add(i) & ID_MASK;
+        match reader.record(id) {
+            Ok(record) => records.items.extend(record),
+            Err(error) => records.miss(format!("the record with the id {id:#x}"), &error),
+        }
+    }
+    Ok(Log {
+        overwritten: records.first().map_or(0, |first| first.seq),
+        records,
+    })
 }
 
 struct Reader<'k> {

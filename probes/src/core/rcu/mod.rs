@@ -6,7 +6,6 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use crate::guest::Guest;
 use crate::kernel::{Function, Functions, Kernel};
 use crate::memory::GuestVirt;
 use crate::object::{Mirror, Object, Plan};
@@ -107,44 +106,41 @@ struct Data {
     n_cbs_invoked: u64,
 }
 
-impl Guest {
-    /// The state of RCU: grace periods, what each CPU owes the present one, callbacks that wait.
-    pub fn rcu(&self) -> Result<Rcu> {
-        let kernel = self.kernel()?;
-        let at = kernel.symbol("rcu_state")?;
-        let plan = Plan::<State>::new(&kernel)?;
-        let functions = Functions::new(&kernel);
-        let state = settle("the state of RCU", || {
-            let state = plan.load(at)?;
-            Ok((plan.load(at)? == state).then_some(state))
-        })?;
-        let mut cpus = Listing::new();
-        for cpu in online_cpus(&kernel)? {
-            let what = format!("the callbacks of CPU {cpu}");
-            let read = settle(&what, || read(&kernel, &functions, cpu));
-            cpus.take(read, || what);
-        }
-        let mut missing = cpus.missing;
-        Ok(Rcu {
-            name: kernel.read_cstr(state.name, NAME)?,
-            gp: state.gp_seq >> CTR_SHIFT,
-            under_way: state.gp_seq & ((1 << CTR_SHIFT) - 1) != 0,
-            state: state_name(&kernel, state.gp_state)?,
-            gp_kthread: match state.gp_kthread.is_null() {
-                true => None,
-                false => {
-                    let task = Object::at(&kernel, "struct task_struct", state.gp_kthread)?;
-                    let pid = task.member("pid")?.i64();
-                    pid.or_miss(&mut missing, || "the task of gp_kthread")
-                        .map(|pid| pid as i32)
-                }
-            },
-            expedited: state.expedited_sequence >> CTR_SHIFT,
-            forced_qs: state.n_force_qs,
-            cpus: cpus.items,
-            missing,
-        })
+/// The state of RCU: grace periods, what each CPU owes the present one, callbacks that wait.
+pub(crate) fn rcu(kernel: &Kernel) -> Result<Rcu> {
+    let at = kernel.symbol("rcu_state")?;
+    let plan = Plan::<State>::new(kernel)?;
+    let functions = Functions::new(kernel);
+    let state = settle("the state of RCU", || {
+        let state = plan.load(at)?;
+        Ok((plan.load(at)? == state).then_some(state))
+    })?;
+    let mut cpus = Listing::new();
+    for cpu in online_cpus(kernel)? {
+        let what = format!("the callbacks of CPU {cpu}");
+        let read = settle(&what, || read(kernel, &functions, cpu));
+        cpus.take(read, || what);
     }
+    let mut missing = cpus.missing;
+    Ok(Rcu {
+        name: kernel.read_cstr(state.name, NAME)?,
+        gp: state.gp_seq >> CTR_SHIFT,
+        under_way: state.gp_seq & ((1 << CTR_SHIFT) - 1) != 0,
+        state: state_name(kernel, state.gp_state)?,
+        gp_kthread: match state.gp_kthread.is_null() {
+            true => None,
+            false => {
+                let task = Object::at(kernel, "struct task_struct", state.gp_kthread)?;
+                let pid = task.member("pid")?.i64();
+                pid.or_miss(&mut missing, || "the task of gp_kthread")
+                    .map(|pid| pid as i32)
+            }
+        },
+        expedited: state.expedited_sequence >> CTR_SHIFT,
+        forced_qs: state.n_force_qs,
+        cpus: cpus.items,
+        missing,
+    })
 }
 
 /// The kernel's own name for the state, `gp_state_names[]`.

@@ -4,7 +4,6 @@
 use serde::Serialize;
 
 use crate::base::parts;
-use crate::guest::Guest;
 use crate::kernel::{Function, Functions, Kernel};
 use crate::memory::GuestVirt;
 use crate::object::{Mirror, Plan};
@@ -127,36 +126,33 @@ struct Tick {
     mode: u32,
 }
 
-impl Guest {
-    /// The clocks, as of the last tick, the clock sources, and what interrupts the CPUs.
-    pub fn clocks(&self) -> Result<Clocks> {
-        let kernel = self.kernel()?;
-        let functions = Functions::new(&kernel);
-        let mut missing = Vec::new();
-        let now = coarse(&kernel).or_miss(&mut missing, || "the timekeeper");
-        let now = now.as_ref();
-        let jiffies = kernel
-            .symbol("jiffies_64")
-            .and_then(|at| kernel.read_u64(at));
-        let jiffies = jiffies.or_miss(&mut missing, || "jiffies_64");
-        let all = settle_all("the clock sources", || {
-            sources(&kernel, &functions).map(Some)
-        });
-        Ok(Clocks {
-            realtime: now.map(|now| now.realtime),
-            monotonic: now.map(|now| now.monotonic),
-            boottime: now.map(|now| now.boottime),
-            btime: now.map(|now| now.btime),
-            jiffies,
-            sources: parts(&mut missing, "the clock sources", all),
-            events: parts(
-                &mut missing,
-                "the clock event devices",
-                events(&kernel, &functions),
-            ),
-            missing,
-        })
-    }
+/// The clocks, as of the last tick, the clock sources, and what interrupts the CPUs.
+pub(crate) fn clocks(kernel: &Kernel) -> Result<Clocks> {
+    let functions = Functions::new(kernel);
+    let mut missing = Vec::new();
+    let now = coarse(kernel).or_miss(&mut missing, || "the timekeeper");
+    let now = now.as_ref();
+    let jiffies = kernel
+        .symbol("jiffies_64")
+        .and_then(|at| kernel.read_u64(at));
+    let jiffies = jiffies.or_miss(&mut missing, || "jiffies_64");
+    let all = settle_all("the clock sources", || {
+        sources(kernel, &functions).map(Some)
+    });
+    Ok(Clocks {
+        realtime: now.map(|now| now.realtime),
+        monotonic: now.map(|now| now.monotonic),
+        boottime: now.map(|now| now.boottime),
+        btime: now.map(|now| now.btime),
+        jiffies,
+        sources: parts(&mut missing, "the clock sources", all),
+        events: parts(
+            &mut missing,
+            "the clock event devices",
+            events(kernel, &functions),
+        ),
+        missing,
+    })
 }
 
 /// The times of the last tick.

@@ -5,13 +5,14 @@ mod hrtimer;
 mod timer;
 mod view;
 
+pub(crate) use clock::clocks;
+
 pub(crate) use clock::realtime_offset;
 pub use clock::{ClockEvent, ClockSource, Clocks};
 pub use hrtimer::HrTimer;
 use serde::Serialize;
 pub use timer::WheelTimer;
 
-use crate::guest::Guest;
 use crate::kernel::{Function, Functions, Kernel};
 use crate::memory::GuestVirt;
 use crate::structures::{offset_of, online_cpus};
@@ -45,31 +46,28 @@ pub struct Timers {
     pub missing: Vec<Missing>,
 }
 
-impl Guest {
-    /// The timers of each CPU: those of the timer wheel, and the high-resolution ones, which are those of
-    /// `/proc/timer_list`. They come and go: pause the guest for those of one instant.
-    pub fn timers(&self) -> Result<Timers> {
-        let kernel = self.kernel()?;
-        let namer = Namer::new(&kernel);
-        let (mut wheel, mut hrtimers) = (Listing::new(), Listing::new());
-        for cpu in online_cpus(&kernel)? {
-            if let Err(error) = timer::read(&kernel, &namer, cpu, &mut wheel) {
-                wheel.miss(format!("the timer wheels of CPU {cpu}"), &error);
-            }
-            if let Err(error) = hrtimer::read(&kernel, &namer, cpu, &mut hrtimers) {
-                hrtimers.miss(format!("the high-resolution timers of CPU {cpu}"), &error);
-            }
+/// The timers of each CPU: those of the timer wheel, and the high-resolution ones, which are those of
+/// `/proc/timer_list`. They come and go: pause the guest for those of one instant.
+pub(crate) fn timers(kernel: &Kernel) -> Result<Timers> {
+    let namer = Namer::new(kernel);
+    let (mut wheel, mut hrtimers) = (Listing::new(), Listing::new());
+    for cpu in online_cpus(kernel)? {
+        if let Err(error) = timer::read(kernel, &namer, cpu, &mut wheel) {
+            wheel.miss(format!("the timer wheels of CPU {cpu}"), &error);
         }
-        let mut missing = wheel.missing;
-        missing.extend(hrtimers.missing);
-        Ok(Timers {
-            jiffies: kernel.read_u64(kernel.symbol("jiffies_64")?)?,
-            monotonic: clock::coarse(&kernel)?.monotonic,
-            wheel: wheel.items,
-            hrtimers: hrtimers.items,
-            missing,
-        })
+        if let Err(error) = hrtimer::read(kernel, &namer, cpu, &mut hrtimers) {
+            hrtimers.miss(format!("the high-resolution timers of CPU {cpu}"), &error);
+        }
     }
+    let mut missing = wheel.missing;
+    missing.extend(hrtimers.missing);
+    Ok(Timers {
+        jiffies: kernel.read_u64(kernel.symbol("jiffies_64")?)?,
+        monotonic: clock::coarse(kernel)?.monotonic,
+        wheel: wheel.items,
+        hrtimers: hrtimers.items,
+        missing,
+    })
 }
 
 /// Names functions, and follows those that many timers share to whom each timer is for.

@@ -15,8 +15,8 @@ pub(crate) use kprobe::read as kprobes;
 use serde::Serialize;
 
 use crate::base::parts;
-use crate::guest::Guest;
 use crate::kernel::Functions;
+use crate::kernel::Kernel;
 use crate::structures::{lacks, settle_all};
 use crate::{Missing, Result};
 
@@ -45,26 +45,23 @@ pub struct Tracing {
 
 lacks!(Tracing);
 
-impl Guest {
-    /// Tracers and events, functions hooked by ftrace and by whom, kprobes: `/sys/kernel/tracing`.
-    pub fn tracing(&self) -> Result<Tracing> {
-        let kernel = self.kernel()?;
-        settle_all("what is traced", || {
-            let functions = Functions::new(&kernel);
-            let enabled = kernel.symbol("ftrace_enabled")?;
-            let mut missing = Vec::new();
-            Ok(Some(Tracing {
-                ftrace_enabled: kernel.read_u32(enabled)? != 0,
-                instances: parts(&mut missing, "instances", instance::read(&kernel)),
-                ops: parts(&mut missing, "users of ftrace", ops(&kernel, &functions)),
-                functions: parts(
-                    &mut missing,
-                    "hooked functions",
-                    ftrace::enabled(&kernel, &functions),
-                ),
-                kprobes: parts(&mut missing, "kprobes", kprobe::read(&kernel, &functions)),
-                missing,
-            }))
-        })
-    }
+/// Tracers and events, functions hooked by ftrace and by whom, kprobes: `/sys/kernel/tracing`.
+pub(crate) fn tracing(kernel: &Kernel) -> Result<Tracing> {
+    settle_all("what is traced", || {
+        let functions = Functions::new(kernel);
+        let enabled = kernel.symbol("ftrace_enabled")?;
+        let mut missing = Vec::new();
+        Ok(Some(Tracing {
+            ftrace_enabled: kernel.read_u32(enabled)? != 0,
+            instances: parts(&mut missing, "instances", instance::read(kernel)),
+            ops: parts(&mut missing, "users of ftrace", ops(kernel, &functions)),
+            functions: parts(
+                &mut missing,
+                "hooked functions",
+                ftrace::enabled(kernel, &functions),
+            ),
+            kprobes: parts(&mut missing, "kprobes", kprobe::read(kernel, &functions)),
+            missing,
+        }))
+    })
 }

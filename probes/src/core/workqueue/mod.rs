@@ -7,7 +7,6 @@ use std::ops::Deref;
 
 use serde::Serialize;
 
-use crate::guest::Guest;
 use crate::kernel::{Function, Functions, Kernel};
 use crate::memory::GuestVirt;
 use crate::object::{FixedStr, Mirror, Object, Plan};
@@ -168,14 +167,11 @@ struct Thread {
     pid: i32,
 }
 
-impl Guest {
-    /// The workqueues, the pools of workers, what these are at, and what waits for them. Work comes and goes: pause the
-    /// guest for that of one instant.
-    pub fn workqueues(&self) -> Result<Workqueues> {
-        let kernel = self.kernel()?;
-        let reader = Reader::new(&kernel)?;
-        settle_all("the workqueues", || reader.read().map(Some))
-    }
+/// The workqueues, the pools of workers, what these are at, and what waits for them. Work comes and goes: pause the
+/// guest for that of one instant.
+pub(crate) fn workqueues(kernel: &Kernel) -> Result<Workqueues> {
+    let reader = Reader::new(kernel)?;
+    settle_all("the workqueues", || reader.read().map(Some))
 }
 
 struct Reader<'k> {

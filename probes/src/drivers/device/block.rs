@@ -4,7 +4,6 @@
 use serde::Serialize;
 
 use super::{BOUND, DevT, pointer, text};
-use crate::guest::Guest;
 use crate::kernel::Kernel;
 use crate::memory::GuestVirt;
 use crate::object::{FixedStr, Mirror, Object, Plan};
@@ -246,13 +245,10 @@ struct Stats {
     io_ticks: u64,
 }
 
-impl Guest {
-    /// The disks, with their partitions, queues and the requests that are under way: `/sys/block`, `/proc/diskstats`.
-    /// Requests come and go: pause the guest for those of one instant.
-    pub fn disks(&self) -> Result<Disks> {
-        let kernel = self.kernel()?;
-        settle_all("the disks", || Reader::new(&kernel)?.disks())
-    }
+/// The disks, with their partitions, queues and the requests that are under way: `/sys/block`, `/proc/diskstats`.
+/// Requests come and go: pause the guest for those of one instant.
+pub(crate) fn disks(kernel: &Kernel) -> Result<Disks> {
+    settle_all("the disks", || Reader::new(kernel)?.disks())
 }
 
 struct Reader<'k> {

@@ -6,7 +6,6 @@ use serde::Serialize;
 
 use super::{BOUND, pointer, text};
 use crate::base::parts;
-use crate::guest::Guest;
 use crate::kernel::Kernel;
 use crate::memory::GuestVirt;
 use crate::object::{FixedStr, Mirror, Plan};
@@ -94,20 +93,17 @@ struct Owner {
     name: FixedStr<56>,
 }
 
-impl Guest {
-    /// The buses with their devices and drivers, and the classes with their devices: `/sys/bus` and `/sys/class`.
-    pub fn buses(&self) -> Result<Buses> {
-        let kernel = self.kernel()?;
-        let core = Core::new(&kernel)?;
-        settle_all("the buses", || {
-            let mut missing = Vec::new();
-            Ok(Some(Buses {
-                buses: core.buses(&mut missing)?,
-                classes: core.classes(&mut missing)?,
-                missing,
-            }))
-        })
-    }
+/// The buses with their devices and drivers, and the classes with their devices: `/sys/bus` and `/sys/class`.
+pub(crate) fn buses(kernel: &Kernel) -> Result<Buses> {
+    let core = Core::new(kernel)?;
+    settle_all("the buses", || {
+        let mut missing = Vec::new();
+        Ok(Some(Buses {
+            buses: core.buses(&mut missing)?,
+            classes: core.classes(&mut missing)?,
+            missing,
+        }))
+    })
 }
 
 /// Offsets of the members that lead from one list to another.

@@ -5,7 +5,6 @@ use serde::Serialize;
 
 use super::{BOUND, DevT, pointer, text};
 use crate::base::parts;
-use crate::guest::Guest;
 use crate::kernel::{Function, Functions, Kernel};
 use crate::memory::GuestVirt;
 use crate::object::{FixedStr, Mirror, Plan};
@@ -105,20 +104,17 @@ struct Probe {
     data: GuestVirt,
 }
 
-impl Guest {
-    /// Owners of device numbers: `/proc/devices` and `/proc/misc`.
-    pub fn majors(&self) -> Result<Majors> {
-        let kernel = self.kernel()?;
-        settle_all("the device numbers", || {
-            let mut missing = Vec::new();
-            Ok(Some(Majors {
-                char: parts(&mut missing, "character devices", chars(&kernel)),
-                block: parts(&mut missing, "block devices", blocks(&kernel)),
-                misc: parts(&mut missing, "miscellaneous devices", miscs(&kernel)),
-                missing,
-            }))
-        })
-    }
+/// Owners of device numbers: `/proc/devices` and `/proc/misc`.
+pub(crate) fn majors(kernel: &Kernel) -> Result<Majors> {
+    settle_all("the device numbers", || {
+        let mut missing = Vec::new();
+        Ok(Some(Majors {
+            char: parts(&mut missing, "character devices", chars(kernel)),
+            block: parts(&mut missing, "block devices", blocks(kernel)),
+            misc: parts(&mut missing, "miscellaneous devices", miscs(kernel)),
+            missing,
+        }))
+    })
 }
 
 /// Lists the entries of a hash table of chains.

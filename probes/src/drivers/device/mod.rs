@@ -7,6 +7,18 @@ mod pci;
 mod resource;
 mod view;
 
+pub(crate) use resource::ioports;
+
+pub(crate) use resource::iomem;
+
+pub(crate) use majors::majors;
+
+pub(crate) use block::disks;
+
+pub(crate) use pci::pci_devices;
+
+pub(crate) use driver::buses;
+
 use std::collections::HashMap;
 
 pub use block::{BlockRequest, Disk, DiskStats, Disks, Partition, RequestQueue, Transfers};
@@ -16,7 +28,6 @@ pub use pci::{PciDevice, PciDevices, PciRegion, PciSpace};
 pub use resource::{Resource, Resources};
 use serde::Serialize;
 
-use crate::guest::Guest;
 use crate::kernel::Kernel;
 use crate::memory::GuestVirt;
 use crate::object::{Mirror, Plan};
@@ -97,12 +108,9 @@ struct Kobject {
     parent: GuestVirt,
 }
 
-impl Guest {
-    /// Every device that is registered: the kset `devices`, which is `/sys/devices`.
-    pub fn devices(&self) -> Result<Devices> {
-        let kernel = self.kernel()?;
-        settle_all("the devices", || read(&kernel))
-    }
+/// Every device that is registered: the kset `devices`, which is `/sys/devices`.
+pub(crate) fn devices(kernel: &Kernel) -> Result<Devices> {
+    settle_all("the devices", || read(kernel))
 }
 
 /// `None` if they changed.

@@ -3,7 +3,6 @@
 use serde::Serialize;
 
 use super::{DEPTH, pointer, text};
-use crate::guest::Guest;
 use crate::kernel::Kernel;
 use crate::memory::GuestVirt;
 use crate::object::{Mirror, Plan};
@@ -99,18 +98,15 @@ struct Resource {
     flags: u64,
 }
 
-impl Guest {
-    /// The PCI devices, found from the root buses on: `/sys/bus/pci/devices`.
-    pub fn pci_devices(&self) -> Result<PciDevices> {
-        let kernel = self.kernel()?;
-        settle_all("the PCI devices", || {
-            let mut devices = PciDevices::new();
-            let roots = kernel.symbol("pci_root_buses")?;
-            buses(&kernel, roots, 0, &mut devices)?;
-            devices.sort_by(|a, b| a.slot.cmp(&b.slot));
-            Ok(Some(devices))
-        })
-    }
+/// The PCI devices, found from the root buses on: `/sys/bus/pci/devices`.
+pub(crate) fn pci_devices(kernel: &Kernel) -> Result<PciDevices> {
+    settle_all("the PCI devices", || {
+        let mut devices = PciDevices::new();
+        let roots = kernel.symbol("pci_root_buses")?;
+        buses(kernel, roots, 0, &mut devices)?;
+        devices.sort_by(|a, b| a.slot.cmp(&b.slot));
+        Ok(Some(devices))
+    })
 }
 
 /// The devices of the buses on a list, and of those below them.

@@ -5,7 +5,6 @@ use std::ops::Deref;
 use serde::Serialize;
 
 use super::{BOUND, DEPTH, text};
-use crate::guest::Guest;
 use crate::kernel::Kernel;
 use crate::memory::GuestVirt;
 use crate::object::{Mirror, Plan};
@@ -65,16 +64,14 @@ struct Raw {
     parent: GuestVirt,
 }
 
-impl Guest {
-    /// The physical memory map: `/proc/iomem`.
-    pub fn iomem(&self) -> Result<Resources> {
-        read(&self.kernel()?, "iomem_resource")
-    }
+/// The I/O ports: `/proc/ioports`.
+pub(crate) fn ioports(kernel: &Kernel) -> Result<Resources> {
+    read(kernel, "ioport_resource")
+}
 
-    /// The I/O ports: `/proc/ioports`.
-    pub fn ioports(&self) -> Result<Resources> {
-        read(&self.kernel()?, "ioport_resource")
-    }
+/// The physical memory map: `/proc/iomem`.
+pub(crate) fn iomem(kernel: &Kernel) -> Result<Resources> {
+    read(kernel, "iomem_resource")
 }
 
 fn read(kernel: &Kernel, symbol: &str) -> Result<Resources> {

@@ -116,13 +116,6 @@ struct Inode {
 }
 
 impl Guest {
-    /// The page cache of the file at a path, as seen by `init`.
-    ///
-    /// The path is looked up in the dentry cache: what nothing has used lately is not found there.
-    pub fn page_cache(&self, path: &str) -> Result<PageCache> {
-        self.page_cache_of(self.path_lookup(path, 1)?.inode.at)
-    }
-
     /// The page cache of an inode.
     pub fn page_cache_of(&self, inode: GuestVirt) -> Result<PageCache> {
         let kernel = self.kernel()?;
@@ -130,6 +123,13 @@ impl Guest {
             read(&kernel, inode)
         })
     }
+}
+
+/// The page cache of the file at a path, as seen by `init`.
+///
+/// The path is looked up in the dentry cache: what nothing has used lately is not found there.
+pub(crate) fn page_cache(guest: &Guest, path: &str) -> Result<PageCache> {
+    guest.page_cache_of(guest.path_lookup(path, 1)?.inode.at)
 }
 
 /// `None` if the count of pages changed.

@@ -5,7 +5,6 @@ mod view;
 use serde::Serialize;
 
 use crate::Listing;
-use crate::guest::Guest;
 use crate::kernel::Kernel;
 use crate::memory::{GuestVirt, PAGE_SIZE};
 use crate::object::{FixedStr, Mirror, Plan};
@@ -54,15 +53,13 @@ struct Hstate {
     name: FixedStr<32>,
 }
 
-impl Guest {
-    /// The pools of huge pages: `/sys/kernel/mm/hugepages`. None where the kernel has no hugetlbfs.
-    pub fn hugetlb(&self) -> Result<HugePools> {
-        let mut all = Listing::new();
-        for (i, pool) in pools(&self.kernel()?)?.into_iter().enumerate() {
-            all.take(pool, || format!("the pool hstates[{i}]"));
-        }
-        Ok(all)
+/// The pools of huge pages: `/sys/kernel/mm/hugepages`. None where the kernel has no hugetlbfs.
+pub(crate) fn hugetlb(kernel: &Kernel) -> Result<HugePools> {
+    let mut all = Listing::new();
+    for (i, pool) in pools(kernel)?.into_iter().enumerate() {
+        all.take(pool, || format!("the pool hstates[{i}]"));
     }
+    Ok(all)
 }
 
 /// Each pool, or why it could not be read.

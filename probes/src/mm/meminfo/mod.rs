@@ -5,7 +5,6 @@ mod view;
 use serde::Serialize;
 
 use crate::Listing;
-use crate::guest::Guest;
 use crate::kernel::Kernel;
 use crate::memory::{GuestVirt, PAGE_SIZE, Paging};
 use crate::mm::hugetlb;
@@ -39,18 +38,15 @@ impl MemInfo {
     }
 }
 
-impl Guest {
-    /// Reads the values of `/proc/meminfo`. The counters are those of one instant only while the guest is paused.
-    pub fn meminfo(&self) -> Result<MemInfo> {
-        let kernel = self.kernel()?;
-        let pages = Pages::read(&kernel)?;
-        Reader {
-            kernel: &kernel,
-            pages,
-            lines: Vec::new(),
-        }
-        .all()
+/// Reads the values of `/proc/meminfo`. The counters are those of one instant only while the guest is paused.
+pub(crate) fn meminfo(kernel: &Kernel) -> Result<MemInfo> {
+    let pages = Pages::read(kernel)?;
+    Reader {
+        kernel,
+        pages,
+        lines: Vec::new(),
     }
+    .all()
 }
 
 struct Reader<'k> {

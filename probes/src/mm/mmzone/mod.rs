@@ -14,7 +14,6 @@ pub use counters::CounterKind;
 pub(crate) use counters::{Names, shown, words};
 pub use zone::{Node, PerCpuPages, Stat, Watermarks, Zone, Zones};
 
-use crate::guest::Guest;
 use crate::kernel::Kernel;
 use crate::memory::GuestVirt;
 use crate::structures::{array, bitmap, offset_of};
@@ -23,17 +22,15 @@ use crate::{Error, Result};
 /// Nodes that a kernel may have: `CONFIG_NODES_SHIFT` is at most 10.
 const NODE_BOUND: usize = 1024;
 
-impl Guest {
-    /// The nodes with their zones: watermarks, sizes, counters, what the CPUs keep: `/proc/zoneinfo`.
-    pub fn zones(&self) -> Result<Zones> {
-        zone::read(&self.kernel()?)
-    }
+/// The free blocks of each zone by order and migrate type, and what its pageblocks are for: `/proc/buddyinfo` and
+/// `/proc/pagetypeinfo`.
+pub(crate) fn buddy(kernel: &Kernel) -> Result<Buddy> {
+    buddy::read(kernel)
+}
 
-    /// The free blocks of each zone by order and migrate type, and what its pageblocks are for: `/proc/buddyinfo` and
-    /// `/proc/pagetypeinfo`.
-    pub fn buddy(&self) -> Result<Buddy> {
-        buddy::read(&self.kernel()?)
-    }
+/// The nodes with their zones: watermarks, sizes, counters, what the CPUs keep: `/proc/zoneinfo`.
+pub(crate) fn zones(kernel: &Kernel) -> Result<Zones> {
+    zone::read(kernel)
 }
 
 /// A pointer member.

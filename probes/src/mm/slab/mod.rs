@@ -34,21 +34,20 @@ use crate::memory::GuestVirt;
 use crate::{Error, Result};
 
 impl Guest {
-    /// All slab caches, the last made first: `/proc/slabinfo`.
-    pub fn slab_caches(&self) -> Result<SlabCaches> {
-        cache::all(&self.kernel()?)
-    }
-
-    /// A cache by its name, what CPUs and nodes keep of it, and the objects of it that are in use.
-    pub fn slab_objects(&self, name: &str) -> Result<SlabObjects> {
-        let kernel = self.kernel()?;
-        objects::of_cache(&kernel, find(&kernel, name)?)
-    }
-
     /// The slab object that holds a kernel address, and its cache; `None` for an address that no slab has.
     pub fn slab_object(&self, at: GuestVirt) -> Result<Option<SlabObject>> {
         objects::at(&self.kernel()?, at)
     }
+}
+
+/// A cache by its name, what CPUs and nodes keep of it, and the objects of it that are in use.
+pub(crate) fn slab_objects(kernel: &Kernel, name: &str) -> Result<SlabObjects> {
+    objects::of_cache(kernel, find(kernel, name)?)
+}
+
+/// All slab caches, the last made first: `/proc/slabinfo`.
+pub(crate) fn slab_caches(kernel: &Kernel) -> Result<SlabCaches> {
+    cache::all(kernel)
 }
 
 /// Finds the address of the `kmem_cache` of this name.

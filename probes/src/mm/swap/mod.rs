@@ -5,7 +5,6 @@ mod view;
 use serde::Serialize;
 
 use crate::fs::d_path;
-use crate::guest::Guest;
 use crate::kernel::Kernel;
 use crate::memory::GuestVirt;
 use crate::object::{Mirror, Plan};
@@ -60,12 +59,9 @@ struct Flags {
     device: u64,
 }
 
-impl Guest {
-    /// The swap areas: `/proc/swaps`.
-    pub fn swap_areas(&self) -> Result<SwapAreas> {
-        let kernel = self.kernel()?;
-        settle_all("the swap areas", || areas(&kernel))
-    }
+/// The swap areas: `/proc/swaps`.
+pub(crate) fn swap_areas(kernel: &Kernel) -> Result<SwapAreas> {
+    settle_all("the swap areas", || areas(kernel))
 }
 
 /// `None` if one changed.

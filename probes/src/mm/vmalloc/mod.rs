@@ -4,7 +4,6 @@ mod view;
 
 use serde::Serialize;
 
-use crate::guest::Guest;
 use crate::kernel::{Kernel, ModuleSymbols, SymbolAt};
 use crate::memory::{GuestPhys, GuestVirt};
 use crate::object::{Mirror, Plan};
@@ -96,12 +95,9 @@ struct Vm {
     caller: GuestVirt,
 }
 
-impl Guest {
-    /// The areas of the vmalloc space: `/proc/vmallocinfo`, in ascending order.
-    pub fn vmalloc_areas(&self) -> Result<VmallocAreas> {
-        let kernel = self.kernel()?;
-        areas(&kernel, &kernel.module_symbols()?)
-    }
+/// The areas of the vmalloc space: `/proc/vmallocinfo`, in ascending order.
+pub(crate) fn vmalloc_areas(kernel: &Kernel) -> Result<VmallocAreas> {
+    areas(kernel, &kernel.module_symbols()?)
 }
 
 /// The areas; `modules` are what their callers are looked up in.

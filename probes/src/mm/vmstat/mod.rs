@@ -10,7 +10,6 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-use crate::guest::Guest;
 use crate::kernel::Kernel;
 use crate::memory::{GuestVirt, PAGE_SIZE};
 pub use crate::mm::mmzone::CounterKind;
@@ -74,70 +73,67 @@ impl Pages {
     }
 }
 
-impl Guest {
-    /// The counters of `/proc/vmstat`, and what each CPU holds back of them.
-    pub fn vmstat(&self) -> Result<VmStat> {
-        let kernel = self.kernel()?;
-        let names = Names::of(&kernel)?;
-        let cpus = online_cpus(&kernel)?;
-        let mut all = Listing::new();
-        let held = Held::read(&kernel, &names, &cpus, &mut all.missing);
-        let mut push = |name: &String, kind, value, held| {
-            all.items.push(Counter {
-                name: name.clone(),
-                kind,
-                value,
-                held,
-            });
-        };
-        let missing = &mut Vec::new();
-        let pages = Pages::read(&kernel).or_miss(missing, || "the counters of zones and nodes");
-        let of = |held: &Option<Vec<i64>>, i: usize| held.as_ref().map(|held| held[i]);
-        if let Some(pages) = &pages {
-            for (i, name) in names.zone.iter().enumerate() {
-                let held = of(&held.zone, i);
-                push(name, CounterKind::Zone, shown(pages.zone[i]), held);
-            }
-        }
-        if !names.numa.is_empty() {
-            let events = kernel.symbol("vm_numa_event");
-            let events = events.and_then(|at| words(&kernel, at, names.numa.len()));
-            let events = events.or_miss(missing, || "vm_numa_event");
-            if let (Some(events), Some(held)) = (events, &held.numa) {
-                for (i, name) in names.numa.iter().enumerate() {
-                    // Whoever asks the kernel makes it add up what the CPUs hold.
-                    let value = events[i].wrapping_add(held[i]).cast_unsigned();
-                    push(name, CounterKind::Numa, value, Some(0));
-                }
-            }
-        }
-        if let Some(pages) = &pages {
-            for (i, name) in names.node.iter().enumerate() {
-                let value = names.shown(i, pages.node[i]);
-                push(name, CounterKind::Node, value, of(&held.node, i));
-            }
-        }
-        let limits = pages.and_then(|pages| {
-            let limits = limits(&kernel, &names, &pages);
-            limits.or_miss(missing, || "the limits of dirty pages")
+/// The counters of `/proc/vmstat`, and what each CPU holds back of them.
+pub(crate) fn vmstat(kernel: &Kernel) -> Result<VmStat> {
+    let names = Names::of(kernel)?;
+    let cpus = online_cpus(kernel)?;
+    let mut all = Listing::new();
+    let held = Held::read(kernel, &names, &cpus, &mut all.missing);
+    let mut push = |name: &String, kind, value, held| {
+        all.items.push(Counter {
+            name: name.clone(),
+            kind,
+            value,
+            held,
         });
-        for (name, value) in names.limits.iter().zip(limits.unwrap_or_default()) {
-            let unknown = || Error::Unsupported(format!("what {name} counts is not known"));
-            let value = value.ok_or_else(unknown).or_miss(missing, || &**name);
-            if let Some(value) = value {
-                push(name, CounterKind::Limit, value, Some(0));
+    };
+    let missing = &mut Vec::new();
+    let pages = Pages::read(kernel).or_miss(missing, || "the counters of zones and nodes");
+    let of = |held: &Option<Vec<i64>>, i: usize| held.as_ref().map(|held| held[i]);
+    if let Some(pages) = &pages {
+        for (i, name) in names.zone.iter().enumerate() {
+            let held = of(&held.zone, i);
+            push(name, CounterKind::Zone, shown(pages.zone[i]), held);
+        }
+    }
+    if !names.numa.is_empty() {
+        let events = kernel.symbol("vm_numa_event");
+        let events = events.and_then(|at| words(kernel, at, names.numa.len()));
+        let events = events.or_miss(missing, || "vm_numa_event");
+        if let (Some(events), Some(held)) = (events, &held.numa) {
+            for (i, name) in names.numa.iter().enumerate() {
+                // Whoever asks the kernel makes it add up what the CPUs hold.
+                let value = events[i].wrapping_add(held[i]).cast_unsigned();
+                push(name, CounterKind::Numa, value, Some(0));
             }
         }
-        let in_sectors = ["PGPGIN", "PGPGOUT"].map(|name| names.index(CounterKind::Event, name));
-        let events = held.events.unwrap_or_default();
-        for (i, (name, event)) in names.events.iter().zip(events).enumerate() {
-            // Sectors, shown in KiB.
-            let unit = if in_sectors.contains(&Some(i)) { 2 } else { 1 };
-            push(name, CounterKind::Event, event / unit, Some(0));
-        }
-        all.missing.append(missing);
-        Ok(all)
     }
+    if let Some(pages) = &pages {
+        for (i, name) in names.node.iter().enumerate() {
+            let value = names.shown(i, pages.node[i]);
+            push(name, CounterKind::Node, value, of(&held.node, i));
+        }
+    }
+    let limits = pages.and_then(|pages| {
+        let limits = limits(kernel, &names, &pages);
+        limits.or_miss(missing, || "the limits of dirty pages")
+    });
+    for (name, value) in names.limits.iter().zip(limits.unwrap_or_default()) {
+        let unknown = || Error::Unsupported(format!("what {name} counts is not known"));
+        let value = value.ok_or_else(unknown).or_miss(missing, || &**name);
+        if let Some(value) = value {
+            push(name, CounterKind::Limit, value, Some(0));
+        }
+    }
+    let in_sectors = ["PGPGIN", "PGPGOUT"].map(|name| names.index(CounterKind::Event, name));
+    let events = held.events.unwrap_or_default();
+    for (i, (name, event)) in names.events.iter().zip(events).enumerate() {
+        // Sectors, shown in KiB.
+        let unit = if in_sectors.contains(&Some(i)) { 2 } else { 1 };
+        push(name, CounterKind::Event, event / unit, Some(0));
+    }
+    all.missing.append(missing);
+    Ok(all)
 }
 
 /// What the CPUs hold: of page counters small differences, of events the whole. `None`: it could not be read of one of them.

@@ -7,7 +7,6 @@ use std::net::IpAddr;
 use serde::Serialize;
 
 use crate::Listing;
-use crate::guest::Guest;
 use crate::kernel::Kernel;
 use crate::memory::GuestVirt;
 use crate::net::net_namespaces;
@@ -133,15 +132,12 @@ struct RawTuple {
     direction: u8,
 }
 
-impl Guest {
-    /// The connections that netfilter tracks, in all network namespaces: `/proc/net/nf_conntrack`. None without its module.
-    pub fn conntrack(&self) -> Result<Conntracks> {
-        let kernel = self.kernel()?;
-        let Ok(hash) = kernel.symbol("nf_conntrack_hash") else {
-            return Ok(Listing::from(Vec::new()));
-        };
-        read(&kernel, hash)
-    }
+/// The connections that netfilter tracks, in all network namespaces: `/proc/net/nf_conntrack`. None without its module.
+pub(crate) fn conntrack(kernel: &Kernel) -> Result<Conntracks> {
+    let Ok(hash) = kernel.symbol("nf_conntrack_hash") else {
+        return Ok(Listing::from(Vec::new()));
+    };
+    read(kernel, hash)
 }
 
 /// The layouts for reading a bucket.

@@ -5,7 +5,6 @@ use std::ops::Deref;
 
 use serde::Serialize;
 
-use crate::guest::Guest;
 use crate::kernel::Kernel;
 use crate::memory::GuestVirt;
 use crate::net::{NetNamespace, net_namespaces};
@@ -139,14 +138,12 @@ impl Deref for HookFunctions {
     }
 }
 
-impl Guest {
-    /// Lists the functions on netfilter's hooks of IPv4, IPv6, ARP and bridges, in every network namespace.
-    ///
-    /// # Errors
-    /// When a structure is not as netfilter keeps it.
-    pub fn nf_hooks(&self) -> Result<HookFunctions> {
-        HookFunctions::read(&self.kernel()?)
-    }
+/// Lists the functions on netfilter's hooks of IPv4, IPv6, ARP and bridges, in every network namespace.
+///
+/// # Errors
+/// When a structure is not as netfilter keeps it.
+pub(crate) fn nf_hooks(kernel: &Kernel) -> Result<HookFunctions> {
+    HookFunctions::read(kernel)
 }
 
 impl HookFunctions {

@@ -5,7 +5,6 @@ use std::cell::RefCell;
 use serde::Serialize;
 
 use super::expression::{NftExpression, expressions};
-use crate::guest::Guest;
 use crate::kernel::Kernel;
 use crate::memory::GuestVirt;
 use crate::net::{NetNamespace, net_namespaces};
@@ -146,28 +145,25 @@ struct RawSet {
     elements: u32,
 }
 
-impl Guest {
-    /// The tables, chains, rules and sets of nftables, of all network namespaces: `nft list ruleset`. None without its
-    /// module.
-    pub fn nft_ruleset(&self) -> Result<NftRuleset> {
-        let kernel = self.kernel()?;
-        let id = match kernel.symbol("nf_tables_net_id") {
-            Ok(id) => kernel.read_u32(id)?,
-            Err(Error::NoSymbol { .. }) => return Ok(NftRuleset::new()),
-            Err(error) => return Err(error),
-        };
-        let namespaces = net_namespaces(&kernel)?;
-        let mut all = NftRuleset::new();
-        all.missing = namespaces.missing;
-        for net in namespaces.items {
-            let what = format!("the tables of the network namespace {}", net.inum);
-            match twice(&what, || tables(&kernel, net, id)) {
-                Ok(found) => all.append(found),
-                Err(error) => all.miss(what, &error),
-            }
+/// The tables, chains, rules and sets of nftables, of all network namespaces: `nft list ruleset`. None without its
+/// module.
+pub(crate) fn nft_ruleset(kernel: &Kernel) -> Result<NftRuleset> {
+    let id = match kernel.symbol("nf_tables_net_id") {
+        Ok(id) => kernel.read_u32(id)?,
+        Err(Error::NoSymbol { .. }) => return Ok(NftRuleset::new()),
+        Err(error) => return Err(error),
+    };
+    let namespaces = net_namespaces(kernel)?;
+    let mut all = NftRuleset::new();
+    all.missing = namespaces.missing;
+    for net in namespaces.items {
+        let what = format!("the tables of the network namespace {}", net.inum);
+        match twice(&what, || tables(kernel, net, id)) {
+            Ok(found) => all.append(found),
+            Err(error) => all.miss(what, &error),
         }
-        Ok(all)
     }
+    Ok(all)
 }
 
 /// A reader of rules. During a change there are two generations; it takes the members of the valid one.

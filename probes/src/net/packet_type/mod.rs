@@ -8,7 +8,6 @@ mod view;
 
 use serde::Serialize;
 
-use crate::guest::Guest;
 use crate::kernel::Kernel;
 use crate::memory::GuestVirt;
 use crate::net::net_namespaces;
@@ -41,47 +40,44 @@ pub struct PacketType {
 /// The handlers of packets.
 pub type PacketTypes = Listing<PacketType>;
 
-impl Guest {
-    /// Every `packet_type` that is registered: `ptype_base`, `ptype_all`, those of each network namespace and device.
-    ///
-    /// # Errors
-    /// When a list is not as the kernel keeps it.
-    pub fn packet_types(&self) -> Result<PacketTypes> {
-        let kernel = self.kernel()?;
-        let mut found = PacketTypes::new();
-        let base = kernel.symbol("ptype_base")?;
-        for bucket in 0..HASH {
-            let chain = format!("ptype_base[{bucket}]");
-            chain_of(&kernel, base.offset(bucket * HEAD), &chain, &mut found)?;
-        }
-        // Until 6.15 it was one list for all.
-        if let Some(all) = kernel.symbols()?.lookup("ptype_all") {
-            chain_of(&kernel, all, "ptype_all", &mut found)?;
-        }
-        let namespaces = net_namespaces(&kernel)?;
-        found.missing.extend(namespaces.missing);
-        let devices = offset_of(&kernel, "struct net", "dev_base_head")?;
-        let in_device = offset_of(&kernel, "struct net_device", "dev_list")?;
-        for net in namespaces.items {
-            let name = format!("netns {}", net.inum);
-            members(&kernel, ("struct net", net.at), &name, &mut found)?;
-            let what = format!("{name}, the list of devices");
-            let devices = net.at.offset(devices);
-            let devices = whole_list(&kernel, devices, in_device, MOST, &what);
-            found.missing.extend(devices.missing);
-            for at in devices.items {
-                let device = Object::at(&kernel, "struct net_device", at)?;
-                match device.member("name")?.string() {
-                    Ok(device) => {
-                        let name = format!("{name} {device}");
-                        members(&kernel, ("struct net_device", at), &name, &mut found)?;
-                    }
-                    Err(error) => found.miss(format!("{name}, the net_device at {at}"), &error),
+/// Every `packet_type` that is registered: `ptype_base`, `ptype_all`, those of each network namespace and device.
+///
+/// # Errors
+/// When a list is not as the kernel keeps it.
+pub(crate) fn packet_types(kernel: &Kernel) -> Result<PacketTypes> {
+    let mut found = PacketTypes::new();
+    let base = kernel.symbol("ptype_base")?;
+    for bucket in 0..HASH {
+        let chain = format!("ptype_base[{bucket}]");
+        chain_of(kernel, base.offset(bucket * HEAD), &chain, &mut found)?;
+    }
+    // Until 6.15 it was one list for all.
+    if let Some(all) = kernel.symbols()?.lookup("ptype_all") {
+        chain_of(kernel, all, "ptype_all", &mut found)?;
+    }
+    let namespaces = net_namespaces(kernel)?;
+    found.missing.extend(namespaces.missing);
+    let devices = offset_of(kernel, "struct net", "dev_base_head")?;
+    let in_device = offset_of(kernel, "struct net_device", "dev_list")?;
+    for net in namespaces.items {
+        let name = format!("netns {}", net.inum);
+        members(kernel, ("struct net", net.at), &name, &mut found)?;
+        let what = format!("{name}, the list of devices");
+        let devices = net.at.offset(devices);
+        let devices = whole_list(kernel, devices, in_device, MOST, &what);
+        found.missing.extend(devices.missing);
+        for at in devices.items {
+            let device = Object::at(kernel, "struct net_device", at)?;
+            match device.member("name")?.string() {
+                Ok(device) => {
+                    let name = format!("{name} {device}");
+                    members(kernel, ("struct net_device", at), &name, &mut found)?;
                 }
+                Err(error) => found.miss(format!("{name}, the net_device at {at}"), &error),
             }
         }
-        Ok(found)
     }
+    Ok(found)
 }
 
 /// The lists of a namespace, where it has them, or of a device.

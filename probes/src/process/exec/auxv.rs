@@ -76,47 +76,45 @@ impl Auxv {
     }
 }
 
-impl Guest {
-    /// The auxiliary vector of the process that `pid` belongs to: `/proc/PID/auxv`.
-    pub fn auxv(&self, pid: i32) -> Result<Auxv> {
-        let (kernel, space) = (self.kernel()?, self.user_space(pid)?);
-        let (task, mm) = (self.task(pid)?, self.mm(pid)?);
-        let (first, count, stride) = array(&kernel, "struct mm_struct", "saved_auxv")?;
-        let words = twice(&format!("the auxiliary vector of task {pid}"), || {
-            let word = |i| kernel.read_u64(mm.at.offset(first + stride * i));
-            (0..count as u64).map(word).collect::<Result<Vec<u64>>>()
-        })?;
-        let mut entries = Vec::new();
-        for pair in words.chunks_exact(2) {
-            let (kind, value) = (pair[0], pair[1]);
-            // AT_NULL
-            if kind == 0 {
-                break;
-            }
-            let at = GuestVirt(value);
-            let points_to = match kind {
-                AT_PLATFORM | AT_BASE_PLATFORM | AT_EXECFN => space
-                    .read_cstr(at, 4096)
-                    .ok()
-                    .map(|text| crate::text_of(&text)),
-                AT_RANDOM => {
-                    let mut bytes = [0; 16];
-                    let read = space.read(at, &mut bytes).is_ok();
-                    read.then(|| bytes.iter().map(|byte| format!("{byte:02x}")).collect())
-                }
-                _ => None,
-            };
-            let name = NAMES.iter().find(|(known, _)| *known == kind);
-            entries.push(AuxEntry {
-                kind,
-                name: name.map_or_else(|| kind.to_string(), |(_, name)| (*name).to_owned()),
-                value,
-                points_to,
-            });
+/// The auxiliary vector of the process that `pid` belongs to: `/proc/PID/auxv`.
+pub(crate) fn auxv(guest: &Guest, pid: i32) -> Result<Auxv> {
+    let (kernel, space) = (guest.kernel()?, guest.user_space(pid)?);
+    let (task, mm) = (guest.task(pid)?, guest.mm(pid)?);
+    let (first, count, stride) = array(&kernel, "struct mm_struct", "saved_auxv")?;
+    let words = twice(&format!("the auxiliary vector of task {pid}"), || {
+        let word = |i| kernel.read_u64(mm.at.offset(first + stride * i));
+        (0..count as u64).map(word).collect::<Result<Vec<u64>>>()
+    })?;
+    let mut entries = Vec::new();
+    for pair in words.chunks_exact(2) {
+        let (kind, value) = (pair[0], pair[1]);
+        // AT_NULL
+        if kind == 0 {
+            break;
         }
-        Ok(Auxv {
-            pid: task.tgid,
-            entries,
-        })
+        let at = GuestVirt(value);
+        let points_to = match kind {
+            AT_PLATFORM | AT_BASE_PLATFORM | AT_EXECFN => space
+                .read_cstr(at, 4096)
+                .ok()
+                .map(|text| crate::text_of(&text)),
+            AT_RANDOM => {
+                let mut bytes = [0; 16];
+                let read = space.read(at, &mut bytes).is_ok();
+                read.then(|| bytes.iter().map(|byte| format!("{byte:02x}")).collect())
+            }
+            _ => None,
+        };
+        let name = NAMES.iter().find(|(known, _)| *known == kind);
+        entries.push(AuxEntry {
+            kind,
+            name: name.map_or_else(|| kind.to_string(), |(_, name)| (*name).to_owned()),
+            value,
+            points_to,
+        });
     }
+    Ok(Auxv {
+        pid: task.tgid,
+        entries,
+    })
 }

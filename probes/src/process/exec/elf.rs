@@ -108,55 +108,53 @@ pub struct Vdso {
     pub image: ElfImage,
 }
 
-impl Guest {
-    /// The ELF files that are mapped into the process that `pid` belongs to, read from its pages, and all that it may execute.
-    pub fn elf_images(&self, pid: i32) -> Result<ElfImages> {
-        let task = self.task(pid)?;
-        let (vmas, space) = (self.vmas(pid)?, self.user_space(pid)?);
-        let mut images = Vec::new();
-        for vma in vmas.iter().filter(|vma| vma.offset == 0) {
-            if vma.file.is_none() && vma.name != "[vdso]" {
-                continue;
-            }
-            match Image::begin(&space, &vmas, vma) {
-                Ok(Some(image)) => images.push(image.read()?),
-                Ok(None) | Err(Error::NotMapped { .. }) => {}
-                Err(error) => return Err(error),
-            }
-        }
-        let code = vmas.iter().filter(|vma| vma.flags & VM_EXEC != 0);
-        Ok(ElfImages {
-            pid: task.tgid,
-            images,
-            code: code
-                .map(|vma| CodeMapping {
-                    start: vma.start,
-                    end: vma.end,
-                    perms: vma.perms(),
-                    path: vma.name.clone(),
-                })
-                .collect(),
-        })
-    }
+/// The vDSO of the process that `pid` belongs to, read from its pages.
+pub(crate) fn vdso(guest: &Guest, pid: i32) -> Result<Vdso> {
+    let kernel = guest.kernel()?;
+    let (task, mm) = (guest.task(pid)?, guest.mm(pid)?);
+    let at = mm
+        .at
+        .offset(offset_of(&kernel, "struct mm_struct", "context.vdso")?);
+    let at = GuestVirt(kernel.read_u64(at)?);
+    let (vmas, space) = (guest.vmas(pid)?, guest.user_space(pid)?);
+    let none = || Error::Absent(format!("process {pid} has no vDSO"));
+    let vma = vmas.at(at).ok_or_else(none)?;
+    let image = Image::begin(&space, &vmas, vma)?.ok_or_else(none)?;
+    Ok(Vdso {
+        pid: task.tgid,
+        len: vma.len().min(VDSO),
+        image: image.read()?,
+    })
+}
 
-    /// The vDSO of the process that `pid` belongs to, read from its pages.
-    pub fn vdso(&self, pid: i32) -> Result<Vdso> {
-        let kernel = self.kernel()?;
-        let (task, mm) = (self.task(pid)?, self.mm(pid)?);
-        let at = mm
-            .at
-            .offset(offset_of(&kernel, "struct mm_struct", "context.vdso")?);
-        let at = GuestVirt(kernel.read_u64(at)?);
-        let (vmas, space) = (self.vmas(pid)?, self.user_space(pid)?);
-        let none = || Error::Absent(format!("process {pid} has no vDSO"));
-        let vma = vmas.at(at).ok_or_else(none)?;
-        let image = Image::begin(&space, &vmas, vma)?.ok_or_else(none)?;
-        Ok(Vdso {
-            pid: task.tgid,
-            len: vma.len().min(VDSO),
-            image: image.read()?,
-        })
+/// The ELF files that are mapped into the process that `pid` belongs to, read from its pages, and all that it may execute.
+pub(crate) fn elf_images(guest: &Guest, pid: i32) -> Result<ElfImages> {
+    let task = guest.task(pid)?;
+    let (vmas, space) = (guest.vmas(pid)?, guest.user_space(pid)?);
+    let mut images = Vec::new();
+    for vma in vmas.iter().filter(|vma| vma.offset == 0) {
+        if vma.file.is_none() && vma.name != "[vdso]" {
+            continue;
+        }
+        match Image::begin(&space, &vmas, vma) {
+            Ok(Some(image)) => images.push(image.read()?),
+            Ok(None) | Err(Error::NotMapped { .. }) => {}
+            Err(error) => return Err(error),
+        }
     }
+    let code = vmas.iter().filter(|vma| vma.flags & VM_EXEC != 0);
+    Ok(ElfImages {
+        pid: task.tgid,
+        images,
+        code: code
+            .map(|vma| CodeMapping {
+                start: vma.start,
+                end: vma.end,
+                perms: vma.perms(),
+                path: vma.name.clone(),
+            })
+            .collect(),
+    })
 }
 
 /// An image while it is read.

@@ -18,6 +18,12 @@ mod dynamic;
 mod elf;
 mod view;
 
+pub(crate) use elf::vdso;
+
+pub(crate) use elf::elf_images;
+
+pub(crate) use auxv::auxv;
+
 pub use auxv::{AuxEntry, Auxv};
 pub use dynamic::{Dynamic, ElfFunction, ElfSymbol};
 pub use elf::{CodeMapping, ElfImage, ElfImages, ElfSection, ElfSegment, Vdso};

@@ -146,21 +146,20 @@ impl Guest {
             Reader::new(kernel)?.of_set(set)
         })
     }
+}
 
-    /// All control groups of all hierarchies, with the processes in them.
-    pub fn cgroups(&self) -> Result<Hierarchies> {
-        let kernel = self.kernel()?;
-        let reader = Reader::new(&kernel)?;
-        let roots = reader.roots()?;
-        let mut all = Hierarchies::new();
-        all.missing = roots.missing;
-        for root in roots.items {
-            let what = format!("the control groups at {root}");
-            let hierarchy = twice(&what, || reader.hierarchy(root));
-            all.take(hierarchy, || what);
-        }
-        Ok(all)
+/// All control groups of all hierarchies, with the processes in them.
+pub(crate) fn cgroups(kernel: &Kernel) -> Result<Hierarchies> {
+    let reader = Reader::new(kernel)?;
+    let roots = reader.roots()?;
+    let mut all = Hierarchies::new();
+    all.missing = roots.missing;
+    for root in roots.items {
+        let what = format!("the control groups at {root}");
+        let hierarchy = twice(&what, || reader.hierarchy(root));
+        all.take(hierarchy, || what);
     }
+    Ok(all)
 }
 
 /// The path of a `kernfs_node` from the root of its file system: `kernfs_path()`.

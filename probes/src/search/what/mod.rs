@@ -138,14 +138,12 @@ pub struct What {
     pub missing: Vec<Missing>,
 }
 
-impl Guest {
-    /// Finds what is at an address of the kernel.
-    pub fn what(&self, at: GuestVirt) -> Result<What> {
-        Identifier::new(self)?.what(at)
-    }
+/// Finds what is at an address of a process.
+pub(crate) fn what_of(guest: &Guest, pid: i32, at: GuestVirt) -> Result<What> {
+    Identifier::new(guest)?.what_of(pid, at)
+}
 
-    /// Finds what is at an address of a process.
-    pub fn what_of(&self, pid: i32, at: GuestVirt) -> Result<What> {
-        Identifier::new(self)?.what_of(pid, at)
-    }
+/// Finds what is at an address of the kernel.
+pub(crate) fn what(guest: &Guest, at: GuestVirt) -> Result<What> {
+    Identifier::new(guest)?.what(at)
 }

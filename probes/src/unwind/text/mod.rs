@@ -23,7 +23,6 @@ use iced_x86::{
 use serde::Serialize;
 
 use self::patch::Sites;
-use crate::guest::Guest;
 use crate::kernel::{Kernel, ModuleSymbols, SymbolAt};
 use crate::memory::GuestVirt;
 use crate::structures::twice;
@@ -64,47 +63,44 @@ pub struct Disassembly {
     pub instructions: Vec<Instruction>,
 }
 
-impl Guest {
-    /// The function that an address of the kernel or a module lies in, instruction by instruction, as it is in memory now.
-    pub fn disassembly(&self, at: GuestVirt) -> Result<Disassembly> {
-        let kernel = self.kernel()?;
-        let names = Rc::new(Names::of(&kernel)?);
-        let nowhere = || {
-            Error::Absent(format!(
-                "{at} lies in no function of the kernel or a module: `klab sym NAME` finds one by its name"
-            ))
-        };
-        let symbol = names.at(at).ok_or_else(nowhere)?;
-        let start = at.back(symbol.offset);
-        let end = names.after(start).ok_or_else(nowhere)?;
-        let len = end.0.wrapping_sub(start.0);
-        if len > MOST {
-            let name = &symbol.name;
-            return Err(Error::Invalid(format!(
-                "`{name}` has {len} bytes: too many for a function"
-            )));
-        }
-        let walk = kernel.space().walk(start)?;
-        if walk.steps.iter().any(|step| step.entry.no_execute()) {
-            let name = &symbol.name;
-            return Err(Error::Invalid(format!(
-                "`{name}` is no code, or was given back after the boot: its page may not be executed"
-            )));
-        }
-        let code = twice(&format!("the code of {}", symbol.name), || {
-            let mut code = vec![0; len as usize];
-            kernel.read(start, &mut code)?;
-            Ok(code)
-        })?;
-        let sites = Sites::between(&kernel, start..end)?;
-        Ok(Disassembly {
-            instructions: decode(&names, &sites, start, &code),
-            function: symbol.name,
-            module: symbol.module,
-            start,
-            here: at,
-        })
+/// The function that an address of the kernel or a module lies in, instruction by instruction, as it is in memory now.
+pub(crate) fn disassembly(kernel: &Kernel, at: GuestVirt) -> Result<Disassembly> {
+    let names = Rc::new(Names::of(kernel)?);
+    let nowhere = || {
+        Error::Absent(format!(
+            "{at} lies in no function of the kernel or a module: `klab sym NAME` finds one by its name"
+        ))
+    };
+    let symbol = names.at(at).ok_or_else(nowhere)?;
+    let start = at.back(symbol.offset);
+    let end = names.after(start).ok_or_else(nowhere)?;
+    let len = end.0.wrapping_sub(start.0);
+    if len > MOST {
+        let name = &symbol.name;
+        return Err(Error::Invalid(format!(
+            "`{name}` has {len} bytes: too many for a function"
+        )));
     }
+    let walk = kernel.space().walk(start)?;
+    if walk.steps.iter().any(|step| step.entry.no_execute()) {
+        let name = &symbol.name;
+        return Err(Error::Invalid(format!(
+            "`{name}` is no code, or was given back after the boot: its page may not be executed"
+        )));
+    }
+    let code = twice(&format!("the code of {}", symbol.name), || {
+        let mut code = vec![0; len as usize];
+        kernel.read(start, &mut code)?;
+        Ok(code)
+    })?;
+    let sites = Sites::between(kernel, start..end)?;
+    Ok(Disassembly {
+        instructions: decode(&names, &sites, start, &code),
+        function: symbol.name,
+        module: symbol.module,
+        start,
+        here: at,
+    })
 }
 
 /// The symbols of the kernel and its modules.

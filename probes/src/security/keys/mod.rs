@@ -1,12 +1,13 @@
 //! Keys and keyrings: `struct key` (`include/linux/key.h`, `security/keys/`).
 
+mod view;
+
 use serde::Serialize;
 
 use crate::kernel::Kernel;
 use crate::memory::GuestVirt;
 use crate::object::{Mirror, Plan};
 use crate::structures::{offset_of, rbtree_for_each_entry, settle_all};
-use crate::view::{Align, Table, View};
 use crate::{Listing, Of as _, Result};
 
 /// Keys that are read at most.
@@ -143,61 +144,6 @@ fn key(kernel: &Kernel, plan: &Plan<Raw>, name: u64, at: GuestVirt) -> Result<Ke
         datalen: raw.datalen,
     })
 }
-
-impl View for Keys {
-    fn text(&self) -> String {
-        table(self).text()
-    }
-
-    fn html(&self) -> Option<String> {
-        table(self).html()
-    }
-
-    fn missing(&self) -> Vec<crate::Missing> {
-        self.missing.clone()
-    }
-}
-
-fn table(keys: &Keys) -> Table {
-    use Align::{Left, Right};
-    let mut table = Table::new([
-        ("SERIAL", Left),
-        ("FLAGS", Left),
-        ("USAGE", Right),
-        ("EXPIRY", Right),
-        ("PERM", Left),
-        ("UID", Right),
-        ("GID", Right),
-        ("TYPE", Left),
-        ("LINKS", Right),
-        ("KEY", Left),
-        ("DESCRIPTION", Left),
-    ]);
-    for key in keys {
-        table.row([
-            format!("{:08x}", key.serial),
-            key.letters(),
-            key.usage.to_string(),
-            key.expiry
-                .map_or_else(|| "never".to_owned(), |at| at.to_string()),
-            format!("{:08x}", key.perm),
-            key.uid.to_string(),
-            key.gid.cast_signed().to_string(),
-            key.kind.clone(),
-            key.links
-                .map_or_else(String::new, |links| links.to_string()),
-            key.at.to_string(),
-            key.description.clone(),
-        ]);
-    }
-    table.lacks(&keys.missing);
-    let count = keys.len();
-    let s = if count == 1 { "" } else { "s" };
-    table.note(format!("{count} key{s}"));
-    table
-}
-
-crate::displays!(Keys);
 
 #[cfg(test)]
 mod tests {
