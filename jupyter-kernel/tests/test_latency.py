@@ -13,7 +13,7 @@ def test_the_first_result_comes():
     took = time.monotonic() - start
     kernel.stop()
     assert cell.value["text/plain"] == "2"
-    # How soon is `klab bench`'s to say.
+    # How soon is `cargo xtask bench`'s to say.
     print(f"first result after {took:.1f} s")
 
 

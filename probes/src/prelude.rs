@@ -1,8 +1,8 @@
-//! What a cell needs: `use probes::prelude::*;`.
+//! The names that cells use: `use probes::prelude::*;`.
 
+pub use crate::cell::exercise::{Verdict, check};
 pub use crate::cell::{DebugDisplay, Progress, ResultDisplay, check_interrupt, display};
 pub use crate::drgn::Drgn;
-pub use crate::exercise::{Verdict, check};
 pub use crate::guest::Guest;
 pub use crate::kernel::Kernel;
 pub use crate::memory::{GuestPhys, GuestVirt, PAGE_SIZE};

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-/// Where a socket is.
+/// Place of a socket.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Address {
     /// A path.

@@ -19,7 +19,7 @@ use crate::qemu::Accel;
 use crate::qmp::Qmp;
 use crate::ram::{self, RamRange};
 
-/// What is known of a machine that klab did not start.
+/// Record of a machine that klab did not start.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Adopted {
     pub(crate) format: u32,
@@ -31,11 +31,11 @@ pub(crate) struct Adopted {
     /// Seconds since 1970 at which it was attached.
     pub(crate) since: u64,
     pub(crate) accel: Accel,
-    /// What QEMU said when it was asked last.
+    /// QEMU's last answer.
     pub(crate) shape: Shape,
 }
 
-/// What of a machine may be another when QEMU is asked again: memory and CPUs are added, moved and taken away.
+/// The parts of a machine that may change: memory and CPUs are added, moved and taken away.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Shape {
     pub(crate) cpus: u32,
@@ -117,7 +117,7 @@ impl Adopted {
         }
     }
 
-    /// What QEMU says now at this connection.
+    /// Asks QEMU at this connection.
     pub(crate) fn ask_by(&self, qmp: &mut Qmp) -> Result<Shape> {
         let pid = self.qemu.pid();
         if let Some(other) = qmp.peer()?.filter(|peer| *peer != pid) {

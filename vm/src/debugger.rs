@@ -19,11 +19,11 @@ use crate::rsp::{Rsp, Stream, packet};
 
 /// The longest packet: the registers of one CPU are 1 KiB.
 const LONGEST: usize = 64 << 10;
-/// How long QEMU may take to answer.
+/// Time limit for QEMU's answer.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// How long a guest that runs may take to stop.
+/// Time limit for a running guest to stop.
 const STOPS: Duration = Duration::from_secs(2);
-/// What asks to stop.
+/// Byte that asks the stub to stop the guest.
 const BREAK: u8 = 3;
 /// `GDB_SIGNAL_TRAP`: a breakpoint, or one step.
 const TRAP: u8 = 5;
@@ -34,7 +34,7 @@ const ORDER: [usize; 17] = [10, 5, 11, 12, 13, 14, 4, 19, 9, 8, 7, 6, 3, 2, 1, 0
 /// Where the guest stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Stop {
-    /// Whose breakpoint it was.
+    /// Number of the CPU that reached the breakpoint.
     pub cpu: u32,
     /// Whether it was a breakpoint, and not somebody else's pause.
     pub breakpoint: bool,

@@ -1,4 +1,4 @@
-//! What can go wrong with a machine: one sentence each, with the cure.
+//! Errors of a machine: one sentence each, with the cure.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -168,7 +168,7 @@ pub enum Error {
     Dead {
         /// Its name.
         name: String,
-        /// What is known of its end.
+        /// Facts about its end.
         why: String,
     },
     /// The guest has no ready state to go back to.
@@ -193,7 +193,7 @@ pub enum Error {
     /// The guest did not get ready.
     #[error("the guest did not get ready within {seconds} s; its console ends with: {console}")]
     NotAnswering {
-        /// How long was waited.
+        /// Time that was waited.
         seconds: u64,
         /// The console's last line.
         console: String,
@@ -260,7 +260,7 @@ pub enum Error {
     UnknownKernel {
         /// What was asked for.
         asked: String,
-        /// What there is.
+        /// Names that there are.
         known: String,
     },
     /// A kernel given by path is not whole.

@@ -34,7 +34,7 @@ use crate::ram::RamFile;
 pub(crate) const FORMAT: u32 = 3;
 const LONGEST_META: u64 = 1 << 20;
 
-/// What a guest is; written once it is whole.
+/// Description of a guest; written once it is whole.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Meta {
     pub(crate) format: u32,

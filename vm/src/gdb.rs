@@ -17,7 +17,7 @@ use crate::memory::Memory;
 use crate::paths;
 use crate::rsp::{Rsp, Stream, packet};
 
-/// How long an answer may take.
+/// Time limit for an answer.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// Bytes that one packet asks for; an answer has two digits a byte, and QEMU's packets at most 4096.
 const CHUNK: usize = 2048;
@@ -154,7 +154,7 @@ impl Gdb {
             .map_err(|error| fault(&self.address, &error))
     }
 
-    /// What the next packet holds; notices that a CPU has stopped are passed over.
+    /// Receives the next packet; skips notices that a CPU has stopped.
     fn answer(&mut self) -> Result<Vec<u8>> {
         let until = Instant::now() + PATIENCE;
         loop {

@@ -43,7 +43,7 @@ impl Why {
     }
 }
 
-/// Who keeps a guest from running.
+/// One who keeps a guest from running.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Pauser {

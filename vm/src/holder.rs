@@ -1,4 +1,4 @@
-//! Who is connected to a Unix socket that serves one client at a time, as the kernel says it (`sock_diag(7)`,
+//! Finds who is connected to a Unix socket that serves one client at a time, as the kernel says it (`sock_diag(7)`,
 //! `struct unix_diag_req` and `unix_diag_msg` of `include/uapi/linux/unix_diag.h`).
 
 use std::fs;

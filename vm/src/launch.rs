@@ -18,7 +18,7 @@ use crate::qmp::Qmp;
 use crate::snapshot::Ready;
 use crate::sparse::{self, Zeros};
 
-/// How long a guest lives.
+/// Lifetime of a guest.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Owner {
     /// Until it is taken down.
@@ -28,7 +28,7 @@ pub enum Owner {
     ThisProcess,
 }
 
-/// What QEMU is started with.
+/// Settings that QEMU is started with.
 #[derive(Debug)]
 pub(crate) struct Launch<'a> {
     pub(crate) name: &'a str,

@@ -1,4 +1,4 @@
-//! Where RAM that lies in another process can be read: what `/proc/PID/maps` says of its mappings.
+//! The mappings of another process by `/proc/PID/maps`, for reading RAM that lies there.
 
 use std::fs::{self, File};
 use std::os::unix::fs::MetadataExt;
@@ -118,15 +118,15 @@ impl<'a> Mapping<'a> {
     }
 }
 
-/// How a range is mapped, if it is mapped as one.
+/// Finds how a range is mapped, if it is mapped as one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Whole {
     shared: bool,
-    /// Where in the file it begins.
+    /// Offset in the file, in bytes.
     offset: u64,
 }
 
-/// How `range` is mapped, where all of it is one file's or none's, and in one way. QEMU gives advice on parts of its RAM,
+/// Finds how `range` is mapped, if all of it is one file's or none's, and in one way. QEMU gives advice on parts of its RAM,
 /// which makes several mappings of one.
 fn whole(range: &RamRange, mappings: &[Mapping<'_>]) -> Option<Whole> {
     let end = range.offset.checked_add(range.len)?;

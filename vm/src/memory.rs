@@ -1,4 +1,4 @@
-//! How a machine's RAM is reached: where its guest-physical addresses lie on the host.
+//! Access to a machine's RAM: the places of its guest-physical addresses on the host.
 
 use std::path::PathBuf;
 
@@ -23,7 +23,7 @@ pub enum Memory {
     Gdb {
         /// A Unix socket, or `host:port`.
         address: String,
-        /// Where there is RAM; offsets say nothing.
+        /// Ranges of RAM; offsets say nothing.
         ranges: Vec<RamRange>,
     },
 }
@@ -46,18 +46,18 @@ pub struct ProcessPart {
     pub behind: Behind,
 }
 
-/// What a page of a process holds that is not in its page tables. To read such a page through the process would make it
+/// Content of a page of a process that is not in its page tables. To read such a page through the process would make it
 /// one: the host's memory would be filled with what the guest never used.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Behind {
     /// Zeros: private memory of its own.
     Zeros,
-    /// What the file has there: a private mapping of it.
+    /// The file's content there: a private mapping of it.
     File {
         /// The file.
         path: PathBuf,
-        /// Where in it the range begins.
+        /// Offset of the range in it, in bytes.
         offset: u64,
     },
     /// Only the process can say: its file cannot be opened by this user.

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use crate::error::{At, Error, Result};
 
-/// Where QEMU listens, in the run folder.
+/// Name of QEMU's socket in the run folder.
 pub(crate) const GUEST_END: &str = "net";
 /// Where it sends to.
 pub(crate) const HOST_END: &str = "net.host";

@@ -1,4 +1,4 @@
-//! Where things lie: the cache (kernels, packages, ready states), the run folder (guests), guest RAM.
+//! The folders: the cache (kernels, packages, ready states), the run folder (guests), guest RAM.
 //!
 //! Every folder is the user's own and 0700: the sockets in the run folder are full control over a guest.
 
@@ -44,7 +44,7 @@ pub fn run() -> Result<PathBuf> {
     private(&path, "KLAB_RUN")
 }
 
-/// Where the RAM file of guest `name` goes: shared memory where it has room for `bytes` twice over (the page
+/// Chooses the place of the RAM file of guest `name`: shared memory if it has room for `bytes` twice over (the page
 /// cache of a disk file is written back again and again), else the guest's run folder.
 pub(crate) fn ram_file(guest: &Path, bytes: u64) -> Result<PathBuf> {
     let here = guest.join("ram");

@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use crate::error::{At, Error, Result};
 use crate::lease::book::{Process, start_of};
 
-/// How often a process without a command line is looked at, 1 ms apart: longer than an `execve` takes.
+/// Number of looks at a process without a command line, 1 ms apart: longer than an `execve` takes.
 const EXEC_LOOKS: u32 = 100;
 
 /// A process that cannot be mistaken for a later one with the same id.

@@ -1,4 +1,4 @@
-//! What a long step says about itself while it runs.
+//! Reports of a long step while it runs.
 
 /// Listens to a long step: the command line draws a bar, a notebook updates a display, a test says nothing.
 pub trait Progress: Send {

@@ -17,7 +17,7 @@ const PROGRAM: &str = "qemu-system-x86_64";
 /// The first version known to work: it migrates with `x-ignore-shared` and has `-action`.
 const OLDEST: (u32, u32) = (7, 2);
 
-/// What executes the guest's instructions.
+/// Accelerator that executes the guest's instructions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Accel {
@@ -28,7 +28,7 @@ pub enum Accel {
 }
 
 impl Accel {
-    /// What QEMU's `-accel` and `-cpu` are given, for a guest that boots or for one that goes on from a saved state.
+    /// Arguments of QEMU's `-accel` and `-cpu`, for a guest that boots or for one that goes on from a saved state.
     pub(crate) fn options(self, incoming: bool) -> [&'static str; 2] {
         match (self, incoming) {
             (Self::Kvm, _) => ["kvm", "host"],
@@ -63,7 +63,7 @@ pub(crate) struct Qemu {
     pub(crate) version: String,
 }
 
-/// What a guest is made of.
+/// Parts of a guest.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Spec {
     pub(crate) vmlinuz: PathBuf,

@@ -19,14 +19,14 @@ use crate::{holder, paths, unix};
 
 /// The longest answer taken; `info mtree -f` of a big machine is some 50 KB.
 const LONGEST: usize = 4 << 20;
-/// How long another command of ours may hold the socket.
+/// Time limit for another command of ours on the socket.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// How long QEMU may take to greet a client; it does not while it has another.
+/// Time limit for QEMU's greeting; it does not greet a client while it has another.
 const GREETING: Duration = Duration::from_secs(5);
-/// How long one and the same client may have the socket before that is said: a command has it for some milliseconds, on a
+/// Time that one and the same client may have the socket before that is said: a command has it for some milliseconds, on a
 /// busy host for longer.
 const TAKEN: Duration = Duration::from_secs(1);
-/// How often it is looked who has it.
+/// Interval between two looks at who has it.
 const LOOK: Duration = Duration::from_millis(50);
 
 /// One client of QEMU's control socket; QEMU serves one at a time, so it is held under a lock and briefly.
@@ -142,7 +142,7 @@ impl Qmp {
         Ok(all.into_iter().filter_map(|backend| backend.id).collect())
     }
 
-    /// How many CPUs there are.
+    /// Number of CPUs.
     pub(crate) fn cpus(&mut self) -> Result<u32> {
         let all = self.run(&qmp::query_cpus_fast {}, Duration::from_secs(5))?;
         Ok(u32::try_from(all.len()).unwrap_or(u32::MAX))

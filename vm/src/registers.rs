@@ -23,7 +23,7 @@ macro_rules! registers {
                 [self.rdi, self.rsi, self.rdx, self.rcx, self.r8, self.r9].get(position).copied()
             }
 
-            /// How many words `struct user_regs_struct` has.
+            /// Number of words in `struct user_regs_struct`.
             pub const USER: usize = 27;
 
             /// As the kernel's `struct user_regs_struct` has them (`arch/x86/include/asm/user_64.h`).
@@ -100,9 +100,9 @@ registers! {
     fs "FS" 25,
     /// Segment selector.
     gs "GS" 26,
-    /// Where the segment of `fs` begins.
+    /// Base of the `fs` segment.
     fs_base "FS base" 21,
-    /// Where the segment of `gs` begins: in the kernel, the CPU's per-CPU area.
+    /// Base of the `gs` segment: in the kernel, the CPU's per-CPU area.
     gs_base "GS base" 22,
 }
 

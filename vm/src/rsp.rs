@@ -9,12 +9,12 @@ use std::time::{Duration, Instant};
 
 use crate::unix;
 
-/// How long the other end may take to take what is sent.
+/// Time limit for the other end to take what is sent.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// Bytes that may come before an answer that is waited for.
 const LONGEST: usize = 64 << 10;
 
-/// What a connection goes over.
+/// Stream of a connection.
 #[derive(Debug)]
 pub(crate) enum Stream {
     Unix(UnixStream),
@@ -86,7 +86,7 @@ impl Rsp {
         }
     }
 
-    /// What the next packet holds; `None` when none has come by then.
+    /// Receives the next packet; `None` if none has come by then.
     pub(crate) fn packet(&mut self, until: Instant) -> io::Result<Option<Vec<u8>>> {
         let bad = |why: &'static str| io::Error::new(ErrorKind::InvalidData, why);
         loop {

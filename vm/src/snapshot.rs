@@ -25,7 +25,7 @@ use crate::ram::{self, RamRange};
 use crate::sparse::{self, Zeros};
 use crate::temporary::Temporary;
 
-/// How many ready states are kept; each takes what its guest had in use.
+/// Number of ready states that are kept; each takes what its guest had in use.
 const KEPT: usize = 8;
 
 /// A saved state.
@@ -222,7 +222,7 @@ fn prune(all: &Path, fresh: &str) {
     }
 }
 
-/// What a ready state depends on. Files count by place, size and time: hashing them would take longer than
+/// Inputs of a ready state. Files count by place, size and time: hashing them would take longer than
 /// the start of a guest.
 fn key(spec: &Spec, qemu: &Qemu) -> Result<String> {
     let mut hash = Sha256::new();

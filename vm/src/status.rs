@@ -1,4 +1,4 @@
-//! What state a guest is in, and why.
+//! State of a guest, and the reason.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -32,7 +32,7 @@ pub struct Status {
     pub memory: u64,
     /// CPUs.
     pub cpus: u32,
-    /// What executes its instructions.
+    /// Accelerator that executes its instructions.
     pub accel: Accel,
     /// QEMU's process; `None` when it is gone.
     pub pid: Option<u32>,
@@ -42,7 +42,7 @@ pub struct Status {
     pub owned: bool,
     /// The control socket of the QEMU that it was attached to; `None` for one that klab started.
     pub attached: Option<PathBuf>,
-    /// Where its sockets are.
+    /// Folder of its sockets.
     pub run_dir: PathBuf,
 }
 
@@ -89,7 +89,7 @@ impl fmt::Display for State {
     }
 }
 
-/// How long the agent of a guest whose CPUs run may say nothing; under emulation a busy guest is slow.
+/// Time that the agent of a guest whose CPUs run may say nothing; under emulation a busy guest is slow.
 const SILENCE: Duration = Duration::from_secs(3);
 
 pub(crate) fn of(folder: &Path, record: &Record) -> Status {
@@ -251,7 +251,7 @@ fn stopped(folder: &Path) -> Why {
     }
 }
 
-/// What the kernel said when it panicked.
+/// The kernel's message when it panicked.
 pub(crate) fn panic_line(folder: &Path) -> Option<String> {
     const WORDS: &str = "Kernel panic - not syncing";
     let console = launch::tail(&folder.join("serial.log"));

@@ -1,4 +1,4 @@
-//! What appears whole or not at all: made beside its place under a name of its own, then renamed.
+//! A file or folder that appears whole or not at all: made beside its place under a name of its own, then renamed.
 //!
 //! Not by the crate `tempfile`, which brings 19 MB of source for every architecture's system calls, and whatever `vm`
 //! depends on, rust-analyzer reads at the start of every Jupyter kernel.
@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use crate::error::{At, Result};
 
-/// How such names begin; what an interrupted command left is known by it.
+/// Beginning of such names, by which the leftovers of an interrupted command are known.
 pub(crate) const PREFIX: &str = ".new-";
 
 static NEXT: AtomicU32 = AtomicU32::new(0);

@@ -19,7 +19,7 @@ use crate::error::{Error, Result};
 
 /// Links that are followed: as many as the kernel follows (`MAXSYMLINKS`).
 const LINKS: usize = 40;
-/// How long a FIFO may be without a reader.
+/// Time that a FIFO may be without a reader.
 const READER: Duration = Duration::from_secs(30);
 
 static NEXT: AtomicU32 = AtomicU32::new(0);

@@ -4,7 +4,7 @@ use std::io::{self, IsTerminal, Write};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-/// How often a log without a terminal hears of a step that goes on.
+/// Interval at which a log without a terminal hears of a step that goes on.
 const QUIET: Duration = Duration::from_secs(20);
 
 /// The steps that are under way, and the line that shows them. Shared by the steps' threads.

@@ -54,7 +54,7 @@ impl fmt::Display for Citation {
     }
 }
 
-/// What is wrong with `citation`, of something that has one of `names`, by the cited file's text.
+/// Finds the fault of `citation` in the text of the cited file, whose line should have one of `names`.
 fn fault(citation: &Citation, names: &[String], text: &str) -> Option<String> {
     let lines: Vec<&str> = text.lines().collect();
     if citation.first == 0 || citation.last < citation.first || citation.last > lines.len() {

@@ -1,4 +1,4 @@
-//! What the documents say of the tree, held against the tree.
+//! Tests that hold the documents against the tree.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -42,7 +42,7 @@ fn every_environment_variable_is_in_the_table() {
     assert!(unused.is_empty(), "no program reads {unused:?}");
 }
 
-/// What is linked to in `text`: `[..](TARGET)`, without the place in the file.
+/// Targets of the links in `text`, `[..](TARGET)`, without the place in the file.
 fn links(text: &str) -> impl Iterator<Item = &str> {
     text.split("](")
         .skip(1)

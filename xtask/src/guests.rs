@@ -16,7 +16,7 @@ const PREFIX: &str = "/tmp/klab-test-";
 /// A run folder of this test run's own.
 #[derive(Debug)]
 pub(crate) struct Guests {
-    /// What `KLAB_RUN` says to everything that the tests start.
+    /// Value of `KLAB_RUN` for everything that the tests start.
     pub(crate) run: PathBuf,
 }
 
@@ -71,7 +71,7 @@ impl Guests {
         Tally::one(processes.is_empty() && left.is_empty())
     }
 
-    /// What looks like a guest: a folder in the run folder.
+    /// Lists the folders in the run folder that look like a guest's.
     fn folders(&self) -> Vec<PathBuf> {
         let Ok(entries) = fs::read_dir(&self.run) else {
             return Vec::new();

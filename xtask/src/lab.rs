@@ -19,7 +19,7 @@ use crate::process::{Job, plain, tied};
 use crate::python;
 use crate::stamp::{Key, Stamp};
 
-/// How many lessons `--headless` executes.
+/// Number of lessons that `--headless` executes.
 const FIRST: &str = "2";
 
 /// `cargo xtask lab`
@@ -211,6 +211,18 @@ pub(crate) fn guest(board: &Board, paths: &Paths, run: Option<&Path>) -> Result<
     Ok(())
 }
 
+/// The program and the native half of the Python package: what shares one build of `probes` is built by one call of
+/// cargo, else each would want other features of its dependencies. The program's are not changed by the package's.
+const BUILT: &[&str] = &[
+    "build",
+    "--locked",
+    "--release",
+    "--package",
+    "klab",
+    "--package",
+    "klab-drgn",
+];
+
 /// Build the klab program, unless no source changed since it was built.
 fn build(board: &Board, paths: &Paths) -> Result<()> {
     const NAME: &str = "klab";
@@ -227,10 +239,7 @@ fn build(board: &Board, paths: &Paths) -> Result<()> {
         log: paths.logs().join("klab.log"),
         cure: "see the compiler's words above; Rust 1.95, a C compiler and about 3 GB of disk are needed",
     };
-    job.run(
-        cargo(paths).args(["build", "--locked", "--release", "--package", "klab"]),
-        units,
-    )?;
+    job.run(cargo(paths).args(BUILT), units)?;
     stamp.set()?;
     board.end(NAME, "built");
     Ok(())
@@ -248,7 +257,7 @@ pub(crate) fn cargo(paths: &Paths) -> Command {
 }
 
 /// `214/361 crates` from cargo's `Building [====> ] 214/361: a, b`.
-pub(crate) fn units(line: &str) -> Option<String> {
+fn units(line: &str) -> Option<String> {
     let line = line.trim_start();
     if let Some((_, rest)) = line.strip_prefix("Building [")?.split_once(']') {
         let (count, crates) = rest.trim().split_once(':')?;

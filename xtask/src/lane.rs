@@ -13,7 +13,7 @@ use crate::paths::Paths;
 use crate::stages::Stage;
 use crate::tally::Tally;
 
-/// What the stages came to.
+/// Results of the stages.
 #[derive(Debug, Default)]
 pub(crate) struct Report {
     pub(crate) lines: Vec<String>,

@@ -2,6 +2,7 @@
 //!
 //! This program is the first thing a newcomer's machine compiles, so it uses the standard library and `anyhow` only.
 
+mod bench;
 mod board;
 mod cites;
 mod clean;
@@ -37,6 +38,7 @@ cargo xtask test [STAGE..]                    run every test, or only these stag
                 matrix, or one kernel of vm/src/kernels/matrix.txt: the readers on each kernel
 cargo xtask cites [FOLDER..]                  hold the citations PATH:LINE@TAG against the kernel's source: what klab has
                 unpacked of it, and these folders, each a source of one version
+cargo xtask bench [core|skb|cell] [FLAG..]    klab's figures beside its peers' (--help lists the flags)
 cargo xtask clean                             remove everything that was made";
 
 fn main() -> ExitCode {
@@ -65,6 +67,7 @@ fn run(words: &[&str]) -> Result<ExitCode> {
         }
         ["test", names @ ..] => stages::run(names),
         ["cites", folders @ ..] => cites::run(folders),
+        ["bench", words @ ..] => bench::run(words),
         ["clean"] => clean::run(),
         [] | ["help" | "-h" | "--help"] => {
             println!("{USAGE}");

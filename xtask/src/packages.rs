@@ -25,7 +25,7 @@ enum Sign {
     Modules(&'static str),
 }
 
-/// What the lab needs. The guest's own packages are not here: klab fetches and unpacks them itself.
+/// Packages that the lab needs. The guest's own are not here: klab fetches and unpacks them itself.
 pub(crate) const LAB: &[Package] = &[
     Package {
         name: "qemu-system-x86",
@@ -44,7 +44,7 @@ pub(crate) const LAB: &[Package] = &[
     },
 ];
 
-/// What the tests need besides.
+/// Packages that only the tests need.
 pub(crate) const TESTS: &[Package] = &[
     Package {
         name: "pahole",

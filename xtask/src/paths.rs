@@ -1,4 +1,4 @@
-//! Where things lie.
+//! The folders that the steps work in.
 
 use std::env;
 use std::os::unix::fs::MetadataExt;
@@ -17,7 +17,7 @@ pub(crate) struct Paths {
     pub(crate) cache: PathBuf,
     /// klab's run folder, by the same rule as `vm::paths::run`.
     pub(crate) run: PathBuf,
-    /// Where the guests' RAM lies if the run folder is not in memory, as `vm::paths` has it.
+    /// Folder of the guests' RAM if the run folder is not in memory, as `vm::paths` has it.
     pub(crate) shm: PathBuf,
 }
 
@@ -67,7 +67,7 @@ impl Paths {
         self.root.join("xtask/python").join(name)
     }
 
-    /// What the steps print in full.
+    /// Folder of all that the steps print.
     pub(crate) fn logs(&self) -> PathBuf {
         self.target.join("xtask")
     }

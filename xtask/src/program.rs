@@ -99,7 +99,7 @@ impl Program {
     }
 }
 
-/// What a program's end means: one that fails without a failed test, or runs no test, failed.
+/// Judges a program's end: one that fails without a failed test, or runs no test, failed.
 fn verdict(counts: bool, counted: Tally, success: bool) -> Tally {
     let mut tally = if counts { counted } else { Tally::one(success) };
     if tally.failed == 0 && (!success || tally.passed == 0) {

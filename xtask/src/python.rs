@@ -11,7 +11,7 @@ use crate::paths::Paths;
 use crate::process::{Job, tied};
 use crate::stamp::{Key, Stamp};
 
-/// What pip takes from the environment and must not take here: other packages, other places.
+/// Variables that pip takes from the environment and must not take here: other packages, other places.
 const FOREIGN: &[&str] = &[
     "PIP_CONSTRAINT",
     "PIP_FIND_LINKS",
@@ -23,7 +23,7 @@ const FOREIGN: &[&str] = &[
     "PYTHONPATH",
 ];
 
-/// What JupyterLab is told once, for everyone: lessons open as notebooks, nothing is asked of the network.
+/// Settings of JupyterLab for everyone: lessons open as notebooks, nothing is asked of the network.
 const OVERRIDES: &str = r#"{
   "@jupyterlab/docmanager-extension:plugin": {
     "defaultViewers": { "markdown": "Jupytext Notebook", "myst": "Jupytext Notebook" }

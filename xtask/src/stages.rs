@@ -16,6 +16,14 @@ use crate::program::{Program, check, pytest, tests};
 const LIGHT: &[&str] = &["--workspace", "--exclude", "klab", "--exclude", "stock"];
 const KLAB: &[&str] = &["--release", "--package", "klab"];
 
+/// The documentation of the libraries, in which a link that leads nowhere is an error.
+const DOC: &[&str] = &[
+    "--config",
+    "build.rustdocflags=['-Dwarnings']",
+    "doc",
+    "--no-deps",
+];
+
 /// The stock REPL and the stock Jupyter kernel, on klab's build of rust-analyzer: with klab among the packages the
 /// features that its dependencies are built with stay the same.
 const STOCK: &[&str] = &[
@@ -93,6 +101,14 @@ const STAGES: &[Stage] = &[
                 check(&[&["clippy"], KLAB, strict].concat()),
             ])
         },
+    },
+    Stage {
+        name: "doc",
+        needs_lab: false,
+        alone: true,
+        always: true,
+        kernel: None,
+        programs: |_| Ok(vec![check(&[DOC, LIGHT].concat())]),
     },
     Stage {
         name: "live",

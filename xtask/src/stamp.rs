@@ -1,4 +1,4 @@
-//! What makes a finished step cost milliseconds: a stamp file that holds the hash of all that the step depends on.
+//! A stamp file with the hash of all that a step depends on, so that a finished step costs milliseconds.
 
 use std::collections::hash_map::DefaultHasher;
 use std::fs;

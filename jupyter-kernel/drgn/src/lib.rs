@@ -1,7 +1,7 @@
 //! The native half of the Python package `klab`: a guest's kernel as drgn's finders ask for it.
 //!
-//! drgn itself is not linked: `klab/program.py` hands drgn the address of [`reader`]'s callback, and its finders ask
-//! [`kernel::Kernel`] for types, symbols and declarations. Everything is read from the guest's memory by `probes`.
+//! drgn itself is not linked: `klab/program.py` hands drgn the address of `reader`'s callback, and its finders ask
+//! `kernel::Kernel` for types, symbols and declarations. Everything is read from the guest's memory by `probes`.
 
 mod kernel;
 mod modules;

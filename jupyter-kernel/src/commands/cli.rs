@@ -76,11 +76,8 @@ pub(crate) enum ShellCommand {
     /// Say what is there, what is missing and how to get it
     #[command(after_long_help = include_str!("manual/doctor.txt"))]
     Doctor,
-    /// Measure klab beside its peers, in one run
-    #[command(after_long_help = include_str!("manual/bench.txt"))]
-    Bench(Bench),
     #[command(flatten)]
-    Setup(crate::setup::Setup),
+    Setup(super::setup::Setup),
 }
 
 /// The commands of a cell.
@@ -296,30 +293,6 @@ pub(crate) struct DrgnShell {
     /// A script and its arguments instead of the prompt
     #[arg(allow_hyphen_values = true, trailing_var_arg = true)]
     pub(crate) script: Vec<String>,
-}
-
-/// What to measure.
-#[derive(Debug, Args)]
-pub(crate) struct Bench {
-    /// One part; all where none is named
-    pub(crate) what: Option<Part>,
-    /// A vmlinux with DWARF of the guest's kernel, for drgn
-    #[arg(long, value_name = "FILE")]
-    pub(crate) vmlinux: Option<PathBuf>,
-    /// The stock kernel to compare with [default: evcxr_jupyter in PATH]
-    #[arg(long, value_name = "PROGRAM")]
-    pub(crate) stock: Option<PathBuf>,
-}
-
-/// A part of the measurements.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-pub(crate) enum Part {
-    /// Reading of memory, commands, boots
-    Core,
-    /// Captures of packets, by klab's module
-    Skb,
-    /// Cells, by a Jupyter client
-    Cell,
 }
 
 /// `512M`, `2G` -> bytes.

@@ -10,8 +10,8 @@
 //! $ klab p 'init_task.comm'
 //! ```
 
-mod bench;
 mod cli;
+pub(crate) mod complete;
 mod copy;
 mod doctor;
 mod drgn;
@@ -26,6 +26,7 @@ mod progress;
 mod read;
 mod record;
 mod search;
+mod setup;
 mod signals;
 mod skb;
 mod source;
@@ -40,11 +41,11 @@ use anyhow::Result;
 use clap::Parser;
 use vm::agent::ModuleError;
 
-use crate::setup::Setup;
 use cli::{Shell, ShellCommand};
 pub(crate) use line::run_line;
 use output::Face;
 pub(crate) use output::{Context, INTERRUPTED, Output, Stream, default_guest};
+pub(crate) use setup::Setup;
 use signals::Caught;
 pub(crate) use words::in_a_cell;
 
@@ -59,11 +60,14 @@ pub(crate) fn is_interruption(error: &anyhow::Error) -> bool {
     })
 }
 
-/// Runs the command of this process's arguments.
-pub(crate) fn main() -> ExitCode {
+/// Does a subcommand that is no command of this module.
+pub(crate) type SetUp = fn(&Setup) -> Result<String>;
+
+/// Runs the command of this process's arguments; `set_up` does those of [`Setup`].
+pub(crate) fn main(set_up: SetUp) -> ExitCode {
     let shell = Shell::parse();
     let (json, caught) = (shell.common.json, Caught::default());
-    let ran = catch_unwind(AssertUnwindSafe(|| run(shell, &caught)));
+    let ran = catch_unwind(AssertUnwindSafe(|| run(shell, &caught, set_up)));
     let ran = match ran {
         Ok(ran) => ran,
         // A loop that has seen the interrupt.
@@ -92,7 +96,7 @@ pub(crate) fn main() -> ExitCode {
     }
 }
 
-fn run(shell: Shell, caught: &Caught) -> Result<Output> {
+fn run(shell: Shell, caught: &Caught, set_up: SetUp) -> Result<Output> {
     let mut cx = Context {
         guest: default_guest(),
         sink: &mut output::to_terminal,
@@ -120,9 +124,8 @@ fn run(shell: Shell, caught: &Caught) -> Result<Output> {
         ShellCommand::Vmlinux { kernel } => vmlinux::run(kernel.as_deref(), &mut cx),
         ShellCommand::Readers => read::listed(),
         ShellCommand::Doctor => doctor::run(),
-        ShellCommand::Bench(what) => bench::run(&what, &mut cx),
         ShellCommand::Setup(setup) => {
-            let text = setup.run()?;
+            let text = set_up(&setup)?;
             if matches!(setup, Setup::Prepare { template: false }) {
                 machine::prepare(&mut cx)?;
             }

@@ -61,19 +61,7 @@ impl Source {
         if let Some(at) = self.kernel_at {
             return Ok(Guest::attach_kernel(name, at)?);
         }
-        let mut known = KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
-        let still = |guest: &Guest| {
-            guest.kernel().is_ok() && guest.machine().is_ok_and(|machine| machine.is_own())
-        };
-        if let Some(guest) = known.remove(name).filter(still) {
-            known.insert(name.to_owned(), guest.clone());
-            return Ok(guest);
-        }
-        let guest = Guest::attach(name)?;
-        if guest.machine()?.is_own() {
-            known.insert(name.to_owned(), guest.clone());
-        }
-        Ok(guest)
+        attached(name)
     }
 
     /// The cell's expression for the guest.
@@ -90,4 +78,21 @@ impl Source {
             (None, None, None) => "guest".to_owned(),
         }
     }
+}
+
+/// The guest of this name, kept from line to line.
+pub(super) fn attached(name: &str) -> Result<Guest> {
+    let mut known = KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
+    let still = |guest: &Guest| {
+        guest.kernel().is_ok() && guest.machine().is_ok_and(|machine| machine.is_own())
+    };
+    if let Some(guest) = known.remove(name).filter(still) {
+        known.insert(name.to_owned(), guest.clone());
+        return Ok(guest);
+    }
+    let guest = Guest::attach(name)?;
+    if guest.machine()?.is_own() {
+        known.insert(name.to_owned(), guest.clone());
+    }
+    Ok(guest)
 }

@@ -47,7 +47,7 @@ pub(crate) fn prelude() -> &'static str {
     if let Err(error) = probes::cell::start() {
         eprintln!("cells cannot reach the kernel: {error}");
     }
-    let guest: probes::cell::LazyGuest = probes::cell::LazyGuest::from_env();
+    let guest: probes::guest::LazyGuest = probes::guest::LazyGuest::from_env();
     "#
 }
 

@@ -13,9 +13,10 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use serde_json::{Map, Value};
+use klab_protocol::{Bundle, Shown};
 use tempfile::TempDir;
 
+use super::stage::Stage;
 use super::stream::{Event, Piece, Says, Splitter};
 use crate::prepare;
 
@@ -27,26 +28,11 @@ const STREAM_END: Duration = Duration::from_secs(2);
 /// What evcxr's child writes when a signal says that its code is at fault.
 const FAULTS: [&str; 3] = ["Segmentation fault.", "Illegal instruction.", "Bus error."];
 
-/// Something that a cell shows while it runs.
-#[derive(Debug)]
-pub(crate) enum Shown {
-    Stdout(String),
-    Stderr(String),
-    Display {
-        id: String,
-        update: bool,
-        data: Map<String, Value>,
-    },
-}
-
-/// Takes what a cell shows.
-pub(crate) type Sink = Arc<dyn Fn(Shown) + Send + Sync>;
-
 /// What the process said about the end of a cell.
 #[derive(Debug, Default)]
 pub(crate) struct Said {
     /// The value.
-    pub(crate) result: Option<Map<String, Value>>,
+    pub(crate) result: Option<Bundle>,
     /// The value is an error.
     pub(crate) error: Option<String>,
     /// The last panic.
@@ -72,7 +58,7 @@ pub(crate) struct Panic {
 
 /// The state that the readers of both streams share.
 struct Shared {
-    sink: Sink,
+    stage: Stage,
     state: Mutex<State>,
     changed: Condvar,
 }
@@ -98,8 +84,8 @@ pub(crate) struct Front {
 }
 
 impl Front {
-    /// Makes the sockets. What cells show goes to `sink`.
-    pub(crate) fn new(sink: Sink) -> Result<Self> {
+    /// Makes the sockets. What cells show goes to `stage`.
+    pub(crate) fn new(stage: Stage) -> Result<Self> {
         let folder = tempfile::Builder::new()
             .prefix("klab-cell-")
             .permissions(std::fs::Permissions::from_mode(0o700))
@@ -108,7 +94,7 @@ impl Front {
         prepare::owns(folder.path())?;
         let state = Mutex::default();
         let shared = Arc::new(Shared {
-            sink,
+            stage,
             state,
             changed: Condvar::new(),
         });
@@ -210,9 +196,13 @@ fn read_out(mut stream: UnixStream, shared: &Shared) {
     {
         for piece in splitter.push(&bytes[..length]) {
             match piece {
-                Piece::Text(text) => (shared.sink)(Shown::Stdout(text)),
+                Piece::Text(text) => shared.stage.show(Shown::Stdout(text)),
                 Piece::Event(Event::Display { id, update, data }) => {
-                    (shared.sink)(Shown::Display { id, update, data });
+                    shared.stage.show(Shown::Display {
+                        id: Some(id),
+                        update,
+                        data,
+                    });
                 }
                 Piece::Event(event) => shared.change(|state| note(state, event)),
                 Piece::Evcxr { line, says } => shared.change(|state| pass(state, &line, says)),
@@ -282,7 +272,7 @@ fn read_err(mut stream: UnixStream, shared: &Shared) {
             Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
                 let text = std::mem::take(&mut shared.lock().said.stderr);
                 if !text.is_empty() {
-                    (shared.sink)(Shown::Stderr(text));
+                    shared.stage.show(Shown::Stderr(text));
                 }
             }
             Err(error) if error.kind() == ErrorKind::Interrupted => {}

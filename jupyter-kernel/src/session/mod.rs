@@ -7,10 +7,8 @@
 mod front;
 mod interrupt;
 mod report;
+mod stage;
 mod stream;
 mod worker;
 
-pub(crate) use front::{Shown, Sink};
-pub(crate) use interrupt::Interrupter;
-pub(crate) use report::CellError;
-pub(crate) use worker::{Input, Outcome, Session};
+pub(crate) use worker::Session;

@@ -2,34 +2,9 @@
 
 use annotate_snippets::{AnnotationKind, Group, Level, Renderer, Snippet};
 use evcxr::CompilationError;
+use klab_protocol::CellError;
 
 use super::front::{Panic, Said};
-
-/// An error of a cell, in the three parts of Jupyter's protocol.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct CellError {
-    pub(crate) ename: String,
-    pub(crate) evalue: String,
-    pub(crate) traceback: Vec<String>,
-}
-
-impl CellError {
-    /// An error that needs no more than its sentence.
-    pub(crate) fn new(ename: &str, evalue: impl Into<String>) -> Self {
-        let evalue = crate::commands::in_a_cell(&evalue.into());
-        let traceback = vec![format!("\u{1b}[1;31m{ename}\u{1b}[0m: {evalue}")];
-        Self {
-            ename: ename.to_owned(),
-            evalue,
-            traceback,
-        }
-    }
-
-    fn at(mut self, place: Option<String>) -> Self {
-        self.traceback.extend(place);
-        self
-    }
-}
 
 /// The error that evcxr reports, for the cell `code` of which the process `said`.
 pub(super) fn of_evcxr(error: &evcxr::Error, code: &str, said: &Said) -> CellError {
@@ -50,7 +25,9 @@ pub(super) fn of_said(said: &Said, code: &str, source: &str) -> Option<CellError
                 "the cell was stopped; its variables are kept",
             ));
         }
-        return Some(CellError::new("Panic", &panic.message).at(place(panic, code, source)));
+        let mut error = CellError::new("Panic", &panic.message);
+        error.traceback.extend(place(panic, code, source));
+        return Some(error);
     }
     if said.question_mark {
         return Some(CellError::new("Error", said.stderr.trim_end()));

@@ -7,28 +7,14 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow};
 use evcxr::{CommandContext, EvalCallbacks, EvalContext};
+use klab_protocol::{Bundle, CellError, Completion, Input, Match, Outcome, Shown, Sink};
 use serde_json::{Map, Value};
-use tokio::sync::oneshot;
 
-use super::front::{Front, Shown, Sink};
+use super::front::Front;
 use super::interrupt::Interrupter;
-use super::report::{self, CellError};
+use super::report;
+use super::stage::Stage;
 use crate::prepare;
-
-/// What a cell came to: its value by mime type, if it has one.
-pub(crate) type Outcome = Result<Option<Map<String, Value>>, CellError>;
-/// Asks the user for a line: the prompt, and whether it is a password.
-pub(crate) type Input = Box<dyn Fn(&str, bool) -> String + Send>;
-
-/// What may stand at the cursor.
-#[derive(Debug, Default)]
-pub(crate) struct Completion {
-    /// The replacements, and what each is.
-    pub(crate) matches: Vec<(String, &'static str)>,
-    /// The bytes of the cell that are replaced.
-    pub(crate) start: usize,
-    pub(crate) end: usize,
-}
 
 /// How long a client waits for what is at the cursor: the first time, evcxr may still be starting.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -37,38 +23,39 @@ enum Job {
     Execute {
         code: String,
         input: Input,
-        reply: oneshot::Sender<Outcome>,
+        reply: mpsc::Sender<Outcome>,
     },
     Complete {
         code: String,
         at: usize,
-        reply: oneshot::Sender<Completion>,
+        reply: mpsc::Sender<Completion>,
     },
     Inspect {
         code: String,
         at: usize,
-        reply: oneshot::Sender<Option<(String, String)>>,
+        reply: mpsc::Sender<Option<Bundle>>,
     },
 }
 
 /// A handle to the thread.
-#[derive(Clone)]
 pub(crate) struct Session {
     jobs: mpsc::Sender<Job>,
+    stage: Stage,
     /// How many cells run or wait.
     waiting: Arc<AtomicUsize>,
     pub(crate) interrupter: Arc<Interrupter>,
 }
 
 impl Session {
-    /// Starts the thread, which gets evcxr ready at once. What cells show goes to `sink`.
-    pub(crate) fn start(sink: Sink) -> Result<Self> {
+    /// Starts the thread, which gets evcxr ready at once. What it says before the first cell goes to `background`.
+    pub(crate) fn start(background: Sink) -> Result<Self> {
         let (jobs, receiver) = mpsc::channel();
         let interrupter = Arc::<Interrupter>::default();
         let waiting = Arc::<AtomicUsize>::default();
-        let front = Front::new(Arc::clone(&sink))?;
+        let stage = Stage::new(background);
+        let front = Front::new(stage.clone())?;
         let mut worker = Worker {
-            sink,
+            stage: stage.clone(),
             front,
             interrupter: Arc::clone(&interrupter),
             cells: None,
@@ -85,43 +72,46 @@ impl Session {
             })?;
         Ok(Self {
             jobs,
+            stage,
             waiting,
             interrupter,
         })
     }
 
-    /// Runs a cell.
-    pub(crate) async fn execute(&self, code: String, input: Input) -> Outcome {
-        let (reply, outcome) = oneshot::channel();
+    /// Runs a cell to its end.
+    pub(crate) fn execute(&self, code: String, show: Sink, input: Input) -> Outcome {
+        self.stage.set(show);
+        let (reply, outcome) = mpsc::channel();
         self.waiting.fetch_add(1, Ordering::SeqCst);
         self.send(Job::Execute { code, input, reply });
-        let outcome = outcome.await.unwrap_or_else(|_| Err(gone()));
+        let outcome = outcome.recv().unwrap_or_else(|_| Err(gone()));
         self.waiting.fetch_sub(1, Ordering::SeqCst);
         outcome
     }
 
     /// What may stand at byte `at`; nothing while a cell runs.
-    pub(crate) async fn complete(&self, code: String, at: usize) -> Completion {
+    pub(crate) fn complete(&self, code: String, at: usize) -> Completion {
+        let (reply, found) = mpsc::channel();
         if self.busy() {
-            return Completion {
-                start: at,
-                end: at,
-                ..Completion::default()
-            };
+            drop(reply);
+        } else {
+            self.send(Job::Complete { code, at, reply });
         }
-        let (reply, completion) = oneshot::channel();
-        self.send(Job::Complete { code, at, reply });
-        timely(completion).await.unwrap_or_default()
+        found.recv_timeout(PATIENCE).unwrap_or(Completion {
+            matches: Vec::new(),
+            replaced: at..at,
+        })
     }
 
     /// What is known of the name at byte `at`, as text and as HTML; nothing while a cell runs.
-    pub(crate) async fn inspect(&self, code: String, at: usize) -> Option<(String, String)> {
+    pub(crate) fn inspect(&self, code: String, at: usize) -> Option<Bundle> {
+        let (reply, found) = mpsc::channel();
         if self.busy() {
-            return None;
+            drop(reply);
+        } else {
+            self.send(Job::Inspect { code, at, reply });
         }
-        let (reply, found) = oneshot::channel();
-        self.send(Job::Inspect { code, at, reply });
-        timely(found).await.flatten()
+        found.recv_timeout(PATIENCE).ok().flatten()
     }
 
     fn busy(&self) -> bool {
@@ -134,9 +124,10 @@ impl Session {
     }
 }
 
-/// What comes while one still looks at the cursor.
-async fn timely<T>(reply: oneshot::Receiver<T>) -> Option<T> {
-    tokio::time::timeout(PATIENCE, reply).await.ok()?.ok()
+impl std::fmt::Debug for Session {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Session").finish_non_exhaustive()
+    }
 }
 
 /// rust-analyzer adds the names of a function's parameters, which nobody wants as arguments.
@@ -160,7 +151,7 @@ fn gone() -> CellError {
 }
 
 struct Worker {
-    sink: Sink,
+    stage: Stage,
     front: Front,
     interrupter: Arc<Interrupter>,
     cells: Option<Cells>,
@@ -186,8 +177,10 @@ impl Worker {
                 }
             }
             Job::Complete { code, at, reply } => {
-                let found = unbroken(|| self.complete(&code, at).ok());
-                let _ = reply.send(found.unwrap_or_default());
+                // Without an answer the channel closes.
+                if let Some(found) = unbroken(|| self.complete(&code, at).ok()) {
+                    let _ = reply.send(found);
+                }
             }
             Job::Inspect { code, at, reply } => {
                 let _ = reply.send(unbroken(|| self.inspect(&code, at)));
@@ -213,7 +206,7 @@ impl Worker {
             let died = matches!(prelude, Err(evcxr::Error::SubprocessTerminated(_)));
             let said = self.front.end(died);
             if !said.stderr.is_empty() {
-                (self.sink)(Shown::Stderr(said.stderr));
+                self.stage.show(Shown::Stderr(said.stderr));
             }
             prelude.map_err(|error| anyhow!("the library of the cells does not load: {error}"))?;
             (cells.new, cells.bare) = (false, false);
@@ -222,7 +215,7 @@ impl Worker {
     }
 
     fn start(&self) -> Result<Cells> {
-        let say = |text: &str| (self.sink)(Shown::Stderr(text.to_owned()));
+        let say = |text: &str| self.stage.show(Shown::Stderr(text.to_owned()));
         prepare::session(&say).context("the library of the cells is not ready")?;
         let mut child = prepare::cell_process()?;
         child.env("KLAB_CELL", self.front.folder());
@@ -242,8 +235,10 @@ impl Worker {
             (outputs.stderr, Shown::Stderr),
         ];
         for (lines, shown) in sinks {
-            let sink = Arc::clone(&self.sink);
-            std::thread::spawn(move || lines.iter().for_each(|line| sink(shown(line + "\n"))));
+            let stage = self.stage.clone();
+            std::thread::spawn(move || {
+                lines.iter().for_each(|line| stage.show(shown(line + "\n")));
+            });
         }
         prepare::lock()?;
         prepare::show_library()?;
@@ -267,7 +262,9 @@ impl Worker {
         self.front.begin();
         self.interrupter.begin(cell);
         let mut callbacks = EvalCallbacks {
-            input_reader: &|request| input(&request.prompt, request.is_password),
+            input_reader: &|request| {
+                input(&request.prompt, request.is_password).unwrap_or_default()
+            },
         };
         let run = catch_unwind(AssertUnwindSafe(|| {
             cells.context.execute_with_callbacks(code, &mut callbacks)
@@ -299,7 +296,8 @@ impl Worker {
             }
         };
         if !said.question_mark && !cells.bare && !said.stderr.is_empty() {
-            (self.sink)(Shown::Stderr(std::mem::take(&mut said.stderr)));
+            self.stage
+                .show(Shown::Stderr(std::mem::take(&mut said.stderr)));
         }
         match (error, run) {
             (Some(error), _) => Err(error),
@@ -321,18 +319,23 @@ impl Worker {
         let matches = found
             .completions
             .into_iter()
-            .map(|item| (name(item.code), item.kind))
+            .map(|item| Match {
+                text: name(item.code),
+                kind: Some(item.kind.to_owned()),
+            })
             .collect();
         Ok(Completion {
             matches,
-            start: found.start_offset,
-            end: found.end_offset,
+            replaced: found.start_offset..found.end_offset,
         })
     }
 
-    fn inspect(&mut self, code: &str, at: usize) -> Option<(String, String)> {
+    fn inspect(&mut self, code: &str, at: usize) -> Option<Bundle> {
         let cells = self.ready().ok()?;
-        let found = cells.context.hover_at(code, at).ok()?;
-        (found.0 != "No documentation found").then_some(found)
+        let (text, html) = cells.context.hover_at(code, at).ok()?;
+        let forms = [("text/plain", text), ("text/html", html)];
+        (forms[0].1 != "No documentation found")
+            .then(|| forms.map(|(mime, form)| (mime.to_owned(), Value::String(form))))
+            .map(Map::from_iter)
     }
 }

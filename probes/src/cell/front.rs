@@ -16,7 +16,8 @@ use std::thread::{self, ThreadId};
 
 use serde::Serialize;
 
-use super::{Bundle, Interrupted, interrupt};
+use super::Bundle;
+use crate::base::{self, Interrupted};
 
 /// Begins an event in the output stream. No text that people print holds this control character.
 const MARK: &str = "\u{1e}klab:";
@@ -27,7 +28,7 @@ const CELL: &str = "KLAB_CELL";
 /// The thread that runs the cells, once [`start`] reached klab's kernel.
 static CELL_THREAD: OnceLock<ThreadId> = OnceLock::new();
 
-/// What a cell tells its front end.
+/// Messages from a cell to its front end.
 #[derive(Serialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
 pub(super) enum Event<'a> {
@@ -75,7 +76,7 @@ pub fn start() -> io::Result<()> {
     let err = connect(&folder, "err")?;
     nix::unistd::dup2_stdout(&out)?;
     nix::unistd::dup2_stderr(&err)?;
-    interrupt::install()?;
+    base::install()?;
     std::panic::set_hook(Box::new(report_panic));
     thread::Builder::new()
         .name("klab front end".to_owned())
@@ -96,7 +97,7 @@ fn obey(out: UnixStream, mut evcxr: File, mut err: UnixStream) -> io::Result<()>
     for line in BufReader::new(out).lines() {
         let line = line?;
         match line.split_once(' ').unwrap_or((&line, "")) {
-            ("begin", _) => interrupt::clear(),
+            ("begin", _) => base::clear(),
             ("pass", text) => writeln!(evcxr, "{text}")?,
             ("end", cell) => {
                 let cell = cell.parse().map_err(|_| io::ErrorKind::InvalidData)?;

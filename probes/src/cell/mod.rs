@@ -1,4 +1,4 @@
-//! What the process of a cell says to its front end: values, displays, progress, panics, interrupts.
+//! Messages from a cell's process to its front end: values, displays, progress, panics, interrupts.
 //!
 //! Three front ends, told apart at run time:
 //!
@@ -12,18 +12,17 @@
 //! value that has [`Debug`], without the second compilation that evcxr's own fallback costs.
 
 mod bundle;
+pub mod exercise;
 mod front;
-mod guest;
-mod interrupt;
 mod progress;
 mod show;
 
+pub use crate::base::{Interrupted, check_interrupt, interrupt_on};
 pub use bundle::Bundle;
 pub(crate) use front::has_front;
 pub use front::start;
-pub use guest::LazyGuest;
-pub use interrupt::{Interrupted, check_interrupt, interrupt_on};
 pub use progress::Progress;
+pub(crate) use show::faces;
 pub use show::{DebugDisplay, Display, ResultDisplay, display, show_view};
 
 #[cfg(doc)]

@@ -1,4 +1,4 @@
-//! How a cell's last expression is shown.
+//! Display of a cell's last expression.
 //!
 //! evcxr turns the last expression `E` of a cell into `(E).evcxr_display()` and, if that does not
 //! compile, compiles the cell again with `{:?}`. Three candidates of that name make the first try
@@ -15,7 +15,7 @@ use std::fmt::{self, Debug};
 
 use super::Bundle;
 use super::front::{self, Event};
-use crate::view::View;
+use crate::view::{ListRing, Table, View};
 
 /// Shows whatever has [`Debug`].
 pub trait DebugDisplay {
@@ -52,7 +52,7 @@ fn is_text(type_name: &str) -> bool {
     ["str", "alloc::string::String"].contains(&name)
 }
 
-/// What stands in a literal, if it has several lines: those are to be read, not counted as `\n`.
+/// Unescapes a literal of several lines, so that they can be read.
 fn lines(literal: &str) -> Option<String> {
     let inner = literal.strip_prefix('"')?.strip_suffix('"')?;
     if !inner.trim_end_matches("\\n").contains("\\n") {
@@ -151,6 +151,33 @@ macro_rules! displays {
         }
     )+};
 }
+
+/// `faces! { Tasks => table }`: the faces of `Tasks` are those of what `table(&tasks)` makes.
+macro_rules! faces {
+    ($($ty:ty => $made:ident),* $(,)?) => {
+        $(
+            impl $crate::view::View for $ty {
+                fn text(&self) -> String {
+                    $made(self).text()
+                }
+
+                fn html(&self) -> Option<String> {
+                    $made(self).html()
+                }
+
+                fn missing(&self) -> Vec<$crate::Missing> {
+                    $crate::view::View::missing(&$made(self))
+                }
+            }
+        )*
+
+        $crate::displays!($($ty),*);
+    };
+}
+
+pub(crate) use faces;
+
+displays!(ListRing, Table);
 
 #[cfg(test)]
 mod tests {

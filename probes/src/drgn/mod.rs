@@ -16,7 +16,7 @@ use crate::{Error, Result};
 pub use process::{python, socket};
 pub use wire::{Connection, Failure, Raised, Said, Stop, complete};
 
-/// Where a drgn program reads.
+/// Source of a drgn program's memory.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Target {
     /// The guest that `klab up NAME` made.
@@ -67,7 +67,7 @@ impl Drgn {
     /// `{"type", "address"}`, whatever can be iterated over as a list of at most 100,000.
     ///
     /// # Errors
-    /// What Python raised, or why there is no answer.
+    /// The exception that Python raised, or the reason why there is no answer.
     pub fn eval(&mut self, expression: &str) -> Result<Value> {
         self.ask("eval", &[("code", expression.into())])
     }

@@ -68,7 +68,7 @@ pub(super) fn connect() -> Result<UnixStream> {
     })
 }
 
-/// What the process wrote when it died, if it did: the first line of Python's report of a fault.
+/// Last words of a process that died: the first line of Python's report of a fault.
 pub(super) fn last_words() -> Option<String> {
     let mut log = socket().ok()?.into_os_string();
     log.push(".log");

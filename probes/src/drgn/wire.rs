@@ -11,17 +11,17 @@ use nix::unistd::Pid;
 use serde_json::{Map, Value, json};
 
 use super::process;
-use crate::cell::check_interrupt;
+use crate::base::check_interrupt;
 use crate::{Error, Result};
 
-/// How often an interrupt is looked for while the answer is waited for.
+/// Interval between two looks for an interrupt while the answer is waited for.
 const GLANCE: Duration = Duration::from_millis(50);
-/// How long interrupted Python may take to leave what it does.
+/// Time that interrupted Python has to leave what it does.
 const GRACE: Duration = Duration::from_secs(3);
 /// More bytes than an answer has.
 const MAX_LINE: usize = 256 << 20;
 
-/// What comes while a request is worked on.
+/// A message from Python while it works on a request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Said {
     /// Printed.
@@ -37,9 +37,9 @@ pub enum Said {
 pub struct Raised {
     /// Its class: `LookupError`.
     pub ename: String,
-    /// What it says.
+    /// Text of the exception.
     pub evalue: String,
-    /// Where, a line each, from the code's own first frame on.
+    /// Traceback, a line for each frame, from the code's own first frame on.
     pub traceback: Vec<String>,
 }
 
@@ -105,7 +105,7 @@ impl Connection {
         })
     }
 
-    /// What stops the process's work.
+    /// Handle that stops the process's work.
     ///
     /// # Errors
     /// When this process has no file descriptor left.
@@ -117,7 +117,7 @@ impl Connection {
     /// process's cell is passed on, as a kill where Python does not heed it.
     ///
     /// # Errors
-    /// What the code raised, or that the process died.
+    /// The exception that the code raised, or the process's death.
     pub fn ask(
         &mut self,
         request: &Value,
@@ -232,7 +232,7 @@ fn io(error: std::io::Error) -> Error {
     Error::machine(format!("the connection to drgn: {error}"))
 }
 
-/// What may follow the name at the end of `code`: whole names, and how many characters they replace. Asks a process that
+/// Completes the name at the end of `code`: whole names, and how many characters they replace. Asks a process that
 /// runs already, and none that does not.
 #[must_use]
 pub fn complete(code: &str) -> Option<(Vec<String>, usize)> {

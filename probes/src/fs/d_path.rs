@@ -1,6 +1,6 @@
 //! Paths of dentries: `d_path()`, `dentry_path()` (`fs/d_path.c`).
 
-use crate::cell::check_interrupt;
+use crate::base::check_interrupt;
 use crate::kernel::Kernel;
 use crate::memory::GuestVirt;
 use crate::object::Mirror;
@@ -107,7 +107,7 @@ const fn too_long(at: GuestVirt) -> Error {
     }
 }
 
-/// What the kernel puts after the path of a file that was deleted.
+/// Text that the kernel puts after the path of a deleted file.
 const DELETED: &str = " (deleted)";
 
 fn join(names: &[String], deleted: bool) -> String {

@@ -15,17 +15,17 @@ use crate::{Error, Listing, Of as _, Result};
 pub struct OpenFile {
     /// The descriptor.
     pub fd: u32,
-    /// Where the `struct file` lies.
+    /// Address of the `struct file`.
     pub at: GuestVirt,
     /// Its path, as `/proc/PID/fd` shows it: `/tmp/x (deleted)`, `pipe:[17]`, `socket:[18]`, `anon_inode:[eventpoll]`.
     pub path: String,
-    /// What it is.
+    /// Kind of the file.
     pub kind: FileKind,
     /// `f_flags`: `O_*`; `O_CLOEXEC` is not among them.
     pub flags: u32,
     /// Whether `execve()` closes it.
     pub cloexec: bool,
-    /// Where the next `read()` or `write()` begins.
+    /// Offset of the next `read()` or `write()`, in bytes (`f_pos`).
     pub pos: u64,
     /// The inode's number.
     pub ino: u64,
@@ -107,7 +107,7 @@ impl<'k> Reader<'k> {
         })
     }
 
-    /// What `read` gives of each descriptor. `None` if the table or a file changed.
+    /// Reads each descriptor by `read`. `None` if the table or a file changed.
     fn all<T>(
         &self,
         mut read: impl FnMut(u32, GuestVirt, bool) -> Result<Option<T>>,

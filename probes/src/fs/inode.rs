@@ -3,14 +3,13 @@
 use serde::Serialize;
 
 use super::kind::dev;
-use crate::guest::Guest;
 use crate::kernel::Kernel;
 use crate::memory::{GuestVirt, PAGE_SIZE};
 use crate::object::Mirror;
 use crate::structures::{offset_of, twice};
 use crate::{Error, Missing, Of as _, Result};
 
-/// What of a time's nanoseconds is the time: the upper bits of a change time say whether somebody has asked for it
+/// Mask of a time's nanoseconds: the upper bits of a change time say whether somebody has asked for it
 /// (`I_CTIME_QUERIED`).
 const NSEC: u32 = (1 << 30) - 1;
 
@@ -26,7 +25,7 @@ pub struct Time {
 /// An inode: a file, whatever its names are. What is `None` could not be read.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Inode {
-    /// Where it lies.
+    /// Address.
     pub at: GuestVirt,
     /// Its number.
     pub ino: u64,
@@ -42,15 +41,15 @@ pub struct Inode {
     pub uid: u32,
     /// Its group.
     pub gid: u32,
-    /// How many names it has.
+    /// Number of its names: `i_nlink`.
     pub nlink: u32,
     /// Its device, if it stands for one: major and minor number.
     pub rdev: (u32, u32),
     /// Its size in bytes.
     pub size: u64,
-    /// What it takes of the file system, in units of 512 bytes.
+    /// Space that it takes in its file system, in units of 512 bytes (`i_blocks`).
     pub blocks: u64,
-    /// Who holds it in memory: `i_count`.
+    /// Number of references: `i_count`.
     pub count: u32,
     /// Its pages in the page cache; some that were evicted are counted too, where their shadows are.
     pub cached_pages: Option<u64>,
@@ -70,7 +69,7 @@ pub struct Inode {
 }
 
 impl Inode {
-    /// How much of it is in the page cache, in bytes.
+    /// Size of the part of it that is in the page cache, in bytes.
     #[must_use]
     pub fn cached_bytes(&self) -> Option<u64> {
         self.cached_pages
@@ -133,12 +132,9 @@ struct SuperBlock {
     kind: GuestVirt,
 }
 
-impl Guest {
-    /// The `struct inode` at an address.
-    pub fn inode(&self, at: GuestVirt) -> Result<Inode> {
-        let kernel = self.kernel()?;
-        twice(&format!("the inode at {at}"), || read(&kernel, at))
-    }
+/// The `struct inode` at an address.
+pub(crate) fn inode(kernel: &Kernel, at: GuestVirt) -> Result<Inode> {
+    twice(&format!("the inode at {at}"), || read(kernel, at))
 }
 
 pub(super) fn read(kernel: &Kernel, at: GuestVirt) -> Result<Inode> {

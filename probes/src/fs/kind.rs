@@ -1,4 +1,4 @@
-//! What lies behind an open file: told by its inode's mode and its file system's magic number.
+//! The kind of an open file, by its inode's mode and its file system's magic number.
 
 use serde::Serialize;
 
@@ -13,7 +13,7 @@ const PIPEFS_MAGIC: u64 = 0x5049_5045;
 const SOCKFS_MAGIC: u64 = 0x534f_434b;
 const ANON_INODE_FS_MAGIC: u64 = 0x0904_1934;
 
-/// What an open file is, with what only its kind has.
+/// The kind of an open file, with the values that only this kind has.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum FileKind {
@@ -42,7 +42,7 @@ pub enum FileKind {
 /// A pipe: its `pipe_inode_info`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Pipe {
-    /// Where the `pipe_inode_info` lies.
+    /// Address of the `struct pipe_inode_info`.
     pub at: GuestVirt,
     /// Open ends that read.
     pub readers: u32,
@@ -59,9 +59,9 @@ pub struct Pipe {
 /// A socket as a file: its `socket`, and the `sock` behind it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct SocketFile {
-    /// Where the `socket` lies.
+    /// Address of the `struct socket`.
     pub at: GuestVirt,
-    /// Where the `sock` lies; NULL once the protocol has let go of it.
+    /// Address of the `struct sock`; NULL once the protocol has let go of it.
     pub sk: GuestVirt,
     /// `AF_*`; 0 without a `sock`.
     pub family: u16,
@@ -115,7 +115,7 @@ struct Sock {
     sk_protocol: u16,
 }
 
-/// What a file of this inode is; `private` is its `private_data`.
+/// Finds the kind of a file of this inode; `private` is its `private_data`.
 pub(super) fn of(
     kernel: &Kernel,
     inode: &Inode,

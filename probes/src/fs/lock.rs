@@ -3,7 +3,6 @@
 use serde::Serialize;
 
 use super::kind::dev;
-use crate::guest::Guest;
 use crate::kernel::Kernel;
 use crate::memory::GuestVirt;
 use crate::structures::{
@@ -13,7 +12,7 @@ use crate::{Error, Listing, Missing, Of as _, Result};
 
 /// Locks that are read at most, those that wait too.
 const BOUND: usize = 1 << 20;
-/// How long a chain of who waits for whom is followed.
+/// Most steps along a chain of lock waiters.
 const DEPTH: usize = 256;
 /// `FL_*` of `include/linux/filelock.h`, by what `/proc/locks` calls them; those that say more come first.
 const KINDS: [(u32, &str); 6] = [
@@ -33,9 +32,9 @@ const OFFSET_MAX: u64 = i64::MAX as u64;
 /// A lock on a file, or one that is waited for.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct FileLock {
-    /// Where its `file_lock` lies.
+    /// Address of its `struct file_lock`.
     pub at: GuestVirt,
-    /// What made it: `POSIX`, `FLOCK`, `OFDLCK`, `LEASE`, ..
+    /// Kind of lock: `POSIX`, `FLOCK`, `OFDLCK`, `LEASE`, ..
     pub kind: &'static str,
     /// Whether it is for writing, so that nobody else can have it.
     pub write: bool,
@@ -49,16 +48,16 @@ pub struct FileLock {
     pub start: u64,
     /// Its last byte; `None` without end.
     pub end: Option<u64>,
-    /// Of a lease that somebody else's `open()` breaks: to what, and until when.
+    /// Breaking of a lease by somebody else's `open()`: what the holder may keep, and until when.
     pub breaking: Option<LeaseBreak>,
-    /// Who waits for it.
+    /// Waiters.
     pub waiters: Vec<Self>,
 }
 
 /// A lease that is being broken: its holder has been told to give it up.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct LeaseBreak {
-    /// What it may keep: `none`, or `reading`.
+    /// The rights that it may keep: `none`, or `reading`.
     pub to: &'static str,
     /// Seconds until the kernel takes it away; negative once it could. `None` without a limit (`fs.lease-break-time` is 0).
     pub left: Option<i64>,
@@ -67,36 +66,33 @@ pub struct LeaseBreak {
 /// The locks that are held.
 pub type FileLocks = Listing<FileLock>;
 
-impl Guest {
-    /// The locks on files, each with those that wait for it: `/proc/locks`.
-    pub fn file_locks(&self) -> Result<FileLocks> {
-        let kernel = self.kernel()?;
-        let reader = Reader::new(&kernel)?;
-        let list = offset_of(&kernel, "struct file_lock_list_struct", "hlist")?;
-        twice("the file locks", || {
-            let mut all = FileLocks::new();
-            for cpu in possible_cpus(&kernel)? {
-                let what = format!("the file locks of CPU {cpu}");
-                let head = match per_cpu_ptr(&kernel, "file_lock_list", cpu) {
-                    Ok(head) => head.offset(list),
-                    Err(error) => {
-                        all.miss(what, &error);
-                        continue;
-                    }
-                };
-                let walk = hlist_for_each_entry(&kernel, head, reader.link).bound(BOUND);
-                let cores = Listing::walk(&what, walk);
-                all.missing.extend(cores.missing);
-                for core in cores.items {
-                    let lock = reader.lock(core, 0, &mut all.missing);
-                    all.take(lock, || {
-                        format!("the file_lock at {}", core.back(reader.core))
-                    });
+/// The locks on files, each with those that wait for it: `/proc/locks`.
+pub(crate) fn file_locks(kernel: &Kernel) -> Result<FileLocks> {
+    let reader = Reader::new(kernel)?;
+    let list = offset_of(kernel, "struct file_lock_list_struct", "hlist")?;
+    twice("the file locks", || {
+        let mut all = FileLocks::new();
+        for cpu in possible_cpus(kernel)? {
+            let what = format!("the file locks of CPU {cpu}");
+            let head = match per_cpu_ptr(kernel, "file_lock_list", cpu) {
+                Ok(head) => head.offset(list),
+                Err(error) => {
+                    all.miss(what, &error);
+                    continue;
                 }
+            };
+            let walk = hlist_for_each_entry(kernel, head, reader.link).bound(BOUND);
+            let cores = Listing::walk(&what, walk);
+            all.missing.extend(cores.missing);
+            for core in cores.items {
+                let lock = reader.lock(core, 0, &mut all.missing);
+                all.take(lock, || {
+                    format!("the file_lock at {}", core.back(reader.core))
+                });
             }
-            Ok(all)
-        })
-    }
+        }
+        Ok(all)
+    })
 }
 
 /// Nanoseconds of a tick: what the clock of ticks counts by.
@@ -110,7 +106,7 @@ fn tick(kernel: &Kernel) -> Result<i64> {
         .ok_or_else(|| Error::broken("clocksource", at, format!("its shift is {shift}")))
 }
 
-/// Where the members lie: in the `file_lock` itself, since 6.9 in the `file_lock_core` that it begins with.
+/// Offsets of the members: in the `file_lock` itself, since 6.9 in the `file_lock_core` that it begins with.
 struct Reader<'k> {
     kernel: &'k Kernel,
     core: u64,

@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::d_path::{self, Dentry, Mount, Path, path_of};
 use super::inode::{self, Inode};
-use crate::cell::check_interrupt;
+use crate::base::check_interrupt;
 use crate::guest::Guest;
 use crate::kernel::Kernel;
 use crate::memory::GuestVirt;
@@ -37,11 +37,11 @@ pub struct PathStep {
     pub mounted: bool,
     /// The inode's type, as `ls` has it.
     pub kind: char,
-    /// Where the symbolic link leads that was followed.
+    /// Target of the symbolic link that was followed.
     pub link: Option<String>,
 }
 
-/// What a path names.
+/// Result of looking a path up.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct PathLookup {
     /// The path, from the root of the mount namespace and without links.
@@ -56,28 +56,26 @@ pub struct PathLookup {
     pub inode: Inode,
 }
 
-impl Guest {
-    /// What `path` names for the task `pid`: from its root, or from its working directory where it does not begin with `/`.
-    /// Symbolic links are followed, the last one too.
-    ///
-    /// It is looked up in the kernel's cache of names alone: a name that nobody has used lately is not there, though the
-    /// file may be.
-    pub fn path_lookup(&self, path: &str, pid: i32) -> Result<PathLookup> {
-        let kernel = self.kernel()?;
-        twice(&format!("the way of {path}"), || {
-            let task = self.task(pid)?;
-            let fs = self.task_pointer(&task, "fs", "directories")?;
-            let start = |member: &str| {
-                let at = offset_of(&kernel, "struct fs_struct", member)?;
-                kernel.load::<Path>(fs.offset(at))
-            };
-            let mut walk = Walk::new(&kernel, start("root")?)?;
-            if !path.starts_with('/') {
-                walk.at = start("pwd")?;
-            }
-            walk.run(path)
-        })
-    }
+/// Looks `path` up for the task `pid`: from its root, or from its working directory if it does not begin with `/`.
+/// Symbolic links are followed, the last one too.
+///
+/// It is looked up in the kernel's cache of names alone: a name that nobody has used lately is not there, though the
+/// file may be.
+pub(crate) fn path_lookup(guest: &Guest, path: &str, pid: i32) -> Result<PathLookup> {
+    let kernel = guest.kernel()?;
+    twice(&format!("the way of {path}"), || {
+        let task = guest.task(pid)?;
+        let fs = guest.task_pointer(&task, "fs", "directories")?;
+        let start = |member: &str| {
+            let at = offset_of(&kernel, "struct fs_struct", member)?;
+            kernel.load::<Path>(fs.offset(at))
+        };
+        let mut walk = Walk::new(&kernel, start("root")?)?;
+        if !path.starts_with('/') {
+            walk.at = start("pwd")?;
+        }
+        walk.run(path)
+    })
 }
 
 struct Walk<'k> {
@@ -86,7 +84,7 @@ struct Walk<'k> {
     root: Path,
     at: Path,
     steps: Vec<PathStep>,
-    /// Of `struct mount`: its `vfsmount`, and its lists.
+    /// Offsets in `struct mount`: its `vfsmount`, and its lists.
     embedded: u64,
     mounts: u64,
     child: u64,

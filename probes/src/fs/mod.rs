@@ -20,9 +20,19 @@ mod kind;
 mod lock;
 mod lookup;
 mod namespace;
+mod socket;
 mod super_block;
 #[cfg(test)]
 mod tests;
+mod view;
+
+pub(crate) use lock::file_locks;
+
+pub(crate) use super_block::filesystems;
+
+pub(crate) use inode::inode;
+
+pub(crate) use lookup::path_lookup;
 
 pub use d_path::{d_path, dentry_path};
 pub use fdtable::{OpenFile, OpenFiles};
@@ -32,6 +42,7 @@ pub use kind::{FileKind, Pipe, SocketFile};
 pub use lock::{FileLock, FileLocks, LeaseBreak};
 pub use lookup::{PathLookup, PathStep};
 pub use namespace::{Mount, Mounts};
+pub use socket::{family, socket_type};
 pub use super_block::{FileSystemType, FileSystems, SuperBlock};
 
 use crate::guest::Guest;
@@ -41,11 +52,6 @@ use crate::structures::offset_of;
 use crate::{Error, Listing, Result};
 
 impl Guest {
-    /// The open files of the task `pid`, ascending by descriptor: `/proc/PID/fd`.
-    pub fn files(&self, pid: i32) -> Result<OpenFiles> {
-        self.files_of(&self.task(pid)?)
-    }
-
     /// The open files of a task.
     pub fn files_of(&self, task: &Task) -> Result<OpenFiles> {
         let files = self.task_pointer(task, "files", "open files")?;
@@ -56,16 +62,6 @@ impl Guest {
     pub(crate) fn sockets_of(&self, task: &Task) -> Result<Listing<(u32, GuestVirt)>> {
         let files = self.task_pointer(task, "files", "open files")?;
         fdtable::sockets(&self.kernel()?, files)
-    }
-
-    /// What is mounted in the mount namespace of the task `pid`, in the order of `/proc/PID/mountinfo`, with those mounts
-    /// too that the task's root hides.
-    pub fn mounts(&self, pid: i32) -> Result<Mounts> {
-        let task = self.task(pid)?;
-        let nsproxy = self.task_pointer(&task, "nsproxy", "namespaces")?;
-        let kernel = self.kernel()?;
-        let at = nsproxy.offset(offset_of(&kernel, "struct nsproxy", "mnt_ns")?);
-        namespace::read(&kernel, GuestVirt(kernel.read_u64(at)?))
     }
 
     /// A pointer of a `task_struct` that is NULL once the task has exited.
@@ -81,4 +77,19 @@ impl Guest {
         }
         Ok(pointer)
     }
+}
+
+/// Lists the mounts of the mount namespace of the task `pid`, in the order of `/proc/PID/mountinfo`, with those mounts
+/// too that the task's root hides.
+pub(crate) fn mounts(guest: &Guest, pid: i32) -> Result<Mounts> {
+    let task = guest.task(pid)?;
+    let nsproxy = guest.task_pointer(&task, "nsproxy", "namespaces")?;
+    let kernel = guest.kernel()?;
+    let at = nsproxy.offset(offset_of(&kernel, "struct nsproxy", "mnt_ns")?);
+    namespace::read(&kernel, GuestVirt(kernel.read_u64(at)?))
+}
+
+/// The open files of the task `pid`, ascending by descriptor: `/proc/PID/fd`.
+pub(crate) fn files(guest: &Guest, pid: i32) -> Result<OpenFiles> {
+    guest.files_of(&guest.task(pid)?)
 }

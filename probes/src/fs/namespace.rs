@@ -1,4 +1,4 @@
-//! What is mounted: `mnt_namespace`, `mount` (`fs/mount.h`, `fs/proc_namespace.c`).
+//! Mounts: `mnt_namespace`, `mount` (`fs/mount.h`, `fs/proc_namespace.c`).
 
 use serde::Serialize;
 
@@ -32,7 +32,7 @@ const READONLY: u32 = 0x40;
 /// A mount.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Mount {
-    /// Where the `struct mount` lies.
+    /// Address of the `struct mount`.
     pub at: GuestVirt,
     /// `mnt_id`
     pub id: i32,
@@ -40,24 +40,24 @@ pub struct Mount {
     pub parent: i32,
     /// The file system's device: major and minor number.
     pub dev: (u32, u32),
-    /// Which directory of the file system is mounted.
+    /// Directory of the file system that is mounted.
     pub root: String,
-    /// Where, from the root of the namespace.
+    /// Mount point, from the root of the namespace.
     pub path: String,
     /// Its options, as `mount` takes them: `rw,nosuid`.
     pub options: String,
-    /// What `/proc/PID/mountinfo` says of the passing on of mounts: `shared:2 master:1`, `unbindable`.
+    /// Propagation, as in `/proc/PID/mountinfo`: `shared:2 master:1`, `unbindable`.
     pub propagation: String,
     /// The options of the file system as a whole that the kernel keeps for all types: `ro`, `sync`, `dirsync`, `lazytime`;
     /// of an overlay also its directories. Those that other types print themselves are not among them.
     pub super_options: String,
-    /// How far it is frozen (`fsfreeze`, a snapshot below it): writers wait.
+    /// Level of freezing (`fsfreeze`, a snapshot below it): writers wait.
     pub frozen: Option<&'static str>,
     /// The file system's type.
     pub fs_type: String,
-    /// What was mounted: a device's path, or any name.
+    /// Source of the mount: a device's path, or any name.
     pub source: String,
-    /// Where its `super_block` lies.
+    /// Address of its `struct super_block`.
     pub sb: GuestVirt,
 }
 
@@ -130,7 +130,7 @@ pub(super) fn read(kernel: &Kernel, ns: GuestVirt) -> Result<Mounts> {
     })
 }
 
-/// How many mounts the namespace says it has.
+/// Number of mounts by the namespace's own count.
 fn count(kernel: &Kernel, ns: GuestVirt) -> Result<u32> {
     let c = "struct mnt_namespace";
     let member = match offset_of(kernel, c, "nr_mounts") {

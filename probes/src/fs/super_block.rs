@@ -4,8 +4,7 @@ use serde::Serialize;
 
 use super::kind::dev;
 use super::namespace::frozen;
-use crate::cell::check_interrupt;
-use crate::guest::Guest;
+use crate::base::check_interrupt;
 use crate::kernel::Kernel;
 use crate::memory::GuestVirt;
 use crate::object::{FixedStr, Mirror, Plan};
@@ -24,7 +23,7 @@ const SB_RDONLY: u64 = 1;
 /// A file system that is there: its `super_block`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct SuperBlock {
-    /// Where it lies.
+    /// Address.
     pub at: GuestVirt,
     /// Its device: major and minor number.
     pub dev: (u32, u32),
@@ -40,14 +39,14 @@ pub struct SuperBlock {
     pub root: GuestVirt,
     /// Its inodes in memory; `None` if their list cannot be read.
     pub inodes: Option<usize>,
-    /// How far it is frozen (`fsfreeze`, a snapshot below it): writers wait.
+    /// Level of freezing (`fsfreeze`, a snapshot below it): writers wait.
     pub frozen: Option<&'static str>,
 }
 
 /// A type of file systems.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct FileSystemType {
-    /// Where its `file_system_type` lies.
+    /// Address of its `struct file_system_type`.
     pub at: GuestVirt,
     /// Its name.
     pub name: String,
@@ -87,12 +86,9 @@ struct Raw {
     frozen: u32,
 }
 
-impl Guest {
-    /// The types of file systems that the kernel knows, and the file systems of each, mounted or not.
-    pub fn filesystems(&self) -> Result<FileSystems> {
-        let kernel = self.kernel()?;
-        twice("the types of file systems", || read(&kernel))
-    }
+/// The types of file systems that the kernel knows, and the file systems of each, mounted or not.
+pub(crate) fn filesystems(kernel: &Kernel) -> Result<FileSystems> {
+    twice("the types of file systems", || read(kernel))
 }
 
 fn read(kernel: &Kernel) -> Result<FileSystems> {
@@ -212,7 +208,7 @@ fn module(kernel: &Kernel, at: GuestVirt) -> Result<Option<String>> {
     kernel.read_cstr(name, 64).map(Some)
 }
 
-/// How many inodes its list has.
+/// Number of inodes on its list.
 fn inodes(kernel: &Kernel, at: GuestVirt) -> Result<usize> {
     let inodes = at.offset(offset_of(kernel, "struct super_block", "s_inodes")?);
     let member = offset_of(kernel, "struct inode", "i_sb_list")?;

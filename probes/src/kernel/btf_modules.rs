@@ -26,13 +26,13 @@ pub struct ModuleBtf {
     pub btf: Result<Arc<Btf>>,
 }
 
-/// What was parsed, by the address, the id and the data of a `struct btf`: ids are not used twice in a row.
+/// Parsed types, by the address, the id and the data of a `struct btf`: ids are not used twice in a row.
 type Known = HashMap<(GuestVirt, u32, GuestVirt), Arc<Btf>>;
 
 #[derive(Default)]
 struct Parsed(Mutex<Known>);
 
-/// Where the members lie that are read here.
+/// Offsets of the members that are read here.
 struct Offsets {
     list: u64,
     btf: u64,

@@ -1,4 +1,4 @@
-//! What an upper layer has worked out once for a kernel.
+//! A cache for what an upper layer works out once for a kernel.
 
 use std::any::{Any, TypeId};
 use std::collections::HashMap;

@@ -15,7 +15,7 @@ const IMAGE: std::ops::Range<u64> = 0x10_0000..0x80_0000;
 const PRESENT_RW: u64 = 0x63;
 const PRESENT_RW_USER: u64 = 0x67;
 
-/// How the addresses of symbols are stored: kernels differ.
+/// The form in which a kernel stores the addresses of symbols.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum KallsymsStyle {
     /// Each offset counts from its own place (7.0 on).
@@ -42,13 +42,13 @@ pub enum KallsymsStyle {
 #[derive(Debug)]
 pub struct FakeKernel {
     release: String,
-    /// Where its RAM begins.
+    /// Address of the first byte of RAM.
     base: u64,
     ram: Vec<u8>,
     paging: Paging,
     root: GuestPhys,
     kaslr: u64,
-    /// What is added to a linked address to get a physical one.
+    /// Difference between a linked address and its physical address.
     phys_base: u64,
     direct_map: u64,
     image_end: u64,
@@ -195,13 +195,13 @@ impl FakeKernel {
         self.alloc_page()
     }
 
-    /// Where physical memory is in the direct map.
+    /// Start of physical memory in the direct map.
     #[must_use]
     pub fn phys_to_virt(&self, at: GuestPhys) -> GuestVirt {
         GuestVirt(self.direct_map.wrapping_add(at.0))
     }
 
-    /// Where the kernel's own top table is.
+    /// Physical address of the kernel's own top table.
     #[must_use]
     pub fn root(&self) -> GuestPhys {
         self.root

@@ -14,7 +14,7 @@ use crate::memory::GuestVirt;
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize)]
 #[serde(into = "FunctionJson")]
 pub struct Function {
-    /// Where it points.
+    /// The address that it points to.
     pub at: GuestVirt,
     /// The symbol at or before it; `None` where there is none: what the kernel made while it ran, or nothing at all.
     pub name: Option<String>,

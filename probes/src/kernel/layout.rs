@@ -1,13 +1,13 @@
-//! Where a kernel lies: from VMCOREINFO to its address space, with the linear stretches read off its page tables.
+//! Finds a kernel: from VMCOREINFO to its address space, with the linear stretches read off its page tables.
 
 use std::sync::Arc;
 
 use super::vmcoreinfo::VmcoreInfo;
-use crate::error::Of as _;
+use crate::base::Of as _;
 use crate::memory::{AddressSpace, GuestPhys, GuestVirt, Linear, Paging, PhysMemory};
 use crate::{Error, Result};
 
-/// Where the kernel image is linked, KASLR aside (`__START_KERNEL_map`).
+/// Address that the kernel image is linked at, KASLR aside (`__START_KERNEL_map`).
 const START_KERNEL_MAP: u64 = 0xffff_ffff_8000_0000;
 /// The lowest address of the direct map (`__PAGE_OFFSET_BASE_L4`, `__PAGE_OFFSET_BASE_L5`); KASLR moves it up.
 const PAGE_OFFSET_L4: u64 = 0xffff_8880_0000_0000;

@@ -1,4 +1,4 @@
-//! What makes bytes a kernel, all read from guest RAM.
+//! The kernel in guest RAM: its page tables, symbols and types, all read from there.
 
 pub mod btf;
 mod btf_modules;
@@ -15,6 +15,7 @@ mod search;
 #[cfg(test)]
 mod tests;
 mod torn;
+mod view;
 mod vmcoreinfo;
 
 use std::sync::{Arc, OnceLock};
@@ -32,7 +33,7 @@ pub use names::{Definition, Spelling};
 pub(crate) use running::choose;
 pub use vmcoreinfo::VmcoreInfo;
 
-use crate::error::Of as _;
+use crate::base::Of as _;
 use crate::memory::{AddressSpace, GuestPhys, GuestVirt, PhysMemory};
 use crate::{Error, Result, text_of};
 
@@ -183,7 +184,7 @@ impl Kernel {
         self.inner.layout.as_ref().ok_or_else(absent)
     }
 
-    /// What the kernel says of itself to crash tools.
+    /// The note of the kernel for crash tools.
     pub fn vmcoreinfo(&self) -> Result<&VmcoreInfo> {
         Ok(&self.layout()?.info)
     }
@@ -201,7 +202,7 @@ impl Kernel {
     /// The address of a symbol, for code that knows its name: the kernel's own, which no module that is loaded hides or
     /// changes; else that of the one module that has it. Of several the name says nothing, and that is an error.
     ///
-    /// What people write is for [`resolve`](Self::resolve): there a module's symbol counts as much as the kernel's.
+    /// Names that people write are for [`resolve`](Self::resolve): there a module's symbol counts as much as the kernel's.
     pub fn symbol(&self, name: &str) -> Result<GuestVirt> {
         match self.find_symbol(name)? {
             Some(at) => Ok(at),
@@ -292,7 +293,7 @@ impl Kernel {
         Ok(text_of(&self.inner.space.read_cstr(at, max)?))
     }
 
-    /// How far KASLR moved the kernel image, in bytes.
+    /// Distance by which KASLR moved the kernel image, in bytes.
     pub fn kaslr_offset(&self) -> Result<u64> {
         Ok(self.layout()?.info.kaslr_offset())
     }
@@ -302,12 +303,12 @@ impl Kernel {
         Ok(self.layout()?.phys_base)
     }
 
-    /// Where the direct map of physical memory begins (`page_offset_base`).
+    /// Start of the direct map of physical memory (`page_offset_base`).
     pub fn page_offset_base(&self) -> Result<GuestVirt> {
         Ok(self.layout()?.direct_map.virt)
     }
 
-    /// Where the array of `struct page` begins (`vmemmap_base`).
+    /// Start of the array of `struct page` (`vmemmap_base`).
     pub fn vmemmap_base(&self) -> Result<GuestVirt> {
         match self.layout()?.info.symbol("vmemmap") {
             Some(base) => Ok(base),
@@ -329,7 +330,7 @@ impl Kernel {
         Ok(direct.virt.offset(at.0))
     }
 
-    /// How many CPU numbers there are (`nr_cpu_ids`); CPUs are 0 up to it.
+    /// Number of possible CPU numbers (`nr_cpu_ids`), which count from 0.
     pub fn nr_cpus(&self) -> Result<u32> {
         let count = self.read_u32(self.symbol("nr_cpu_ids")?)?;
         if count == 0 || count > MAX_CPUS {
@@ -341,7 +342,7 @@ impl Kernel {
         Ok(count)
     }
 
-    /// What `cpu`'s copy of a per-CPU variable has over the variable's own address (`__per_cpu_offset[cpu]`).
+    /// Difference between `cpu`'s copy of a per-CPU variable and the variable's own address (`__per_cpu_offset[cpu]`).
     pub fn per_cpu_offset(&self, cpu: u32) -> Result<u64> {
         let count = self.nr_cpus()?;
         if cpu >= count {

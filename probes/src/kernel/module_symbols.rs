@@ -5,7 +5,7 @@
 
 use super::btf::{Btf, Field, Kind, Shape, TypeId};
 use super::{Kernel, Symbol, SymbolAt};
-use crate::error::Of as _;
+use crate::base::Of as _;
 use crate::memory::GuestVirt;
 use crate::{Error, Listing, Result, text_of};
 
@@ -29,13 +29,13 @@ pub struct ModuleSymbols {
     pub module: String,
     /// Its symbols in its table's order. The type letter does not tell exported ones, as `/proc/kallsyms` does by case.
     pub symbols: Vec<Symbol>,
-    /// Of each symbol, in the same order, what its table has besides.
+    /// The rest of each symbol's entry in its table, in the same order.
     elf: Vec<ElfSymbol>,
-    /// Where its memory lies: first byte and length in bytes.
+    /// Ranges of its memory: first byte, and length in bytes.
     areas: Vec<(GuestVirt, u64)>,
 }
 
-/// What a module's symbol table says of a symbol besides its name and address (`Elf64_Sym`).
+/// The rest of a symbol in a module's symbol table, beside its name and address (`Elf64_Sym`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ElfSymbol {
     /// `st_info`: the binding in its upper four bits, the type in its lower. Kernels before 5.2 keep the type letter here.
@@ -44,7 +44,7 @@ pub struct ElfSymbol {
     pub size: u64,
 }
 
-/// Where the members lie that are read here.
+/// Offsets of the members that are read here.
 struct Offsets {
     list: u64,
     name: Field,
@@ -105,7 +105,7 @@ impl Offsets {
     }
 }
 
-/// How many elements an array has, and how many bytes each.
+/// Number of an array's elements, and the bytes of each.
 fn elements(btf: &Btf, array: TypeId) -> Result<(u32, u64)> {
     match btf.shape(array)? {
         Shape::Array { element, count } => Ok((count, btf.size_of(element)?.unwrap_or(0))),
@@ -228,7 +228,7 @@ impl Kernel {
         Ok(found)
     }
 
-    /// What a kernel address is in terms of the symbol at or before it: the kernel's own, or that of a module whose
+    /// Describes a kernel address by the symbol at or before it: the kernel's own, or that of a module whose
     /// memory holds the address. `None` for anything else: the heap, a stack, a user's address.
     pub fn symbol_at(&self, at: GuestVirt) -> Result<Option<SymbolAt>> {
         if let Some(symbol) = self.symbols()?.at(at) {
@@ -363,7 +363,7 @@ impl ModuleSymbols {
         before.reduce(|best, symbol| if symbol.at > best.at { symbol } else { best })
     }
 
-    /// Where the symbol that `at` lies in ends: after its size (`st_size`), where it has one; else at the next symbol, or
+    /// Finds the end of the symbol that `at` lies in: after its size (`st_size`), if it has one; else at the next symbol, or
     /// at the end of its area.
     #[must_use]
     pub fn after(&self, at: GuestVirt) -> Option<GuestVirt> {

@@ -1,4 +1,4 @@
-//! What a name means: all definitions of a symbol, the kernel's and each module's, and the spellings that choose one.
+//! The meanings of a name: all definitions of a symbol, the kernel's and each module's, and the spellings that choose one.
 //!
 //! Static functions and variables may share a name, and modules define what they like. So a name alone is taken only
 //! where one thing has it. `tun:group_show` is the module's, `vmlinux:group_show` the kernel's own; of several in one of
@@ -22,7 +22,7 @@ pub struct Definition {
     pub symbol: Symbol,
     /// The module that defines it; `None` for the kernel itself.
     pub module: Option<String>,
-    /// Which of those of this name in the kernel, or in the module, it is by its address, from 1; `None` if there is one.
+    /// Number among the symbols of this name in the kernel or in the module, by address, from 1; `None` if there is one.
     pub nth: Option<usize>,
 }
 
@@ -36,7 +36,7 @@ impl Definition {
     }
 }
 
-/// Which of several definitions of a name is meant.
+/// Choice among several definitions of a name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Which {
     /// By its address, from 1.
@@ -55,7 +55,7 @@ pub struct Spelling<'a> {
 }
 
 impl<'a> Spelling<'a> {
-    /// What a text means if it is a symbol; `None` for what cannot be one. Whether there is such a symbol is not asked.
+    /// Parses a text as a symbol; `None` if it cannot be one. Does not look whether there is such a symbol.
     #[must_use]
     pub fn parse(text: &'a str) -> Option<Self> {
         let (mut rest, mut module) = (text.trim(), None);

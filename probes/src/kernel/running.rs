@@ -7,7 +7,7 @@ use crate::memory::{Entry, GuestPhys, GuestVirt, PAGE_SIZE};
 
 /// Bits 12..51 of CR3 and of an entry: the physical address of a table.
 const ADDRESS: u64 = 0x000f_ffff_ffff_f000;
-/// Where a table has its last entry, the one that maps the kernel's image: each process's table has a copy of it
+/// Offset of a table's last entry, which maps the kernel's image: each process's table has a copy of it
 /// (`pgd_ctor`, `arch/x86/mm/pgtable.c`).
 const LAST: u64 = 511 * 8;
 /// `PANIC_CPU_INVALID`.
@@ -68,7 +68,7 @@ impl Kernel {
     }
 }
 
-/// Of the kernels in one memory the one to show, and a sentence about the others.
+/// The kernel to show of those in one memory, and a sentence about the others.
 pub(crate) struct Choice {
     pub(crate) kernel: Kernel,
     pub(crate) note: Option<String>,

@@ -11,8 +11,8 @@ use std::sync::Arc;
 use super::Kernel;
 use super::layout::Layout;
 use super::vmcoreinfo::{self, VmcoreInfo};
-use crate::cell::check_interrupt;
-use crate::error::Of as _;
+use crate::base::Of as _;
+use crate::base::check_interrupt;
 use crate::memory::{GuestPhys, PAGE_SIZE, PhysMemory};
 use crate::{Error, Result};
 

@@ -3,7 +3,7 @@
 use super::Kernel;
 use crate::{Error, Result};
 
-/// How often a reading is tried before the kernel is said to change too fast.
+/// Number of tries before the kernel is said to change too fast.
 const TRIES: u32 = 8;
 
 impl Kernel {

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use crate::memory::{GuestPhys, GuestVirt, PAGE_SIZE, PhysMemory};
 use crate::{Error, Result};
 
-/// What the page begins with (`VMCOREINFO_OSRELEASE`).
+/// First bytes of the page (`VMCOREINFO_OSRELEASE`).
 pub(crate) const PREFIX: &[u8] = b"OSRELEASE=";
 
 /// A parsed VMCOREINFO: `KEY=value` lines, kept by key.
@@ -45,7 +45,7 @@ impl VmcoreInfo {
         Ok(info)
     }
 
-    /// Where the text is, guest-physical; `None` where a dump's note had it.
+    /// Guest-physical address of the text; `None` if a dump's note had it.
     #[must_use]
     pub fn at(&self) -> Option<GuestPhys> {
         self.at
@@ -57,7 +57,7 @@ impl VmcoreInfo {
         &self.text
     }
 
-    /// Where it was, in words.
+    /// Names the place of the text in words.
     pub(super) fn place(&self) -> String {
         self.at.map_or_else(
             || "in the dump's note".to_owned(),
@@ -107,7 +107,7 @@ impl VmcoreInfo {
         self.get(&format!("OFFSET({name})"))?.parse().ok()
     }
 
-    /// How far KASLR moved the kernel's virtual addresses (`KERNELOFFSET`).
+    /// Distance by which KASLR moved the kernel's virtual addresses, in bytes (`KERNELOFFSET`).
     #[must_use]
     pub fn kaslr_offset(&self) -> u64 {
         self.get("KERNELOFFSET")

@@ -15,9 +15,9 @@ use super::process::sorted;
 use super::{GuestPhys, PAGE_SIZE, PhysMemory, PhysRange, RamRange};
 use crate::{Error, Result};
 
-/// How long after its last read a burst ends.
+/// Time after the last read until a burst ends.
 const IDLE: Duration = Duration::from_millis(30);
-/// How often a burst that is held is looked at.
+/// Interval between two looks at a burst that is held.
 const HELD: Duration = Duration::from_secs(1);
 /// The file in the guest's folder that says where a page was found: searching all RAM takes seconds here.
 const FOUND: &str = "found";
@@ -72,7 +72,7 @@ impl GdbMemory {
         }
     }
 
-    /// What of `at..at + len` is in one range.
+    /// Checks that `at..at + len` is in one range.
     fn check(&self, at: GuestPhys, len: usize) -> Result<()> {
         let index = self.ranges.partition_point(|range| range.start <= at);
         let range = index.checked_sub(1).and_then(|i| self.ranges.get(i));

@@ -1,6 +1,5 @@
 //! Guest memory: addresses, the one trait to read physical memory, its backends, and translation.
 
-mod addr;
 mod fake;
 mod gdbstub;
 mod mixed;
@@ -8,9 +7,10 @@ mod pagetable;
 mod process;
 mod ram;
 mod space;
+mod view;
 pub mod vmcore;
 
-pub use addr::{GuestPhys, GuestVirt, PAGE_SIZE};
+pub use crate::base::{GuestPhys, GuestVirt, PAGE_SIZE};
 pub use fake::FakeMemory;
 pub use gdbstub::GdbMemory;
 pub use mixed::MixedMemory;
@@ -112,7 +112,7 @@ pub trait PhysMemory: Send + Sync + std::fmt::Debug {
     /// The RAM there is, ascending, without overlaps.
     fn ranges(&self) -> &[PhysRange];
 
-    /// What of a stretch of RAM can be read, ascending: dumps leave pages out.
+    /// Lists the parts of a stretch of RAM that can be read, ascending: dumps leave pages out.
     fn stored(&self, range: PhysRange) -> Vec<PhysRange> {
         vec![range]
     }

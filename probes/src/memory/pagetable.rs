@@ -6,7 +6,7 @@
 use serde::Serialize;
 
 use super::{GuestPhys, GuestVirt, PhysMemory};
-use crate::error::ErrorKind;
+use crate::base::ErrorKind;
 use crate::{Error, Result};
 
 /// Bits 12..51: the physical address in an entry.
@@ -44,7 +44,7 @@ impl Level {
     }
 }
 
-/// How the tables are arranged: four levels (48-bit addresses) or five (57-bit).
+/// Depth of the page tables: four levels (48-bit addresses) or five (57-bit).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub enum Paging {
     /// 48-bit virtual addresses.
@@ -148,7 +148,7 @@ impl std::fmt::Debug for Entry {
     }
 }
 
-/// What an entry says.
+/// Meaning of a page-table entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub enum EntryKind {
     /// Points at the next table.
@@ -218,7 +218,7 @@ pub struct Step {
     pub index: u16,
     /// The entry as it stands in memory.
     pub entry: Entry,
-    /// What it says.
+    /// Meaning of the entry.
     pub kind: EntryKind,
 }
 
@@ -429,7 +429,7 @@ impl std::fmt::Debug for PresentPages<'_> {
 }
 
 impl<'a> PresentPages<'a> {
-    /// Of the addresses `first..=last`, through the tables at `root` of `memory`, reading at most `tables` tables.
+    /// Walks the addresses `first..=last` through the tables at `root` of `memory`, reading at most `tables` tables.
     pub(crate) fn new(
         memory: &'a dyn PhysMemory,
         root: GuestPhys,

@@ -42,7 +42,7 @@ struct Place {
     seen: Box<[AtomicU64]>,
 }
 
-/// What is where the process has no page.
+/// Content of a place where the process has no page.
 #[derive(Debug)]
 enum Under {
     Zeros,

@@ -27,7 +27,7 @@ pub struct RamFile {
 struct Region {
     start: u64,
     len: u64,
-    /// Where the first byte lies in the file.
+    /// Offset of the first byte in the file.
     offset: u64,
     /// A mapping begins at a page of the file: what of that page comes before the first byte.
     skip: u64,

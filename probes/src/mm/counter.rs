@@ -74,7 +74,7 @@ impl Rss {
     }
 }
 
-/// Where the members of `struct percpu_counter` lie.
+/// Offsets of the members of `struct percpu_counter`.
 #[derive(Debug, Clone, Copy)]
 struct PerCpu {
     count: u64,

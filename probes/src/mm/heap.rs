@@ -18,11 +18,11 @@ pub struct Heap {
     pub pid: i32,
     /// Its process's name.
     pub comm: String,
-    /// Where the program's own data ends.
+    /// End of the program's own data: `end_data`.
     pub end_data: GuestVirt,
-    /// Where the heap begins.
+    /// Start of the heap: `start_brk`.
     pub start_brk: GuestVirt,
-    /// Where it ends now.
+    /// End of the heap now: `brk`.
     pub brk: GuestVirt,
     /// For each page from the one that holds `start_brk`: whether it is present in the page tables.
     pub present: Vec<bool>,

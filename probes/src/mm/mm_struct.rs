@@ -11,9 +11,9 @@ use crate::object::Mirror;
 /// An address space. Addresses are the process's own; counts are in pages where the kernel counts pages.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct MmStruct {
-    /// Where the `mm_struct` lies.
+    /// Address of the `struct mm_struct`.
     pub at: GuestVirt,
-    /// What was read of it.
+    /// Its members.
     #[serde(flatten)]
     pub fields: MmFields,
     /// `rss_stat`.
@@ -24,19 +24,19 @@ pub struct MmStruct {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Mirror)]
 #[mirror(c = "struct mm_struct")]
 pub struct MmFields {
-    /// Where the code of the program begins.
+    /// Start of the program's code: `start_code`.
     pub start_code: GuestVirt,
-    /// Where it ends.
+    /// End of the program's code: `end_code`.
     pub end_code: GuestVirt,
-    /// Where its initialised data begins.
+    /// Start of its initialised data: `start_data`.
     pub start_data: GuestVirt,
-    /// Where it ends.
+    /// End of its initialised data: `end_data`.
     pub end_data: GuestVirt,
-    /// Where the heap begins.
+    /// Start of the heap: `start_brk`.
     pub start_brk: GuestVirt,
-    /// Where the heap ends now: the program break.
+    /// End of the heap now, the program break: `brk`.
     pub brk: GuestVirt,
-    /// Where the stack began: the stack pointer that the program started with.
+    /// Stack pointer that the program started with: `start_stack`.
     pub start_stack: GuestVirt,
     /// The arguments of the program.
     pub arg_start: GuestVirt,
@@ -46,7 +46,7 @@ pub struct MmFields {
     pub env_start: GuestVirt,
     /// Its end.
     pub env_end: GuestVirt,
-    /// Where `mmap` looks for room, downwards.
+    /// Address below which `mmap` looks for room: `mmap_base`.
     pub mmap_base: GuestVirt,
     /// `TASK_SIZE`: the end of the addresses that the process may map.
     pub task_size: GuestVirt,

@@ -2,12 +2,22 @@
 //! `fs/proc/task_mmu.c`).
 //!
 //! A mapping is read whole or read again, and must lie where the tree says; what keeps changing is
-//! [`Error::Torn`](crate::Error::Torn). The picture of one instant needs a paused guest.
+//! [`Error::Torn`]. The picture of one instant needs a paused guest.
 
 mod counter;
+pub mod filemap;
 mod heap;
+pub mod hugetlb;
+pub mod meminfo;
 mod mm_struct;
+pub mod mmzone;
+pub mod page;
+pub mod slab;
+pub mod swap;
+mod view;
 mod vma;
+pub mod vmalloc;
+pub mod vmstat;
 
 pub use counter::{Rss, RssCounter};
 pub use heap::Heap;
@@ -48,7 +58,7 @@ impl Guest {
         self.owner(pid)?.mm(&self.kernel()?)
     }
 
-    /// Of a task what its address space is found by, and no more: that its parent or credentials are damaged does not
+    /// Finds what a task's address space is found by, and no more: that its parent or credentials are damaged does not
     /// hide its memory.
     fn owner(&self, pid: i32) -> Result<Owner> {
         let kernel = self.kernel()?;
@@ -63,43 +73,43 @@ impl Guest {
         self.kernel()?.load::<Owner>(task.at)?.mm(&self.kernel()?)
     }
 
-    /// The mappings of the process that `pid` belongs to, ascending: `/proc/PID/maps`, with resident pages.
-    pub fn vmas(&self, pid: i32) -> Result<Vmas> {
-        vma::read(&self.kernel()?, &self.mm(pid)?)
-    }
-
     /// The mappings of a task.
     pub fn vmas_of(&self, task: &Task) -> Result<Vmas> {
         vma::read(&self.kernel()?, &self.mm_of(task)?)
-    }
-
-    /// An address space with all its mappings, ready to be drawn.
-    pub fn address_map(&self, pid: i32) -> Result<AddressMap> {
-        let (kernel, owner) = (self.kernel()?, self.owner(pid)?);
-        let mm = owner.mm(&kernel)?;
-        let vmas = vma::read(&kernel, &mm)?;
-        Ok(AddressMap {
-            pid: owner.tgid,
-            comm: owner.comm.to_str().into_owned(),
-            mm,
-            vmas,
-        })
     }
 
     /// The address space of a process, to read its memory by.
     pub fn user_space(&self, pid: i32) -> Result<AddressSpace> {
         user_space_of(&self.kernel()?, &self.mm(pid)?)
     }
+}
 
-    /// The walk of the kernel's own page tables for an address, level by level.
-    pub fn page_walk(&self, at: GuestVirt) -> Result<PageWalk> {
-        self.kernel()?.space().walk(at)
-    }
+/// The walk of a process's page tables for an address, level by level.
+pub(crate) fn page_walk_of(guest: &Guest, pid: i32, at: GuestVirt) -> Result<PageWalk> {
+    guest.user_space(pid)?.walk(at)
+}
 
-    /// The walk of a process's page tables for an address, level by level.
-    pub fn page_walk_of(&self, pid: i32, at: GuestVirt) -> Result<PageWalk> {
-        self.user_space(pid)?.walk(at)
-    }
+/// The walk of the kernel's own page tables for an address, level by level.
+pub(crate) fn page_walk(kernel: &Kernel, at: GuestVirt) -> Result<PageWalk> {
+    kernel.space().walk(at)
+}
+
+/// The mappings of the process that `pid` belongs to, ascending: `/proc/PID/maps`, with resident pages.
+pub(crate) fn vmas(guest: &Guest, pid: i32) -> Result<Vmas> {
+    vma::read(&guest.kernel()?, &guest.mm(pid)?)
+}
+
+/// An address space with all its mappings, ready to be drawn.
+pub(crate) fn address_map(guest: &Guest, pid: i32) -> Result<AddressMap> {
+    let (kernel, owner) = (guest.kernel()?, guest.owner(pid)?);
+    let mm = owner.mm(&kernel)?;
+    let vmas = vma::read(&kernel, &mm)?;
+    Ok(AddressMap {
+        pid: owner.tgid,
+        comm: owner.comm.to_str().into_owned(),
+        mm,
+        vmas,
+    })
 }
 
 /// A task as the owner of an address space.

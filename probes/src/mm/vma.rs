@@ -21,7 +21,7 @@ const VM_MAYSHARE: u64 = 0x80;
 /// machine's owner may raise it.
 const VMA_BOUND: usize = 4 << 20;
 
-/// What a mapping is for.
+/// Purpose of a mapping.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
 pub enum VmaKind {
     /// Executable, of a file.
@@ -43,7 +43,7 @@ pub enum VmaKind {
 /// A mapping, with what `/proc/PID/maps` says of it and how much of it is resident.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Vma {
-    /// Where the `vm_area_struct` lies.
+    /// Address of the `struct vm_area_struct`.
     pub at: GuestVirt,
     /// First address.
     pub start: GuestVirt,
@@ -59,7 +59,7 @@ pub struct Vma {
     pub inode: u64,
     /// The file's path, or a name in brackets, or nothing.
     pub name: String,
-    /// What it is for.
+    /// Its purpose.
     pub kind: VmaKind,
     /// Base pages that are in RAM by the page tables, those without access among them; `Rss` of `/proc/PID/smaps`
     /// leaves out pages of hugetlbfs, which are in here. `None` if the page tables could not be read.

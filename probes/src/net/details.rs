@@ -5,7 +5,6 @@ use serde::Serialize;
 use super::stats::{self, DeviceStats};
 use super::{NetDevice, device, net_namespaces};
 use crate::Listing;
-use crate::guest::Guest;
 use crate::kernel::Kernel;
 use crate::memory::GuestVirt;
 use crate::object::Mirror;
@@ -32,9 +31,9 @@ const OPERSTATES: [&str; 7] = [
 /// A transmit queue.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct TxQueue {
-    /// Where its `netdev_queue` lies.
+    /// Address of its `struct netdev_queue`.
     pub at: GuestVirt,
-    /// What its packets wait in: the queueing discipline's name.
+    /// Name of its queueing discipline, in which packets wait.
     pub qdisc: String,
     /// Its handle, as `tc` has it: the upper half is what stands before the colon.
     pub handle: u32,
@@ -51,13 +50,13 @@ pub struct TxQueue {
 /// A poller of a device's packets: its `napi_struct`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Napi {
-    /// Where it lies.
+    /// Address.
     pub at: GuestVirt,
     /// Its number; 0 of one that nobody can poll busily.
     pub id: u32,
-    /// What it calls.
+    /// Function that it calls.
     pub poll: String,
-    /// How many packets it takes at most each time.
+    /// Most packets that it takes at a time: `napi_struct.weight`.
     pub weight: u32,
     /// `NAPI_STATE_*` that are set, without `NAPI_STATE_`.
     pub state: Vec<&'static str>,
@@ -68,19 +67,19 @@ pub struct Napi {
 /// A network device in detail.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct DeviceDetails {
-    /// What `klab net` shows of it.
+    /// The values that `klab net` shows.
     pub device: NetDevice,
-    /// What it is a kind of, as `ip link add type` has it; nothing for hardware.
+    /// Kind, as in `ip link add type`; empty for hardware.
     pub kind: String,
     /// Its driver's functions, by the name of their table.
     pub ops: String,
     /// Whether it can send, by RFC 2863.
     pub operstate: &'static str,
-    /// How often the carrier came and went.
+    /// Number of times that the carrier came or went.
     pub carrier_changes: u32,
-    /// How many packets may wait to be sent, in disciplines that ask.
+    /// Number of packets that may wait to be sent, in disciplines that ask.
     pub tx_queue_len: u32,
-    /// What it can do, by the names that `ethtool -k` has.
+    /// Its features, by the names of `ethtool -k`.
     pub features: Vec<String>,
     /// Its transmit queues that are in use.
     pub tx: Vec<TxQueue>,
@@ -88,7 +87,7 @@ pub struct DeviceDetails {
     pub rx: Vec<GuestVirt>,
     /// Its pollers.
     pub napi: Vec<Napi>,
-    /// What it has counted; `None` if only its driver knows.
+    /// Its counters; `None` if only its driver knows them.
     pub stats: Option<DeviceStats>,
     /// The function that counts.
     pub stats_by: String,
@@ -140,28 +139,25 @@ struct NapiStruct {
     thread: Option<GuestVirt>,
 }
 
-impl Guest {
-    /// The devices of this name in all network namespaces, in detail.
-    pub fn net_device(&self, name: &str) -> Result<AllDeviceDetails> {
-        let kernel = self.kernel()?;
-        let namespaces = net_namespaces(&kernel)?;
-        let devices = device::read(&kernel, &namespaces)?;
-        let mut all = AllDeviceDetails::new();
-        all.missing = namespaces.missing;
-        all.missing.extend(devices.missing);
-        for device in devices.items {
-            if device.name == name {
-                let what = format!("device {name} at {}", device.at);
-                all.take(details(&kernel, device), || what);
-            }
+/// The devices of this name in all network namespaces, in detail.
+pub(crate) fn net_device(kernel: &Kernel, name: &str) -> Result<AllDeviceDetails> {
+    let namespaces = net_namespaces(kernel)?;
+    let devices = device::read(kernel, &namespaces)?;
+    let mut all = AllDeviceDetails::new();
+    all.missing = namespaces.missing;
+    all.missing.extend(devices.missing);
+    for device in devices.items {
+        if device.name == name {
+            let what = format!("device {name} at {}", device.at);
+            all.take(details(kernel, device), || what);
         }
-        // One that could not be read may be the one: that is said then.
-        match all.is_empty() && all.is_whole() {
-            true => Err(Error::Absent(format!(
-                "no network namespace has a device `{name}`: `klab net` lists those there are"
-            ))),
-            false => Ok(all),
-        }
+    }
+    // One that could not be read may be the one: that is said then.
+    match all.is_empty() && all.is_whole() {
+        true => Err(Error::Absent(format!(
+            "no network namespace has a device `{name}`: `klab net` lists those there are"
+        ))),
+        false => Ok(all),
     }
 }
 

@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use serde::Serialize;
 
 use super::NetNamespace;
-use crate::cell::check_interrupt;
+use crate::base::check_interrupt;
 use crate::kernel::Kernel;
 use crate::memory::GuestVirt;
 use crate::object::{FixedStr, Mirror, Plan};
@@ -30,7 +30,7 @@ pub struct DeviceAddress {
 /// A network device.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct NetDevice {
-    /// Where its `net_device` lies.
+    /// Address of its `struct net_device`.
     pub at: GuestVirt,
     /// Its number in its namespace.
     pub ifindex: i32,
@@ -51,7 +51,7 @@ pub struct NetDevice {
     pub tx_queues: u32,
     /// Receive queues in use.
     pub rx_queues: u32,
-    /// What its packets wait in: the queueing discipline's name.
+    /// Name of its queueing discipline, in which packets wait.
     pub qdisc: String,
     /// Its IPv4 and IPv6 addresses.
     pub addresses: Vec<DeviceAddress>,

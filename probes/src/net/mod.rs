@@ -18,54 +18,40 @@ mod details;
 mod device;
 mod namespace;
 mod neigh;
+pub mod netfilter;
+pub mod packet_type;
 mod route;
 mod sock;
 mod stats;
 mod table;
+mod view;
+
+pub(crate) use neigh::neighbours;
+
+pub(crate) use route::routes;
+
+pub(crate) use details::net_device;
 
 pub use details::{AllDeviceDetails, DeviceDetails, Napi, TxQueue};
 pub use device::{DeviceAddress, NetDevice, NetDevices};
 pub use namespace::{NetNamespace, net_namespaces};
 pub use neigh::{Neighbour, Neighbours};
 pub use route::{NextHop, Route, Routes};
-pub use sock::{Owner, Socket, Sockets, TcpState, family, socket_type};
+pub use sock::{Owner, Socket, Sockets, TcpState};
 pub use stats::DeviceStats;
 pub use table::SocketTable;
+
+pub use crate::fs::{family, socket_type};
 
 use std::collections::HashMap;
 
 use crate::guest::Guest;
+use crate::kernel::Kernel;
 use crate::memory::GuestVirt;
 use crate::{ErrorKind, Missing, Result};
 
 impl Guest {
-    /// The network devices of all network namespaces, with their addresses.
-    pub fn net_devices(&self) -> Result<NetDevices> {
-        let kernel = self.kernel()?;
-        let namespaces = net_namespaces(&kernel)?;
-        let mut devices = device::read(&kernel, &namespaces)?;
-        devices.missing.extend(namespaces.missing);
-        Ok(devices)
-    }
-
-    /// The TCP, UDP, raw, unix and packet sockets of all network namespaces, each with the tasks that have it open.
-    pub fn sockets(&self) -> Result<Sockets> {
-        let kernel = self.kernel()?;
-        let namespaces = net_namespaces(&kernel)?;
-        let mut sockets = sock::read(&kernel, &namespaces)?;
-        let mut missing = namespaces.missing;
-        let mut owners = self.socket_owners(&mut missing)?;
-        for socket in sockets.iter_mut() {
-            // A socket that no task has open has no entry.
-            if let Some(owners) = owners.remove(&socket.at) {
-                socket.owners = owners.into();
-            }
-        }
-        sockets.missing.extend(missing);
-        Ok(sockets)
-    }
-
-    /// Who has which `struct sock` open. A task that exits meanwhile is left out.
+    /// Finds the tasks that have each `struct sock` open. A task that exits meanwhile is left out.
     fn socket_owners(&self, missing: &mut Vec<Missing>) -> Result<HashMap<GuestVirt, Vec<Owner>>> {
         let mut owners: HashMap<GuestVirt, Vec<Owner>> = HashMap::new();
         for task in self.tasks()?.into_items(missing) {
@@ -96,4 +82,29 @@ impl Guest {
         }
         Ok(owners)
     }
+}
+
+/// The TCP, UDP, raw, unix and packet sockets of all network namespaces, each with the tasks that have it open.
+pub(crate) fn sockets(guest: &Guest) -> Result<Sockets> {
+    let kernel = guest.kernel()?;
+    let namespaces = net_namespaces(&kernel)?;
+    let mut sockets = sock::read(&kernel, &namespaces)?;
+    let mut missing = namespaces.missing;
+    let mut owners = guest.socket_owners(&mut missing)?;
+    for socket in sockets.iter_mut() {
+        // A socket that no task has open has no entry.
+        if let Some(owners) = owners.remove(&socket.at) {
+            socket.owners = owners.into();
+        }
+    }
+    sockets.missing.extend(missing);
+    Ok(sockets)
+}
+
+/// The network devices of all network namespaces, with their addresses.
+pub(crate) fn net_devices(kernel: &Kernel) -> Result<NetDevices> {
+    let namespaces = net_namespaces(kernel)?;
+    let mut devices = device::read(kernel, &namespaces)?;
+    devices.missing.extend(namespaces.missing);
+    Ok(devices)
 }

@@ -13,7 +13,7 @@ const NAMESPACE_BOUND: usize = 1 << 16;
 /// A network namespace.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct NetNamespace {
-    /// Where its `struct net` lies.
+    /// Address of its `struct net`.
     pub at: GuestVirt,
     /// Its inode number, as `/proc/PID/ns/net` shows it.
     pub inum: u32,

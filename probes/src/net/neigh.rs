@@ -6,7 +6,6 @@ use serde::Serialize;
 
 use super::namespace::ending;
 use super::{NetNamespace, net_namespaces};
-use crate::guest::Guest;
 use crate::kernel::Kernel;
 use crate::memory::GuestVirt;
 use crate::object::{FixedStr, Mirror, Plan};
@@ -33,7 +32,7 @@ const STATES: [(u8, &str); 9] = [
 /// A neighbour.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Neighbour {
-    /// Where its `neighbour` lies.
+    /// Address of its `struct neighbour`.
     pub at: GuestVirt,
     /// The inode number of its network namespace.
     pub netns: u32,
@@ -67,26 +66,23 @@ struct Device {
     net: GuestVirt,
 }
 
-impl Guest {
-    /// The neighbours by IPv4 (ARP) and IPv6, of all network namespaces: `ip neigh show nud all`.
-    pub fn neighbours(&self) -> Result<Neighbours> {
-        let kernel = self.kernel()?;
-        let namespaces = net_namespaces(&kernel)?;
-        let mut all = Neighbours::new();
-        for symbol in ["arp_tbl", "nd_tbl"] {
-            // IPv6 may be a module, or absent.
-            let Some(table) = kernel.symbols()?.lookup(symbol) else {
-                continue;
-            };
-            let what = format!("the neighbours of {symbol}");
-            match settle_all(&what, || read(&kernel, table, &namespaces)) {
-                Ok(found) => all.append(found),
-                Err(error) => all.miss(what, &error),
-            }
+/// The neighbours by IPv4 (ARP) and IPv6, of all network namespaces: `ip neigh show nud all`.
+pub(crate) fn neighbours(kernel: &Kernel) -> Result<Neighbours> {
+    let namespaces = net_namespaces(kernel)?;
+    let mut all = Neighbours::new();
+    for symbol in ["arp_tbl", "nd_tbl"] {
+        // IPv6 may be a module, or absent.
+        let Some(table) = kernel.symbols()?.lookup(symbol) else {
+            continue;
+        };
+        let what = format!("the neighbours of {symbol}");
+        match settle_all(&what, || read(kernel, table, &namespaces)) {
+            Ok(found) => all.append(found),
+            Err(error) => all.miss(what, &error),
         }
-        all.missing.extend(namespaces.missing);
-        Ok(all)
     }
+    all.missing.extend(namespaces.missing);
+    Ok(all)
 }
 
 /// `None` if a neighbour changed.

@@ -5,8 +5,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use serde::Serialize;
 
 use super::{NetNamespace, net_namespaces};
-use crate::cell::check_interrupt;
-use crate::guest::Guest;
+use crate::base::check_interrupt;
 use crate::kernel::Kernel;
 use crate::memory::GuestVirt;
 use crate::object::{FixedStr, Mirror, Plan};
@@ -50,7 +49,7 @@ pub struct NextHop {
     pub gateway: Option<IpAddr>,
     /// The device; nothing where packets are not sent on.
     pub dev: String,
-    /// How often it is taken, if there are several.
+    /// Weight among several next hops.
     pub weight: u32,
     /// `RTNH_F_*` in lower case, without `RTNH_F_`.
     pub flags: Vec<&'static str>,
@@ -59,7 +58,7 @@ pub struct NextHop {
 /// A route.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Route {
-    /// Where its `fib_info` or `fib6_info` lies.
+    /// Address of its `struct fib_info` or `fib6_info`.
     pub at: GuestVirt,
     /// The inode number of its network namespace.
     pub netns: u32,
@@ -67,15 +66,15 @@ pub struct Route {
     pub table: u32,
     /// The destinations that it is for.
     pub destination: IpAddr,
-    /// How many bits of a destination must be the same.
+    /// Length of the prefix, in bits.
     pub prefix: u8,
-    /// What becomes of a packet: `RTN_*` in lower case.
+    /// Type of the route, `RTN_*` in lower case: what becomes of a packet.
     #[serde(rename = "type")]
     pub kind: &'static str,
-    /// Who made it: `RTPROT_*` as a number; 2 is the kernel.
+    /// Origin of the route: `RTPROT_*` as a number; 2 is the kernel.
     pub protocol: u8,
-    /// How far away the destination is: `RT_SCOPE_*` as a number; 0 is anywhere, 253 the device's network, 254 this machine.
-    /// Of IPv6 there is none.
+    /// Scope of the destination: `RT_SCOPE_*` as a number; 0 is anywhere, 253 the device's network, 254 this machine.
+    /// IPv6 has none.
     pub scope: Option<u8>,
     /// The lower, the better.
     pub metric: u32,
@@ -158,22 +157,19 @@ struct Fib6Info {
     nh: Option<GuestVirt>,
 }
 
-impl Guest {
-    /// The routes of IPv4 and IPv6 of all network namespaces: `ip route show table all`.
-    pub fn routes(&self) -> Result<Routes> {
-        let kernel = self.kernel()?;
-        let namespaces = net_namespaces(&kernel)?;
-        let mut all = Routes::new();
-        all.missing = namespaces.missing;
-        for net in namespaces.items {
-            let what = format!("the routes of the network namespace {}", net.inum);
-            match twice(&what, || Reader::new(&kernel, net)?.all()) {
-                Ok(found) => all.append(found),
-                Err(error) => all.miss(what, &error),
-            }
+/// The routes of IPv4 and IPv6 of all network namespaces: `ip route show table all`.
+pub(crate) fn routes(kernel: &Kernel) -> Result<Routes> {
+    let namespaces = net_namespaces(kernel)?;
+    let mut all = Routes::new();
+    all.missing = namespaces.missing;
+    for net in namespaces.items {
+        let what = format!("the routes of the network namespace {}", net.inum);
+        match twice(&what, || Reader::new(kernel, net)?.all()) {
+            Ok(found) => all.append(found),
+            Err(error) => all.miss(what, &error),
         }
-        Ok(all)
     }
+    Ok(all)
 }
 
 struct Reader<'k> {

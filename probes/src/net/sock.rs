@@ -78,9 +78,9 @@ impl std::fmt::Display for TcpState {
 /// A socket.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Socket {
-    /// Where its `struct sock` lies.
+    /// Address of its `struct sock`.
     pub at: GuestVirt,
-    /// Which table it was found in.
+    /// Table that it was found in.
     pub table: SocketTable,
     /// `AF_*`
     pub family: u16,
@@ -93,9 +93,9 @@ pub struct Socket {
     pub local: Option<SocketAddr>,
     /// The other end, of an IP socket; zeros without one.
     pub remote: Option<SocketAddr>,
-    /// Of a unix socket its name, `@` for each NUL; of a packet socket the protocol and device it takes.
+    /// Name of a unix socket, `@` for each NUL; protocol and device of a packet socket.
     pub name: String,
-    /// Of a unix socket, the `sock` of the other end.
+    /// `struct sock` of the other end of a unix socket.
     pub peer: Option<GuestVirt>,
     /// The device it is bound to, by name; the device of its address, if that is a link-local one.
     pub device: Option<String>,
@@ -232,7 +232,7 @@ pub(super) fn read(kernel: &Kernel, namespaces: &[NetNamespace]) -> Result<Socke
     Ok(all)
 }
 
-/// What the sockets of all tables are read by.
+/// Layouts for reading the sockets of all tables.
 struct Reader<'k> {
     kernel: &'k Kernel,
     common: Plan<Common>,
@@ -400,7 +400,7 @@ impl<'k> Reader<'k> {
     }
 }
 
-/// What waits at a unix socket: what is sent is charged to its sender, so the receiver counts none of it. The connections
+/// Reads the queue of a unix socket: sent bytes are charged to the sender, so the receiver counts none. The connections
 /// of one that listens (`unix_diag_show`), all bytes of a stream, the first datagram: `unix_inq_len()` of `net/unix/af_unix.c`.
 fn unix_queue(
     kernel: &Kernel,
@@ -492,36 +492,6 @@ fn unix_text(name: &[u8]) -> String {
         (true, _) => text.replace('@', "\\x40").replace('\0', "@"),
         (false, Some(rest)) => format!("\\x40{rest}"),
         (false, None) => text,
-    }
-}
-
-/// The name of an `AF_*` of `include/linux/socket.h`, without `AF_`.
-#[must_use]
-pub fn family(family: u16) -> String {
-    let name = match family {
-        1 => "UNIX",
-        2 => "INET",
-        10 => "INET6",
-        16 => "NETLINK",
-        17 => "PACKET",
-        38 => "ALG",
-        40 => "VSOCK",
-        other => return other.to_string(),
-    };
-    name.to_owned()
-}
-
-/// The name of a `SOCK_*` of `include/linux/net.h`, without `SOCK_`.
-#[must_use]
-pub const fn socket_type(type_: u16) -> &'static str {
-    match type_ {
-        1 => "STREAM",
-        2 => "DGRAM",
-        3 => "RAW",
-        4 => "RDM",
-        5 => "SEQPACKET",
-        10 => "PACKET",
-        _ => "?",
     }
 }
 

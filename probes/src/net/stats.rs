@@ -1,4 +1,4 @@
-//! What a device has counted: `dev_get_stats()` of `net/core/dev.c`, driver by driver.
+//! Counters of a device: `dev_get_stats()` of `net/core/dev.c`, driver by driver.
 
 use serde::Serialize;
 
@@ -11,7 +11,7 @@ use crate::{Error, Result};
 /// Queues of one device that are summed up at most.
 const QUEUES: u64 = 4096;
 
-/// What a device has counted: `net_device_stats`, `rtnl_link_stats64`.
+/// Counters of a device: `net_device_stats`, `rtnl_link_stats64`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Mirror)]
 #[mirror(c = "struct net_device_stats")]
 pub struct DeviceStats {
@@ -76,7 +76,7 @@ struct Counters {
     num_rx_queues: u32,
 }
 
-/// What each CPU has counted, or each queue.
+/// Counters of each CPU, or of each queue.
 #[derive(Debug, Clone, Copy, Default)]
 struct Sums {
     rx_packets: u64,
@@ -331,7 +331,7 @@ impl Reader<'_> {
         Ok(sum)
     }
 
-    /// What the kernel itself has dropped: `core_stats`.
+    /// Packets that the kernel itself has dropped: `core_stats`.
     fn core(&self, stats: &mut DeviceStats) -> Result<()> {
         let c = "struct net_device_core_stats";
         for cpu in self.cpus(self.raw.core_stats.unwrap_or_default())? {

@@ -1,4 +1,4 @@
-//! Where the kernel keeps its sockets: hash tables, one a protocol or one a namespace and protocol.
+//! The kernel's hash tables of sockets: one for each protocol, or for each namespace and protocol.
 
 use serde::Serialize;
 
@@ -43,7 +43,7 @@ pub(super) struct Buckets {
     links: Links,
 }
 
-/// How the sockets of a bucket are linked.
+/// The links between the sockets of a bucket.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Links {
     /// `hlist_head`
@@ -54,13 +54,13 @@ enum Links {
     Numbered,
     /// The `inet_bind_hashbucket`s of TCP's `bhash2`: lists of `inet_bind2_bucket`, each with a list of its sockets.
     Bound {
-        /// Of `inet_bind_hashbucket.chain`.
+        /// Offset of `inet_bind_hashbucket.chain`.
         chain: u64,
-        /// Of `inet_bind2_bucket.node`.
+        /// Offset of `inet_bind2_bucket.node`.
         node: u64,
-        /// Of `inet_bind2_bucket.owners`.
+        /// Offset of `inet_bind2_bucket.owners`.
         owners: u64,
-        /// Of the node in a `struct sock`.
+        /// Offset of the node in a `struct sock`.
         sock: u64,
     },
 }

@@ -17,7 +17,7 @@ fn name_in<'a>(btf: &'a Btf, name: &str, value: i64) -> Option<&'a str> {
 }
 
 impl Kernel {
-    /// What `enum name` calls a value; the number where it has no name there, or the kernel no such enumeration.
+    /// Name of a value in `enum name`; the number if it has no name there, or the kernel no such enumeration.
     pub(crate) fn enumerator(&self, name: &str, value: i64) -> Result<String> {
         let found = name_in(self.btf()?, name, value);
         Ok(found.map_or_else(|| value.to_string(), str::to_owned))

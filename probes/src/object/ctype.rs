@@ -36,7 +36,7 @@ pub(super) struct BuiltIn {
     int: Int,
 }
 
-/// How an integer is stored.
+/// Encoding of an integer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Int {
     pub(super) size: u8,
@@ -74,7 +74,7 @@ pub(super) static BOOL: BuiltIn = built_in("_Bool", 1, false);
 pub(super) static INT128: BuiltIn = built_in("__int128", 16, true);
 pub(super) static UINT128: BuiltIn = built_in("unsigned __int128", 16, false);
 
-/// What a value of a type is.
+/// Form of a type's values.
 #[derive(Debug, Clone)]
 pub(super) enum Form {
     /// `void`, or a structure that is only declared.
@@ -116,7 +116,7 @@ impl CType {
     }
 
     /// As [`declaration`](Self::declaration); where there is none, the error has the name that was asked for.
-    pub(super) fn declaration_as(&self, written: &str) -> Result<Declaration> {
+    pub(crate) fn declaration_as(&self, written: &str) -> Result<Declaration> {
         let none = |why: &str| {
             Err(Error::Invalid(format!(
                 "`{written}` is {why}, so there is no definition of it: name a structure, a union, an enum or a typedef"

@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use serde::ser::{Serialize, SerializeMap, Serializer};
+
 use super::ctype::{CHAR, CType, Form, Int};
 use super::mirror::Mirror;
 use crate::kernel::btf::{Field, TypeId};
@@ -36,7 +38,7 @@ enum Place {
 }
 
 impl Object {
-    pub(super) fn in_memory(kernel: &Kernel, ty: CType, at: GuestVirt) -> Self {
+    pub(crate) fn in_memory(kernel: &Kernel, ty: CType, at: GuestVirt) -> Self {
         Self {
             kernel: kernel.clone(),
             ty,
@@ -98,7 +100,7 @@ impl Object {
         self.ty.size()
     }
 
-    /// Where it lies; `None` for a computed value.
+    /// Address; `None` for a computed value.
     #[must_use]
     pub fn address(&self) -> Option<GuestVirt> {
         match self.place {
@@ -158,7 +160,7 @@ impl Object {
             .collect())
     }
 
-    /// What a pointer points to, or an array's first element (`*p`).
+    /// Follows a pointer, or takes an array's first element (`*p`).
     pub fn deref(&self) -> Result<Self> {
         match self.ty.form()? {
             Form::Pointer(to) => Ok(Self::in_memory(&self.kernel, to, GuestVirt(self.u64()?))),
@@ -255,7 +257,7 @@ impl Object {
         }
     }
 
-    /// What can be done with a thing of which BTF has no type.
+    /// Says what can be done with a thing that has no type in BTF.
     fn untyped(&self, place: &Place) -> Error {
         let at = match place {
             Place::Memory { at, .. } => *at,
@@ -317,7 +319,7 @@ impl Object {
         self.u64().map(|value| value != 0)
     }
 
-    /// Where a pointer points, or where an array, a structure or a union lies.
+    /// Address that a pointer points to, or that an array, a structure or a union lies at.
     pub fn pointer(&self) -> Result<GuestVirt> {
         match (self.ty.form()?, &self.place) {
             (Form::Composite(..), Place::Memory { at, .. }) => Ok(*at),
@@ -427,5 +429,17 @@ pub(super) fn offset_of(kernel: &Kernel, ty: &CType, path: &str) -> Result<u64> 
             "`{path}` of {} is a bit field: it has no offset",
             ty.name()
         ))),
+    }
+}
+
+/// The type, the address of what lies in memory, and the value.
+impl Serialize for Object {
+    fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
+        let value = self.to_value().map_err(serde::ser::Error::custom)?;
+        let mut map = serializer.serialize_map(Some(3))?;
+        map.serialize_entry("type", &self.type_name())?;
+        map.serialize_entry("address", &self.address())?;
+        map.serialize_entry("value", &value)?;
+        map.end()
     }
 }

@@ -1,4 +1,4 @@
-//! What a field of a mirror may be: integers, pointers, strings, arrays, embedded structures.
+//! Types of a mirror's fields: integers, pointers, strings, arrays, embedded structures.
 
 use std::marker::PhantomData;
 
@@ -158,7 +158,7 @@ fn is_type(btf: &Btf, id: TypeId, c: &str) -> Result<bool> {
 
 /// A pointer to a structure that `T` mirrors, not followed.
 pub struct Ptr<T> {
-    /// Where it points.
+    /// The address that it points to.
     pub at: GuestVirt,
     target: PhantomData<fn() -> T>,
 }

@@ -1,6 +1,6 @@
 //! Mirrors: Rust structs that name only the members they want of a kernel structure.
 //!
-//! Where the members lie is asked of the guest's own BTF once for a kernel; from then on an object is loaded with
+//! Offsets are asked of the guest's own BTF once for a kernel; from then on an object is loaded with
 //! a few bulk reads, without a lookup and without an allocation. A pointer is never followed: the caller decides.
 
 use super::plan::Slot;
@@ -43,7 +43,7 @@ pub trait Mirror: Sized {
     fn decode(decoder: &mut Decoder<'_>) -> Self;
 }
 
-/// What may stand as a field of a [`Mirror`].
+/// A type that a field of a [`Mirror`] may have.
 pub trait MirrorField: Sized {
     /// Asks for the member at the first of `paths` that this kernel has.
     fn resolve_member(resolver: &mut Resolver<'_>, paths: &[&str]) -> Result<()> {

@@ -6,22 +6,21 @@ mod cursor;
 mod expr;
 mod fields;
 mod globals;
-mod handle;
 mod mirror;
 mod plan;
 mod symbols;
 #[cfg(test)]
 pub(crate) mod tests;
 mod value;
+mod view;
 mod within;
 
 pub use ctype::CType;
 pub use cursor::{MAX_STRING, Object};
 pub use fields::{FixedStr, Ptr};
-
-pub use handle::Objects;
 pub use mirror::{Decoder, Mirror, MirrorField, Resolver};
 pub use plan::Plan;
 pub use probes_derive::Mirror;
 pub use symbols::{NamedSymbol, NamedSymbols};
 pub use value::{Limits, Value};
+pub use view::Objects;

@@ -13,7 +13,7 @@ use crate::{Error, Result};
 /// to translate another address.
 const GAP: u32 = 256;
 
-/// Where one value lies: while a plan is made in the structure, then in the bytes that were read.
+/// Place of one value: in the structure while a plan is made, then in the bytes that were read.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Slot {
     pub(super) at: u32,
@@ -126,7 +126,7 @@ struct Run {
     len: u32,
 }
 
-/// What a mirror reads in one kernel, without the kernel.
+/// The reads of a mirror in one kernel, without the kernel.
 struct Layout<T> {
     slots: Box<[Slot]>,
     runs: Box<[Run]>,

@@ -2,11 +2,10 @@
 
 use serde::Serialize;
 
-use crate::guest::Guest;
-use crate::kernel::{Kernel, Spelling, demangled, place};
+use crate::Listing;
+use crate::Result;
+use crate::kernel::{Kernel, Spelling, demangled};
 use crate::memory::GuestVirt;
-use crate::view::{View, clean, escape};
-use crate::{Error, Listing, Result};
 
 /// A symbol that a name means.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -36,30 +35,11 @@ pub struct NamedSymbol {
 /// The symbols that a name means.
 pub type NamedSymbols = Listing<NamedSymbol>;
 
-impl Guest {
-    /// All symbols that a name means, the kernel's and modules': `guest.symbols("group_show")`; of an address in hexadecimal
-    /// the one that it lies in. An error if there is none.
-    pub fn symbols(&self, what: &str) -> Result<NamedSymbols> {
-        let kernel = self.kernel()?;
-        let Some(at) = GuestVirt::parse(what) else {
-            return kernel.named_symbols(what);
-        };
-        let Some(found) = kernel.symbol_at(at)? else {
-            return Err(Error::Absent(format!(
-                "{at} lies in no symbol of the kernel or of a module"
-            )));
-        };
-        let (start, module) = (GuestVirt(at.0 - found.offset), found.module);
-        let module = module.as_deref().unwrap_or("vmlinux");
-        kernel.named_symbols(&format!(
-            "{module}:{}@{start}+{:#x}",
-            found.name, found.offset
-        ))
-    }
-}
-
 impl Kernel {
-    /// As [`Guest::symbols`].
+    /// All symbols that a name means, the kernel's and modules'.
+    ///
+    /// # Errors
+    /// When there is none.
     pub fn named_symbols(&self, name: &str) -> Result<NamedSymbols> {
         let all = self.definitions(name)?;
         if all.is_empty() {
@@ -85,30 +65,3 @@ impl Kernel {
         Ok(all.map(named))
     }
 }
-
-fn line(symbol: &NamedSymbol) -> String {
-    let at = place(&symbol.name, symbol.offset, symbol.module.as_deref());
-    let ty = symbol.c_type.as_ref().map(|ty| format!(": {ty}"));
-    let choice = symbol.spelling.as_ref().map(|text| format!("  ({text})"));
-    let (ty, choice) = (ty.unwrap_or_default(), choice.unwrap_or_default());
-    format!("{} {at}{ty}{choice}", symbol.at)
-}
-
-impl View for NamedSymbols {
-    fn text(&self) -> String {
-        let lines = self.iter().map(line);
-        let lines = lines.chain(self.missing.iter().map(ToString::to_string));
-        lines.map(|line| clean(&line) + "\n").collect()
-    }
-
-    fn html(&self) -> Option<String> {
-        let lines = self.iter().map(line);
-        let lines = lines.chain(self.missing.iter().map(ToString::to_string));
-        let lines: String = lines.map(|line| escape(&line) + "\n").collect();
-        Some(format!(
-            "<pre style=\"line-height:1.3;margin:0\">{lines}</pre>"
-        ))
-    }
-}
-
-crate::displays!(NamedSymbols);

@@ -11,7 +11,7 @@ use crate::kernel::Functions;
 use crate::kernel::btf::TypeId;
 use crate::memory::GuestVirt;
 
-/// How much of an object is read out.
+/// Limits on how much of an object is read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
     /// Structures and arrays within one another.
@@ -52,7 +52,7 @@ pub enum Value {
     Pointer {
         /// Its type in C.
         ty: String,
-        /// Where it points.
+        /// The address that it points to.
         at: GuestVirt,
         /// The text at a `char` pointer, or the symbol at a pointer to a function.
         target: Option<String>,
@@ -61,9 +61,9 @@ pub enum Value {
     Array(Vec<Self>, u64),
     /// A structure or union.
     Struct(Vec<(String, Self)>),
-    /// What the limits kept from being read.
+    /// Parts that the limits left unread.
     Elided,
-    /// What could not be read, and why.
+    /// Parts that could not be read, each with the reason.
     Fault(String),
 }
 

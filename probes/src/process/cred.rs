@@ -122,13 +122,13 @@ pub enum SeccompMode {
     Disabled,
     /// `read`, `write`, `_exit` and `sigreturn` only.
     Strict,
-    /// What its filters let pass.
+    /// System calls that its filters allow.
     Filter,
     /// Killed by its filter.
     Dead,
 }
 
-/// Which system calls a task may make.
+/// Restriction of a task's system calls: seccomp.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct Seccomp {
     /// By which rule.
@@ -140,7 +140,7 @@ pub struct Seccomp {
 /// The credentials of a task: `real_cred`, what others see of it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Credentials {
-    /// Where its `cred` lies.
+    /// Address of its `struct cred`.
     pub at: GuestVirt,
     /// Its user.
     pub uid: Ids,
@@ -148,21 +148,21 @@ pub struct Credentials {
     pub gid: Ids,
     /// Its further groups, ascending.
     pub groups: Vec<u32>,
-    /// What it keeps over an `execve()` of a program that wants it.
+    /// `cap_inheritable`: kept over an `execve()` of a program that wants them.
     pub inheritable: Capabilities,
-    /// What it may make effective.
+    /// `cap_permitted`: may be made effective.
     pub permitted: Capabilities,
-    /// What is looked at when it does something.
+    /// `cap_effective`: checked when it does something.
     pub effective: Capabilities,
-    /// What it can get at most, by an `execve()`.
+    /// `cap_bset`: the most that it can get by an `execve()`.
     pub bounding: Capabilities,
-    /// What it keeps over an `execve()` of any program.
+    /// `cap_ambient`: kept over an `execve()` of any program.
     pub ambient: Capabilities,
     /// `SECBIT_*` that are set, without `SECBIT_`: how user 0 is treated.
     pub securebits: Vec<String>,
     /// Whether no `execve()` gives it more than it has.
     pub no_new_privs: bool,
-    /// Which system calls it may make.
+    /// Restriction of its system calls.
     pub seccomp: Seccomp,
     /// The user namespace that all this holds in.
     pub user_ns: Namespace,
@@ -204,7 +204,7 @@ struct TaskStruct {
 }
 
 impl Guest {
-    /// Who the task `pid` is and what it may: `Uid` to `Seccomp` of `/proc/PID/status`, and its securebits.
+    /// Reads the credentials of the task `pid`: `Uid` to `Seccomp` of `/proc/PID/status`, and its securebits.
     pub fn credentials(&self, pid: i32) -> Result<Credentials> {
         self.of_task(pid, "the credentials", |kernel, task| read(kernel, task.at))
     }

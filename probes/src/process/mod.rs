@@ -16,10 +16,14 @@
 
 mod args;
 mod cred;
+pub mod exec;
 mod nsproxy;
 mod resource;
 mod signal;
 mod times;
+mod view;
+
+pub(crate) use nsproxy::namespaces;
 
 pub use cred::{CAPABILITIES, Capabilities, Credentials, Ids, Seccomp, SeccompMode};
 pub use nsproxy::{Member, Namespace, NamespaceInUse, Namespaces, TaskNamespaces};
@@ -29,23 +33,23 @@ pub use times::{CpuTime, IoAccounting, Times};
 
 use serde::Serialize;
 
-use crate::cgroup::TaskCgroups;
 use crate::fs::d_path;
 use crate::guest::Guest;
 use crate::kernel::Kernel;
 use crate::memory::GuestVirt;
 use crate::object::Mirror;
+use crate::sched::cgroup::TaskCgroups;
 use crate::sched::{Task, pid_nr};
 use crate::structures::{offset_of, twice};
 use crate::{Error, Listing, Missing, Of as _, Result};
 
-/// How many parents a task has at most, as far as we read.
+/// Most ancestors of a task that are read.
 const ANCESTORS: usize = 4096;
 
 /// A task in full.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Process {
-    /// What `ps` shows of it.
+    /// The values that `ps` shows.
     pub task: Task,
     /// Its process group; `None` where it could not be read, as with all that follows: `missing` says why.
     pub pgrp: Option<i32>,
@@ -63,7 +67,7 @@ pub struct Process {
     pub cwd: Option<String>,
     /// Its root directory; none of a zombie.
     pub root: Option<String>,
-    /// Who it is and what it may.
+    /// Its users, groups and capabilities.
     pub credentials: Option<Credentials>,
     /// Its signals; none once it was reaped.
     pub signals: Option<Signals>,
@@ -73,9 +77,9 @@ pub struct Process {
     pub namespaces: TaskNamespaces,
     /// Its control groups.
     pub cgroups: TaskCgroups,
-    /// What it has used.
+    /// Its use of processor time, its switches, faults and I/O.
     pub times: Option<Times>,
-    /// What could not be read of it.
+    /// Parts of it that could not be read.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub missing: Vec<Missing>,
 }
@@ -92,58 +96,6 @@ pub struct Ancestor {
 }
 
 impl Guest {
-    /// The task `pid`, a process or thread, in full. A part that cannot be read does not hide the others.
-    ///
-    /// # Errors
-    /// When there is no such task, or its `task_struct` itself cannot be read.
-    pub fn process(&self, pid: i32) -> Result<Process> {
-        let task = self.task(pid)?;
-        let kernel = self.kernel()?;
-        let mut missing = Vec::new();
-        let number = |kind: &'static str| {
-            self.of_task(pid, "the process group", |kernel, task| {
-                pid_nr(kernel, task.signal, kind)
-            })
-        };
-        // Once it has exited it has none.
-        let fs = match self.task_pointer(&task, "fs", "directories") {
-            Err(Error::Absent(_)) => None,
-            fs => fs.or_miss(&mut missing, || "its fs"),
-        };
-        let path = |member: &str, missing: &mut Vec<Missing>| {
-            let fs = fs?;
-            let path = offset_of(&kernel, "struct fs_struct", member)
-                .and_then(|offset| d_path(&kernel, fs.offset(offset)));
-            path.or_miss(missing, || format!("the {member} of its fs_struct {fs}"))
-        };
-        let signals = match self.signals(pid) {
-            Err(Error::Absent(_)) => None,
-            signals => signals.or_miss(&mut missing, || "its signals"),
-        };
-        let missing = &mut missing;
-        Ok(Process {
-            pgrp: number("PIDTYPE_PGID").or_miss(missing, || "its process group"),
-            session: number("PIDTYPE_SID").or_miss(missing, || "its session"),
-            ancestry: self
-                .ancestry(pid)
-                .or_miss(missing, || "its parents")
-                .unwrap_or_default(),
-            cmdline: self.cmdline(pid).or_miss(missing, || "its arguments"),
-            environ: self.environ(pid).or_miss(missing, || "its environment"),
-            exe: self.exe(&task).or_miss(missing, || "its program").flatten(),
-            cwd: path("pwd", missing),
-            root: path("root", missing),
-            credentials: self.credentials(pid).or_miss(missing, || "its credentials"),
-            signals,
-            rlimits: whole(self.rlimits(pid), missing, "its limits"),
-            namespaces: whole(self.task_namespaces(pid), missing, "its namespaces"),
-            cgroups: whole(self.cgroup(pid), missing, "its control groups"),
-            times: self.times(pid).or_miss(missing, || "its times"),
-            task,
-            missing: std::mem::take(missing),
-        })
-    }
-
     /// The parents of the task `pid` up to the first process, the nearest first.
     pub fn ancestry(&self, pid: i32) -> Result<Vec<Ancestor>> {
         self.of_task(pid, "the parents", |kernel, task| {
@@ -198,6 +150,63 @@ impl Guest {
         });
         both.map(|(_, _, value)| value)
     }
+}
+
+/// The task `pid`, a process or thread, in full. A part that cannot be read does not hide the others.
+///
+/// # Errors
+/// When there is no such task, or its `task_struct` itself cannot be read.
+pub(crate) fn process(guest: &Guest, pid: i32) -> Result<Process> {
+    let task = guest.task(pid)?;
+    let kernel = guest.kernel()?;
+    let mut missing = Vec::new();
+    let number = |kind: &'static str| {
+        guest.of_task(pid, "the process group", |kernel, task| {
+            pid_nr(kernel, task.signal, kind)
+        })
+    };
+    // Once it has exited it has none.
+    let fs = match guest.task_pointer(&task, "fs", "directories") {
+        Err(Error::Absent(_)) => None,
+        fs => fs.or_miss(&mut missing, || "its fs"),
+    };
+    let path = |member: &str, missing: &mut Vec<Missing>| {
+        let fs = fs?;
+        let path = offset_of(&kernel, "struct fs_struct", member)
+            .and_then(|offset| d_path(&kernel, fs.offset(offset)));
+        path.or_miss(missing, || format!("the {member} of its fs_struct {fs}"))
+    };
+    let signals = match guest.signals(pid) {
+        Err(Error::Absent(_)) => None,
+        signals => signals.or_miss(&mut missing, || "its signals"),
+    };
+    let missing = &mut missing;
+    Ok(Process {
+        pgrp: number("PIDTYPE_PGID").or_miss(missing, || "its process group"),
+        session: number("PIDTYPE_SID").or_miss(missing, || "its session"),
+        ancestry: guest
+            .ancestry(pid)
+            .or_miss(missing, || "its parents")
+            .unwrap_or_default(),
+        cmdline: guest.cmdline(pid).or_miss(missing, || "its arguments"),
+        environ: guest.environ(pid).or_miss(missing, || "its environment"),
+        exe: guest
+            .exe(&task)
+            .or_miss(missing, || "its program")
+            .flatten(),
+        cwd: path("pwd", missing),
+        root: path("root", missing),
+        credentials: guest
+            .credentials(pid)
+            .or_miss(missing, || "its credentials"),
+        signals,
+        rlimits: whole(guest.rlimits(pid), missing, "its limits"),
+        namespaces: whole(guest.task_namespaces(pid), missing, "its namespaces"),
+        cgroups: whole(guest.cgroup(pid), missing, "its control groups"),
+        times: guest.times(pid).or_miss(missing, || "its times"),
+        task,
+        missing: std::mem::take(missing),
+    })
 }
 
 #[derive(Debug, Mirror)]

@@ -42,7 +42,7 @@ pub struct Namespace {
     pub kind: &'static str,
     /// Its inode number, as that link shows it.
     pub inum: u32,
-    /// Where its structure lies.
+    /// Address of its structure.
     pub at: GuestVirt,
 }
 
@@ -106,7 +106,7 @@ pub struct Member {
 /// A namespace, and who is in it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct NamespaceInUse {
-    /// Which.
+    /// The namespace.
     #[serde(flatten)]
     pub namespace: Namespace,
     /// The user namespace that owns it, by inode number; `None` for the first user namespace.
@@ -127,84 +127,84 @@ impl Guest {
             read(kernel, task.at).map(Listing::from)
         })
     }
+}
 
-    /// All namespaces that a task is in, that are around or own one of those, or that a network lives in, with the
-    /// processes in them. One that nothing holds but an open file or a bind mount is missed, network namespaces excepted.
-    pub fn namespaces(&self) -> Result<Namespaces> {
-        let kernel = self.kernel()?;
-        let mut found: BTreeMap<Namespace, Vec<Member>> = BTreeMap::new();
-        for net in net_namespaces(&kernel)? {
-            found.insert(Namespace::read(&kernel, "net", net.at)?, Vec::new());
-        }
-        let mut missing = Vec::new();
-        let mut processes = self.tasks()?;
-        missing.append(&mut processes.missing);
-        for process in processes {
-            let name = |what: &str| format!("{what} of task {} ({})", process.pid, process.comm);
-            let mut threads = match self.threads(process.pid) {
-                // It exited meanwhile, and has none any more.
-                Err(Error::Absent(_)) => continue,
-                threads => threads
-                    .or_miss(&mut missing, || name("the threads"))
-                    .unwrap_or_default(),
-            };
-            missing.append(&mut threads.missing);
-            for task in threads {
-                let namespaces = match self.task_namespaces(task.pid) {
-                    Err(Error::Absent(_)) => continue,
-                    namespaces => namespaces.or_miss(&mut missing, || {
-                        format!("the namespaces of task {} ({})", task.pid, task.comm)
-                    }),
-                };
-                for mut namespace in namespaces.into_iter().flatten() {
-                    let for_children = namespace.kind.strip_suffix("_for_children");
-                    namespace.kind = for_children.unwrap_or(namespace.kind);
-                    let members = found.entry(namespace).or_default();
-                    if task.pid == task.tgid && for_children.is_none() {
-                        members.push(Member {
-                            pid: task.pid,
-                            comm: task.comm.clone(),
-                        });
-                    }
-                }
-            }
-        }
-        let mut work: Vec<Namespace> = found.keys().cloned().collect();
-        let mut related = BTreeMap::new();
-        while let Some(namespace) = work.pop() {
-            let [owner, parent] = relatives(&kernel, &namespace)
-                .or_miss(&mut missing, || {
-                    let Namespace { kind, inum, at } = &namespace;
-                    format!("the owner of the {kind} namespace {inum} at {at}")
-                })
-                .unwrap_or_default();
-            for one in [&owner, &parent].into_iter().flatten() {
-                if !found.contains_key(one) {
-                    found.insert(one.clone(), Vec::new());
-                    work.push(one.clone());
-                }
-            }
-            if found.len() > BOUND {
-                return Err(Error::TooLong {
-                    what: "set of namespaces",
-                    at: namespace.at,
-                    bound: BOUND,
-                });
-            }
-            related.insert(namespace, (owner, parent));
-        }
-        let all = found.into_iter().map(|(namespace, members)| {
-            let (owner, parent) = related.remove(&namespace).unwrap_or_default();
-            NamespaceInUse {
-                owner: owner.map(|one| one.inum),
-                parent: parent.map(|one| one.inum),
-                namespace,
-                members,
-            }
-        });
-        let items = all.collect();
-        Ok(Listing { items, missing })
+/// All namespaces that a task is in, that are around or own one of those, or that a network lives in, with the
+/// processes in them. One that nothing holds but an open file or a bind mount is missed, network namespaces excepted.
+pub(crate) fn namespaces(guest: &Guest) -> Result<Namespaces> {
+    let kernel = guest.kernel()?;
+    let mut found: BTreeMap<Namespace, Vec<Member>> = BTreeMap::new();
+    for net in net_namespaces(&kernel)? {
+        found.insert(Namespace::read(&kernel, "net", net.at)?, Vec::new());
     }
+    let mut missing = Vec::new();
+    let mut processes = guest.tasks()?;
+    missing.append(&mut processes.missing);
+    for process in processes {
+        let name = |what: &str| format!("{what} of task {} ({})", process.pid, process.comm);
+        let mut threads = match guest.threads(process.pid) {
+            // It exited meanwhile, and has none any more.
+            Err(Error::Absent(_)) => continue,
+            threads => threads
+                .or_miss(&mut missing, || name("the threads"))
+                .unwrap_or_default(),
+        };
+        missing.append(&mut threads.missing);
+        for task in threads {
+            let namespaces = match guest.task_namespaces(task.pid) {
+                Err(Error::Absent(_)) => continue,
+                namespaces => namespaces.or_miss(&mut missing, || {
+                    format!("the namespaces of task {} ({})", task.pid, task.comm)
+                }),
+            };
+            for mut namespace in namespaces.into_iter().flatten() {
+                let for_children = namespace.kind.strip_suffix("_for_children");
+                namespace.kind = for_children.unwrap_or(namespace.kind);
+                let members = found.entry(namespace).or_default();
+                if task.pid == task.tgid && for_children.is_none() {
+                    members.push(Member {
+                        pid: task.pid,
+                        comm: task.comm.clone(),
+                    });
+                }
+            }
+        }
+    }
+    let mut work: Vec<Namespace> = found.keys().cloned().collect();
+    let mut related = BTreeMap::new();
+    while let Some(namespace) = work.pop() {
+        let [owner, parent] = relatives(&kernel, &namespace)
+            .or_miss(&mut missing, || {
+                let Namespace { kind, inum, at } = &namespace;
+                format!("the owner of the {kind} namespace {inum} at {at}")
+            })
+            .unwrap_or_default();
+        for one in [&owner, &parent].into_iter().flatten() {
+            if !found.contains_key(one) {
+                found.insert(one.clone(), Vec::new());
+                work.push(one.clone());
+            }
+        }
+        if found.len() > BOUND {
+            return Err(Error::TooLong {
+                what: "set of namespaces",
+                at: namespace.at,
+                bound: BOUND,
+            });
+        }
+        related.insert(namespace, (owner, parent));
+    }
+    let all = found.into_iter().map(|(namespace, members)| {
+        let (owner, parent) = related.remove(&namespace).unwrap_or_default();
+        NamespaceInUse {
+            owner: owner.map(|one| one.inum),
+            parent: parent.map(|one| one.inum),
+            namespace,
+            members,
+        }
+    });
+    let items = all.collect();
+    Ok(Listing { items, missing })
 }
 
 fn read(kernel: &Kernel, task: GuestVirt) -> Result<Vec<Namespace>> {

@@ -32,9 +32,9 @@ const RESOURCES: [(&str, &str, &str); 16] = [
 pub struct Rlimit {
     /// `RLIMIT_*`, without `RLIMIT_`, in lower case.
     pub name: &'static str,
-    /// What `/proc/PID/limits` calls it.
+    /// Name in `/proc/PID/limits`.
     pub what: &'static str,
-    /// What it counts; nothing for a number of no unit.
+    /// Unit; empty for a plain number.
     pub unit: &'static str,
     /// `rlim_cur`: what holds; `None` is no limit.
     pub soft: Option<u64>,

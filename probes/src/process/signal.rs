@@ -76,7 +76,7 @@ pub struct QueuedSignal {
     pub shared: bool,
 }
 
-/// What is done when a signal comes.
+/// Action on a signal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub enum Disposition {
     /// `SIG_IGN`
@@ -85,37 +85,37 @@ pub enum Disposition {
     Handler(GuestVirt),
 }
 
-/// What a process does about one signal, where it is not the default: its `sigaction`.
+/// A process's `sigaction` for one signal, if it is not the default.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct SignalAction {
     /// The signal's number.
     pub number: u32,
     /// Its name without `SIG`.
     pub name: Cow<'static, str>,
-    /// What is done.
+    /// Action.
     pub does: Disposition,
     /// `SA_*` without `SA_`.
     pub flags: Vec<&'static str>,
-    /// What else is blocked meanwhile.
+    /// Signals that are blocked meanwhile: `sa_mask`.
     pub mask: SignalSet,
 }
 
 /// The signals of a task.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Signals {
-    /// What waits for this thread.
+    /// Signals that are pending for this thread: `SigPnd`.
     pub pending: SignalSet,
-    /// What waits for any thread of the process.
+    /// Signals that are pending for any thread of the process: `ShdPnd`.
     pub shared_pending: SignalSet,
-    /// What this thread does not take now.
+    /// Signals that this thread blocks: `SigBlk`.
     pub blocked: SignalSet,
-    /// What the process ignores.
+    /// Signals that the process ignores: `SigIgn`.
     pub ignored: SignalSet,
-    /// What the process has functions for.
+    /// Signals that the process has handlers for: `SigCgt`.
     pub caught: SignalSet,
     /// Each signal that waits; one that waits twice is listed twice where the kernel queued it twice.
     pub queue: Vec<QueuedSignal>,
-    /// What is not left at its default.
+    /// Actions that are not the default.
     pub actions: Vec<SignalAction>,
     /// Signals that are queued for this user, and how many may be.
     pub queued: (u64, u64),

@@ -1,4 +1,4 @@
-//! What a task has used: processor time, switches, faults, I/O (`kernel/sched/cputime.c`, `fs/proc/array.c`,
+//! A task's use of resources: processor time, switches, faults, I/O (`kernel/sched/cputime.c`, `fs/proc/array.c`,
 //! `include/linux/task_io_accounting.h`).
 
 use serde::Serialize;
@@ -20,7 +20,7 @@ pub struct CpuTime {
     pub system: u64,
 }
 
-/// What was read and written: `task_io_accounting`.
+/// Bytes and calls of reads and writes: `task_io_accounting`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Mirror)]
 #[mirror(c = "struct task_io_accounting")]
 pub struct IoAccounting {
@@ -40,7 +40,7 @@ pub struct IoAccounting {
     pub cancelled_write_bytes: u64,
 }
 
-/// What a task has used.
+/// A task's use of resources.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Times {
     /// When it was started, in nanoseconds since boot, time asleep included.
@@ -53,9 +53,9 @@ pub struct Times {
     pub process: CpuTime,
     /// That of its children that it has waited for.
     pub children: CpuTime,
-    /// How often the thread left its CPU because it waited.
+    /// Number of voluntary switches: the thread waited (`nvcsw`).
     pub nvcsw: u64,
-    /// How often it had to leave its CPU.
+    /// Number of involuntary switches: it had to leave its CPU (`nivcsw`).
     pub nivcsw: u64,
     /// Page faults of the process that needed no I/O.
     pub min_flt: u64,
@@ -65,7 +65,7 @@ pub struct Times {
     pub cmin_flt: u64,
     /// The same of its children that it has waited for.
     pub cmaj_flt: u64,
-    /// What the process read and wrote, dead threads included; `None` in a kernel that does not count it.
+    /// Reads and writes of the process, dead threads included; `None` in a kernel that does not count them.
     pub io: Option<IoAccounting>,
 }
 
@@ -90,7 +90,7 @@ struct PrevCputime {
     stime: u64,
 }
 
-/// What dead threads have left, and children that were waited for.
+/// Use by dead threads, and by children that were waited for.
 #[derive(Debug, Mirror)]
 #[mirror(c = "struct signal_struct")]
 struct Left {
@@ -108,7 +108,7 @@ struct Left {
 }
 
 impl Guest {
-    /// What the task `pid` and its process have used: times, switches, faults and I/O of `/proc/PID/stat`, `status`, `io`.
+    /// Reads what a task and its process have used: times, switches, faults and I/O of `/proc/PID/stat`, `status`, `io`.
     ///
     /// These are counters, each whole by itself; of a task that runs they go on while they are read, and what it has run
     /// since the last tick is not yet among them.

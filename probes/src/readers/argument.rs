@@ -1,11 +1,11 @@
-//! What the words of a command are to the reader that it calls.
+//! Arguments of the readers, from the words of a command.
 
 use crate::guest::Guest;
 use crate::memory::GuestVirt;
 use crate::page::PageAt;
 use crate::{Error, Result};
 
-/// What a parameter is: how its words are read, and what completes them.
+/// A parameter: how its words are read, and what completes them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
     /// The number of a process or thread.
@@ -20,7 +20,7 @@ pub enum Kind {
 
 /// A type that a reader takes, and what the words for it look like.
 pub trait Argument<'a>: Sized {
-    /// What it is.
+    /// The kind of parameter that it is read from.
     const KIND: Kind;
     /// Whether it may be left out.
     const OPTIONAL: bool = false;

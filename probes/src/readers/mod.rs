@@ -47,7 +47,7 @@ pub struct Reader {
     pub aliases: &'static [&'static str],
     /// The manual, line by line; the first line is what lists say of the command.
     pub manual: &'static [&'static str],
-    /// What it takes.
+    /// Its parameters.
     pub parameters: &'static [Parameter],
     /// The parameters that the command takes as options: `--pid 1`.
     pub flags: &'static [&'static str],
@@ -68,11 +68,11 @@ pub struct Parameter {
     pub name: &'static str,
     /// Its manual, line by line.
     pub manual: &'static [&'static str],
-    /// What it is.
+    /// Its kind.
     pub kind: Kind,
     /// Whether it may be left out.
     pub optional: bool,
-    /// What is taken where it is left out.
+    /// Default, if it is left out.
     pub default: Option<&'static str>,
 }
 
@@ -92,7 +92,7 @@ impl Reader {
         READERS.iter().filter(named).collect()
     }
 
-    /// What lists say of it.
+    /// Its line in lists.
     #[must_use]
     pub fn about(&self) -> &'static str {
         self.manual.first().map_or("", |line| line.trim())

@@ -54,7 +54,7 @@ struct Queue {
 #[derive(Debug)]
 pub(crate) struct KthreadNames {
     kernel: Kernel,
-    /// Where in a `task_struct` the pointer to its `struct kthread` is.
+    /// Offset in `task_struct` of the pointer to its `struct kthread`.
     private: u64,
     kthread: Plan<Kthread>,
     worker: Plan<Worker>,

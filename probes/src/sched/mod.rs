@@ -12,9 +12,10 @@
 //!
 //! A running guest forks and exits while it is read. Each task is read whole or not at all: its identity is read again
 //! after the rest, and every link of the list is checked against the one before it. What changed is read again, a few
-//! times; if that does not help the answer is [`Error::Torn`](crate::Error::Torn). The list as a whole is that of one
+//! times; if that does not help the answer is [`Error::Torn`]. The list as a whole is that of one
 //! instant only while the guest is paused.
 
+pub mod cgroup;
 mod kthread;
 mod pid;
 mod rq;
@@ -24,7 +25,10 @@ mod task;
 #[cfg(test)]
 mod tests;
 mod tree;
+mod view;
 mod walk;
+
+pub(crate) use rq::run_queues;
 
 pub(crate) use kthread::KthreadNames;
 pub use pid::{PidNumber, find_task_by_pid, pid_numbers};
@@ -41,6 +45,7 @@ pub(crate) use walk::current;
 pub use walk::{TASK_BOUND, for_each_process, for_each_thread};
 
 use crate::guest::Guest;
+use crate::kernel::Kernel;
 use crate::{Error, Result};
 
 pub(crate) fn no_task(pid: i32) -> Error {
@@ -50,12 +55,6 @@ pub(crate) fn no_task(pid: i32) -> Error {
 }
 
 impl Guest {
-    /// All processes, in the order of the kernel's list: the leaders of all thread groups, kernel threads among them,
-    /// without the idle tasks.
-    pub fn tasks(&self) -> Result<Tasks> {
-        walk::processes(&self.kernel()?)
-    }
-
     /// The task, process or thread, that has this pid in the initial pid namespace.
     pub fn task(&self, pid: i32) -> Result<Task> {
         let kernel = self.kernel()?;
@@ -68,14 +67,20 @@ impl Guest {
         walk::threads(&self.kernel()?, &self.task(pid)?)
     }
 
-    /// All processes by parent: `init` and `kthreadd` at the top.
-    pub fn task_tree(&self) -> Result<TaskTree> {
-        Ok(TaskTree::new(self.tasks()?))
-    }
-
     /// The task that `cpu` runs: its `current`.
     pub fn current(&self, cpu: u32) -> Result<Task> {
         let kernel = self.kernel()?;
         walk::load(&kernel, walk::current(&kernel, cpu)?)
     }
+}
+
+/// All processes by parent: `init` and `kthreadd` at the top.
+pub(crate) fn task_tree(guest: &Guest) -> Result<TaskTree> {
+    Ok(TaskTree::new(guest.tasks()?))
+}
+
+/// All processes, in the order of the kernel's list: the leaders of all thread groups, kernel threads among them,
+/// without the idle tasks.
+pub(crate) fn tasks(kernel: &Kernel) -> Result<Tasks> {
+    walk::processes(kernel)
 }

@@ -16,7 +16,7 @@ const MAX_PID_NS_LEVEL: u32 = 32;
 /// A task's number in one pid namespace: its `upid`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct PidNumber {
-    /// How deep the namespace is nested; 0 is the initial one.
+    /// Depth of the namespace; 0 is the initial one.
     pub level: u32,
     /// The number there.
     pub nr: i32,

@@ -4,11 +4,10 @@ use std::ops::Deref;
 
 use serde::Serialize;
 
-use crate::cgroup::kernfs_path;
-use crate::guest::Guest;
 use crate::kernel::Kernel;
 use crate::memory::GuestVirt;
 use crate::object::{FixedStr, Mirror, Plan};
+use crate::sched::cgroup::kernfs_path;
 use crate::structures::{
     array, list_for_each_entry, offset_of, online_cpus, per_cpu_ptr, rbtree_for_each_entry,
     settle_all,
@@ -17,12 +16,12 @@ use crate::{Error, Listing, Missing, Of as _, Result};
 
 /// Entities of one CPU that are read at most.
 const QUEUE_BOUND: usize = 1 << 20;
-/// How deep queues nest in queues, at most: as deep as control groups, which the kernel lets be deeper than any are.
+/// Most levels of queues in queues: those of control groups, of which the kernel allows more than anyone has.
 const DEPTH: u32 = 256;
 /// `SCHED_FIXEDPOINT_SHIFT`: a 64-bit kernel keeps weights with so many bits more than a nice value's.
 const WEIGHT_SHIFT: u32 = 10;
 
-/// What a `sched_entity` stands for.
+/// Subject of a `sched_entity`: a task or a group.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum FairOf {
@@ -47,11 +46,11 @@ pub enum FairOf {
 /// A `sched_entity` of the fair class (EEVDF since 6.6, CFS before).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct FairEntity {
-    /// Where it lies.
+    /// Address.
     pub at: GuestVirt,
-    /// How many groups it is queued in: 0 on the CPU's own queue, where newer kernels queue all tasks.
+    /// Number of groups that it is queued in: 0 on the CPU's own queue, where newer kernels queue all tasks.
     pub depth: u32,
-    /// What it stands for.
+    /// Its subject: a task or a group.
     pub of: FairOf,
     /// The group that it belongs to: a control group's path, or `/autogroup-N`; `/` is none.
     pub group: String,
@@ -61,7 +60,7 @@ pub struct FairEntity {
     pub weight: u64,
     /// Its weight among all tasks of the CPU, by its groups' too, where those are queued together.
     pub h_weight: Option<u64>,
-    /// How long it ran, weighted, in nanoseconds; wraps.
+    /// Weighted run time, in nanoseconds; wraps: `vruntime`.
     pub vruntime: u64,
     /// By which `vruntime` it should have run for `slice`; kernels before EEVDF have none.
     pub deadline: Option<u64>,
@@ -74,7 +73,7 @@ pub struct FairEntity {
 /// A `sched_dl_entity` of the deadline class.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct DlEntity {
-    /// Where it lies.
+    /// Address.
     pub at: GuestVirt,
     /// Its task; 0 for a server, which runs tasks of another class so that they do not starve.
     pub pid: i32,
@@ -112,9 +111,9 @@ pub struct RtTask {
 pub struct RunQueue {
     /// The CPU.
     pub cpu: u32,
-    /// Where its `struct rq` lies.
+    /// Address of its `struct rq`.
     pub at: GuestVirt,
-    /// What it runs: `curr`, 0 is the idle task.
+    /// The running task, `curr`: pid 0 is the idle task.
     pub curr: i32,
     /// Its name.
     pub comm: String,
@@ -122,13 +121,13 @@ pub struct RunQueue {
     pub nr_running: u32,
     /// Context switches since boot.
     pub nr_switches: u64,
-    /// What the fair class has, level by level, by what is due: by deadlines, else by `vruntime`.
+    /// Entities of the fair class, level by level, the next one first: by deadlines, else by `vruntime`.
     pub fair: Vec<FairEntity>,
     /// Tasks of the real-time class, the most urgent first.
     pub rt: Vec<RtTask>,
     /// Entities of the deadline class that are queued, the earliest deadline first.
     pub dl: Vec<DlEntity>,
-    /// How many entities the deadline class counts.
+    /// Number of entities by the deadline class's own count.
     pub dl_nr_running: u32,
 }
 
@@ -149,7 +148,7 @@ pub struct RunQueues {
     pub load: [u64; 3],
     /// One a CPU.
     pub queues: Vec<RunQueue>,
-    /// What could not be read, and queues that a CPU stands in the middle of changing.
+    /// Parts that could not be read, and queues that a CPU stands in the middle of changing.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub missing: Vec<Missing>,
 }
@@ -218,28 +217,25 @@ struct SchedDlEntity {
     dl_server: Option<bool>,
 }
 
-impl Guest {
-    /// The run queue of each CPU that is online, and the load average. What is on a queue changes all the time: pause the
-    /// guest for a picture of one instant.
-    pub fn run_queues(&self) -> Result<RunQueues> {
-        let kernel = self.kernel()?;
-        let mut queues = Listing::new();
-        for cpu in online_cpus(&kernel)? {
-            let name = format!("the run queue of CPU {cpu}");
-            let queue = settle_all(&name, || read(&kernel, cpu)).map(|(queue, missing)| {
-                queues
-                    .missing
-                    .extend(missing.into_iter().map(|part| part.of(&name)));
-                queue
-            });
-            queues.take(queue, || name);
-        }
-        Ok(RunQueues {
-            load: load(&kernel)?,
-            queues: queues.items,
-            missing: queues.missing,
-        })
+/// The run queue of each CPU that is online, and the load average. What is on a queue changes all the time: pause the
+/// guest for a picture of one instant.
+pub(crate) fn run_queues(kernel: &Kernel) -> Result<RunQueues> {
+    let mut queues = Listing::new();
+    for cpu in online_cpus(kernel)? {
+        let name = format!("the run queue of CPU {cpu}");
+        let queue = settle_all(&name, || read(kernel, cpu)).map(|(queue, missing)| {
+            queues
+                .missing
+                .extend(missing.into_iter().map(|part| part.of(&name)));
+            queue
+        });
+        queues.take(queue, || name);
     }
+    Ok(RunQueues {
+        load: load(kernel)?,
+        queues: queues.items,
+        missing: queues.missing,
+    })
 }
 
 /// `get_avenrun()` with the offset that `/proc/loadavg` takes: fixed point with 11 bits.
@@ -293,7 +289,7 @@ struct Fair<'k> {
 }
 
 impl Fair<'_> {
-    /// What is on the `cfs_rq` at `at`, and below it.
+    /// Lists the entities on the `cfs_rq` at `at`, and below it.
     fn queue(&mut self, at: GuestVirt, depth: u32) -> Result<()> {
         let kernel = self.kernel;
         if depth >= DEPTH || self.fair.len() > QUEUE_BOUND {

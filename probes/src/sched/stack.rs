@@ -1,4 +1,4 @@
-//! Where a task's kernel stack lies, and how much of it is in use.
+//! A task's kernel stack: its bounds, and how much of it is in use.
 
 use serde::Serialize;
 

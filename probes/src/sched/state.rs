@@ -10,7 +10,7 @@ const TASK_NOLOAD: u64 = 0x400;
 const TASK_RTLOCK_WAIT: u64 = 0x1000;
 const TASK_FROZEN: u64 = 0x8000;
 const TASK_IDLE: u64 = TASK_UNINTERRUPTIBLE | TASK_NOLOAD;
-/// What `/proc` tells apart.
+/// State of a task, as `/proc` has it.
 const TASK_REPORT: u64 = 0x7f;
 const TASK_REPORT_IDLE: u64 = TASK_REPORT + 1;
 

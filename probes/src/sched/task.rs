@@ -13,7 +13,7 @@ pub(crate) const PF_KTHREAD: u64 = 0x0020_0000;
 /// A process or thread: what was read of its `task_struct`, its `cred` and its `signal_struct`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Task {
-    /// Where its `task_struct` lies.
+    /// Address of its `struct task_struct`.
     pub at: GuestVirt,
     /// `pid`: the thread's own number, in the initial pid namespace.
     pub pid: i32,
@@ -26,7 +26,7 @@ pub struct Task {
     /// A kernel thread's whole name, as `/proc/PID/comm` has it, where it says more than `comm`:
     /// `kworker/u8:2-events_unbound`, `rcu_exp_gp_kthread_worker`.
     pub full_name: Option<String>,
-    /// What it does.
+    /// Its state.
     pub state: TaskState,
     /// `flags`: `PF_*`.
     pub flags: u64,
@@ -103,7 +103,7 @@ pub(super) struct TaskStruct {
 }
 
 impl TaskStruct {
-    /// What must be the same before and after the rest of the task was read.
+    /// Members that must be the same before and after the rest of the task is read.
     pub(super) fn identity(&self) -> (i32, i32, [GuestVirt; 6], u64) {
         let links = [
             self.tasks.prev,

@@ -22,7 +22,7 @@ pub struct TaskNode {
 pub struct TaskTree {
     /// Those whose parent is not in the list: `init` and `kthreadd`, the children of the idle task.
     pub roots: Vec<TaskNode>,
-    /// What could not be read.
+    /// Parts that could not be read, each with the reason.
     pub missing: Vec<Missing>,
 }
 

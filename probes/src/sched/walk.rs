@@ -14,7 +14,7 @@ use crate::{Error, ErrorKind, Listing, Of as _, Result};
 /// As many tasks as a kernel may have: `PID_MAX_LIMIT` of a 64-bit kernel.
 pub const TASK_BOUND: usize = 4 << 20;
 
-/// Where the two lists of tasks lie: worked out once for a kernel.
+/// Offsets of the two lists of tasks, worked out once for a kernel.
 #[derive(Debug, Clone, Copy)]
 struct Lists {
     init_task: GuestVirt,
@@ -263,7 +263,7 @@ pub(super) fn threads(kernel: &Kernel, task: &Task) -> Result<Tasks> {
     })
 }
 
-/// What the walk of a list of tasks gave.
+/// Result of the walk along a list of tasks.
 struct Found {
     found: Tasks,
     /// Every task that was met, whether it could be read or not.

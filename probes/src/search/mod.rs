@@ -15,11 +15,13 @@
 //! ```
 //!
 //! Memory is read in pieces of 256 KiB that stay in the processor's cache; what the RAM file has no bytes for is skipped.
-//! What the guest changes meanwhile may be found before or after the change; a paused guest holds still.
+//! Bytes that the guest changes meanwhile may be found before or after the change; a paused guest holds still.
 
 mod needle;
 mod ranges;
 mod scan;
+mod view;
+pub mod what;
 
 use std::ops::{ControlFlow, Deref, RangeInclusive};
 
@@ -27,10 +29,11 @@ pub use needle::Needle;
 use ranges::Run;
 use serde::Serialize;
 
-use crate::cell::{self, Progress, check_interrupt};
+use crate::base::check_interrupt;
+use crate::cell::{self, Progress};
 use crate::guest::Guest;
 use crate::memory::{GuestPhys, GuestVirt};
-use crate::what::Identifier;
+use crate::search::what::Identifier;
 use crate::{Error, Result};
 
 /// Hits that are kept unless told otherwise.
@@ -38,7 +41,7 @@ const LIMIT: usize = 100;
 /// Bytes of a hit that are kept.
 const SHOWN: usize = 32;
 
-/// Where to look.
+/// Memory to search.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Space {
@@ -58,20 +61,20 @@ pub struct Hit {
     pub at: Option<GuestVirt>,
     /// The physical address.
     pub phys: GuestPhys,
-    /// How many bytes matched.
+    /// Length of the match, in bytes.
     pub len: u64,
     /// The first of them.
     pub bytes: Vec<u8>,
-    /// What is there, in one line.
+    /// Describes the place in one line.
     pub what: String,
 }
 
-/// What a search found.
+/// Result of a search.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Hits {
-    /// What was searched for.
+    /// The needle.
     pub needle: String,
-    /// Where.
+    /// Memory that was searched.
     pub space: Space,
     /// The hits, ascending.
     pub hits: Vec<Hit>,

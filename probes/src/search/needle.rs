@@ -1,4 +1,4 @@
-//! What is searched for, and finding it in bytes.
+//! Needles, and their search in bytes.
 
 use std::fmt;
 use std::ops::Range;
@@ -14,7 +14,7 @@ pub(super) const LONGEST: usize = PAGE_SIZE as usize;
 /// Bytes that a compiled regular expression may take.
 const REGEX_SIZE: usize = 4 << 20;
 
-/// What is searched for.
+/// The needle of a search.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Needle {
     /// These bytes.
@@ -83,7 +83,7 @@ impl Needle {
         Self::Regex(pattern.into())
     }
 
-    /// What its address is a multiple of, unless told otherwise.
+    /// Default alignment of its address, in bytes.
     pub(super) const fn alignment(&self) -> u64 {
         match self {
             Self::U32(_) => 4,

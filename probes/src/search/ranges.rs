@@ -2,21 +2,21 @@
 
 use std::ops::RangeInclusive;
 
-use crate::cell::check_interrupt;
+use crate::base::check_interrupt;
 use crate::guest::Guest;
 use crate::kernel::Kernel;
 use crate::memory::{AddressSpace, GuestPhys, GuestVirt, PhysRange};
-use crate::what::regions;
+use crate::search::what::regions;
 use crate::{Error, Result};
 
-/// How many times over a region of the address space may map RAM.
+/// Most times that a region of the address space may map RAM.
 const OVER: u64 = 8;
 
 /// Addresses in a row, and the memory behind them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Run {
     pub(super) start: u64,
-    /// Where the memory lies, in the order of the addresses.
+    /// Physical ranges of the memory, in the order of the addresses.
     pub(super) parts: Vec<PhysRange>,
 }
 
@@ -28,7 +28,7 @@ impl Run {
             .fold(0, u64::saturating_add)
     }
 
-    /// What of it lies within a range of addresses.
+    /// Takes the part within a range of addresses.
     pub(super) fn clip(&self, within: &RangeInclusive<u64>) -> Option<Self> {
         let last = self.start.checked_add(self.len().checked_sub(1)?)?;
         let (first, last) = (self.start.max(*within.start()), last.min(*within.end()));
@@ -138,7 +138,7 @@ fn mapped(
     Ok(())
 }
 
-/// What of a stretch of physical memory is RAM that can be read.
+/// Finds the parts of a stretch of physical memory that are RAM and can be read.
 fn in_ram(space: &AddressSpace, start: GuestPhys, len: u64) -> Vec<PhysRange> {
     let ranges = space.memory().ranges().iter();
     let part = |range: &PhysRange| {

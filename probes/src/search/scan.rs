@@ -5,7 +5,7 @@ use std::ops::ControlFlow;
 use super::needle::Matcher;
 use super::ranges::Run;
 use crate::Result;
-use crate::cell::check_interrupt;
+use crate::base::check_interrupt;
 use crate::memory::{GuestPhys, PhysMemory};
 
 /// Bytes of a piece: few enough to stay in the processor's second cache.

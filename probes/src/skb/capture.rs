@@ -9,17 +9,17 @@ use super::functions::{ENTRIES, Functions, SkbFunction, call_sites};
 use super::path::{ENDS, Known, Paths, Site};
 use super::reader::{Event, Reader, Tally};
 use super::reason::Reasons;
-use super::ring::{
-    self, Arm, How, KLAB_ARM, KLAB_COUNTERS, KLAB_DISARM, KLAB_FILTER, KLAB_SITES, Sites,
-    Tracepoint,
-};
 use super::stages::{PATH, layer};
 use crate::cell::{Bundle, Display, display};
 use crate::guest::Guest;
 use crate::kernel::Kernel;
+use crate::kmod::ring::{
+    self, Arm, How, KLAB_ARM, KLAB_COUNTERS, KLAB_DISARM, KLAB_FILTER, KLAB_SITES, Sites,
+    Tracepoint,
+};
 use crate::memory::GuestVirt;
-use crate::netfilter::HookFunctions;
-use crate::netfilter::rule_blob::NftRules;
+use crate::net::netfilter::HookFunctions;
+use crate::net::netfilter::rule_blob::NftRules;
 use crate::{Error, Result};
 
 /// Expressions of nftables that do something, by how their names begin; the others only look.
@@ -37,7 +37,7 @@ const STATEMENTS: [&str; 11] = [
     "limit",
 ];
 
-/// Which functions to hook.
+/// Functions to hook.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Profile {
     /// Those of the lesson's path: [`PATH`], and what is registered with netfilter.
@@ -73,7 +73,7 @@ impl Profile {
     }
 }
 
-/// What a capture records.
+/// Options of a capture.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CaptureOptions {
     /// The functions.
@@ -162,7 +162,7 @@ impl Guest {
                     .to_owned(),
             ));
         }
-        let realtime = crate::time::realtime_offset(&kernel)?;
+        let realtime = crate::core::time::realtime_offset(&kernel)?;
         client.device_open()?;
         let rules = NftRules::read(&kernel)?;
         let mut all: Vec<ring::Site> = sites.iter().map(Site::to_ring).collect();
@@ -244,7 +244,7 @@ impl vm::Progress for Steps {
     }
 }
 
-/// What to hook, and which names are not to be had.
+/// Functions to hook, and names that this kernel cannot trace.
 fn choose(
     functions: &Functions,
     hooks: &HookFunctions,
@@ -362,7 +362,7 @@ impl Site {
 }
 
 impl Capture {
-    /// How many functions are hooked.
+    /// Number of functions that are hooked.
     #[must_use]
     pub fn hooked(&self) -> usize {
         self.sites.len()
@@ -384,7 +384,7 @@ impl Capture {
         Ok(self.events.len() - before)
     }
 
-    /// What became of the records so far: as of the last [`Capture::drain`].
+    /// Counts of the records so far, as of the last [`Capture::drain`].
     #[must_use]
     pub fn tally(&self) -> Tally {
         self.reader.tally()

@@ -1,15 +1,15 @@
-//! Which functions take a `struct sk_buff *`, as which argument, and which of them ftrace can hook.
+//! The functions that take a `struct sk_buff *`, by argument, and those of them that ftrace can hook.
 
 use std::collections::{BTreeMap, HashSet};
 
 use serde::Serialize;
 
-use super::ring;
 use crate::Listing;
-use crate::cell::check_interrupt;
+use crate::base::check_interrupt;
 use crate::guest::Guest;
 use crate::kernel::Kernel;
 use crate::kernel::btf::{Btf, Kind, TypeId};
+use crate::kmod::ring;
 use crate::memory::GuestVirt;
 use crate::object::Mirror;
 use crate::{Error, Result};
@@ -28,7 +28,7 @@ pub struct SkbFunction {
     pub module: Option<String>,
     /// Its address.
     pub at: GuestVirt,
-    /// Which argument the `sk_buff` is, from 0.
+    /// Number of the argument that is the `sk_buff`, from 0.
     pub position: u8,
 }
 

@@ -1,4 +1,4 @@
-//! Which events are of one packet: retis's identity, the head of the data and the time it was first seen.
+//! The events that are of one packet: retis's identity, the head of the data and the time it was first seen.
 //!
 //! `skb->head` is shared by clones, so they are one packet; a copy, a grown head and the segments of a large packet
 //! have heads of their own and are joined by the functions that made them. A head that is freed ends: the same
@@ -10,9 +10,9 @@ use std::collections::{BTreeSet, HashMap};
 
 use super::filter::{Datagram, Seen, datagram};
 use super::reader::Event;
-use super::ring::{Kind, Tracepoint};
+use crate::kmod::ring::{Kind, Tracepoint};
 
-/// How long a datagram's identification is its own: the kernel waits so long for missing fragments
+/// Time in which a datagram's identification is its own, in nanoseconds: the kernel waits so long for missing fragments
 /// (`IP_FRAG_TIME`, `include/net/ip.h`).
 const FRAGMENTS: u64 = 30_000_000_000;
 
@@ -20,7 +20,7 @@ const FRAGMENTS: u64 = 30_000_000_000;
 #[derive(Debug, Default)]
 pub(super) struct Packet {
     pub(super) events: Vec<Event>,
-    /// How many heads of it live.
+    /// Number of its heads that are in use.
     live: usize,
 }
 
@@ -208,8 +208,8 @@ impl Tracker {
 
 #[cfg(test)]
 mod tests {
-    use super::super::ring::{Context, IS_LAST, RECORD, Record, commit};
     use super::*;
+    use crate::kmod::ring::{Context, IS_LAST, RECORD, Record, commit};
 
     const FREE: u32 = 99;
 

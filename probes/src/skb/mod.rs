@@ -12,12 +12,10 @@ mod path;
 mod pcapng;
 mod reader;
 mod reason;
-mod ring;
 mod sk_buff;
 mod stages;
 mod stop;
-#[path = "../../../kmod/filter.rs"]
-mod tuple;
+mod view;
 
 pub use capture::{Capture, CaptureOptions, Profile};
 pub use filter::{Filter, Netns};
@@ -25,10 +23,8 @@ pub use functions::{Functions, SkbFunction};
 pub(crate) use path::context_name;
 pub use path::{Conntrack, Geometry, LeftOut, NetfilterHook, Path, Paths, RuleHit, Stage, What};
 pub use reader::{CpuTally, Tally};
-pub use ring::Context;
-#[cfg(test)]
-pub(crate) use ring::PACKET;
 pub use sk_buff::SkBuff;
 pub use stages::{Layer, PATH};
 pub use stop::{Stop, Stopped};
-pub(crate) use tuple::{Fragment, Upper};
+
+pub use crate::kmod::ring::Context;

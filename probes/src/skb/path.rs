@@ -11,14 +11,14 @@ use super::functions::SkbFunction;
 use super::identity::{Packet, Tracker};
 use super::reader::{CpuTally, Event, Tally};
 use super::reason::Reasons;
-use super::ring::{self, Context, How, Kind, Record, Tracepoint};
 use super::stages::{Layer, layer, nf_hook};
 use crate::Result;
 use crate::kernel::Kernel;
+use crate::kmod::ring::{self, Context, How, Kind, Record, Tracepoint};
 use crate::memory::GuestVirt;
-use crate::netfilter::nf_conn::NfConn;
-use crate::netfilter::rule_blob::NftRules;
-use crate::netfilter::{Family, HookFunctions};
+use crate::net::netfilter::nf_conn::NfConn;
+use crate::net::netfilter::rule_blob::NftRules;
+use crate::net::netfilter::{Family, HookFunctions};
 use crate::traffic::{Frame, addresses, describe, fragment};
 
 /// Functions that end their `sk_buff`. Not `skb_attempt_defer_free`: the CPU that allocated it frees it later.
@@ -38,7 +38,7 @@ pub(super) struct Site {
     pub(super) layer: Layer,
 }
 
-/// What is needed to say what a record means.
+/// Facts for decoding records.
 pub(super) struct Known<'a> {
     pub(super) kernel: &'a Kernel,
     pub(super) sites: &'a [Site],
@@ -50,7 +50,7 @@ pub(super) struct Known<'a> {
     pub(super) all_families: bool,
 }
 
-/// Where in its memory an `sk_buff`'s data is, in bytes from `head`: `headroom = data`, `tailroom = end - tail`.
+/// Place of an `sk_buff`'s data in its memory, in bytes from `head`: `headroom = data`, `tailroom = end - tail`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub struct Geometry {
     /// `skb->data - skb->head`.
@@ -106,7 +106,7 @@ pub struct RuleHit {
     pub ends: bool,
 }
 
-/// What connection tracking says of a packet: `skb->_nfct`.
+/// A packet's connection: `skb->_nfct`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Conntrack {
     /// `NEW`, `ESTABLISHED`, `RELATED`, `UNTRACKED`: at that moment.
@@ -119,7 +119,7 @@ pub struct Conntrack {
     pub conn: Option<NfConn>,
 }
 
-/// What a stage is.
+/// Kind of a stage.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub enum What {
     /// A call with this `sk_buff`.
@@ -165,13 +165,13 @@ pub struct Stage {
     pub module: Option<String>,
     /// The part of the kernel.
     pub layer: Layer,
-    /// What it is.
+    /// Kind of the stage.
     pub what: What,
     /// Nanoseconds since the packet was first seen.
     pub ns: u64,
     /// The CPU.
     pub cpu: u32,
-    /// What the CPU was in.
+    /// Context of the CPU.
     #[serde(serialize_with = "context")]
     pub context: Context,
     /// `current->pid`.
@@ -184,7 +184,7 @@ pub struct Stage {
     pub skb: GuestVirt,
     /// Its memory.
     pub head: GuestVirt,
-    /// Where its data was.
+    /// Place of its data.
     pub geometry: Geometry,
     /// `skb->protocol` as a number; 0 where it is not set yet.
     pub protocol: u16,
@@ -198,9 +198,9 @@ pub struct Stage {
     pub sock: bool,
     /// Whether it had its route: `skb_dst()`.
     pub route: bool,
-    /// What connection tracking says of it; only of calls.
+    /// Its connection; calls only.
     pub conntrack: Option<Conntrack>,
-    /// What else is to be said.
+    /// A remark.
     pub note: Option<String>,
 }
 
@@ -239,9 +239,9 @@ pub struct Path {
     pub first: u64,
     /// Its memory then.
     pub head: GuestVirt,
-    /// What it is, by its first bytes.
+    /// Describes the packet by its first bytes.
     pub packet: String,
-    /// What happened, in order.
+    /// Stages, in order.
     pub stages: Vec<Stage>,
     /// Whether records were lost before it ended: then stages may be missing.
     pub incomplete: bool,
@@ -301,19 +301,19 @@ impl Path {
 pub struct Paths {
     /// The packets.
     pub paths: Vec<Path>,
-    /// What became of the records.
+    /// Counts of the records.
     pub tally: Tally,
     /// The same by CPU.
     pub cpus: Vec<CpuTally>,
-    /// What was recorded of sockets of this machine alone, and is not among the packets: see [`CaptureOptions::all_families`].
+    /// Messages of sockets of this machine alone, which are not among the packets: see [`CaptureOptions::all_families`].
     ///
     /// [`CaptureOptions::all_families`]: super::CaptureOptions::all_families
     pub left_out: LeftOut,
     /// Returns of functions whose calls were not seen, so that nobody knows of which packet they are.
     pub strays: usize,
-    /// What is to be added to the times of packets to have nanoseconds since 1970: the guest's own clock.
+    /// Nanoseconds from 1970 to the zero of the packets' times, by the guest's own clock.
     pub realtime: i64,
-    /// How many functions were hooked.
+    /// Number of functions that were hooked.
     pub hooked: usize,
     /// Functions that were asked for and are not to be had in this kernel.
     pub absent: Vec<String>,
@@ -322,9 +322,9 @@ pub struct Paths {
 /// Messages that are no packets, as many as were recorded.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub struct LeftOut {
-    /// Of netlink sockets.
+    /// Messages of netlink sockets.
     pub netlink: usize,
-    /// Of unix sockets.
+    /// Messages of unix sockets.
     pub unix: usize,
 }
 
@@ -459,7 +459,7 @@ fn socket_of(packet: &str) -> Option<u16> {
     found.map(|(family, _)| *family)
 }
 
-/// What a packet without headers that are known is: by the socket that it is of, else by the functions that had or freed it.
+/// Describes a packet without known headers: by its socket, else by the functions that had or freed it.
 fn unknown(records: &[&Record], stages: &[Stage]) -> String {
     let by_name = |stage: &Stage| {
         let name = match &stage.what {
@@ -652,7 +652,7 @@ impl Way<'_> {
         }
     }
 
-    /// What is true of a stage that the next one shows.
+    /// Facts about a stage that the next one shows.
     fn went_past(&mut self, next: &str, record: &Record) {
         let looks = |name: &str| {
             self.known
@@ -689,7 +689,7 @@ impl Way<'_> {
         }
     }
 
-    /// What a record of a call says of connection tracking.
+    /// Connection tracking in the record of a call.
     fn conntrack(&mut self, record: &Record) -> Option<Conntrack> {
         // NFCT_INFOMASK of include/linux/skbuff.h.
         let (at, info) = (GuestVirt(record.arg & !7), record.arg & 7);

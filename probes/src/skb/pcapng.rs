@@ -2,7 +2,7 @@
 //! as its comment, so that Wireshark and tshark show the way and decode what is in each stage.
 
 use super::path::{Paths, Stage, What};
-use crate::view::skb::remark;
+use super::view::path::remark;
 
 const SECTION: u32 = 0x0a0d_0d0a;
 const INTERFACE: u32 = 1;
@@ -177,9 +177,9 @@ fn block(file: &mut Vec<u8>, kind: u32, body: &[u8]) {
 
 #[cfg(test)]
 mod tests {
-    use super::super::ring::Context;
     use super::super::{Geometry, Layer, LeftOut, Path, Tally};
     use super::*;
+    use crate::kmod::ring::Context;
     use crate::memory::GuestVirt;
 
     #[test]

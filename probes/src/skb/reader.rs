@@ -6,13 +6,13 @@ use std::sync::atomic::{Ordering, fence};
 
 use serde::Serialize;
 
-use super::ring::{Counters, MAGIC, MAX_CPUS, MAX_RING, RECORD, Record, RingHeader, VERSION};
+use crate::kmod::ring::{Counters, MAGIC, MAX_CPUS, MAX_RING, RECORD, Record, RingHeader, VERSION};
 use crate::memory::{GuestPhys, PhysMemory};
 use crate::{Error, Result};
 
 /// Records that are copied at once.
 const SOME: usize = 256;
-/// Where in a ring's header the count is of the sequences that were given out.
+/// Offset in a ring's header of the count of sequence numbers given out.
 const PRODUCED: u64 = offset_of!(RingHeader, produced) as u64;
 
 /// A record and where it comes from.
@@ -24,7 +24,7 @@ pub(super) struct Event {
     pub(super) record: Record,
 }
 
-/// What became of the records: every one that was written is in `delivered` or in `lost`.
+/// Counts of the records: every one that was written is in `delivered` or in `lost`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub struct Tally {
     /// Read whole.
@@ -41,7 +41,7 @@ pub struct Tally {
     pub forgotten: u64,
 }
 
-/// What became of the records of one CPU.
+/// Counts of one CPU's records.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub struct CpuTally {
     /// The CPU.
@@ -258,8 +258,8 @@ fn malformed(why: String) -> Error {
 mod tests {
     use std::sync::Mutex;
 
-    use super::super::ring::{Context, Kind, commit};
     use super::*;
+    use crate::kmod::ring::{Context, Kind, commit};
     use crate::memory::PhysRange;
 
     /// No power of two, as in a ring of the module.

@@ -2,14 +2,14 @@
 
 use serde::Serialize;
 
-use crate::netfilter::Family;
+use crate::net::netfilter::Family;
 
 /// A part of the kernel that a packet goes through; the columns of the picture.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 pub enum Layer {
     /// Drivers, NAPI and GRO.
     Driver,
-    /// What all devices share: `net/core/dev.c`, queues, taps.
+    /// The code that all devices share: `net/core/dev.c`, queues, taps.
     Device,
     /// Hooks, and what is registered on them.
     Netfilter,
@@ -21,7 +21,7 @@ pub enum Layer {
     Socket,
     /// The `sk_buff` itself: copied, grown, freed.
     Buffer,
-    /// What no table here places.
+    /// Functions that no table here places.
     Other,
 }
 
@@ -251,7 +251,7 @@ pub(super) fn layer(name: &str) -> Layer {
     })
 }
 
-/// Where each function calls `NF_HOOK`: the family and the hook's number (`enum nf_inet_hooks`). The hook follows the
+/// The hook that each function calls by `NF_HOOK`: its family and number (`enum nf_inet_hooks`). The hook follows the
 /// function.
 pub(super) fn nf_hook(name: &str) -> Option<(Family, usize)> {
     Some(match name {

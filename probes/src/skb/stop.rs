@@ -25,16 +25,16 @@ use vm::{Debugger, Registers};
 use super::SkBuff;
 use super::filter::{Filter, Seen, Wanted};
 use super::functions::{ENTRIES, Functions, SkbFunction};
-use super::ring::PACKET;
-use crate::cell::check_interrupt;
+use crate::base::check_interrupt;
 use crate::guest::{Guest, Pause};
 use crate::kernel::Kernel;
+use crate::kmod::ring::PACKET;
 use crate::memory::GuestVirt;
 use crate::object::{Mirror, Object};
 use crate::unwind::StackTrace;
 use crate::{Error, Result};
 
-/// How long is waited before an interrupt is looked for.
+/// Interval between two looks for an interrupt.
 const SLICE: Duration = Duration::from_millis(100);
 /// `endbr64`.
 const ENDBR: u32 = 0xfa1e_0ff3;
@@ -99,7 +99,7 @@ impl Guest {
     }
 }
 
-/// Where a call of a function certainly comes by: behind the `endbr64` that a direct call may leave out.
+/// Finds the address that every call of a function passes: behind the `endbr64`, which a direct call may leave out.
 fn entry(kernel: &Kernel, at: GuestVirt) -> Result<u64> {
     let skip = if kernel.read_u32(at)? == ENDBR {
         ENTRIES[1]
@@ -211,7 +211,7 @@ struct Raw {
     sk: GuestVirt,
 }
 
-/// What a record of the module would have said of this `sk_buff`: what cannot be read is left out.
+/// Reads what a record of the module would have of this `sk_buff`; parts that cannot be read are left out.
 fn seen(kernel: &Kernel, at: GuestVirt) -> Seen<'static> {
     let Ok(raw) = kernel.load::<Raw>(at) else {
         return Seen::default();

@@ -1,6 +1,6 @@
 //! The bound and the cycle detector that every linked walk carries.
 
-use crate::cell::check_interrupt;
+use crate::base::check_interrupt;
 use crate::memory::GuestVirt;
 use crate::{Error, Result};
 

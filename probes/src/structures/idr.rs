@@ -6,7 +6,7 @@ use crate::Result;
 use crate::kernel::Kernel;
 use crate::memory::GuestVirt;
 
-/// Where the members of `struct idr` lie, in bytes.
+/// Offsets of the members of `struct idr`, in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct IdrLayout {
     /// `idr.idr_rt`, an xarray.

@@ -1,4 +1,4 @@
-//! Where the members of the containers lie, asked of the guest's types.
+//! Offsets of the members of the containers, by the guest's types.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};

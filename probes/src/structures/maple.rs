@@ -6,7 +6,7 @@
 use std::collections::HashSet;
 
 use super::{unreadable, word};
-use crate::cell::check_interrupt;
+use crate::base::check_interrupt;
 use crate::kernel::Kernel;
 use crate::memory::GuestVirt;
 use crate::{Error, Result};
@@ -27,7 +27,7 @@ const LEAF_64: u64 = 1;
 const RANGE_64: u64 = 2;
 const ARANGE_64: u64 = 3;
 
-/// Where the members of one node type lie.
+/// Offsets of the members of one node type.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct MapleNodeLayout {
     /// `pivot[]`, in bytes.
@@ -42,7 +42,7 @@ pub struct MapleNodeLayout {
     pub end: u64,
 }
 
-/// Where the members of `struct maple_tree` and its nodes lie, in bytes.
+/// Offsets of the members of `struct maple_tree` and its nodes, in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct MapleLayout {
     /// `maple_tree.ma_root`.
@@ -64,7 +64,7 @@ pub struct MapleEntry {
     pub first: u64,
     /// Last index of the range, itself in it.
     pub last: u64,
-    /// What is stored there, as stored.
+    /// The stored word.
     pub entry: u64,
 }
 
@@ -435,5 +435,4 @@ fn check_parent(
 }
 
 #[cfg(test)]
-#[path = "maple_tests.rs"]
 mod tests;

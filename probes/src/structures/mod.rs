@@ -16,6 +16,7 @@ mod layout;
 mod list;
 mod llist;
 mod maple;
+mod object;
 mod percpu;
 mod plist;
 mod rbtree;

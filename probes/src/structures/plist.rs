@@ -6,7 +6,7 @@ use crate::kernel::Kernel;
 use crate::memory::GuestVirt;
 use crate::{Error, Result};
 
-/// Where the members of `struct plist_node` lie, in bytes; `plist_head` is only its `node_list`.
+/// Offsets of the members of `struct plist_node`, in bytes; `plist_head` is only its `node_list`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PlistLayout {
     /// `plist_node.prio`, an `int`.

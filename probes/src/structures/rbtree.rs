@@ -3,7 +3,7 @@
 use super::guard::Guard;
 use super::list::container_of;
 use super::{bad_pointer, word};
-use crate::cell::check_interrupt;
+use crate::base::check_interrupt;
 use crate::kernel::Kernel;
 use crate::memory::GuestVirt;
 use crate::{Error, Result};

@@ -3,10 +3,10 @@
 use std::thread::sleep;
 use std::time::Duration;
 
-use crate::cell::check_interrupt;
+use crate::base::check_interrupt;
 use crate::{Error, Listing, Missing, Result};
 
-/// How often something that changes under the reader is read before that is said.
+/// Number of tries before a reading is said to be torn.
 const TRIES: u32 = 16;
 /// After as many tries there is a pause before each: a virtual CPU may stand still in the middle of an update.
 const AT_ONCE: u32 = 4;
@@ -14,7 +14,7 @@ const PAUSE: Duration = Duration::from_millis(1);
 /// After how many equal looks more the same parts of a list are taken for damaged.
 const SAME: u32 = 4;
 
-/// What `what` reads, tried again while it changes. Memory that looks broken in the same way each time is broken; memory
+/// Reads again while the memory changes. Memory that looks broken in the same way each time is broken; memory
 /// that looks different each time is [`Error::Torn`].
 pub(crate) fn settle<T>(what: &str, mut read: impl FnMut() -> Result<Option<T>>) -> Result<T> {
     let mut first = None;
@@ -45,7 +45,7 @@ pub(crate) fn settle<T>(what: &str, mut read: impl FnMut() -> Result<Option<T>>)
     }
 }
 
-/// What names the parts of it that could not be read.
+/// A value that names the parts of it that could not be read.
 pub(crate) trait Lacks {
     /// Those parts.
     fn lacks(&mut self) -> &mut Vec<Missing>;
@@ -75,7 +75,7 @@ macro_rules! lacks {
 }
 pub(crate) use lacks;
 
-/// What `read` lists, tried again while it changes or parts of it cannot be read. Where the same parts cannot be read each
+/// Lists by `read`, again while the list changes or parts of it cannot be read. If the same parts cannot be read each
 /// time, the list is given with them as missing: the same bytes twice are not a race.
 pub(crate) fn settle_all<L: Lacks>(
     what: &str,
@@ -107,7 +107,7 @@ pub(crate) fn settle_all<L: Lacks>(
     })
 }
 
-/// What `read` gives twice in a row: for what is small enough to be read again whole, rather than checked link by link.
+/// Reads until `read` gives the same twice in a row: for what is small enough to be read whole, not checked link by link.
 pub(crate) fn twice<T: PartialEq>(what: &str, mut read: impl FnMut() -> Result<T>) -> Result<T> {
     settle(what, || {
         let seen = read()?;

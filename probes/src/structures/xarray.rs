@@ -1,7 +1,7 @@
 //! `struct xarray`: an array of pointers by index, a radix tree (`include/linux/xarray.h`, `lib/xarray.c`).
 
 use super::{unreadable, word};
-use crate::cell::check_interrupt;
+use crate::base::check_interrupt;
 use crate::kernel::Kernel;
 use crate::memory::GuestVirt;
 use crate::{Error, Result};
@@ -16,7 +16,7 @@ const RETRY: u64 = 256 << 2 | 2;
 /// `XA_ZERO_ENTRY`: the index is reserved.
 const ZERO: u64 = 257 << 2 | 2;
 
-/// Where the members of `struct xarray` and `struct xa_node` lie, in bytes.
+/// Offsets of the members of `struct xarray` and `struct xa_node`, in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct XarrayLayout {
     /// `xarray.xa_head`.
@@ -42,7 +42,7 @@ pub struct XarrayEntry {
     pub index: u64,
     /// The last index: greater than `index` where sibling or multi-index entries follow.
     pub last: u64,
-    /// What is stored, as stored: see [`XarrayEntry::value`] and [`XarrayEntry::pointer`].
+    /// The stored word: see [`XarrayEntry::value`] and [`XarrayEntry::pointer`].
     pub entry: u64,
 }
 
@@ -381,5 +381,4 @@ pub fn validate_xarray(
 }
 
 #[cfg(test)]
-#[path = "xarray_tests.rs"]
 mod tests;

@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::{Frame, Net, Tcp};
 use crate::{Error, Result};
 
-/// How long the guest may take to answer.
+/// Time limit for the guest's answer.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// The first sequence number: any will do.
 const ISS: u32 = 1000;

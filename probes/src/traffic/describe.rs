@@ -12,7 +12,7 @@ use pnet_packet::ipv6::Ipv6Packet;
 use pnet_packet::tcp::TcpPacket;
 
 use super::Tcp;
-use crate::skb::{Fragment, Upper};
+use crate::kmod::tuple::{Fragment, Upper};
 
 /// ICMPv6 of multicast listeners (RFC 2710, RFC 3810), which pnet does not name.
 const LISTENER: [(u8, &str); 4] = [
@@ -22,7 +22,7 @@ const LISTENER: [(u8, &str); 4] = [
     (143, " multicast listener report"),
 ];
 
-/// What an ARP packet begins with that asks for Ethernet's addresses of IPv4's (RFC 826).
+/// First bytes of an ARP packet for Ethernet and IPv4 (RFC 826).
 const ARP: [u8; 6] = [0, 1, 8, 0, 6, 4];
 
 /// An IPv4, IPv6 or ARP packet in one line; says so when the bytes are none.
@@ -97,7 +97,7 @@ pub fn describe(bytes: &[u8]) -> String {
     format!("{ends} {}{what}{part}", name(protocol))
 }
 
-/// Which part of its datagram an IP packet is; `None` where it is all of it.
+/// Part of its datagram that an IP packet is; `None` if it is all of it.
 pub(crate) fn fragment(bytes: &[u8]) -> Option<String> {
     let packet = Network::of(bytes)?;
     packet_part(packet.upper.fragment, packet.from)
@@ -107,7 +107,7 @@ fn packet_part(fragment: Option<Fragment>, from: IpAddr) -> Option<String> {
     fragment.map(|fragment| format!("fragment at {}", Place(fragment, from.is_ipv6())))
 }
 
-/// Where in which datagram: `976 (id 4711)`. As tcpdump writes it, in hexadecimal for IPv6.
+/// A fragment's place in its datagram: `976 (id 4711)`. As tcpdump writes it, in hexadecimal for IPv6.
 struct Place(Fragment, bool);
 
 impl fmt::Display for Place {
@@ -133,7 +133,7 @@ fn name(protocol: IpNextHeaderProtocol) -> String {
     name.to_owned()
 }
 
-/// Who sends an IP packet to whom, and the protocol that it carries (`IPPROTO_*`).
+/// Sender and receiver of an IP packet, and the protocol that it carries (`IPPROTO_*`).
 pub(crate) fn addresses(bytes: &[u8]) -> Option<(IpAddr, IpAddr, u8)> {
     let packet = Network::of(bytes)?;
     Some((packet.from, packet.to, packet.upper.protocol))
@@ -259,7 +259,7 @@ mod tests {
 
     /// As much of a packet as a record has of it.
     fn recorded(bytes: &[u8]) -> String {
-        describe(&bytes[..bytes.len().min(crate::skb::PACKET)])
+        describe(&bytes[..bytes.len().min(crate::kmod::ring::PACKET)])
     }
 
     #[test]

@@ -34,7 +34,7 @@ pub struct End {
     pub ip: Ipv4Addr,
 }
 
-/// What a TCP segment says beside its payload.
+/// Header of a TCP segment.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub struct Tcp {
     /// Source port.

@@ -37,7 +37,7 @@ pub const GUEST: End = End {
 };
 /// Frames kept for [`Net::receive`]; older ones are dropped for newer ones.
 const KEPT: usize = 1024;
-/// How often the reader looks whether anyone still holds the cable.
+/// Interval at which the reader checks that anyone still holds the cable.
 const SLICE: Duration = Duration::from_millis(100);
 
 /// The cable of the guest's network card, held by this process; clones are the same cable. The guest's questions for
@@ -53,7 +53,7 @@ struct Inner {
     end: Arc<HostEnd>,
 }
 
-/// What the reader's thread shares.
+/// State that the reader's thread shares.
 #[derive(Debug)]
 struct HostEnd {
     cable: Cable,

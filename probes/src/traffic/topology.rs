@@ -1,4 +1,4 @@
-//! What the guest's side of a network is made of: its card, pairs of namespaces, a router, rules. One call of the
+//! The guest's side of a network: its card, pairs of namespaces, a router, rules. One call of the
 //! agent each.
 
 use std::fmt;
@@ -161,7 +161,7 @@ fn pair(a: &str, dev_a: &str, ip_a: &str, b: &str, dev_b: &str, ip_b: &str) -> S
     )
 }
 
-/// What to put before a command that is to run in a namespace.
+/// Words to put before a command so that it runs in a namespace.
 fn enter(netns: &str) -> Result<String> {
     if !netns
         .chars()

@@ -13,7 +13,7 @@ use crate::sched;
 use crate::structures::{offset_of, online_cpus, per_cpu_ptr};
 use crate::{Error, Result};
 
-/// What helps where a task runs.
+/// Advice if a task runs.
 pub(super) const PAUSE: &str = "pause the guest to read the registers of its CPU";
 
 /// A CPU.
@@ -27,7 +27,7 @@ pub(super) struct Cpu {
     others: Vec<Thread>,
 }
 
-/// What a CPU runs.
+/// The task that a CPU runs.
 pub(super) struct Running {
     /// The task whose stack it is on; `None` for one that is not among those that were asked for.
     pub(super) task: Option<GuestVirt>,

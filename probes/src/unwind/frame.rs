@@ -5,19 +5,19 @@ use super::orc::{Kind, Orc, Reg, Tables};
 use super::returns::Returns;
 use super::stacks::{StackKind, Stacks};
 use crate::Result;
-use crate::cell::check_interrupt;
+use crate::base::check_interrupt;
+use crate::core::trace::Maker;
 use crate::kernel::Kernel;
 use crate::memory::GuestVirt;
 use crate::object::{Mirror, Plan};
 use crate::structures::offset_of;
-use crate::trace::Maker;
 
 /// Frames of the deepest stack that is followed.
 const FRAME_BOUND: usize = 512;
 /// Names of the code that indirect calls and jumps go through (`arch/x86/lib/retpoline.S`).
 const THUNKS: &str = "__x86_indirect_";
 
-/// Where a walk begins: registers, saved or of a CPU that stands still.
+/// Start of a walk: registers, saved or of a CPU that stands still.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Start {
     pub(super) ip: GuestVirt,
@@ -38,7 +38,7 @@ pub(super) struct Step {
     pub(super) interrupted: bool,
 }
 
-/// What a walk goes along.
+/// The stacks that a walk uses, and the task that runs there.
 pub(super) struct Way<'w> {
     pub(super) stacks: &'w Stacks,
     /// The task that is `current` there, for what lies on no task's stack.
@@ -59,7 +59,7 @@ pub(super) struct Walker<'k> {
     pub(super) orc: Tables<'k>,
     returns: Returns<'k>,
     regs: Plan<PtRegs>,
-    /// Of `pt_regs`: its length, and where what the CPU itself pushes begins.
+    /// Length of `pt_regs`, and the offset of the part that the CPU itself pushes.
     len: u64,
     iret: u64,
     cs: u64,
@@ -251,7 +251,7 @@ impl<'k> Walker<'k> {
         Ok(cs & 3 == 3 && ss & 3 == 3)
     }
 
-    /// What the kernel has put into a table of its own, where it has replaced a return address.
+    /// Finds the return address that the kernel has replaced and keeps in a table of its own.
     fn returned(&self, ip: GuestVirt, slot: GuestVirt, way: &Way<'_>) -> Result<GuestVirt> {
         let owner = way.stacks.place(slot).task.unwrap_or(way.current);
         let kept = self.returns.recover(&[owner, way.current], ip, slot)?;
@@ -311,7 +311,7 @@ impl<'k> Walker<'k> {
         Ok(Some(State::called(ip, sp.offset(8), state.bp)))
     }
 
-    /// What ORC calls the end of the stack, believed where a stack ends.
+    /// Checks what ORC calls the end of the stack; believed where a stack ends.
     fn end(&self, state: &State, at: GuestVirt, way: &Way<'_>) -> Result<Result<State, TraceEnd>> {
         let place = way.stacks.place(state.sp);
         // The registers were, or will be, a program's: it enters or leaves the kernel.
@@ -356,7 +356,7 @@ impl<'k> Walker<'k> {
         self.kernel.read_u64(at).map(GuestVirt)
     }
 
-    /// Where the frame ends; `None` if that needs a register that nobody saved.
+    /// End of the frame; `None` if it needs a register that nobody saved.
     fn stack_pointer(&self, state: &State, orc: &Orc) -> Result<Option<GuestVirt>> {
         let plus = |base: GuestVirt| GuestVirt(base.0.wrapping_add_signed(orc.sp_offset.into()));
         match orc.sp_reg {

@@ -14,7 +14,7 @@
 //! A task that sleeps has saved its registers on its stack. What a CPU runs is in the CPU's registers, which QEMU tells
 //! while the guest is paused: `guest.paused(|guest| guest.stack_traces())` has all of one instant.
 //!
-//! Which task a CPU runs, its stack pointer says: `current` and `on_cpu` are written before or after the stack is changed.
+//! The stack pointer says which task a CPU runs: `current` and `on_cpu` are written before or after the stack is changed.
 
 mod cpus;
 mod frame;
@@ -23,7 +23,9 @@ mod orc;
 mod returns;
 mod stacks;
 mod tasks;
+pub mod text;
 mod trace;
+mod view;
 
 pub use stacks::StackKind;
 pub use trace::{Frame, Name, StackTrace, StackTraces, TraceEnd};
@@ -35,7 +37,7 @@ use self::frame::{Start, Step, Walker, Way};
 use self::names::Names;
 use self::stacks::Stacks;
 use self::tasks::{Raw, Thread};
-use crate::error::Of as _;
+use crate::base::Of as _;
 use crate::guest::Guest;
 use crate::kernel::Kernel;
 use crate::memory::GuestVirt;
@@ -52,102 +54,6 @@ struct InactiveTaskFrame {
 }
 
 impl Guest {
-    /// The frames of the task `pid`, one that sleeps or, while the guest is paused, one that runs.
-    pub fn stack_trace(&self, pid: i32) -> Result<StackTrace> {
-        let kernel = self.kernel()?;
-        let tracer = Tracer::new(&kernel)?;
-        let mut registers = None;
-        settle(&format!("the stack of task {pid}"), || {
-            // Of a task whose credentials cannot be read the stack may be whole.
-            let at = match find_task_by_pid(&kernel, pid)? {
-                Some(at) => at,
-                None => self.task(pid)?.at,
-            };
-            let thread = Thread::load(&tracer.plan, at)?;
-            let cpus = Cpu::all(&kernel, &Err(Error::Absent(cpus::PAUSE.to_owned())))?;
-            let mut runs = thread.on_cpu();
-            runs |= cpus
-                .iter()
-                .flat_map(Cpu::threads)
-                .any(|of| of.at == thread.at);
-            // The machine is asked for them only where that helps.
-            let cpus = match runs {
-                true => Cpu::all(
-                    &kernel,
-                    registers.get_or_insert_with(|| cpus::registers(self, &kernel)),
-                )?,
-                false => cpus,
-            };
-            let mut stacks = Stacks::new(&kernel, self.thread_size()?, &Cpu::numbers(&cpus));
-            stacks.add(std::iter::once(&thread));
-            for cpu in cpus.iter().filter(|_| runs) {
-                let running = tracer.running(&stacks, cpu)?;
-                if running.task == Some(thread.at) {
-                    return Ok(Some(tracer.on_cpu(&thread, cpu, running)));
-                }
-            }
-            let known = registers.as_ref().is_some_and(Result::is_ok);
-            tracer.asleep(&stacks, &thread, known).of(|| thread.who())
-        })
-    }
-
-    /// The frames of all tasks, threads too: first what the CPUs run, idle tasks among it, which takes a paused guest;
-    /// then all others.
-    pub fn stack_traces(&self) -> Result<StackTraces> {
-        let kernel = self.kernel()?;
-        let tracer = Tracer::new(&kernel)?;
-        let mut traces = Listing::new();
-        let tables = &tracer.walker.orc.missing;
-        traces.missing.extend(tables.iter().cloned());
-        let mut threads = tasks::all(&kernel, &tracer.plan)?;
-        traces.missing.append(&mut threads.missing);
-        let registers = cpus::registers(self, &kernel);
-        let cpus = Cpu::all(&kernel, &registers)?;
-        let of_cpus = || cpus.iter().flat_map(Cpu::threads);
-        let mut stacks = Stacks::new(&kernel, self.thread_size()?, &Cpu::numbers(&cpus));
-        stacks.add(threads.iter().chain(of_cpus()));
-        let mut done = HashSet::new();
-        for cpu in &cpus {
-            let trace = tracer.running(&stacks, cpu).and_then(|running| {
-                let mut known = threads.iter().chain(of_cpus());
-                let thread = known.find(|thread| Some(thread.at) == running.task);
-                let thread = thread.ok_or_else(|| cpu.no_task())?;
-                if !done.insert(thread.at) {
-                    let who = thread.who();
-                    let why = format!("its stack is that of {who}, which another CPU is on, too");
-                    return Err(Error::Broken {
-                        what: "stack",
-                        at: thread.at,
-                        why,
-                    });
-                }
-                Ok(tracer.on_cpu(thread, cpu, running))
-            });
-            traces.take(trace, || format!("what CPU {} runs", cpu.number));
-        }
-        // What has left the lists, but not yet its CPU, is `current`.
-        let currents = cpus.iter().filter_map(|cpu| cpu.current.as_ref());
-        for thread in threads.iter().chain(currents) {
-            if !done.insert(thread.at) {
-                continue;
-            }
-            let trace = settle(&format!("the stack of {}", thread.who()), || {
-                let now = Thread::load(&tracer.plan, thread.at)?;
-                match now.is(thread) {
-                    true => Ok(tracer.asleep(&stacks, &now, registers.is_ok())?.map(Some)),
-                    false => Ok(Some(None)),
-                }
-            });
-            match trace {
-                // One that is gone.
-                Ok(None) => {}
-                Ok(Some(trace)) => traces.items.push(trace),
-                Err(error) => traces.miss(thread.who(), &error),
-            }
-        }
-        Ok(traces)
-    }
-
     /// The frames of the task that a CPU runs, while the guest stands still.
     pub(crate) fn stack_of_cpu(&self, number: u32) -> Result<StackTrace> {
         let kernel = self.kernel()?;
@@ -164,6 +70,102 @@ impl Guest {
         let thread = thread.ok_or_else(|| cpu.no_task())?;
         Ok(tracer.on_cpu(thread, cpu, running))
     }
+}
+
+/// The frames of the task `pid`, one that sleeps or, while the guest is paused, one that runs.
+pub(crate) fn stack_trace(guest: &Guest, pid: i32) -> Result<StackTrace> {
+    let kernel = guest.kernel()?;
+    let tracer = Tracer::new(&kernel)?;
+    let mut registers = None;
+    settle(&format!("the stack of task {pid}"), || {
+        // Of a task whose credentials cannot be read the stack may be whole.
+        let at = match find_task_by_pid(&kernel, pid)? {
+            Some(at) => at,
+            None => guest.task(pid)?.at,
+        };
+        let thread = Thread::load(&tracer.plan, at)?;
+        let cpus = Cpu::all(&kernel, &Err(Error::Absent(cpus::PAUSE.to_owned())))?;
+        let mut runs = thread.on_cpu();
+        runs |= cpus
+            .iter()
+            .flat_map(Cpu::threads)
+            .any(|of| of.at == thread.at);
+        // The machine is asked for them only where that helps.
+        let cpus = match runs {
+            true => Cpu::all(
+                &kernel,
+                registers.get_or_insert_with(|| cpus::registers(guest, &kernel)),
+            )?,
+            false => cpus,
+        };
+        let mut stacks = Stacks::new(&kernel, guest.thread_size()?, &Cpu::numbers(&cpus));
+        stacks.add(std::iter::once(&thread));
+        for cpu in cpus.iter().filter(|_| runs) {
+            let running = tracer.running(&stacks, cpu)?;
+            if running.task == Some(thread.at) {
+                return Ok(Some(tracer.on_cpu(&thread, cpu, running)));
+            }
+        }
+        let known = registers.as_ref().is_some_and(Result::is_ok);
+        tracer.asleep(&stacks, &thread, known).of(|| thread.who())
+    })
+}
+
+/// The frames of all tasks, threads too: first what the CPUs run, idle tasks among it, which takes a paused guest;
+/// then all others.
+pub(crate) fn stack_traces(guest: &Guest) -> Result<StackTraces> {
+    let kernel = guest.kernel()?;
+    let tracer = Tracer::new(&kernel)?;
+    let mut traces = Listing::new();
+    let tables = &tracer.walker.orc.missing;
+    traces.missing.extend(tables.iter().cloned());
+    let mut threads = tasks::all(&kernel, &tracer.plan)?;
+    traces.missing.append(&mut threads.missing);
+    let registers = cpus::registers(guest, &kernel);
+    let cpus = Cpu::all(&kernel, &registers)?;
+    let of_cpus = || cpus.iter().flat_map(Cpu::threads);
+    let mut stacks = Stacks::new(&kernel, guest.thread_size()?, &Cpu::numbers(&cpus));
+    stacks.add(threads.iter().chain(of_cpus()));
+    let mut done = HashSet::new();
+    for cpu in &cpus {
+        let trace = tracer.running(&stacks, cpu).and_then(|running| {
+            let mut known = threads.iter().chain(of_cpus());
+            let thread = known.find(|thread| Some(thread.at) == running.task);
+            let thread = thread.ok_or_else(|| cpu.no_task())?;
+            if !done.insert(thread.at) {
+                let who = thread.who();
+                let why = format!("its stack is that of {who}, which another CPU is on, too");
+                return Err(Error::Broken {
+                    what: "stack",
+                    at: thread.at,
+                    why,
+                });
+            }
+            Ok(tracer.on_cpu(thread, cpu, running))
+        });
+        traces.take(trace, || format!("what CPU {} runs", cpu.number));
+    }
+    // What has left the lists, but not yet its CPU, is `current`.
+    let currents = cpus.iter().filter_map(|cpu| cpu.current.as_ref());
+    for thread in threads.iter().chain(currents) {
+        if !done.insert(thread.at) {
+            continue;
+        }
+        let trace = settle(&format!("the stack of {}", thread.who()), || {
+            let now = Thread::load(&tracer.plan, thread.at)?;
+            match now.is(thread) {
+                true => Ok(tracer.asleep(&stacks, &now, registers.is_ok())?.map(Some)),
+                false => Ok(Some(None)),
+            }
+        });
+        match trace {
+            // One that is gone.
+            Ok(None) => {}
+            Ok(Some(trace)) => traces.items.push(trace),
+            Err(error) => traces.miss(thread.who(), &error),
+        }
+    }
+    Ok(traces)
 }
 
 struct Tracer<'k> {

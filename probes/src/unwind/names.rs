@@ -34,7 +34,7 @@ impl<'k> Names<'k> {
         })
     }
 
-    /// What an address is in; an empty name where that is not known.
+    /// Function that an address is in; an empty name if that is not known.
     pub(super) fn at(&self, at: GuestVirt, tables: &Tables<'_>) -> Result<At> {
         if let Some(known) = self.known.borrow().get(&at) {
             return Ok(known.clone());

@@ -1,11 +1,11 @@
 //! The ORC tables, in the kernel's own memory: how each instruction's frame is left (`arch/x86/kernel/unwind_orc.c`,
 //! `arch/x86/include/asm/orc_types.h`, `Documentation/arch/x86/orc-unwinder.rst`).
 
+use crate::core::trace::{self, MadeCode, Maker};
 use crate::kernel::Kernel;
 use crate::memory::GuestVirt;
 use crate::object::{Mirror, Plan};
 use crate::structures::{list_for_each_entry, offset_of, settle};
-use crate::trace::{self, MadeCode, Maker};
 use crate::{Error, Missing, Result};
 
 /// Entries of one table that are believed: vmlinux has about a million.
@@ -13,7 +13,7 @@ const ENTRY_BOUND: u64 = 1 << 24;
 /// Modules that are looked at.
 const MODULE_BOUND: usize = 1 << 16;
 
-/// What lies where the frame before this one ended.
+/// Kind of what lies where the frame before this one ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
     /// Nothing is known of this code.
@@ -28,7 +28,7 @@ pub(super) enum Kind {
     RegsPartial,
 }
 
-/// What a frame's end, or its caller's `bp`, is computed from.
+/// Base from which a frame's end, or its caller's `bp`, is computed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Reg {
     /// Nothing: it is as it was, or not known.
@@ -88,7 +88,7 @@ pub(super) struct Orc {
 }
 
 impl Orc {
-    /// What holds at the first instruction of any function that was called: nothing lies on the stack yet but the return
+    /// State at the first instruction of any function that was called: nothing lies on the stack yet but the return
     /// address.
     pub(super) const CALLED: Self = Self {
         sp_offset: 8,
@@ -98,7 +98,7 @@ impl Orc {
         kind: Kind::Call,
         signal: false,
     };
-    /// What holds in code that keeps a frame pointer: `orc_fp_entry`.
+    /// State in code that keeps a frame pointer: `orc_fp_entry`.
     const FRAME_POINTER: Self = Self {
         sp_offset: 16,
         bp_offset: -16,
@@ -107,7 +107,7 @@ impl Orc {
         kind: Kind::Call,
         signal: false,
     };
-    /// What holds when the caller's frame pointer was pushed, and nothing else yet.
+    /// State when the caller's frame pointer was pushed, and nothing else yet.
     const PUSHED: Self = Self {
         sp_reg: Reg::Sp,
         ..Self::FRAME_POINTER
@@ -212,7 +212,7 @@ pub(super) struct Tables<'k> {
     callers: [Option<GuestVirt>; 2],
     entry: Plan<Raw>,
     numbers: &'static Numbers,
-    /// What could not be read: frames there end a trace.
+    /// Tables that could not be read: frames there end a trace.
     pub(super) missing: Vec<Missing>,
 }
 

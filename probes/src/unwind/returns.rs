@@ -11,7 +11,7 @@ use crate::structures::{llist_for_each, offset_of};
 
 /// Entries of one task that are looked at: `FTRACE_RETFUNC_DEPTH` is 50, a shadow stack has a page.
 const BOUND: usize = 1 << 12;
-/// How often one return address can have been replaced: by the function graph tracer, and by a probe.
+/// Most times that one return address is replaced: by the function graph tracer, and by a probe.
 const LAYERS: usize = 4;
 /// `FGRAPH_FRAME_OFFSET_MASK` of `kernel/trace/fgraph.c`: how many words back the entry begins.
 const OFFSET: u64 = (1 << 10) - 1;
@@ -27,10 +27,10 @@ enum Keeper {
     Hooks(Hooks),
 }
 
-/// Where a task keeps what the function graph tracer has replaced: `task_struct.ret_stack`.
+/// The return addresses that the function graph tracer has replaced: `task_struct.ret_stack`.
 struct Graph {
     plan: Plan<GraphTask>,
-    /// Of a `struct ftrace_ret_stack`.
+    /// Offsets in a `struct ftrace_ret_stack`.
     size: u64,
     ret: u64,
     retp: u64,
@@ -45,7 +45,7 @@ struct GraphTask {
     curr_ret_stack: i32,
 }
 
-/// Where a task keeps what return probes have replaced: a list of `rethook_node`s, of older kernels `kretprobe_instance`s.
+/// The return addresses that return probes have replaced: a list of `rethook_node`s, in older kernels `kretprobe_instance`s.
 struct Hooks {
     head: u64,
     link: u64,
@@ -104,7 +104,7 @@ impl<'k> Returns<'k> {
         self.keepers.iter().any(|(at, _)| *at == ip)
     }
 
-    /// Where the function returns to, whose return address `ip` lies at `slot`: `ip` itself, or what a trampoline has
+    /// Finds where the function returns to whose return address `ip` lies at `slot`: `ip` itself, or what a trampoline has
     /// replaced, by what these tasks keep. `None` if none of them has it.
     pub(super) fn recover(
         &self,
@@ -255,7 +255,7 @@ mod tests {
     }
 
     impl Fake {
-        /// What is found for a return address at `SLOT`.
+        /// Finds the return address for the one at `SLOT`.
         fn found(&self, ip: GuestVirt) -> Option<GuestVirt> {
             let returns = Returns::of(&self.kernel).unwrap();
             assert!(returns.is_trampoline(self.handler) && returns.is_trampoline(self.hook));

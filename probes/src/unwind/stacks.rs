@@ -1,4 +1,4 @@
-//! Which stack an address lies in: `get_stack_info()` of `arch/x86/kernel/dumpstack_64.c`.
+//! The stack that an address lies in: `get_stack_info()` of `arch/x86/kernel/dumpstack_64.c`.
 
 use serde::{Serialize, Serializer};
 
@@ -8,7 +8,7 @@ use crate::kernel::Kernel;
 use crate::memory::GuestVirt;
 use crate::structures::{array, offset_of, per_cpu_ptr};
 
-/// Where the CPUs' entry areas begin, and how long they are: `Documentation/arch/x86/x86_64/mm.rst`.
+/// Start and length of the CPUs' entry areas: `Documentation/arch/x86/x86_64/mm.rst`.
 const ENTRY_AREA: (u64, u64) = (0xffff_fe00_0000_0000, 1 << 39);
 /// Bytes below a task stack's highest address in which its first frame lies: the registers of user space, and what
 /// `copy_thread()` puts below them.
@@ -64,7 +64,7 @@ impl Serialize for StackKind {
     }
 }
 
-/// Whose stack an address lies in.
+/// Owner of the stack that an address lies in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Place {
     pub(super) kind: StackKind,

@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use crate::error::Of as _;
+use crate::base::Of as _;
 use crate::kernel::Kernel;
 use crate::memory::GuestVirt;
 use crate::object::{FixedStr, Mirror, Plan};
@@ -12,7 +12,7 @@ use crate::sched::{
 use crate::structures::{offset_of, settle};
 use crate::{Error, Listing, Result};
 
-/// What a stack needs of a `task_struct`.
+/// Members of `task_struct` for reading a stack.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Mirror)]
 #[mirror(c = "struct task_struct")]
 pub(super) struct Raw {
@@ -26,7 +26,7 @@ pub(super) struct Raw {
     /// Not there without CONFIG_SMP.
     on_cpu: Option<u32>,
     stack: GuestVirt,
-    /// How many hold the stack; not there without CONFIG_THREAD_INFO_IN_TASK.
+    /// Number of references to the stack, `stack_refcount`; absent without CONFIG_THREAD_INFO_IN_TASK.
     #[mirror(member = "stack_refcount.refs.counter")]
     stack_refcount: Option<u32>,
     signal: GuestVirt,

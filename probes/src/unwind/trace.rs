@@ -1,4 +1,4 @@
-//! What a trace is: frames, their functions and stacks, and how it ends.
+//! A stack trace: frames, their functions and stacks, and how it ends.
 
 use std::fmt;
 use std::ops::Deref;
@@ -65,13 +65,13 @@ impl Serialize for Name {
 /// One frame: an address in the kernel, a module, or code that the kernel made while it ran.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Frame {
-    /// Where the function goes on; of the first frame of a CPU, and of one that was interrupted, where it is.
+    /// Address at which the function goes on; of a CPU's first frame and of an interrupted one, the address where it is.
     pub ip: GuestVirt,
     /// Its stack pointer there.
     pub sp: GuestVirt,
     /// The function; nothing for an address of no symbol.
     pub function: Name,
-    /// How far into the function, in bytes.
+    /// Offset in the function, in bytes.
     pub offset: u64,
     /// The function's module; what the kernel made while it ran has the names of `/proc/kallsyms`: `__builtin__ftrace`,
     /// `__builtin__kprobes`, `bpf`.

@@ -90,7 +90,7 @@ mod tests {
 
     use super::*;
 
-    /// What [`clean`] made a text of.
+    /// Undoes [`clean`].
     fn original(mut shown: &str) -> String {
         let mut out = String::new();
         while let Some(c) = shown.chars().next() {

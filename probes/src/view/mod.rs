@@ -1,49 +1,14 @@
 //! One value, three faces: text for terminals and tests, HTML, SVG.
 //!
-//! Views render plain values that were read before; none reads the guest. Everything that comes from the guest is
+//! The view of a thing stands beside its reader, as `view.rs`: here is only what views are made of. Views render plain
+//! values that were read before; none reads the guest. Everything that comes from the guest is
 //! escaped: control characters in text ([`clean`]), markup in HTML and SVG ([`escape`]).
 
-mod areas;
-mod audit;
-mod block;
-mod cgroup;
-mod device;
 mod escape;
-mod exec;
-mod filemap;
-mod files;
-mod heap;
-mod initcall;
-mod irq;
-mod locking;
-mod log;
-mod map;
-mod mm;
-mod module;
-mod net;
-mod netfilter;
-mod page;
-mod pci;
-mod process;
 mod ring;
-mod runq;
-mod search;
-mod sections;
-pub(crate) mod skb;
-mod slab;
-mod stacks;
-mod svg;
-mod symbol;
+pub(crate) mod sections;
+pub(crate) mod svg;
 mod table;
-mod tasks;
-mod text;
-mod time;
-mod trace;
-mod unwind;
-mod walk;
-mod what;
-mod workqueue;
-mod zones;
 
 pub(crate) use table::{missing_html, missing_text};
 
@@ -54,7 +19,7 @@ pub use table::{Align, Table};
 
 use crate::Missing;
 
-/// What has faces. All of them show the same data: what was read when the value was made.
+/// A value with faces. All of them show the same data: what was read when the value was made.
 pub trait View {
     /// The face for terminals, logs and tests.
     fn text(&self) -> String;
@@ -69,19 +34,19 @@ pub trait View {
         None
     }
 
-    /// What could not be read of it; the text says the same. A command ends with exit code 1 where there is something.
+    /// Parts that could not be read; the text says the same. A command ends with exit code 1 if there are any.
     fn missing(&self) -> Vec<Missing> {
         Vec::new()
     }
 }
 
 /// A value, or `?` for one that could not be read: why stands below the table.
-fn or_unknown(value: Option<impl ToString>) -> String {
+pub(crate) fn or_unknown(value: Option<impl ToString>) -> String {
     value.map_or_else(|| "?".to_owned(), |value| value.to_string())
 }
 
 /// The sum of numbers of bytes. Where one of them is not known it is at least that of the others.
-fn sum_of_bytes(numbers: impl IntoIterator<Item = Option<u64>>) -> String {
+pub(crate) fn sum_of_bytes(numbers: impl IntoIterator<Item = Option<u64>>) -> String {
     let (mut sum, mut unknown) = (0u64, false);
     for number in numbers {
         match number {

@@ -4,10 +4,7 @@ use std::f64::consts::TAU;
 
 use super::svg::{ACCENT, FAINT, INK, shorten};
 use super::{Align, Anchor, Svg, Table, Text, View};
-use crate::Result;
-use crate::kernel::Kernel;
-use crate::memory::GuestVirt;
-use crate::structures::list_for_each_entry;
+use crate::base::GuestVirt;
 
 /// As many nodes are drawn as boxes with both links; more become dots.
 const BOXES: usize = 10;
@@ -21,7 +18,7 @@ pub struct RingNode {
     pub at: GuestVirt,
     /// The structure around it.
     pub container: GuestVirt,
-    /// What to call it: a task's `comm` and pid, a module's name.
+    /// Label: a task's `comm` and pid, a module's name.
     pub label: String,
 }
 
@@ -39,37 +36,6 @@ pub struct ListRing {
 }
 
 impl ListRing {
-    /// Walks the list at `head` and labels each node by `label`, which is given the container's address.
-    ///
-    /// `container` and `member` name the structure and the `list_head` in it, `offset` is the member's in bytes.
-    pub fn walk(
-        kernel: &Kernel,
-        head: (GuestVirt, &str),
-        (container, member, offset): (&str, &str, u64),
-        mut label: impl FnMut(GuestVirt) -> Result<String>,
-    ) -> Result<Self> {
-        let mut nodes = Vec::new();
-        for at in list_for_each_entry(kernel, head.0, offset) {
-            let at = at?;
-            nodes.push(RingNode {
-                at: at.offset(offset),
-                container: at,
-                label: label(at)?,
-            });
-        }
-        let head = RingNode {
-            at: head.0,
-            container: head.0,
-            label: head.1.to_owned(),
-        };
-        Ok(Self {
-            head,
-            container: container.to_owned(),
-            member: member.to_owned(),
-            nodes,
-        })
-    }
-
     /// What is drawn, head first: a node, or how many are left out there.
     fn shown(&self) -> Vec<std::result::Result<&RingNode, usize>> {
         let head = std::iter::once(Ok(&self.head));
@@ -338,5 +304,3 @@ impl View for ListRing {
         })
     }
 }
-
-crate::displays!(ListRing);

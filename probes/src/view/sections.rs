@@ -4,7 +4,7 @@ use super::{Align, Table, View, clean, escape};
 use crate::Missing;
 
 /// Parts under headings.
-pub(super) struct Sections(pub(super) Vec<(String, Table)>);
+pub(crate) struct Sections(pub(crate) Vec<(String, Table)>);
 
 impl View for Sections {
     fn text(&self) -> String {
@@ -33,7 +33,7 @@ impl View for Sections {
 }
 
 /// A last part for what could not be read, where there is something.
-pub(super) fn lacking(parts: &mut Vec<(String, Table)>, missing: &[Missing]) {
+pub(crate) fn lacking(parts: &mut Vec<(String, Table)>, missing: &[Missing]) {
     if missing.is_empty() {
         return;
     }
@@ -43,35 +43,10 @@ pub(super) fn lacking(parts: &mut Vec<(String, Table)>, missing: &[Missing]) {
 }
 
 /// A table of names and values.
-pub(super) fn fields<'a>(rows: impl IntoIterator<Item = (&'a str, String)>) -> Table {
+pub(crate) fn fields<'a>(rows: impl IntoIterator<Item = (&'a str, String)>) -> Table {
     let mut table = Table::new([("FIELD", Align::Left), ("VALUE", Align::Left)]);
     for (name, value) in rows {
         table.row([name.to_owned(), value]);
     }
     table
 }
-
-/// `faces! { Tasks => table }`: the faces of `Tasks` are those of what `table(&tasks)` makes.
-macro_rules! faces {
-    ($($ty:ty => $made:ident),* $(,)?) => {
-        $(
-            impl $crate::view::View for $ty {
-                fn text(&self) -> String {
-                    $made(self).text()
-                }
-
-                fn html(&self) -> Option<String> {
-                    $made(self).html()
-                }
-
-                fn missing(&self) -> Vec<$crate::Missing> {
-                    $crate::view::View::missing(&$made(self))
-                }
-            }
-        )*
-
-        $crate::displays!($($ty),*);
-    };
-}
-
-pub(super) use faces;

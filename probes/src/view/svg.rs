@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use super::escape;
 
-/// Which point of a text its coordinates name.
+/// Point of a text that its coordinates name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Anchor {
     /// Its left end.
@@ -15,14 +15,14 @@ pub enum Anchor {
     End,
 }
 
-/// How a text is set.
+/// Style of a text.
 #[derive(Debug, Clone, Copy)]
 pub struct Text<'a> {
     /// Height in pixels.
     pub size: f64,
     /// Colour.
     pub fill: &'a str,
-    /// Which point is given.
+    /// Point of the text that the coordinates name.
     pub anchor: Anchor,
     /// Whether it is bold.
     pub bold: bool,
@@ -43,11 +43,11 @@ impl Default for Text<'_> {
 }
 
 /// The colour of text and outlines.
-pub(super) const INK: &str = "#1f2933";
+pub(crate) const INK: &str = "#1f2933";
 /// The colour of lesser text.
-pub(super) const FAINT: &str = "#64707d";
+pub(crate) const FAINT: &str = "#64707d";
 /// The colour of what is meant.
-pub(super) const ACCENT: &str = "#c2410c";
+pub(crate) const ACCENT: &str = "#c2410c";
 
 /// A picture under construction. Coordinates are pixels from the top left.
 ///

@@ -60,7 +60,7 @@ impl Table {
         self.note = Some(clean(&note.into()));
     }
 
-    /// Adds what could not be read: a line for each below the rows, up to [`MISSING`], and the count of the rest.
+    /// Adds what could not be read: a line for each below the rows, up to `MISSING` of them, and the count of the rest.
     pub fn lacks(&mut self, missing: &[Missing]) {
         self.missing.extend_from_slice(missing);
     }
@@ -168,7 +168,7 @@ impl View for Table {
 /// Lines that are said of what could not be read; the rest is counted.
 const MISSING: usize = 50;
 
-/// What could not be read, a line each.
+/// Lists the parts that could not be read, a line each.
 pub(crate) fn missing_text(missing: &[Missing]) -> String {
     let mut out = String::new();
     for one in missing.iter().take(MISSING) {
@@ -195,8 +195,6 @@ pub(crate) fn missing_html(missing: &[Missing]) -> String {
         })
         .collect()
 }
-
-crate::displays!(Table);
 
 #[cfg(test)]
 mod tests {

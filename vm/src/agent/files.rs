@@ -9,7 +9,7 @@ use klab_wire::{Answer, Ask, CHUNK};
 
 use super::{Client, Error, Result, unexpected};
 
-/// How long an answer that has begun to come may take.
+/// Time limit for an answer that has begun to come.
 const MOMENT: Duration = Duration::from_millis(5);
 /// The most that [`Client::read`] keeps.
 const MAX_READ: usize = 64 << 20;

@@ -14,13 +14,13 @@ use klab_wire::{Answer, Ask, Hello, HelloReply, PORTS};
 
 use super::{Error, Result, link::Link};
 
-/// How long a port is waited for before the next one is tried besides; longer with each round of all.
+/// Time that a port is waited for before the next one is tried besides; longer with each round of all.
 const TURN: Duration = Duration::from_millis(300);
-/// How long until a greeting is sent once more on the first port, after what ends a frame that an earlier client left open.
+/// Time until a greeting is sent once more on the first port, after what ends a frame that an earlier client left open.
 const SECOND_HELLO: Duration = Duration::from_millis(250);
-/// How long what ends such a frame may take.
+/// Time limit for what ends such a frame.
 const FLUSH: Duration = Duration::from_millis(200);
-/// How long one of two ports is listened to before the other one is.
+/// Time that one of two ports is listened to before the other one is.
 const SLICE: Duration = Duration::from_millis(10);
 
 /// A port that is this client's.

@@ -21,7 +21,7 @@ use crate::lease;
 
 /// The silence after which QEMU is asked whether the guest runs: longer than most answers take.
 const FIRST_LOOK: Duration = Duration::from_millis(200);
-/// How often it is asked then.
+/// Interval of the questions then.
 const LOOK: Duration = Duration::from_secs(1);
 
 /// The socket, what it has brought, and the ids that were used.
@@ -36,7 +36,7 @@ pub(super) struct Link {
     watch: Watch,
 }
 
-/// What is known of the guest while its agent says nothing.
+/// State of the guest while its agent says nothing.
 #[derive(Debug)]
 struct Watch {
     /// The guest's run folder.

@@ -38,7 +38,7 @@ use link::Link;
 pub use module::{Call, ModuleError};
 pub use run::Output;
 
-/// How long an agent may say nothing. Under emulation a loaded guest takes seconds for what takes milliseconds.
+/// Time that an agent may say nothing. Under emulation a loaded guest takes seconds for what takes milliseconds.
 const SILENCE: Duration = Duration::from_secs(30);
 
 /// A connection to the agent of one guest.
@@ -92,7 +92,7 @@ impl Client {
         })
     }
 
-    /// What the agent said of itself and its kernel.
+    /// The agent's description of itself and its kernel.
     pub fn hello(&self) -> &HelloReply {
         &self.hello
     }
@@ -102,7 +102,7 @@ impl Client {
         self.port
     }
 
-    /// How long the agent may say nothing before a call gives up; 30 s at first.
+    /// Time that the agent may say nothing before a call gives up; 30 s at first.
     pub fn set_timeout(&mut self, timeout: Duration) {
         self.timeout = timeout;
     }

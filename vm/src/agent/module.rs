@@ -10,7 +10,7 @@ use crate::progress::{Progress, Silent};
 
 /// After so long it is said that a module's init or exit has not returned yet.
 const SLOW: Duration = Duration::from_secs(3);
-/// How long the process may take to end after it was killed: one that is in a module's code does not, or later.
+/// Time limit for the end of a process that was killed: one that is in a module's code does not end, or later.
 const END: Duration = Duration::from_secs(1);
 const SIGKILL: i32 = 9;
 

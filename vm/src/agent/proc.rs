@@ -42,7 +42,7 @@ impl Client {
         collect!(self, ProcQuery::Maps { pid }, Maps, 256 << 10)
     }
 
-    /// What the kernel says of `pages` pages of a process from `start` on.
+    /// Reads the pagemap entries of `pages` pages of a process from `start` on.
     ///
     /// # Errors
     /// When there is no such process, or more than 1 Mi pages are asked for.

@@ -21,7 +21,7 @@ pub struct Output {
     pub stdout: Vec<u8>,
     /// Its standard error.
     pub stderr: Vec<u8>,
-    /// How it ended.
+    /// Its end.
     pub status: Exit,
 }
 

@@ -1,4 +1,4 @@
-//! Where the agent's program comes from.
+//! Source of the agent's program.
 
 use std::{
     fs,

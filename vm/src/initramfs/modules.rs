@@ -19,9 +19,9 @@ use crate::{
     kernels::Kernel,
 };
 
-/// What the agent loads before it looks for its ports; Debian's newer kernels have them built in.
+/// Modules that the agent loads before it looks for its ports; Debian's newer kernels have them built in.
 const EARLY: &[&str] = &["virtio_pci", "virtio_console"];
-/// What lessons load beside [`EARLY`]. A kernel without one of them has it built in, or not at all.
+/// Modules that lessons load beside [`EARLY`]. A kernel without one of them has it built in, or not at all.
 pub(super) const WANTED: &[&str] = &[
     // disks
     "brd",

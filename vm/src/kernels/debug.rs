@@ -11,7 +11,7 @@ use crate::paths;
 use crate::progress::Progress;
 use crate::temporary::Temporary;
 
-/// What the package and what is kept of it take, at least.
+/// Least room for the package and what is kept of it, in bytes.
 const ROOM: u64 = 3 << 30;
 
 impl Kernel {

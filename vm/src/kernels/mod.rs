@@ -32,7 +32,7 @@ pub struct Kernel {
     pub modules: PathBuf,
 }
 
-/// Which kernel to boot.
+/// The kernel to boot.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum KernelChoice {
     /// The newest Debian 13 backports cloud kernel whose image, headers and source are all there.

@@ -111,7 +111,7 @@ fn process(fields: &mut dyn Iterator<Item = &str>) -> Option<Process> {
     })
 }
 
-/// What this process runs, as it was called.
+/// Command line of this process.
 fn program() -> String {
     let mut args = std::env::args_os();
     let first = args.next().unwrap_or_default();
@@ -137,7 +137,7 @@ fn plain(text: &str) -> String {
     plain
 }
 
-/// Who keeps the guest's CPUs from running.
+/// The record of who keeps the guest's CPUs from running.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Book {
     pub(crate) qemu: Option<Process>,
@@ -253,7 +253,7 @@ impl Book {
     }
 }
 
-/// What QEMU says of the guest's CPUs, as far as it matters here.
+/// State of the guest's CPUs by QEMU, as far as it matters here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum State {
     Running,

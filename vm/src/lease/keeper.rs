@@ -23,7 +23,7 @@ use crate::temporary::Temporary;
 
 /// The program (`build.rs`).
 const PROGRAM: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/klab-keeper"));
-/// How long it may take to start.
+/// Time limit for its start.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 static KEEPER: Mutex<Option<Keeper>> = Mutex::new(None);

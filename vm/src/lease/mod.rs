@@ -25,9 +25,9 @@ use crate::qmp::Qmp;
 use crate::rsp::Rsp;
 use crate::{paths, status};
 
-/// How long another command may be at a guest's record.
+/// Time limit for another command at a guest's record.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// How long a debugger waits for others to let the guest go on.
+/// Time that a debugger waits for others to let the guest go on.
 const OTHERS: Duration = Duration::from_secs(60);
 
 static NEXT: AtomicU32 = AtomicU32::new(1);

@@ -1,4 +1,4 @@
-//! What builds a Rust module for a guest's kernel: a Debian 13 in a folder, with the compilers that the kernel was
+//! The toolchain of Rust modules for a guest's kernel: a Debian 13 in a folder, with the compilers that the kernel was
 //! built with, and the kernel's source prepared in Debian's configuration.
 //!
 //! Debian's headers packages do not hold what Rust needs of the kernel's build, so the source is prepared once for
@@ -60,7 +60,7 @@ const PACKAGES: [&str; 31] = [
     "xz-utils",
 ];
 
-/// How far the toolchain of a kernel is.
+/// Progress of a kernel's toolchain.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Ready {
@@ -136,7 +136,7 @@ impl Toolchain {
         Ok(())
     }
 
-    /// Where the source and its build are, as the root sees them: `/build/linux`.
+    /// Folder of the source and its build, `/build/linux` as the root sees it.
     fn source(&self) -> PathBuf {
         self.root().join("build/linux")
     }

@@ -142,7 +142,7 @@ pub struct Built {
     pub name: String,
     /// Its `.ko`, as long as this value lives.
     pub path: PathBuf,
-    /// What the compiler warned of, in its words; empty if nothing.
+    /// Warnings of the compiler, in its words; empty if there are none.
     pub warnings: String,
     _work: Temporary,
 }

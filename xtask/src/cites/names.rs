@@ -1,4 +1,4 @@
-//! Of what a citation is: the names in the text around it.
+//! The names in the text around a citation, which say what it is of.
 //!
 //! Prose names things in backticks: those between the citation and the one before it are looked at, else those further up
 //! in the paragraph, else those behind. In a block of code the names are the words of the line; where a paragraph ends in a

@@ -25,16 +25,16 @@ pub struct Declaration {
 /// A line of a [`Declaration`].
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
 pub struct Line {
-    /// How far it is indented.
+    /// Depth of indentation.
     pub depth: usize,
     /// C.
     pub text: String,
-    /// What lies there, for a member.
+    /// Type of the member there.
     #[serde(flatten)]
     pub place: Option<Place>,
 }
 
-/// Where a member lies.
+/// Place of a member.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
 pub struct Place {
     /// Bytes from the start of the outermost structure.

@@ -8,26 +8,26 @@ const MAX_DEPTH: usize = 32;
 /// Members that one lookup visits at most; the largest structure of a kernel has some hundreds.
 const MAX_MEMBERS: usize = 100_000;
 
-/// Where a member lies and what it is.
+/// Place and type of a member.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Field {
     /// Its type, as declared.
     pub ty: TypeId,
-    /// Where it begins, in bits from the outer structure's start.
+    /// Offset in bits from the outer structure's start.
     pub bit_offset: u64,
     /// The width of a bit field, 0 for all others.
     pub bits: u8,
 }
 
 impl Field {
-    /// Where it begins, in whole bytes from the outer structure's start.
+    /// Offset in whole bytes from the outer structure's start.
     #[must_use]
     pub const fn offset(&self) -> u64 {
         self.bit_offset / 8
     }
 }
 
-/// What a value is, once its names and modifiers are gone.
+/// Kind of a value, without typedefs and modifiers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Shape {
     /// `void`, a function, a structure that is declared only: it has no size.
@@ -78,7 +78,7 @@ impl Btf {
         )))
     }
 
-    /// What a value of a type is.
+    /// Finds the shape of a type's values.
     pub fn shape(&self, id: TypeId) -> Result<Shape> {
         let ty = self.resolve(id)?;
         Ok(match ty.kind {

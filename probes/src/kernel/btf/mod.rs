@@ -35,7 +35,7 @@ pub struct Btf {
     base: Option<Arc<Self>>,
     bytes: Box<[u8]>,
     strings: std::ops::Range<usize>,
-    /// Where each record begins; the record at index 0 has the id `first_id`.
+    /// Offset of each record; the record at index 0 has the id `first_id`.
     records: Vec<u32>,
     first_id: u32,
     first_string: u32,
@@ -207,7 +207,7 @@ impl fmt::Debug for Btf {
     }
 }
 
-/// Where each record of the type section begins. Every record is checked to lie within the section.
+/// Finds the offset of each record of the type section, and checks that every record lies within the section.
 fn records(bytes: &[u8], section: std::ops::Range<usize>) -> Result<Vec<u32>> {
     let mut at = section.start;
     // 32 bytes are the mean record of a kernel: a guess that costs nothing, bounded by the section.

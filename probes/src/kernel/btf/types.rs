@@ -14,7 +14,7 @@ impl TypeId {
 
 macro_rules! kinds {
     ($($(#[$doc:meta])* $name:ident = $number:literal, $extra:literal + $each:literal;)*) => {
-        /// What a type is (`BTF_KIND_*`).
+        /// Kind of a type (`BTF_KIND_*`).
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
         pub enum Kind {
             $($(#[$doc])* $name = $number,)*
@@ -113,7 +113,7 @@ pub struct Type<'a> {
     btf: &'a Btf,
     /// Its number.
     pub id: TypeId,
-    /// What it is.
+    /// Kind of the type.
     pub kind: Kind,
     name: u32,
     flag: bool,
@@ -122,7 +122,7 @@ pub struct Type<'a> {
     tail: &'a [u8],
 }
 
-/// What `BTF_KIND_INT` says.
+/// Data of a `BTF_KIND_INT`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct IntOf {
     /// Bytes of the storage unit.
@@ -139,7 +139,7 @@ pub struct IntOf {
     pub char: bool,
 }
 
-/// What `BTF_KIND_ARRAY` says.
+/// Data of a `BTF_KIND_ARRAY`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ArrayOf {
     /// The type of an element.
@@ -155,7 +155,7 @@ pub struct Member<'a> {
     pub name: &'a str,
     /// Its type.
     pub ty: TypeId,
-    /// Where it begins, in bits from the structure's start.
+    /// Offset in bits from the structure's start.
     pub bit_offset: u32,
     /// The width of a bit field, 0 for all others.
     pub bits: u8,
@@ -184,7 +184,7 @@ pub struct Param<'a> {
 pub struct VarIn {
     /// The variable, a [`Kind::Var`].
     pub var: TypeId,
-    /// Where it lies in the section, in bytes.
+    /// Offset in the section, in bytes.
     pub offset: u32,
     /// Its size in bytes.
     pub size: u32,
@@ -290,7 +290,7 @@ impl<'a> Type<'a> {
         self.flag
     }
 
-    /// What an integer is.
+    /// Reads the data of an integer type.
     #[must_use]
     pub fn int(&self) -> Option<IntOf> {
         let word = (self.kind == Kind::Int)
@@ -307,7 +307,7 @@ impl<'a> Type<'a> {
         })
     }
 
-    /// What an array is.
+    /// Reads the data of an array type.
     #[must_use]
     pub fn array(&self) -> Option<ArrayOf> {
         if self.kind != Kind::Array {

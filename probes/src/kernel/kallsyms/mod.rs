@@ -28,7 +28,7 @@ const NEAR: usize = 256;
 #[derive(Debug)]
 pub struct Kallsyms {
     names: Vec<u8>,
-    /// Where each name's tokens start in `names`, in table order, and how many there are.
+    /// Start of each name's tokens in `names`, in table order, and their number.
     starts: Vec<(u32, u16)>,
     addresses: Vec<u64>,
     /// Indices in ascending order of address, when the table is not in that order itself.
@@ -54,7 +54,7 @@ pub struct Symbol {
     pub size: Option<u64>,
 }
 
-/// What an address is, in terms of the symbol before it. As text the names of Rust functions are demangled; JSON has them
+/// An address in terms of the symbol before it. As text the names of Rust functions are demangled; JSON has them
 /// as the table does, and what people call them beside, as `demangled`.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
 #[serde(into = "SymbolAtJson")]
@@ -166,7 +166,7 @@ impl Kallsyms {
         }
     }
 
-    /// How many symbols there are.
+    /// Number of symbols.
     #[must_use]
     pub fn len(&self) -> usize {
         self.starts.len()
@@ -265,7 +265,7 @@ impl Kallsyms {
         self.addresses.get(index).copied().map(GuestVirt)
     }
 
-    /// How many addresses, in ascending order, hold.
+    /// Number of addresses that are in ascending order.
     fn rank(&self, holds: impl Fn(u64) -> bool) -> usize {
         match &self.by_address {
             Some(order) => order.partition_point(|i| holds(self.addresses[*i as usize])),

@@ -33,7 +33,7 @@ pub(super) fn hash(bytes: &[u8]) -> u64 {
         .fold(0, |h, b| h.wrapping_mul(FACTOR).wrapping_add(u64::from(*b)))
 }
 
-/// Which of a table of `mask + 1` buckets a hash belongs to: the high bits depend on all bytes.
+/// Finds the bucket of a hash among `mask + 1`: the high bits depend on all bytes.
 pub(super) fn bucket(hash: u64, mask: usize) -> usize {
     (hash ^ (hash >> 32)) as usize & mask
 }
@@ -92,7 +92,7 @@ impl Tokens {
         (char::from(name.remove(0)), name)
     }
 
-    /// How the name begins, without its type letter: at least as many bytes as tell a name of Rust.
+    /// First bytes of a name, without its type letter: enough to recognise a name of Rust.
     pub(super) fn head(&self, tokens: &[u8]) -> Vec<u8> {
         let mut name = Vec::with_capacity(32);
         for token in tokens {

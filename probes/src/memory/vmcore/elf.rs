@@ -133,14 +133,12 @@ fn apart(mut ranges: Vec<RamRange>) -> Vec<RamRange> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
-    use crate::error::{Error, ErrorKind};
-    use crate::guest::Guest;
-    use crate::kernel::FakeKernel;
+    use crate::base::ErrorKind;
 
     /// An ELF core with one segment a range; memory starts at an offset that is no page's, as QEMU writes it.
-    fn core(ram: &[u8], segments: &[(u64, u64, u64)]) -> tempfile::NamedTempFile {
+    pub(crate) fn core(ram: &[u8], segments: &[(u64, u64, u64)]) -> tempfile::NamedTempFile {
         let mut bytes = b"\x7fELF\x02\x01\x01".to_vec();
         bytes.resize(16, 0);
         bytes.extend([4, 0, 62, 0, 1, 0, 0, 0]);
@@ -159,22 +157,6 @@ mod tests {
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(file.path(), bytes).unwrap();
         file
-    }
-
-    #[test]
-    fn a_kernel_in_a_dump() {
-        let mut ram = vec![0; 16 << 20];
-        FakeKernel::new()
-            .memory()
-            .unwrap()
-            .read(GuestPhys(0), &mut ram)
-            .unwrap();
-        let half = 8 << 20;
-        let file = core(&ram, &[(half, half, half), (0, 0, half)]);
-        let guest = Guest::open_core(file.path()).unwrap();
-        assert_eq!(guest.kernel().unwrap().release(), "7.3.4-fake");
-        assert_eq!(guest.paused(|_| Ok(7)).unwrap(), 7);
-        assert_eq!(guest.kernel().unwrap().space().memory().ranges().len(), 2);
     }
 
     fn said(file: &tempfile::NamedTempFile) -> String {
@@ -216,50 +198,6 @@ mod tests {
         lie[56..58].copy_from_slice(&[0xfe, 0xff]);
         std::fs::write(file.path(), &lie).unwrap();
         assert!(said(&file).contains("cut off"));
-    }
-
-    /// What there is is read, and what is missing is told as the file's fault, in plain numbers.
-    #[test]
-    fn of_one_that_was_cut_off_the_rest_is_read() {
-        let mut ram = vec![0; 16 << 20];
-        FakeKernel::new()
-            .memory()
-            .unwrap()
-            .read(GuestPhys(0), &mut ram)
-            .unwrap();
-        let file = core(&ram, &[(0, 0, 16 << 20)]);
-        let whole = file.as_file().metadata().unwrap().len();
-        file.as_file().set_len(whole - (1 << 20)).unwrap();
-        let guest = Guest::open_core(file.path()).unwrap();
-        let kernel = guest.kernel().unwrap();
-        assert_eq!(kernel.release(), "7.3.4-fake");
-        let note = guest.note().unwrap().unwrap();
-        assert!(
-            note.contains(&format!("{} of its {whole} bytes", whole - (1 << 20))),
-            "{note}"
-        );
-        let memory = kernel.space().memory();
-        let last = GuestPhys((15 << 20) - 8);
-        assert_eq!(memory.read_u64(last.page()).unwrap(), 0);
-        let mut across = [0; 16];
-        let fault = memory.read(last, &mut across).unwrap_err();
-        assert_eq!(fault.kind(), ErrorKind::Io, "{fault}");
-        assert!(fault.to_string().contains("cut off"), "{fault}");
-        // By the direct map too: no verdict on the kernel.
-        let at = kernel.phys_to_virt(GuestPhys(15 << 20)).unwrap();
-        assert_eq!(kernel.read_u64(at).unwrap_err().kind(), ErrorKind::Io);
-        assert!(matches!(
-            memory.read_u64(GuestPhys(16 << 20)),
-            Err(Error::NotRam { .. })
-        ));
-        // Without the page tables no kernel is found, and that is no verdict either.
-        for part in [2, 3, 5, 9] {
-            file.as_file().set_len(whole / part).unwrap();
-            if let Err(fault) = Guest::open_core(file.path()) {
-                assert_eq!(fault.kind(), ErrorKind::Io, "{fault}");
-                assert!(fault.to_string().contains("cut off"), "{fault}");
-            }
-        }
     }
 
     #[test]

@@ -8,7 +8,7 @@ use std::os::unix::fs::FileExt;
 use super::Bytes;
 
 pub(super) const MAGIC: &[u8] = b"makedumpfile\0";
-/// Where the first piece is.
+/// Offset of the first piece, in bytes.
 const HEADER: u64 = 4096;
 /// Pieces that are remembered: makedumpfile writes some MB in each.
 const MOST: usize = 4 << 20;

@@ -32,9 +32,9 @@ const DESCRIPTOR: u64 = 24;
 struct Kdump {
     bytes: Box<dyn Bytes>,
     stored: Bitmap,
-    /// Where the descriptors are.
+    /// Offset of the descriptors, in bytes.
     descriptors: u64,
-    /// What makedumpfile was told to leave out (`-d`).
+    /// Level of what makedumpfile left out (`-d`).
     level: u32,
     ranges: Vec<PhysRange>,
     cache: Cache,
@@ -127,7 +127,7 @@ struct Bitmap {
 
 #[derive(Debug)]
 struct Chunk {
-    /// How many bits are set before it.
+    /// Number of bits that are set before it.
     before: u64,
     bits: Option<Box<[u8]>>,
 }
@@ -343,16 +343,14 @@ impl PhysMemory for Kdump {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::guest::Guest;
-    use crate::kernel::FakeKernel;
     use crate::memory::vmcore::Core as AnyCore;
 
     /// A kdump file of these pages, by their numbers, each snappy; `there` says which pages there are.
-    fn kdump(pages: &[(u64, &[u8])], there: u64, level: u32) -> Vec<u8> {
+    pub(crate) fn kdump(pages: &[(u64, &[u8])], there: u64, level: u32) -> Vec<u8> {
         let half = there.div_ceil(8).div_ceil(PAGE_SIZE);
         let mut bytes = vec![0; 4096];
         bytes[..8].copy_from_slice(MAGIC);
@@ -386,39 +384,10 @@ mod tests {
         bytes
     }
 
-    fn written(bytes: &[u8]) -> tempfile::NamedTempFile {
+    pub(crate) fn written(bytes: &[u8]) -> tempfile::NamedTempFile {
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(file.path(), bytes).unwrap();
         file
-    }
-
-    fn fake() -> Vec<u8> {
-        let mut ram = vec![0; 16 << 20];
-        let memory = FakeKernel::new().memory().unwrap();
-        memory.read(GuestPhys(0), &mut ram).unwrap();
-        let all: Vec<_> = ram.chunks_exact(PAGE_SIZE as usize).enumerate().collect();
-        let full = all
-            .iter()
-            .filter(|(_, page)| page.iter().any(|byte| *byte != 0));
-        let pages: Vec<(u64, &[u8])> = full.map(|(at, page)| (*at as u64, *page)).collect();
-        kdump(&pages, all.len() as u64, 1)
-    }
-
-    #[test]
-    fn a_kernel_in_a_kdump_file() {
-        let file = written(&fake());
-        let guest = Guest::open_core(file.path()).unwrap();
-        assert_eq!(guest.kernel().unwrap().release(), "7.3.4-fake");
-        let memory = AnyCore::open(file.path()).unwrap().memory;
-        assert_eq!(
-            memory.ranges(),
-            [PhysRange {
-                start: GuestPhys(0),
-                len: 16 << 20
-            }]
-        );
-        assert!(memory.read(GuestPhys((16 << 20) - 1), &mut [0; 2]).is_err());
-        assert!(memory.read(GuestPhys(u64::MAX), &mut [0; 2]).is_err());
     }
 
     #[test]
@@ -449,7 +418,7 @@ mod tests {
         assert_eq!(stored(31), [(0x1800, 0x800), (0x3000, 0x1800)]);
         assert_eq!(
             read(31).unwrap_err().kind(),
-            crate::error::ErrorKind::LeftOut
+            crate::base::ErrorKind::LeftOut
         );
         let said = read(31).unwrap_err().to_string();
         assert!(
@@ -493,29 +462,6 @@ mod tests {
         assert!(said(&|bytes| bytes[4096 + 32..4096 + 48].fill(0x7f)).contains("a note"));
         assert!(said(&|bytes| bytes[16_384 + 8..16_384 + 12].fill(0xff)).contains("its content"));
         assert!(said(&|bytes| bytes[16_384 + 12] = 1).contains("no page"));
-    }
-
-    /// What is missing is the file's fault, never the kernel's, wherever it was cut.
-    #[test]
-    fn of_one_that_was_cut_off_the_rest_is_read() {
-        let whole = fake();
-        for percent in [10, 30, 60, 90, 99] {
-            let cut = written(&whole[..whole.len() * percent / 100]);
-            match Guest::open_core(cut.path()) {
-                Ok(guest) => assert!(guest.note().unwrap().unwrap().contains("cut off")),
-                Err(fault) => {
-                    assert_eq!(
-                        fault.kind(),
-                        crate::error::ErrorKind::Io,
-                        "{percent}: {fault}"
-                    );
-                    assert!(fault.to_string().contains("cut off"), "{percent}: {fault}");
-                }
-            }
-        }
-        let cut = written(&whole[..whole.len() - 1]);
-        let guest = Guest::open_core(cut.path()).unwrap();
-        assert_eq!(guest.kernel().unwrap().release(), "7.3.4-fake");
     }
 
     proptest! {

@@ -3,7 +3,7 @@
 //! The encoding is described in the kernel's `Documentation/staging/lzo.rst`. What crates there are for it trust their
 //! input.
 
-/// How far back the end of the stream points.
+/// Distance by which the mark of the stream's end points back, in bytes.
 const FAR: usize = 16384;
 
 struct Input<'a> {

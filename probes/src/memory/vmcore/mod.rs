@@ -11,6 +11,12 @@ mod notes;
 mod pages;
 mod partial;
 
+#[cfg(test)]
+pub(crate) mod testing {
+    pub(crate) use super::elf::tests::core;
+    pub(crate) use super::kdump::tests::{kdump, written};
+}
+
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
@@ -74,7 +80,7 @@ trait Bytes: Send + Sync + std::fmt::Debug {
     /// Fills `buf` from `at`.
     fn read_at(&self, at: u64, buf: &mut [u8]) -> io::Result<()>;
 
-    /// How many there are.
+    /// Length of the file, in bytes.
     fn len(&self) -> io::Result<u64>;
 }
 

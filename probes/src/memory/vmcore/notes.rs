@@ -8,20 +8,20 @@ use super::u32_at;
 pub(crate) const NT_PRSTATUS: u32 = 1;
 /// Bytes of `struct elf_prstatus` (`include/linux/elfcore.h`).
 pub(crate) const PRSTATUS: usize = 336;
-/// Where its `pr_pid` is.
+/// Offset of its `pr_pid`.
 pub(crate) const PRSTATUS_PID: usize = 32;
-/// Where its `pr_reg` is.
+/// Offset of its `pr_reg`.
 pub(crate) const PRSTATUS_REGISTERS: usize = 112;
 /// Notes of a program's core (`fs/binfmt_elf.c`).
 const NT_AUXV: u32 = 6;
 const NT_FILE: u32 = 0x4649_4c45;
 const NT_SIGINFO: u32 = 0x5349_4749;
-/// Where CR3 is in QEMU's own note of a CPU: `cr[3]` of `QEMUCPUState` (`target/i386/arch_dump.c`).
+/// Offset of CR3 in QEMU's own note of a CPU: `cr[3]` of `QEMUCPUState` (`target/i386/arch_dump.c`).
 const QEMU_CR3: usize = 416;
 /// More CPUs than any x86-64 kernel supports.
 const CPUS: usize = 8192;
 
-/// What notes say.
+/// Content of the notes.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Notes {
     pub(super) registers: Vec<Registers>,

@@ -8,7 +8,7 @@ use crate::memory::PAGE_SIZE;
 /// A page as it is in memory.
 pub(super) type Page = [u8; PAGE_SIZE as usize];
 
-/// How a page is compressed (`DUMP_DH_COMPRESSED_*` of makedumpfile's `diskdump_mod.h`).
+/// Compression of a page (`DUMP_DH_COMPRESSED_*` of makedumpfile's `diskdump_mod.h`).
 const ZLIB: u32 = 0x1;
 const LZO: u32 = 0x2;
 const SNAPPY: u32 = 0x4;

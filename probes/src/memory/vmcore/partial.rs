@@ -9,7 +9,7 @@ pub(super) struct Partial {
     pub(super) ram: RamFile,
     /// The memory that the dump says it has, ascending.
     pub(super) ranges: Vec<PhysRange>,
-    /// What of it was written, ascending: what is not was left out.
+    /// Ranges that were written, ascending; the others were left out.
     pub(super) written: Vec<PhysRange>,
     /// That it was cut off.
     pub(super) cut: Option<String>,

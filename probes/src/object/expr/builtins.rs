@@ -1,4 +1,4 @@
-//! What looks like a function in an expression: `sizeof`, `offsetof`, `container_of`, `per_cpu`.
+//! The functions of an expression: `sizeof`, `offsetof`, `container_of`, `per_cpu`.
 
 use super::lex::{Fault, Word};
 use super::parser::Parser;

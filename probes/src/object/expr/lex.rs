@@ -2,7 +2,7 @@
 
 use crate::ErrorKind;
 
-/// What is wrong with an expression, and where, in bytes from its start.
+/// A fault of an expression, and its offset in bytes from the start.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Fault {
     pub(super) message: String,

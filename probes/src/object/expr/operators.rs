@@ -5,7 +5,7 @@ use super::parser::Parser;
 use crate::object::ctype::{CType, Form, INT, Int, LONG, UINT, ULONG};
 use crate::object::cursor::Object;
 
-/// How tightly a binary operator binds; `None` for what is none.
+/// Precedence of a binary operator; `None` for anything else.
 pub(super) fn precedence(sign: &str) -> Option<u8> {
     Some(match sign {
         "||" => 1,
@@ -179,7 +179,7 @@ impl Parser<'_> {
         }
     }
 
-    /// How far one more of a type is. `void` and functions count as bytes, as with gcc.
+    /// Step of pointer arithmetic on a type, in bytes. `void` and functions count as bytes, as with gcc.
     fn step(&self, at: usize, to: &CType) -> Result<u64, Fault> {
         match Self::at_fault(at, to.form())? {
             Form::Void | Form::Function => Ok(1),

@@ -58,7 +58,7 @@ impl<'a> Parser<'a> {
             .map_or(&Word::End, |(word, _)| word)
     }
 
-    /// Where the next word begins.
+    /// Offset of the next word.
     pub(super) fn at(&self) -> usize {
         self.words
             .get(self.next)
@@ -66,7 +66,7 @@ impl<'a> Parser<'a> {
             .map_or(0, |(_, at)| *at)
     }
 
-    /// What is written from a place up to the next word.
+    /// Text from a place up to the next word.
     pub(super) fn written_from(&self, at: usize) -> &'a str {
         self.text.get(at..self.at()).unwrap_or_default().trim_end()
     }

@@ -90,7 +90,7 @@ const VALUES: &[(&str, &str)] = &[
     ),
 ];
 
-/// What is printed of a value, up to what it holds, is the expression of it.
+/// The text before a printed value is the expression of it.
 #[test]
 fn what_is_printed_is_read_again() -> Test {
     let kernel = kernel()?;

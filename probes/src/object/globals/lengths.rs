@@ -7,7 +7,7 @@ use crate::object::ctype::Form;
 /// More bytes than any array that is looked through for its end has.
 const LARGEST: u64 = 1 << 20;
 
-/// How a length of `globals.h` is found that is neither a number nor an enumeration's constant.
+/// A rule for a length in `globals.h` that is neither a number nor an enumeration's constant.
 enum Rule {
     /// That of a member that is an array of the same length, times so many.
     Member(&'static str, &'static str, u32),
@@ -45,10 +45,10 @@ const RULES: &[(&str, Rule)] = &[
     ("TAINT_FLAGS_COUNT", Rule::Filled),
 ];
 
-/// What is known of the array whose length is asked for.
+/// Facts about the array whose length is asked for.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Length {
-    /// Where it lies.
+    /// Address.
     pub(super) at: GuestVirt,
     /// Bytes up to the next symbol: at most that long it is.
     pub(super) room: Option<u64>,
@@ -57,7 +57,7 @@ pub(super) struct Length {
 }
 
 impl Kernel {
-    /// What a length's word is here. `Some(None)` for the empty one; `None` where this kernel does not tell.
+    /// Finds the length that a word means here. `Some(None)` for the empty word; `None` if this kernel does not tell.
     pub(super) fn length(&self, word: &str, array: Length) -> Option<Option<u32>> {
         if word.is_empty() {
             return Some(None);
@@ -118,7 +118,7 @@ impl Kernel {
         }
     }
 
-    /// How many elements a member has that is an array.
+    /// Number of elements of a member that is an array.
     fn elements(&self, ty: &str, member: &str) -> Option<u32> {
         let (btf, id) = self.find_composite(ty).ok()?;
         let field = btf.member(id, member).ok()??;

@@ -1,8 +1,8 @@
-//! What a pcap-filter(7) expression means: a tree of tests on the packet's headers.
+//! A pcap-filter(7) expression as a tree of tests on the packet's headers.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use super::super::tuple::Tuple;
+use crate::kmod::tuple::Tuple;
 
 /// `IPPROTO_*` of the protocols that have ports, as pcap-filter sees it.
 const WITH_PORTS: [u8; 3] = [6, 17, 132];
@@ -21,7 +21,7 @@ pub(super) enum Test {
     Ip,
     Ip6,
     Arp,
-    /// Of IPv4 and of IPv6.
+    /// Protocol of IPv4 and of IPv6, by number.
     Protocol(u8),
     /// An address in this network; of IPv4 and ARP, or of IPv6.
     Net(Direction, Net),

@@ -1,4 +1,4 @@
-//! Which packets a capture is about.
+//! Packets that a capture is about.
 //!
 //! ```no_run
 //! # use probes::prelude::*;
@@ -28,16 +28,16 @@ use std::net::SocketAddr;
 use std::str::FromStr;
 
 use self::expression::{Direction, Expression, Net, Test};
-use super::ring::{self, Record};
-use super::tuple::Tuple;
 use crate::guest::Guest;
+use crate::kmod::ring::{self, Record};
+use crate::kmod::tuple::Tuple;
 use crate::object::Object;
 use crate::structures::offset_of;
 use crate::{Error, Result};
 
 /// `PROC_DYNAMIC_FIRST` (`fs/proc/generic.c`): no namespace has a lower inode number, and no task a higher pid.
 const FIRST_INUM: u32 = 0xf000_0000;
-/// Where `ip netns` keeps its names.
+/// Folder of the names of `ip netns`.
 const NAMED: &str = "/run/netns/";
 
 /// A network namespace, by one of its names.
@@ -77,7 +77,7 @@ impl From<&str> for Netns {
     }
 }
 
-/// Which packets are wanted; what is not set lets everything through.
+/// Conditions on packets; one that is not set lets everything through.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Filter {
     expression: Option<Expression>,
@@ -146,7 +146,7 @@ impl Filter {
         self
     }
 
-    /// What it means in this guest now.
+    /// Resolves it in this guest.
     pub(super) fn resolve(&self, guest: &Guest) -> Result<Wanted> {
         let netns = match &self.netns {
             Some(netns) => Some(netns.inum(guest)?),
@@ -244,7 +244,7 @@ impl Wanted {
             && self.mark.is_none()
     }
 
-    /// What the module can check: it lets through what passes here, and more.
+    /// The part that the module can check: it lets through what passes here, and more.
     pub(super) fn to_ring(&self) -> ring::Filter {
         let mut filter = ring::Filter::ANY;
         if let Some(expression) = &self.expression {
@@ -288,7 +288,7 @@ impl Wanted {
     }
 }
 
-/// What is seen of a packet at one place.
+/// Facts about a packet at one place.
 #[derive(Debug, Default)]
 pub(super) struct Seen<'a> {
     pub(super) netns: u32,
@@ -300,7 +300,7 @@ pub(super) struct Seen<'a> {
     /// anything before the skb has its protocol.
     pub(super) placed: bool,
     pub(super) packet: Cow<'a, [u8]>,
-    /// What the first fragments of datagrams say.
+    /// Ports of datagrams, by their first fragments.
     pub(super) datagrams: Option<&'a Datagrams>,
 }
 
@@ -343,7 +343,7 @@ impl<'a> Seen<'a> {
         }
     }
 
-    /// Who sends to whom; `None` where the bytes do not say.
+    /// Sender and receiver; `None` if the bytes do not say.
     pub(super) fn tuple(&self) -> Option<Tuple> {
         let mut tuple = self
             .placed

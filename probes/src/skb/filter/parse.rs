@@ -53,7 +53,7 @@ fn tokens(text: &str) -> Vec<(usize, &str)> {
     tokens
 }
 
-/// What stands before an address or a number.
+/// Words before an address or a number.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 struct Qualifiers {
     protocol: Option<Protocol>,
@@ -127,7 +127,7 @@ struct Parser<'a> {
     tokens: Vec<(usize, &'a str)>,
     at: usize,
     depth: usize,
-    /// What stood before the last value: it holds for a value alone, as in `port 80 or 443`.
+    /// Words before the last value: they hold for a value alone, as in `port 80 or 443`.
     last: Qualifiers,
 }
 

@@ -1,10 +1,10 @@
-//! What of an expression the module can check by itself, in the guest: its one 5-tuple. What is pushed down lets through
+//! The part of an expression that is pushed down to the module: its one 5-tuple. That part lets through
 //! at least what the expression does; the expression itself is evaluated on the host, on what came.
 
 use std::net::IpAddr;
 
-use super::super::ring::{self, EITHER_WAY};
 use super::expression::{Direction, Expression, Net, Test};
+use crate::kmod::ring::{self, EITHER_WAY};
 
 impl Expression {
     /// Fills the tuple of a filter with what every packet of this expression has.
@@ -84,7 +84,7 @@ impl Expression {
     }
 }
 
-/// What one direction names.
+/// Addresses and ports of one direction.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 struct Flow {
     protocol: u8,

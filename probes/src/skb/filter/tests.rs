@@ -1,7 +1,7 @@
 use proptest::prelude::*;
 
-use super::super::ring::{Context, Kind, PACKET, RECORD, commit};
 use super::*;
+use crate::kmod::ring::{Context, Kind, PACKET, RECORD, commit};
 
 /// A packet from 10.0.0.1 to 10.0.0.2.
 fn ipv4(protocol: u8, ports: (u16, u16)) -> Vec<u8> {

@@ -1,0 +1,84 @@
+//! The stdin channel: a cell asks its user for a line.
+
+use std::sync::atomic::Ordering;
+use std::sync::mpsc;
+use std::time::Duration;
+
+use jupyter_protocol::JupyterMessage;
+use jupyter_protocol::messaging::{InputRequest, JupyterMessageContent};
+use jupyter_zmq_client::{KernelStdinConnection, RuntimeError};
+use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
+
+use crate::{Input, Stop};
+
+/// How often a cell that waits for its user looks whether it is to stop.
+const LOOK: Duration = Duration::from_millis(20);
+
+type Question = (JupyterMessage, mpsc::Sender<String>);
+
+/// Asks the client.
+#[derive(Clone)]
+pub(crate) struct Asker(UnboundedSender<Question>);
+
+impl Asker {
+    pub(crate) fn start(mut socket: KernelStdinConnection) -> Self {
+        let (questions, mut waiting) = unbounded_channel::<Question>();
+        tokio::spawn(async move {
+            // The question that is open: its id, and who waits.
+            let mut open: Option<(String, mpsc::Sender<String>)> = None;
+            loop {
+                tokio::select! {
+                    // A question whose cell was stopped stays open until the next: nobody may ever answer it.
+                    question = waiting.recv() => {
+                        let Some((question, answer)) = question else {
+                            return;
+                        };
+                        let id = question.header.msg_id.clone();
+                        let sent = socket.send(question).await;
+                        open = sent.is_ok().then_some((id, answer));
+                    }
+                    reply = socket.read() => match reply {
+                        Ok(reply) => {
+                            // Jupyter's own client names no question.
+                            let stale = |id: &str| reply.parent_header.as_ref().is_some_and(|parent| parent.msg_id != id);
+                            if let JupyterMessageContent::InputReply(line) = &reply.content
+                                && let Some((_, answer)) = open.take_if(|(id, _)| !stale(id))
+                            {
+                                // A cell that was stopped waits no more.
+                                let _ = answer.send(line.value.clone());
+                            }
+                        }
+                        Err(RuntimeError::ZmqError(_)) => tokio::time::sleep(LOOK).await,
+                        Err(_) => {}
+                    },
+                }
+            }
+        });
+        Self(questions)
+    }
+
+    /// How the cell of `request` asks, until it is to stop.
+    pub(crate) fn input(&self, request: &JupyterMessage, stop: Stop) -> Input {
+        let (questions, request) = (self.0.clone(), request.clone());
+        let allowed =
+            matches!(&request.content, JupyterMessageContent::ExecuteRequest(e) if e.allow_stdin);
+        Box::new(move |prompt, password| {
+            let (answer, answered) = mpsc::channel();
+            let question = InputRequest {
+                prompt: prompt.to_owned(),
+                password,
+            }
+            .as_child_of(&request);
+            if !allowed || questions.send((question, answer)).is_err() {
+                return None;
+            }
+            loop {
+                match answered.recv_timeout(LOOK) {
+                    Ok(line) => return Some(line),
+                    Err(mpsc::RecvTimeoutError::Timeout) if !stop.load(Ordering::Relaxed) => {}
+                    Err(_) => return None,
+                }
+            }
+        })
+    }
+}

@@ -1,0 +1,158 @@
+//! The language of klab's cells: `%` lines and `%%` cells are commands, the rest is Rust.
+
+mod code;
+mod line;
+
+use std::time::Duration;
+
+use anyhow::Result;
+use klab_protocol::{
+    Bundle, Cell, CodeMirrorMode, Completeness, Completion, Info, Language, LanguageInfo, Match,
+    Outcome, Shown, Sink,
+};
+
+use crate::commands;
+use crate::session::Session;
+use line::Parts;
+
+/// How a cell of Python begins.
+const PYTHON: &str = "%%drgn";
+/// How a cell of the guest's shell begins.
+const SHELL: &str = "%%sh";
+/// How long drgn's process may take to say what is at the cursor.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// The cells of one kernel.
+#[derive(Debug)]
+pub(crate) struct Cells {
+    session: Session,
+}
+
+impl Cells {
+    /// Starts to get the session ready. What it says before the first cell goes to `background`.
+    ///
+    /// # Errors
+    ///
+    /// If the machine refuses a thread or a socket.
+    pub(crate) fn start(background: Sink) -> Result<Self> {
+        let session = Session::start(background)?;
+        Ok(Self { session })
+    }
+}
+
+impl Language for Cells {
+    fn info(&self) -> Info {
+        let version = env!("CARGO_PKG_VERSION");
+        Info {
+            implementation: "klab",
+            implementation_version: version,
+            language: LanguageInfo {
+                name: "rust".to_owned(),
+                version: env!("CARGO_PKG_RUST_VERSION").to_owned(),
+                mimetype: Some("text/rust".to_owned()),
+                file_extension: Some(".rs".to_owned()),
+                pygments_lexer: Some("rust".to_owned()),
+                codemirror_mode: Some(CodeMirrorMode::Simple("rust".to_owned())),
+                nbconvert_exporter: Some("script".to_owned()),
+            },
+            banner: format!(
+                "klab {version}: Rust cells that look into a live Linux kernel. `%help` lists the commands."
+            ),
+        }
+    }
+
+    fn execute(&self, cell: Cell) -> Outcome {
+        let parts = Parts::of(&cell.code);
+        let mut value = None;
+        let show = |value: Option<Bundle>| {
+            if let Some(data) = value {
+                (cell.show)(Shown::value(data));
+            }
+        };
+        for (line, body) in &parts.commands {
+            show(value.take());
+            let data = line::run(line, body, &cell.stop, &cell.show)?;
+            value = Some(data).filter(|data| !data.is_empty());
+        }
+        let Some(rust) = parts.rust else {
+            return Ok(value);
+        };
+        show(value);
+        let outcome = self.session.execute(rust, cell.show, cell.input);
+        outcome.map_err(|error| error.in_words(commands::in_a_cell))
+    }
+
+    fn complete(&self, code: &str, at: usize) -> Completion {
+        if let Some((start, line)) = command_line(code, at) {
+            return command(&line[..at - start], start);
+        }
+        match code.trim_start() {
+            body if body.starts_with(PYTHON) => python(code, at),
+            // Another body is not Rust either: the guest's shell reads it.
+            body if body.starts_with(SHELL) => Completion {
+                matches: Vec::new(),
+                replaced: at..at,
+            },
+            _ => self.session.complete(code.to_owned(), at),
+        }
+    }
+
+    fn inspect(&self, code: &str, at: usize) -> Option<Bundle> {
+        if let Some((start, line)) = command_line(code, at) {
+            let guest = commands::default_guest();
+            let text = commands::complete::inspect(line, at - start, &guest)?;
+            return Some(Bundle::from_iter([("text/plain".to_owned(), text.into())]));
+        }
+        self.session
+            .inspect(code.to_owned(), code::end_of_name(code, at))
+    }
+
+    fn is_complete(&self, code: &str) -> Completeness {
+        code::is_complete(code)
+    }
+
+    fn interrupt(&self) {
+        self.session.interrupter.interrupt();
+    }
+
+    fn shutdown(&self) {
+        self.session.interrupter.kill();
+    }
+}
+
+/// The `%` line that a place in a cell is on, and where it begins.
+fn command_line(code: &str, at: usize) -> Option<(usize, &str)> {
+    let start = code.get(..at)?.rfind('\n').map_or(0, |end| end + 1);
+    let line = code[start..].lines().next().unwrap_or_default();
+    let is_rust = || Parts::of(code).commands.is_empty();
+    (line.trim_start().starts_with('%') && !is_rust()).then_some((start, line))
+}
+
+/// What the words of a command may go on with.
+fn command(before: &str, start: usize) -> Completion {
+    let found = commands::complete::complete(before, &commands::default_guest());
+    let as_match = |(text, kind): (String, String)| Match {
+        text,
+        kind: Some(kind).filter(|kind| !kind.is_empty()),
+    };
+    Completion {
+        matches: found.matches.into_iter().map(as_match).collect(),
+        replaced: start + found.start..start + before.len(),
+    }
+}
+
+/// What drgn's Python knows, once it runs.
+fn python(code: &str, at: usize) -> Completion {
+    let before = code.get(..at).unwrap_or_default().to_owned();
+    let (answer, answered) = std::sync::mpsc::channel();
+    std::thread::spawn(move || answer.send(probes::drgn::complete(&before)));
+    let found = answered.recv_timeout(PATIENCE).ok();
+    let (matches, replaced) = found.flatten().unwrap_or_default();
+    Completion {
+        matches: matches
+            .into_iter()
+            .map(|text| Match { text, kind: None })
+            .collect(),
+        replaced: at.saturating_sub(replaced)..at,
+    }
+}

@@ -1,0 +1,335 @@
+//! What the words of a `%` line may go on with, and what is under its cursor: by the commands' own definitions and by what
+//! the guest has.
+
+use std::collections::BTreeSet;
+
+use clap::{Command, CommandFactory as _};
+use probes::Guest;
+use probes::readers::{Kind, Parameter, READERS, Reader};
+use serde_json::Value;
+
+use super::cli::Line;
+use super::source::attached;
+
+/// More are of no use to a reader.
+const MOST: usize = 200;
+
+/// What a part of a line may be replaced by.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Completed {
+    /// Where that part begins, in bytes; it ends at the cursor.
+    pub(crate) start: usize,
+    /// What it may be, and of what kind that is, as front ends show it.
+    pub(crate) matches: Vec<(String, String)>,
+}
+
+/// Completes the line, whose end is the cursor.
+pub(crate) fn complete(line: &str, default: &str) -> Completed {
+    let command_at = line.len() - line.trim_start().trim_start_matches('%').trim_start().len();
+    let (signs, rest) = line.split_at(command_at);
+    let start = line
+        .rfind(char::is_whitespace)
+        .map_or(command_at, |at| at + 1)
+        .max(command_at);
+    let word = &line[start..];
+    let cell = Line::command();
+    let (name, words) = rest.split_once(char::is_whitespace).unwrap_or((rest, ""));
+    let mut found = Vec::new();
+    if start == command_at && !rest.contains(char::is_whitespace) {
+        found = commands(&cell, word, signs.contains("%%"));
+        return Completed {
+            start,
+            matches: sorted(found),
+        };
+    }
+    let Some(command) = cell.find_subcommand(name) else {
+        return Completed::default();
+    };
+    if word.starts_with("--") {
+        let options = command.get_arguments().chain(cell.get_arguments());
+        let names =
+            options.filter_map(|option| Some((format!("--{}", option.get_long()?), option)));
+        found.extend(
+            names
+                .filter(|(name, _)| name.starts_with(word))
+                .map(|(name, option)| {
+                    let help = option.get_help().map(ToString::to_string);
+                    (name, help.unwrap_or_default())
+                }),
+        );
+    } else if command.has_subcommands() {
+        let below = command.get_subcommands();
+        let below = below.filter(|below| below.get_name().starts_with(word));
+        found.extend(below.map(|below| (below.get_name().to_owned(), about(below))));
+    } else {
+        let before: Vec<&str> = words[..words.len() - word.len()]
+            .split_whitespace()
+            .collect();
+        let named = before.iter().position(|word| *word == "--guest");
+        let guest = named
+            .and_then(|at| before.get(at + 1))
+            .copied()
+            .unwrap_or(default);
+        if let (Some((reader, parameter)), Ok(guest)) = (parameter(name, &before), attached(guest))
+        {
+            return values(&guest, reader, parameter, line, start);
+        }
+    }
+    Completed {
+        start,
+        matches: sorted(found),
+    }
+}
+
+/// What is under the cursor, which is at a byte of the line: a command's manual, an option's, else a symbol or a type.
+pub(crate) fn inspect(line: &str, at: usize, default: &str) -> Option<String> {
+    let is_part = |c: char| c.is_alphanumeric() || "_-:.>".contains(c);
+    let start = line
+        .get(..at)?
+        .rfind(|c| !is_part(c))
+        .map_or(0, |at| at + 1);
+    let end = line[at..]
+        .find(|c| !is_part(c))
+        .map_or(line.len(), |end| at + end);
+    let word = &line[start..end];
+    let mut cell = Line::command();
+    if line[..start]
+        .trim_matches(|c: char| c == '%' || c.is_whitespace())
+        .is_empty()
+    {
+        let command = cell.find_subcommand_mut(word)?;
+        return Some(
+            command
+                .render_long_help()
+                .to_string()
+                .replace("Usage: ", "Usage: %"),
+        );
+    }
+    let guest = attached(default).ok()?;
+    let named = guest
+        .symbols(word)
+        .map(|found| probes::view::View::text(&found));
+    let ty = || {
+        guest
+            .type_of(word)
+            .map(|found| probes::view::View::text(&found))
+    };
+    let value = || {
+        guest
+            .eval(word)
+            .map(|found| probes::view::View::text(&found))
+    };
+    named.or_else(|_| ty()).or_else(|_| value()).ok()
+}
+
+fn about(command: &Command) -> String {
+    command
+        .get_about()
+        .map(ToString::to_string)
+        .unwrap_or_default()
+}
+
+fn sorted(mut found: Vec<(String, String)>) -> Vec<(String, String)> {
+    found.sort();
+    found.dedup();
+    found
+}
+
+fn commands(cell: &Command, prefix: &str, with_body: bool) -> Vec<(String, String)> {
+    let mut found = Vec::new();
+    for command in cell
+        .get_subcommands()
+        .filter(|command| !command.is_hide_set())
+    {
+        if with_body && !["sh", "drgn", "kmod"].contains(&command.get_name()) {
+            continue;
+        }
+        let names = std::iter::once(command.get_name()).chain(command.get_visible_aliases());
+        let names = names.filter(|name| name.starts_with(prefix));
+        found.extend(names.map(|name| (name.to_owned(), about(command))));
+    }
+    found
+}
+
+/// The parameter that comes next, behind these words.
+fn parameter(command: &str, before: &[&str]) -> Option<(&'static Reader, &'static Parameter)> {
+    let readers = Reader::of_command(command);
+    if let Some(flag) = before.last().and_then(|word| word.strip_prefix("--")) {
+        let mut flagged = readers.iter().filter(|reader| reader.flags.contains(&flag));
+        let reader = *flagged.next()?;
+        let parameter = reader.parameters.iter().find(|one| one.name == flag)?;
+        return Some((reader, parameter));
+    }
+    // Behind a `--word` stands its value, but for those that have none.
+    let mut plain = 0;
+    let mut words = before.iter().peekable();
+    while let Some(word) = words.next() {
+        match word.strip_prefix("--") {
+            Some("code" | "json" | "") => {}
+            Some(_) => drop(words.next()),
+            None => plain += 1,
+        }
+    }
+    readers.iter().find_map(|reader| {
+        let is_plain = |one: &&Parameter| !reader.flags.contains(&one.name);
+        let mut all = reader.parameters.iter().filter(is_plain);
+        let last = all
+            .clone()
+            .last()
+            .filter(|one| reader.rest == Some(one.name));
+        all.nth(plain).or(last).map(|one| (*reader, one))
+    })
+}
+
+/// What a parameter may be in this guest.
+fn values(
+    guest: &Guest,
+    reader: &Reader,
+    parameter: &Parameter,
+    line: &str,
+    start: usize,
+) -> Completed {
+    let word = &line[start..];
+    let mut found = Vec::new();
+    match parameter.kind {
+        Kind::Pid => {
+            for task in guest.tasks().into_iter().flatten() {
+                found.push((task.pid.to_string(), task.comm.clone()));
+            }
+            found.retain(|(pid, _)| pid.starts_with(word));
+            // By number, not by its digits.
+            found.sort_by_key(|(pid, _)| pid.parse::<i32>().unwrap_or_default());
+            found.truncate(MOST);
+            return Completed {
+                start,
+                matches: found,
+            };
+        }
+        Kind::Text if reader.rest.is_none() => {
+            let names = listing(reader).and_then(|lists| names(guest, lists));
+            found.extend(
+                names
+                    .into_iter()
+                    .flatten()
+                    .map(|name| (name, String::new())),
+            );
+            found.retain(|(name, _)| name.starts_with(word));
+        }
+        _ if reader.method == "type_of" => found = types(guest, word),
+        _ => return expression(guest, line, start),
+    }
+    Completed {
+        start,
+        matches: sorted(found),
+    }
+}
+
+/// The reader that lists what another one shows one of: of the same command, or of its plural.
+fn listing(reader: &Reader) -> Option<&'static Reader> {
+    let plural = format!("{}s", reader.method);
+    READERS.iter().find(|other| {
+        let same = other.command == reader.command || other.method == plural;
+        same && other.parameters.is_empty()
+    })
+}
+
+fn names(guest: &Guest, lists: &Reader) -> Option<BTreeSet<String>> {
+    let value = lists.read(guest, &[]).ok()?.json().ok()?;
+    let named = |one: &Value| one.get("name").and_then(Value::as_str).map(str::to_owned);
+    Some(value.as_array()?.iter().filter_map(named).collect())
+}
+
+/// The names of an expression of C: a member behind `.` or `->`, else a symbol.
+fn expression(guest: &Guest, line: &str, start: usize) -> Completed {
+    let text = &line[start..];
+    let is_part = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    let name_at = text.rfind(|c| !is_part(c)).map_or(0, |at| at + 1);
+    let (before, name) = text.split_at(name_at);
+    let base = before
+        .strip_suffix('.')
+        .or_else(|| before.strip_suffix("->"));
+    let mut found = Vec::new();
+    if let Some(base) = base {
+        let base = base.trim_start_matches(['&', '*', '(']);
+        if let Ok(names) = guest.eval(base).and_then(|object| {
+            let target = object.deref();
+            target.unwrap_or(object).member_names()
+        }) {
+            found.extend(names.into_iter().map(|name| (name, "member".to_owned())));
+            found.retain(|(one, _)| one.starts_with(name));
+        }
+    } else if name.len() > 1
+        && let Ok(kernel) = guest.kernel()
+        && let Ok(symbols) = kernel.symbols()
+    {
+        let all = symbols
+            .iter()
+            .filter(|symbol| symbol.name.starts_with(name));
+        found.extend(
+            all.take(MOST)
+                .map(|symbol| (symbol.name, "symbol".to_owned())),
+        );
+    }
+    Completed {
+        start: start + name_at,
+        matches: sorted(found),
+    }
+}
+
+fn types(guest: &Guest, word: &str) -> Vec<(String, String)> {
+    let named = || -> probes::Result<Vec<(String, String)>> {
+        let kernel = guest.kernel()?;
+        let btf = kernel.btf()?;
+        let all = btf
+            .types()
+            .map(|ty| (ty.name().to_owned(), "type".to_owned()));
+        let all = all.filter(|(name, _)| name.starts_with(word));
+        Ok(all.take(MOST * 8).collect())
+    };
+    match word.len() {
+        0 | 1 => Vec::new(),
+        _ => named().unwrap_or_default(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn words(line: &str) -> Vec<String> {
+        let found = complete(line, "no-such-guest");
+        found.matches.into_iter().map(|(word, _)| word).collect()
+    }
+
+    #[test]
+    fn commands_and_their_options_need_no_guest() {
+        assert_eq!(words("%addr"), ["address-map"]);
+        assert_eq!(words(" %ps"), ["ps"]);
+        assert_eq!(words("%ps --gu"), ["--guest"]);
+        assert_eq!(words("%vtop --p"), ["--pid"]);
+        assert_eq!(words("%guest res"), ["reset", "resume"]);
+        assert_eq!(words("%%s"), ["sh"]);
+        assert!(words("%nosuch a").is_empty());
+    }
+
+    #[test]
+    fn the_parameter_is_the_one_that_comes_next() {
+        let next = |command, before: &[&str]| parameter(command, before).map(|(_, one)| one.name);
+        assert_eq!(next("mm", &[]), Some("pid"));
+        assert_eq!(next("mm", &["1"]), None);
+        assert_eq!(next("vtop", &["--pid"]), Some("pid"));
+        assert_eq!(next("vtop", &["--pid", "1"]), Some("address"));
+        assert_eq!(next("slab", &["--json"]), Some("cache"));
+        assert_eq!(next("p", &["1", "+"]), Some("expression"));
+        assert_eq!(next("path", &["/bin/sh"]), Some("pid"));
+    }
+
+    #[test]
+    fn a_command_under_the_cursor_is_its_manual() {
+        let text = inspect("%mm 1", 2, "no-such-guest").unwrap();
+        assert!(
+            text.contains("Usage: %address-map") && text.contains("Example"),
+            "{text}"
+        );
+    }
+}

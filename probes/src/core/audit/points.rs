@@ -1,0 +1,295 @@
+//! The places where code is hooked in, and the functions there.
+
+use super::HookPoint;
+use crate::core::trace;
+use crate::kernel::{Functions, Kernel};
+use crate::memory::GuestVirt;
+use crate::net::netfilter::Family;
+use crate::object::{Mirror, Object, Plan};
+use crate::structures::{chain, list_for_each_entry, offset_of};
+use crate::{Error, Listing, Result};
+
+/// Entries of one table, and namespaces and devices, that are read at most.
+const BOUND: u64 = 1 << 16;
+/// `MAX_HOOK_COUNT` of `net/netfilter/core.c`.
+const NF_HOOKS: u64 = 1024;
+/// System calls that a kernel may have, as far as we read.
+const SYSCALLS: u64 = 1024;
+/// Functions at one tracepoint.
+const PROBES: u64 = 1024;
+
+/// Netfilter's hooks of a network device.
+const OF_DEVICE: [&str; 2] = ["nf_hooks_ingress", "nf_hooks_egress"];
+/// Chains of notifiers, and the structure that each begins with.
+const CHAINS: &[(&str, &str)] = &[
+    ("die_chain", "struct atomic_notifier_head"),
+    ("inet6addr_chain", "struct atomic_notifier_head"),
+    ("inetaddr_chain", "struct blocking_notifier_head"),
+    ("keyboard_notifier_list", "struct atomic_notifier_head"),
+    ("module_notify_list", "struct blocking_notifier_head"),
+    ("netdev_chain", "struct raw_notifier_head"),
+    ("panic_notifier_list", "struct atomic_notifier_head"),
+    ("reboot_notifier_list", "struct blocking_notifier_head"),
+];
+/// Tables of operations that tell what there is, and their types.
+const OPERATIONS: &[(&str, &str)] = &[
+    ("proc_root_operations", "struct file_operations"),
+    ("proc_root_inode_operations", "struct inode_operations"),
+    ("tcp4_seq_ops", "struct seq_operations"),
+    ("tcp6_seq_ops", "struct seq_operations"),
+    ("udp_seq_ops", "struct seq_operations"),
+    ("udp6_seq_ops", "struct seq_operations"),
+    ("packet_seq_ops", "struct seq_operations"),
+    ("modules_op", "struct seq_operations"),
+];
+
+/// A function at a place.
+pub(super) type Point = (HookPoint, String, GuestVirt);
+
+/// All of them.
+pub(super) fn all(kernel: &Kernel) -> Listing<Point> {
+    type Read = fn(&Kernel, &mut Listing<Point>) -> Result<()>;
+    let mut points = Listing::new();
+    let reads: [(&str, Read); 7] = [
+        ("the interrupt vectors", idt),
+        ("sys_call_table", syscalls),
+        ("netfilter's hooks", netfilter),
+        ("ftrace and kprobes", ftrace_and_kprobes),
+        ("the tracepoints", tracepoints),
+        ("the chains of notifiers", notifiers),
+        ("the tables of operations", operations),
+    ];
+    for (what, read) in reads {
+        if let Err(error) = read(kernel, &mut points) {
+            points.miss(format!("{what}, from there on"), &error);
+        }
+    }
+    points
+}
+
+fn pointer(kernel: &Kernel, at: GuestVirt) -> Result<GuestVirt> {
+    kernel.read_u64(at).map(GuestVirt)
+}
+
+fn idt(kernel: &Kernel, points: &mut Listing<Point>) -> Result<()> {
+    let gates = crate::core::irq::gates(kernel)?;
+    points.missing.extend(gates.missing);
+    for gate in gates.items {
+        if gate.present {
+            let place = format!("vector {}", gate.vector);
+            points.items.push((HookPoint::Idt, place, gate.handler.at));
+        }
+    }
+    Ok(())
+}
+
+/// The table's length is in no symbol: it ends where the next one begins, or with what is no pointer.
+fn syscalls(kernel: &Kernel, points: &mut Listing<Point>) -> Result<()> {
+    let symbols = kernel.symbols()?;
+    let Some(table) = symbols.lookup("sys_call_table") else {
+        return Ok(());
+    };
+    let end = symbols.after(table).map_or(0, |end| end.0 - table.0);
+    for nr in 0..(end / 8).min(SYSCALLS) {
+        let function = pointer(kernel, table.offset(nr * 8))?;
+        if function.is_null() {
+            break;
+        }
+        let place = format!("sys_call_table[{nr}]");
+        points.items.push((HookPoint::Syscall, place, function));
+    }
+    Ok(())
+}
+
+fn netfilter(kernel: &Kernel, points: &mut Listing<Point>) -> Result<()> {
+    let head = kernel.symbol("net_namespace_list")?;
+    let list = offset_of(kernel, "struct net", "list")?;
+    let dev_list = offset_of(kernel, "struct net_device", "dev_list")?;
+    for net in list_for_each_entry(kernel, head, list).bound(BOUND as usize) {
+        let net = Object::at(kernel, "struct net", net?)?;
+        let inum = net.member("ns.inum")?.u64()?;
+        for family in Family::ALL {
+            let (hooks, count) = (family.member(), family.count(kernel)?);
+            if count == 0 {
+                continue;
+            }
+            let table = net.member(&format!("nf.{hooks}"))?;
+            for hook in 0..count {
+                let place = format!("netns {inum} {hooks}[{hook}]");
+                let table = table.index(hook as i64)?.pointer();
+                if let Err(error) = table.and_then(|at| entries(kernel, at, &place, points)) {
+                    points.miss(place, &error);
+                }
+            }
+        }
+        let devices = net.member("dev_base_head")?.address().unwrap_or_default();
+        for device in list_for_each_entry(kernel, devices, dev_list).bound(BOUND as usize) {
+            let device = Object::at(kernel, "struct net_device", device?)?;
+            for hooks in OF_DEVICE {
+                let table = match device.member(hooks) {
+                    Ok(table) => table,
+                    // Not in each configuration.
+                    Err(Error::NoMember { .. }) => continue,
+                    Err(error) => return Err(error),
+                };
+                let place = format!("netns {inum} {} {hooks}", device.member("name")?.string()?);
+                entries(kernel, table.pointer()?, &place, points)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The functions of a `struct nf_hook_entries`.
+fn entries(kernel: &Kernel, at: GuestVirt, place: &str, points: &mut Listing<Point>) -> Result<()> {
+    if at.is_null() {
+        return Ok(());
+    }
+    let c = "struct nf_hook_entries";
+    let count = kernel.read_u16(at.offset(offset_of(kernel, c, "num_hook_entries")?))?;
+    if u64::from(count) > NF_HOOKS {
+        return Err(Error::Broken {
+            what: "nf_hook_entries",
+            at,
+            why: format!("it claims {count} hooks"),
+        });
+    }
+    let first = at.offset(offset_of(kernel, c, "hooks")?);
+    let size = kernel.c_type("struct nf_hook_entry")?.size()?;
+    let hook = offset_of(kernel, "struct nf_hook_entry", "hook")?;
+    for index in 0..u64::from(count) {
+        let function = pointer(kernel, first.offset(index * size + hook))?;
+        points
+            .items
+            .push((HookPoint::Netfilter, place.to_owned(), function));
+    }
+    Ok(())
+}
+
+fn ftrace_and_kprobes(kernel: &Kernel, points: &mut Listing<Point>) -> Result<()> {
+    let functions = Functions::new(kernel);
+    for ops in trace::ops(kernel, &functions)?.into_items(&mut points.missing) {
+        points
+            .items
+            .push((HookPoint::Ftrace, ops.name.to_string(), ops.func.at));
+    }
+    for probe in trace::kprobes(kernel, &functions)?.into_items(&mut points.missing) {
+        if let Some(handler) = probe.handler {
+            points
+                .items
+                .push((HookPoint::Kprobe, probe.place.to_string(), handler.at));
+        }
+    }
+    Ok(())
+}
+
+#[derive(Debug, Mirror)]
+#[mirror(c = "struct tracepoint")]
+struct Tracepoint {
+    name: GuestVirt,
+    funcs: GuestVirt,
+}
+
+/// The kernel's own tracepoints, and those of modules: arrays of distances from each element to its tracepoint.
+fn tracepoints(kernel: &Kernel, points: &mut Listing<Point>) -> Result<()> {
+    let symbols = kernel.symbols()?;
+    let bounds = ["__start___tracepoints_ptrs", "__stop___tracepoints_ptrs"];
+    let mut arrays = Vec::new();
+    if let [Some(start), Some(end)] = bounds.map(|name| symbols.lookup(name)) {
+        arrays.push((start, end.0.wrapping_sub(start.0) / 4));
+    }
+    let head = kernel.symbol("modules")?;
+    let list = offset_of(kernel, "struct module", "list")?;
+    for module in list_for_each_entry(kernel, head, list).bound(BOUND as usize) {
+        let module = Object::at(kernel, "struct module", module?)?;
+        let count = module.member("num_tracepoints")?.u64()?;
+        if count > 0 {
+            arrays.push((module.member("tracepoints_ptrs")?.pointer()?, count));
+        }
+    }
+    let plan = Plan::<Tracepoint>::new(kernel)?;
+    let size = kernel.c_type("struct tracepoint_func")?.size()?;
+    for (first, count) in arrays {
+        if count > BOUND {
+            return Err(Error::TooLong {
+                what: "array of tracepoints",
+                at: first,
+                bound: BOUND as usize,
+            });
+        }
+        for index in 0..count {
+            let element = first.offset(index * 4);
+            let distance = i64::from(kernel.read_u32(element)? as i32);
+            let at = GuestVirt(element.0.wrapping_add_signed(distance));
+            let tracepoint = plan.load(at)?;
+            if tracepoint.funcs.is_null() {
+                continue;
+            }
+            let place = kernel.read_cstr(tracepoint.name, 256)?;
+            // They end with one without a function.
+            for nr in 0..=PROBES {
+                let function = pointer(kernel, tracepoint.funcs.offset(nr * size))?;
+                if function.is_null() {
+                    break;
+                }
+                if nr == PROBES {
+                    return Err(Error::TooLong {
+                        what: "array of a tracepoint's functions",
+                        at: tracepoint.funcs,
+                        bound: PROBES as usize,
+                    });
+                }
+                points
+                    .items
+                    .push((HookPoint::Tracepoint, place.clone(), function));
+            }
+        }
+    }
+    Ok(())
+}
+
+fn notifiers(kernel: &Kernel, points: &mut Listing<Point>) -> Result<()> {
+    let c = "struct notifier_block";
+    let (next, call) = (
+        offset_of(kernel, c, "next")?,
+        offset_of(kernel, c, "notifier_call")?,
+    );
+    for (symbol, head) in CHAINS {
+        let Some(at) = kernel.symbols()?.lookup(symbol) else {
+            continue;
+        };
+        let first = pointer(kernel, at.offset(offset_of(kernel, head, "head")?))?;
+        let blocks = Listing::walk(symbol, chain(kernel, first, next));
+        points.missing.extend(blocks.missing);
+        for block in blocks.items {
+            let function = pointer(kernel, block.offset(call))?;
+            points
+                .items
+                .push((HookPoint::Notifier, (*symbol).to_owned(), function));
+        }
+    }
+    Ok(())
+}
+
+/// Each pointer to a function in the tables.
+fn operations(kernel: &Kernel, points: &mut Listing<Point>) -> Result<()> {
+    for (symbol, c) in OPERATIONS {
+        let Some(at) = kernel.symbols()?.lookup(symbol) else {
+            continue;
+        };
+        let table = Object::at(kernel, c, at)?;
+        for name in table.member_names()? {
+            let member = table.member(&name)?;
+            // Not the owner, nor flags.
+            if !member.type_name().contains("(*)(") {
+                continue;
+            }
+            let function = member.pointer()?;
+            if !function.is_null() {
+                let place = format!("{symbol}.{name}");
+                points.items.push((HookPoint::Operations, place, function));
+            }
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,3 @@
+//! What the kernel's folders `drivers/` and `block/` have: devices, drivers, disks.
+
+pub mod device;

@@ -1,0 +1,29 @@
+//! What memory is used for.
+
+use super::MemInfo;
+use crate::view::{Align, Table, View, bytes};
+
+impl View for MemInfo {
+    fn text(&self) -> String {
+        meminfo(self).text()
+    }
+
+    fn html(&self) -> Option<String> {
+        meminfo(self).html()
+    }
+}
+
+fn meminfo(info: &MemInfo) -> Table {
+    use Align::{Left, Right};
+    let mut table = Table::new([("MEMORY", Left), ("KIB", Right), ("", Left)]);
+    for line in info.iter() {
+        let size = match line.name.starts_with("HugePages_") {
+            true => "pages".to_owned(),
+            false => bytes(line.value.saturating_mul(1024)),
+        };
+        table.row([line.name.to_owned(), line.value.to_string(), size]);
+    }
+    table
+}
+
+crate::displays!(MemInfo);

@@ -1,0 +1,156 @@
+//! Zones, and free blocks.
+
+use super::{Buddy, Zones};
+use crate::memory::PAGE_SIZE;
+use crate::view::{Align, Table, View, bytes};
+
+impl View for Zones {
+    fn text(&self) -> String {
+        zones(self).text() + "\n" + &per_cpu(self).text()
+    }
+
+    fn html(&self) -> Option<String> {
+        Some(zones(self).html()? + &per_cpu(self).html()?)
+    }
+}
+
+fn zones(nodes: &Zones) -> Table {
+    use Align::{Left, Right};
+    let columns = [
+        ("NODE", Right),
+        ("ZONE", Left),
+        ("START_PFN", Right),
+        ("SPANNED", Right),
+        ("PRESENT", Right),
+        ("MANAGED", Right),
+        ("FREE", Right),
+        ("MIN", Right),
+        ("LOW", Right),
+        ("HIGH", Right),
+        ("BOOST", Right),
+        ("PROTECTION", Left),
+    ];
+    let mut table = Table::new(columns);
+    let mut managed = 0u64;
+    for node in nodes.iter() {
+        for zone in &node.zones {
+            managed = managed.saturating_add(zone.managed);
+            let marks = &zone.watermarks;
+            let reserve: Vec<String> = zone.lowmem_reserve.iter().map(i64::to_string).collect();
+            let numbers = [
+                zone.start_pfn,
+                zone.spanned,
+                zone.present,
+                zone.managed,
+                zone.free,
+                marks.min,
+                marks.low,
+                marks.high,
+                marks.boost,
+            ];
+            let mut cells = vec![node.id.to_string(), zone.name.clone()];
+            cells.extend(numbers.map(|number| number.to_string()));
+            cells.push(reserve.join(" "));
+            table.row(cells);
+        }
+    }
+    let managed = bytes(managed.saturating_mul(PAGE_SIZE));
+    table.note(format!("in pages of 4 KiB; {managed} are managed"));
+    table
+}
+
+fn per_cpu(nodes: &Zones) -> Table {
+    use Align::{Left, Right};
+    let columns = [
+        ("NODE", Right),
+        ("ZONE", Left),
+        ("CPU", Right),
+        ("COUNT", Right),
+        ("HIGH", Right),
+        ("BATCH", Right),
+        ("THRESHOLD", Right),
+    ];
+    let mut table = Table::new(columns);
+    for node in nodes.iter() {
+        for zone in &node.zones {
+            for cpu in &zone.per_cpu {
+                table.row([
+                    node.id.to_string(),
+                    zone.name.clone(),
+                    cpu.cpu.to_string(),
+                    cpu.count.to_string(),
+                    cpu.high.to_string(),
+                    cpu.batch.to_string(),
+                    cpu.stat_threshold
+                        .map_or_else(String::new, |t| t.to_string()),
+                ]);
+            }
+        }
+    }
+    table.note("free pages that each CPU keeps, and how much it counts before it adds to the zone's counters");
+    table
+}
+
+impl View for Buddy {
+    fn text(&self) -> String {
+        free(self).text() + "\n" + &blocks(self).text()
+    }
+
+    fn html(&self) -> Option<String> {
+        Some(free(self).html()? + &blocks(self).html()?)
+    }
+}
+
+fn free(buddy: &Buddy) -> Table {
+    let orders = buddy.iter().map(|zone| zone.areas.len()).max().unwrap_or(0);
+    let orders: Vec<String> = (0..orders).map(|order| order.to_string()).collect();
+    let mut columns = vec![
+        ("NODE", Align::Right),
+        ("ZONE", Align::Left),
+        ("TYPE", Align::Left),
+    ];
+    columns.extend(orders.iter().map(|order| (&**order, Align::Right)));
+    let mut table = Table::new(columns);
+    let mut pages = 0u64;
+    for zone in buddy.iter() {
+        pages = pages.saturating_add(zone.free());
+        let head = [zone.node.to_string(), zone.zone.clone()];
+        let mut row = |name: &str, counts: Vec<u64>| {
+            let mut cells = head.to_vec();
+            cells.push(name.to_owned());
+            cells.extend(counts.iter().map(u64::to_string));
+            table.row(cells);
+        };
+        row("all", zone.areas.iter().map(|area| area.nr_free).collect());
+        for (i, ty) in buddy.types.iter().enumerate() {
+            let of = |i: usize| {
+                zone.areas
+                    .iter()
+                    .map(move |area| area.by_type.get(i).copied().unwrap_or(0))
+            };
+            if of(i).any(|count| count > 0) {
+                row(ty, of(i).collect());
+            }
+        }
+    }
+    table.note(format!(
+        "free blocks by order: a block of order n has 2^n pages; {} are free",
+        bytes(pages.saturating_mul(PAGE_SIZE))
+    ));
+    table
+}
+
+fn blocks(buddy: &Buddy) -> Table {
+    let mut columns = vec![("NODE", Align::Right), ("ZONE", Align::Left)];
+    columns.extend(buddy.types.iter().map(|ty| (&**ty, Align::Right)));
+    let mut table = Table::new(columns);
+    for zone in buddy.iter() {
+        let mut cells = vec![zone.node.to_string(), zone.zone.clone()];
+        cells.extend(zone.blocks.iter().map(u64::to_string));
+        table.row(cells);
+    }
+    table.note("pageblocks of 512 pages by what is to be allocated from them");
+    table
+}
+
+crate::displays!(Zones, Buddy);

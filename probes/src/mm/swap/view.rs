@@ -1,0 +1,52 @@
+//! Swap areas.
+
+use super::SwapAreas;
+use crate::memory::PAGE_SIZE;
+use crate::view::{Align, Table, View, bytes};
+
+impl View for SwapAreas {
+    fn text(&self) -> String {
+        swap(self).text()
+    }
+
+    fn html(&self) -> Option<String> {
+        swap(self).html()
+    }
+
+    fn missing(&self) -> Vec<crate::Missing> {
+        swap(self).missing()
+    }
+}
+
+fn swap(areas: &SwapAreas) -> Table {
+    use Align::{Left, Right};
+    let columns = [
+        ("AREA", Right),
+        ("SWAP_INFO_STRUCT", Left),
+        ("PATH", Left),
+        ("KIND", Left),
+        ("SIZE", Right),
+        ("USED", Right),
+        ("PRIORITY", Right),
+        ("", Left),
+    ];
+    let mut table = Table::new(columns);
+    for area in areas.iter() {
+        table.row([
+            area.number.to_string(),
+            area.at.to_string(),
+            area.path.clone(),
+            if area.device { "device" } else { "file" }.to_owned(),
+            bytes(area.pages.saturating_mul(PAGE_SIZE)),
+            bytes(area.used.saturating_mul(PAGE_SIZE)),
+            area.priority.to_string(),
+            if area.writable { "" } else { "being emptied" }.to_owned(),
+        ]);
+    }
+    let s = if areas.len() == 1 { "" } else { "s" };
+    table.note(format!("{} swap area{s}", areas.len()));
+    table.lacks(&areas.missing);
+    table
+}
+
+crate::displays!(SwapAreas);

@@ -1,0 +1,5 @@
+//! Address spaces as tables and pictures.
+
+mod heap;
+mod map;
+mod mm_struct;

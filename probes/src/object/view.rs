@@ -1,0 +1,75 @@
+//! Objects, definitions of types, symbols.
+
+use super::{NamedSymbol, NamedSymbols, Object};
+use crate::Listing;
+use crate::kernel::btf::Declaration;
+use crate::kernel::place;
+use crate::view::{View, clean, escape};
+
+/// Objects of one list, in its order.
+pub type Objects = Listing<Object>;
+
+impl View for Objects {
+    fn text(&self) -> String {
+        let lines = self.iter().map(|object| match object.address() {
+            Some(at) => format!("({} *){at}", object.type_name()),
+            None => object.type_name(),
+        });
+        lines.collect::<Vec<_>>().join("\n")
+    }
+}
+
+fn code(text: &str) -> Option<String> {
+    Some(format!(
+        "<pre style=\"line-height:1.3;margin:0\">{}</pre>",
+        text.lines().map(escape).collect::<Vec<_>>().join("\n")
+    ))
+}
+
+impl View for Object {
+    fn text(&self) -> String {
+        let text = self.to_string();
+        text.lines().map(clean).collect::<Vec<_>>().join("\n")
+    }
+
+    fn html(&self) -> Option<String> {
+        code(&self.to_string())
+    }
+}
+
+impl View for Declaration {
+    fn text(&self) -> String {
+        self.to_string()
+    }
+
+    fn html(&self) -> Option<String> {
+        code(&self.to_string())
+    }
+}
+
+fn line(symbol: &NamedSymbol) -> String {
+    let at = place(&symbol.name, symbol.offset, symbol.module.as_deref());
+    let ty = symbol.c_type.as_ref().map(|ty| format!(": {ty}"));
+    let choice = symbol.spelling.as_ref().map(|text| format!("  ({text})"));
+    let (ty, choice) = (ty.unwrap_or_default(), choice.unwrap_or_default());
+    format!("{} {at}{ty}{choice}", symbol.at)
+}
+
+impl View for NamedSymbols {
+    fn text(&self) -> String {
+        let lines = self.iter().map(line);
+        let lines = lines.chain(self.missing.iter().map(ToString::to_string));
+        lines.map(|line| clean(&line) + "\n").collect()
+    }
+
+    fn html(&self) -> Option<String> {
+        let lines = self.iter().map(line);
+        let lines = lines.chain(self.missing.iter().map(ToString::to_string));
+        let lines: String = lines.map(|line| escape(&line) + "\n").collect();
+        Some(format!(
+            "<pre style=\"line-height:1.3;margin:0\">{lines}</pre>"
+        ))
+    }
+}
+
+crate::displays!(Object, Objects, Declaration, NamedSymbols);
