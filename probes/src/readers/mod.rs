@@ -1,6 +1,6 @@
 //! Readers: what shows one value of a guest, under one name for all who ask for it.
 //!
-//! [`READERS`] is the one list of them ([`table`]). An entry is the method of [`Guest`], the command `klab NAME`, the line
+//! [`READERS`] is the one list of them (`readers/table.rs`). An entry is the method of [`Guest`], the command `klab NAME`, the line
 //! `%NAME` of a cell and what `--code` prints of it; the tests of readers (on dumps, on a guest whose memory lies, on damaged
 //! structures), the fuzz target and the tables of the documents are made from the same list.
 
