@@ -175,7 +175,7 @@ fn parameter(command: &str, before: &[&str]) -> Option<(&'static Reader, &'stati
         let mut all = reader.parameters.iter().filter(is_plain);
         let last = all
             .clone()
-            .last()
+            .next_back()
             .filter(|one| reader.rest == Some(one.name));
         all.nth(plain).or(last).map(|one| (*reader, one))
     })
