@@ -7,7 +7,7 @@ import subprocess
 
 import pytest
 
-from test_commands import LOOKS
+from test_commands import looks
 
 
 class Qmp:
@@ -57,12 +57,13 @@ def folder(run, guest):
 
 
 @pytest.fixture(scope="module")
-def truth(run, guest):
-    return [run(words[0], "--json", "--guest", guest, *words[1:]).stdout for words in LOOKS]
+def truth(run, guest, klab):
+    """Each command with its words, and what it shows of the guest itself."""
+    return [(words, run(words[0], "--json", "--guest", guest, *words[1:]).stdout) for words in looks(klab)]
 
 
 def check(run, truth, *source):
-    for words, expected in zip(LOOKS, truth):
+    for words, expected in truth:
         said = run(words[0], "--json", *source, *words[1:]).stdout
         if words[:2] == ["search", "--physical"]:
             # QEMU's own dumps have the firmware's memory too.

@@ -37,7 +37,7 @@ impl Accel {
             // ten); without cx16 the kernel does the same in software.
             //
             // While it boots, the kernel's code is patched hundreds of times (`smp_text_poke_batch_finish`,
-            // arch/x86/kernel/alternative.c:2810@v7.3): a breakpoint goes in, the rest, the first byte. QEMU 7.2 can
+            // `arch/x86/kernel/alternative.c:2810@v7.3.4`): a breakpoint goes in, the rest, the first byte. QEMU 7.2 can
             // keep a translation with the breakpoint when another thread translates meanwhile, and the kernel dies
             // of it ("Oops: int3" in `sched_clock_cpu`: 3 of 120 boots on a busy host, none of 120 on one thread).
             (Self::Tcg, false) => ["tcg,thread=single,tb-size=256", TCG_CPU],

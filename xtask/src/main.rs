@@ -3,7 +3,10 @@
 //! This program is the first thing a newcomer's machine compiles, so it uses the standard library and `anyhow` only.
 
 mod board;
+mod cites;
 mod clean;
+#[cfg(test)]
+mod documents;
 mod drgn;
 mod guests;
 mod lab;
@@ -16,6 +19,7 @@ mod python;
 mod stages;
 mod stamp;
 mod tally;
+mod tree;
 
 use std::process::ExitCode;
 
@@ -26,11 +30,12 @@ cargo xtask lab [--headless] [--no-browser]   set everything up, boot the guest,
                 --headless    execute the first lessons here and print what they show
                 --no-browser  print the address, open nothing
 cargo xtask test [STAGE..]                    run every test, or only these stages:
-                fmt clippy unit live drgn kernel stock notebooks
+                fmt clippy unit live drgn drgn-suite kernel stock notebooks
                 layouts: every structure and global, by BTF and by DWARF (fetches 350 MB)
-                drgn-suite: drgn's own tests of the kernel, on klab
                 drgn-dump: drgn's own tests on klab, and on a dump of the same guest (the same 350 MB)
                 matrix, or one kernel of vm/src/kernels/matrix.txt: the readers on each kernel
+cargo xtask cites [FOLDER..]                  hold the citations PATH:LINE@TAG against the kernel's source: what klab has
+                unpacked of it, and these folders, each a source of one version
 cargo xtask clean                             remove everything that was made";
 
 fn main() -> ExitCode {
@@ -58,6 +63,7 @@ fn run(words: &[&str]) -> Result<ExitCode> {
             lab.run()
         }
         ["test", names @ ..] => stages::run(names),
+        ["cites", folders @ ..] => cites::run(folders),
         ["clean"] => clean::run(),
         [] | ["help" | "-h" | "--help"] => {
             println!("{USAGE}");

@@ -1,4 +1,4 @@
-"""A guest with something in it for all tests. KLAB names the klab program under test."""
+"""A guest for each file of tests, so that none finds what another one has loaded, mounted or started. KLAB names the klab program under test."""
 
 import json
 import os
@@ -16,20 +16,20 @@ def klab():
     return program
 
 
-@pytest.fixture(scope="session")
-def guest(klab):
-    name = f"drgn-{os.getpid()}"
+@pytest.fixture(scope="module")
+def guest(klab, request):
+    name = f"{request.module.__name__.replace('_', '-')}-{os.getpid()}"
     subprocess.run([klab, "up", name], check=True)
     yield name
     subprocess.run([klab, "down", name], check=True)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def prog(guest):
     return package.program(guest)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def run(klab, guest):
     """Runs klab on the guest."""
 
@@ -40,13 +40,13 @@ def run(klab, guest):
     return run
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def sh(run, guest):
     """Runs a script in the guest."""
     return lambda script: run("run", guest, "--", "sh", "-c", script)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def klab_says(run):
     """What a command of klab's says of the guest."""
     return lambda *words: json.loads(run(*words, "--json"))

@@ -76,7 +76,7 @@ def test_a_module_that_was_just_loaded(here, prog, sh):
 
 
 @pytest.mark.parametrize("command", ["sys", "ps", "runq", "net", "vm 1", "files 1", "kmem -i", "kmem -s", "kmem -V", "irq", "timer", "log", "bt 2", "task 1"])
-def test_crashs_commands(prog, command):
+def test_crashs_commands(prog, still, command):
     with contextlib.redirect_stdout(io.StringIO()) as printed:
         run_command(prog, f"crash {command}")
     assert len(printed.getvalue()) > 50

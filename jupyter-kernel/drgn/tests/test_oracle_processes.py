@@ -31,9 +31,16 @@ sleep 1
 def here(prog, run, sh):
     """The names of drgn's own prompt, on a guest that is crowded and then held still."""
     sh(CROWD)
-    run("pause")
     drgn.set_default_prog(prog)
-    yield drgn.cli.default_globals(prog)
+    names = drgn.cli.default_globals(prog)
+    # A CPU that is stopped in the middle of a change of a run queue has its lock.
+    locked = True
+    while locked:
+        run("pause")
+        locked = any(names["cpu_rq"](cpu).member_("__lock").raw_lock.val.counter for cpu in names["for_each_online_cpu"](prog))
+        if locked:
+            run("resume")
+    yield names
     run("resume")
 
 

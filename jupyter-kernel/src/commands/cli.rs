@@ -1,11 +1,10 @@
-//! The commands, defined once for both faces: `klab ps` in a shell and `%ps` in a cell.
+//! The commands, defined once for both faces: `klab log` in a shell and `%log` in a cell.
 
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
-use probes::memory::GuestPhys;
 
-use super::read::{Place, Read};
+use super::look::Look;
 
 /// A Jupyter kernel and a command line that look into a live Linux kernel.
 #[derive(Debug, Parser)]
@@ -20,7 +19,7 @@ pub(crate) struct Shell {
 const SHELL_NOTE: &str = "\
 The guest that is meant where none is named is $KLAB_GUEST, else `default`.
 `klab COMMAND --help` is the command's manual, with an example. In a notebook the same commands
-are `%ps`, `%tree`, ...; `%help` lists them.";
+are `%tasks`, `%mm`, ...; `%help` lists them.";
 
 /// What a `%` line of a cell holds.
 #[derive(Debug, Parser)]
@@ -71,6 +70,9 @@ pub(crate) enum ShellCommand {
         #[arg(long, value_name = "VERSION")]
         kernel: Option<String>,
     },
+    /// List the commands that read, for programs
+    #[command(hide = true)]
+    Readers,
     /// Say what is there, what is missing and how to get it
     #[command(after_long_help = include_str!("manual/doctor.txt"))]
     Doctor,
@@ -99,238 +101,6 @@ pub(crate) enum LineCommand {
     Drgn(Drgn),
     /// List the commands of a cell
     Help,
-}
-
-/// Where a reading command looks.
-#[derive(Debug, Clone, Args)]
-pub(crate) struct Source {
-    /// The guest to look into [default: $KLAB_GUEST, else `default`]
-    #[arg(long, value_name = "NAME")]
-    pub(crate) guest: Option<String>,
-    /// Look into a dump of a guest's memory instead: an ELF core or a kdump file (`klab dump`, QEMU's `dump-guest-memory`)
-    #[arg(long, value_name = "FILE", conflicts_with = "guest")]
-    pub(crate) core: Option<PathBuf>,
-    /// Show the kernel whose VMCOREINFO is at this physical address [default: where several are in memory, the one that
-    /// the CPUs run]
-    #[arg(long, value_name = "ADDRESS", value_parser = physical)]
-    pub(crate) kernel_at: Option<GuestPhys>,
-    /// Print the Rust cell that does the same
-    #[arg(long)]
-    pub(crate) code: bool,
-}
-
-/// A physical address, in hexadecimal.
-fn physical(text: &str) -> Result<GuestPhys, String> {
-    u64::from_str_radix(text.strip_prefix("0x").unwrap_or(text), 16)
-        .map(GuestPhys)
-        .map_err(|_| "a physical address is hexadecimal: 0x5865a000".to_owned())
-}
-
-/// The commands that read a guest's memory.
-#[derive(Debug, Subcommand)]
-pub(crate) enum Look {
-    #[command(flatten)]
-    Read(Read),
-    /// Print the kernel stacks of tasks, frame by frame, by the ORC tables
-    #[command(after_long_help = include_str!("manual/stack.txt"))]
-    Stack {
-        /// Only this task [default: all that sleep, and while the guest is paused what its CPUs run]
-        pid: Option<i32>,
-        #[command(flatten)]
-        source: Source,
-    },
-    /// Translate a virtual address, page table by page table
-    #[command(after_long_help = include_str!("manual/vtop.txt"))]
-    Vtop {
-        /// The address in hexadecimal, a symbol, or a C expression that gives an address
-        address: Place,
-        /// Walk the page tables of this process instead of the kernel's
-        #[arg(long)]
-        pid: Option<i32>,
-        #[command(flatten)]
-        source: Source,
-    },
-    /// Say what is at an address: symbol, stack, slab object, page, mapping, .., the whole chain
-    #[command(after_long_help = include_str!("manual/what.txt"))]
-    What {
-        /// The address in hexadecimal, a symbol, or a C expression that gives an address
-        address: Place,
-        /// It is an address of this process instead of the kernel's
-        #[arg(long)]
-        pid: Option<i32>,
-        #[command(flatten)]
-        source: Source,
-    },
-    /// Search memory for bytes, values, pointers, text or a regular expression
-    #[command(after_long_help = include_str!("manual/search.txt"))]
-    Search(SearchFor),
-    /// List the slab caches, or show one with its objects
-    #[command(after_long_help = include_str!("manual/slab.txt"))]
-    Slab {
-        /// Only this cache, with what CPUs and nodes keep of it and its objects in use
-        cache: Option<String>,
-        #[command(flatten)]
-        source: Source,
-    },
-    /// Look a symbol up by name, or find the one that holds an address
-    #[command(after_long_help = include_str!("manual/sym.txt"))]
-    Sym {
-        /// The name, or the address with 0x
-        what: String,
-        #[command(flatten)]
-        source: Source,
-    },
-    /// Print a type as the kernel's BTF has it: members, offsets, sizes, holes
-    #[command(after_long_help = include_str!("manual/struct.txt"))]
-    Struct {
-        /// The type in C: `task_struct`, `struct list_head`, `pid_t`
-        #[arg(required = true, num_args = 1..)]
-        ty: Vec<String>,
-        #[command(flatten)]
-        source: Source,
-    },
-    /// Evaluate a C expression on the kernel's memory and print the value
-    #[command(after_long_help = include_str!("manual/p.txt"))]
-    P {
-        /// The expression: `init_task.mm`, `((struct task_struct *)0xffff...)->comm`
-        #[arg(required = true, num_args = 1..)]
-        expression: Vec<String>,
-        #[command(flatten)]
-        source: Source,
-    },
-    /// Walk the list that starts at a `struct list_head`
-    #[command(after_long_help = include_str!("manual/list.txt"))]
-    List {
-        /// An expression that gives the list's head: `init_task.tasks`, `modules`
-        #[arg(required = true, num_args = 1..)]
-        expression: Vec<String>,
-        /// Show each node as the structure that holds it: `task_struct.tasks`
-        #[arg(long, value_name = "TYPE.MEMBER")]
-        of: Option<String>,
-        /// Members of that structure to show: `pid,comm`
-        #[arg(long, value_name = "MEMBERS", value_delimiter = ',', requires = "of")]
-        show: Vec<String>,
-        #[command(flatten)]
-        source: Source,
-    },
-    /// Show the way of each packet through the kernel while a command runs in the guest
-    #[command(after_long_help = include_str!("manual/skb.txt"))]
-    Skb {
-        /// The functions to hook: `path`, `all`, or names with commas between them
-        #[arg(long, value_name = "path|all|NAMES", default_value = "path")]
-        profile: String,
-        #[command(flatten)]
-        filter: PacketFilter,
-        /// Only packets whose description has this in it: `10.1.0.2`, `UDP`, `echo request`
-        #[arg(long, value_name = "TEXT")]
-        about: Option<String>,
-        /// Show messages of netlink and unix sockets, too, which never leave the machine
-        #[arg(long)]
-        all_families: bool,
-        /// Write the packets at each station into a file for Wireshark, too
-        #[arg(long, value_name = "FILE")]
-        pcapng: Option<PathBuf>,
-        #[command(flatten)]
-        source: Source,
-        /// The command and its arguments
-        #[arg(required = true, allow_hyphen_values = true, trailing_var_arg = true)]
-        command: Vec<String>,
-    },
-}
-
-/// Which packets a capture is about.
-#[derive(Debug, Clone, Args)]
-pub(crate) struct PacketFilter {
-    /// Record only packets of a pcap-filter expression: `tcp port 80 and not host 10.0.0.7`
-    #[arg(long, value_name = "EXPRESSION")]
-    pub(crate) filter: Option<String>,
-    /// .. that pass a network device of this name
-    #[arg(long, value_name = "NAME")]
-    pub(crate) interface: Option<String>,
-    /// .. in this network namespace: that of a task, or as `ip netns` calls it, or by its inode number
-    #[arg(long, value_name = "PID|NAME|INODE")]
-    pub(crate) netns: Option<String>,
-    /// .. with this mark, of which the bits of the mask count
-    #[arg(long, value_name = "MARK[/MASK]", value_parser = mark)]
-    pub(crate) mark: Option<(u32, u32)>,
-}
-
-/// `1`, `0x10/0xff`.
-fn mark(text: &str) -> Result<(u32, u32), String> {
-    let number = |text: &str| {
-        let number = match text.strip_prefix("0x") {
-            Some(digits) => u32::from_str_radix(digits, 16),
-            None => text.parse(),
-        };
-        number.map_err(|_| "write a mark as 1, 0x10 or 0x10/0xff".to_owned())
-    };
-    match text.split_once('/') {
-        Some((mark, mask)) => Ok((number(mark)?, number(mask)?)),
-        None => Ok((number(text)?, u32::MAX)),
-    }
-}
-
-impl Look {
-    /// Where it looks.
-    pub(crate) const fn source(&self) -> &Source {
-        match self {
-            Self::Read(read) => read.source(),
-            Self::Stack { source, .. }
-            | Self::Vtop { source, .. }
-            | Self::Slab { source, .. }
-            | Self::What { source, .. }
-            | Self::Search(SearchFor { source, .. })
-            | Self::Sym { source, .. }
-            | Self::Struct { source, .. }
-            | Self::P { source, .. }
-            | Self::List { source, .. }
-            | Self::Skb { source, .. } => source,
-        }
-    }
-}
-
-/// What to search for, and where.
-#[derive(Debug, Args)]
-pub(crate) struct SearchFor {
-    /// What to search for
-    pub(crate) needle: String,
-    /// What it is [default: u64 for a number in hexadecimal with 0x, else text]
-    #[arg(long = "as", value_name = "KIND")]
-    pub(crate) kind: Option<NeedleKind>,
-    /// With `--as pointer`: pointers into so many bytes from the address on
-    #[arg(long, value_name = "BYTES", default_value_t = 1)]
-    pub(crate) into: u64,
-    /// Search all of physical memory instead of what the kernel has mapped
-    #[arg(long, conflicts_with = "pid")]
-    pub(crate) physical: bool,
-    /// Search the memory of this process instead
-    #[arg(long)]
-    pub(crate) pid: Option<i32>,
-    /// Only at multiples of so many bytes [default: its size for values and pointers, else 1]
-    #[arg(long, value_name = "BYTES")]
-    pub(crate) aligned: Option<u64>,
-    /// End after so many hits
-    #[arg(long, value_name = "HITS", default_value_t = 20)]
-    pub(crate) limit: usize,
-    #[command(flatten)]
-    pub(crate) source: Source,
-}
-
-/// What a needle of a search is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-pub(crate) enum NeedleKind {
-    /// Text
-    Text,
-    /// Bytes in hexadecimal
-    Bytes,
-    /// A 32-bit number
-    U32,
-    /// A 64-bit number
-    U64,
-    /// Pointers to an address: in hexadecimal, a symbol, or a C expression
-    Pointer,
-    /// A regular expression on bytes
-    Regex,
 }
 
 /// The commands that start, stop and hold a guest.

@@ -3,14 +3,26 @@
 use anyhow::{Result, bail};
 use clap::error::ErrorKind;
 use clap::{CommandFactory, Parser};
+use probes::readers::Reader;
 
 use super::cli::{Line, LineCommand};
-use super::{Context, Output, drgn, inside, kmod, look, machine};
+use super::{Context, Output, drgn, inside, kmod, machine};
 
-/// Commands whose argument is C or Python, which has quotes and dashes of its own.
-const TAKES_C: [&str; 3] = ["p", "list", "drgn"];
-/// Options with a value among those of [`TAKES_C`].
-const VALUED: [&str; 4] = ["--guest", "--core", "--of", "--show"];
+/// Options with a value, of every command that reads.
+const VALUED: [&str; 3] = ["guest", "core", "kernel-at"];
+
+/// The names of a command's options that have a value, where its argument is C or Python, which has quotes and dashes of its
+/// own.
+fn options_before_c(command: &str) -> Option<Vec<&'static str>> {
+    let takes_c = |reader: &&'static Reader| reader.rest.is_some();
+    let reader = Reader::of_command(command).into_iter().find(takes_c);
+    let own = match reader {
+        Some(reader) => reader.flags,
+        None if command == "drgn" => &[],
+        None => return None,
+    };
+    Some(VALUED.iter().chain(own).copied().collect())
+}
 
 /// Runs the command of one `%` line; `body` is what follows a `%%` line. The signs may be there or not.
 ///
@@ -35,7 +47,7 @@ pub(crate) fn run_line(line: &str, body: &str, cx: &mut Context<'_>) -> Result<O
         );
     }
     let output = match parsed.command {
-        LineCommand::Look(command) => look::run(&command, cx),
+        LineCommand::Look(command) => command.run(cx),
         LineCommand::Guest { command } => machine::run(&command, cx),
         LineCommand::Kmod(what) => kmod::cell(&what, body, cx),
         LineCommand::Sh(sh) => inside::sh(&sh, body, cx),
@@ -52,13 +64,17 @@ pub(crate) fn run_line(line: &str, body: &str, cx: &mut Context<'_>) -> Result<O
 /// Splits a line into words: as a shell does, but for C, which is kept as it was written.
 fn split(line: &str) -> Result<Vec<String>> {
     let (name, rest) = line.split_once(char::is_whitespace).unwrap_or((line, ""));
-    if !TAKES_C.contains(&name) {
+    let Some(valued) = options_before_c(name) else {
         return match shlex::split(line) {
             Some(words) if !words.is_empty() => Ok(words),
             Some(_) => bail!("a command is missing after `%`: `%help` lists them"),
             None => bail!("a quote is not closed in `%{line}`"),
         };
-    }
+    };
+    let is_valued = |word: &str| {
+        let name = word.strip_prefix("--");
+        name.is_some_and(|name| valued.contains(&name))
+    };
     let (mut options, mut rest) = (vec![name.to_owned()], rest.trim().to_owned());
     // Options stand before or after the expression, never within.
     while let Some(word) = rest
@@ -68,7 +84,7 @@ fn split(line: &str) -> Result<Vec<String>> {
         .map(str::to_owned)
     {
         rest = rest[word.len()..].trim_start().to_owned();
-        let valued = VALUED.contains(&word.as_str());
+        let valued = is_valued(&word);
         options.push(word);
         if valued && let Some(value) = rest.split_whitespace().next().map(str::to_owned) {
             rest = rest[value.len()..].trim_start().to_owned();
@@ -79,7 +95,7 @@ fn split(line: &str) -> Result<Vec<String>> {
     let mut end = rest.len();
     loop {
         let take = match words.as_slice() {
-            [.., option, _] if VALUED.contains(option) => 2,
+            [.., option, _] if is_valued(option) => 2,
             [.., option] if option.starts_with("--") => 1,
             _ => break,
         };
@@ -242,12 +258,12 @@ mod tests {
             .unwrap()
             .text;
         for name in [
-            "%ps",
-            "%mm PID",
+            "%tasks",
+            "%address-map PID",
             "%vtop ADDRESS",
             "%guest up|status|",
             "%%sh",
-            "%p EXPRESSION",
+            "%eval EXPRESSION",
         ] {
             assert!(text.contains(name), "{name} is not in\n{text}");
         }
@@ -258,13 +274,13 @@ mod tests {
         let text = run_line("%mm --help", "", &mut context(&mut |_, _| {}))
             .unwrap()
             .text;
-        assert!(text.contains("Usage: %mm "), "{text}");
+        assert!(text.contains("Usage: %address-map "), "{text}");
     }
 
     #[test]
     fn a_body_belongs_to_sh_alone() {
         let mut sink = |_, _: &[u8]| {};
-        let error = run_line("%%ps", "let x = 1;", &mut context(&mut sink)).unwrap_err();
+        let error = run_line("%%tasks", "let x = 1;", &mut context(&mut sink)).unwrap_err();
         assert!(error.to_string().contains("takes no body"));
     }
 }

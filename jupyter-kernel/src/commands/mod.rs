@@ -1,18 +1,17 @@
-//! The commands that need no compiler: one definition for `klab ps` in a shell and for `%ps` in a cell.
+//! The commands that need no compiler: one definition for `klab log` in a shell and for `%log` in a cell.
 //!
 //! [`main`] is the shell's face, [`run_line`] the cell's. Both parse with clap ([`cli`]) and give the same
 //! [`Output`]: text, HTML, SVG and JSON of one value.
 //!
 //! ```text
 //! $ klab up
-//! $ klab ps
+//! $ klab tasks
 //! $ klab run default -- uname -r
 //! $ klab p 'init_task.comm'
 //! ```
 
 mod bench;
 mod cli;
-mod code;
 mod copy;
 mod doctor;
 mod drgn;
@@ -21,12 +20,15 @@ mod kmod;
 mod line;
 mod look;
 mod machine;
+mod manual;
 mod output;
 mod progress;
 mod read;
 mod record;
 mod search;
 mod signals;
+mod skb;
+mod source;
 mod vmlinux;
 mod words;
 
@@ -100,9 +102,8 @@ fn run(shell: Shell, caught: &Caught) -> Result<Output> {
     };
     match &shell.command {
         // Jupyter's own server, and a prompt of Python's: they have their own ways. A recording ends, and is shown.
-        ShellCommand::Setup(_)
-        | ShellCommand::Drgn(_)
-        | ShellCommand::Look(cli::Look::Skb { .. }) => {}
+        ShellCommand::Setup(_) | ShellCommand::Drgn(_) | ShellCommand::Look(look::Look::Skb(_)) => {
+        }
         _ => caught.watch(&cx.interrupt)?,
     }
     match shell.command {
@@ -112,11 +113,12 @@ fn run(shell: Shell, caught: &Caught) -> Result<Output> {
                 true => Face::Json.only(),
                 false => Face::Text.only(),
             }
-            look::run(&command, &mut cx)
+            command.run(&mut cx)
         }
         ShellCommand::Machine(command) => machine::run(&command, &mut cx),
         ShellCommand::Kmod { command } => kmod::run(&command, &mut cx),
         ShellCommand::Vmlinux { kernel } => vmlinux::run(kernel.as_deref(), &mut cx),
+        ShellCommand::Readers => read::listed(),
         ShellCommand::Doctor => doctor::run(),
         ShellCommand::Bench(what) => bench::run(&what, &mut cx),
         ShellCommand::Setup(setup) => {

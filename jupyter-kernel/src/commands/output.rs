@@ -4,6 +4,7 @@ use std::io::{ErrorKind, Write};
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, OnceLock};
 
+use probes::readers::Shown;
 use serde::Serialize;
 use serde_json::Value;
 use signal_hook::consts::SIGINT;
@@ -63,6 +64,27 @@ impl Output {
                 false => Value::Null,
             },
             ..Self::default()
+        })
+    }
+
+    /// All faces of one value that are wanted. Where something of it could not be read, the exit code is 1.
+    pub(crate) fn of(value: &dyn Shown) -> anyhow::Result<Self> {
+        let mut text = match Face::Text.is_wanted() {
+            true => value.text(),
+            false => String::new(),
+        };
+        if !text.is_empty() && !text.ends_with('\n') {
+            text.push('\n');
+        }
+        Ok(Self {
+            text,
+            html: if Face::all() { value.html() } else { None },
+            svg: if Face::all() { value.svg() } else { None },
+            json: match Face::Json.is_wanted() {
+                true => value.json()?,
+                false => Value::Null,
+            },
+            code: u8::from(!value.missing().is_empty()),
         })
     }
 

@@ -5,22 +5,66 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
+use clap::Args;
 use probes::guest::Guest;
 use probes::memory::GuestVirt;
+use probes::readers::Argument as _;
 use probes::search::{Needle, Search};
 use vm::Progress as _;
 
-use super::cli::{NeedleKind, SearchFor};
-use super::look::{address, shown};
 use super::output::{Context, Output};
 use super::progress::Shown;
-use super::read::{Argument as _, Place};
+use super::source::Source;
 
 /// For how long nothing is said.
 const QUIET: Duration = Duration::from_millis(500);
 
+/// What to search for, and where.
+#[derive(Debug, Args)]
+pub(crate) struct SearchFor {
+    /// What to search for
+    needle: String,
+    /// What it is [default: u64 for a number in hexadecimal with 0x, else text]
+    #[arg(long = "as", value_name = "KIND")]
+    kind: Option<NeedleKind>,
+    /// With `--as pointer`: pointers into so many bytes from the address on
+    #[arg(long, value_name = "BYTES", default_value_t = 1)]
+    into: u64,
+    /// Search all of physical memory instead of what the kernel has mapped
+    #[arg(long, conflicts_with = "pid")]
+    physical: bool,
+    /// Search the memory of this process instead
+    #[arg(long)]
+    pid: Option<i32>,
+    /// Only at multiples of so many bytes [default: its size for values and pointers, else 1]
+    #[arg(long, value_name = "BYTES")]
+    aligned: Option<u64>,
+    /// End after so many hits
+    #[arg(long, value_name = "HITS", default_value_t = 20)]
+    limit: usize,
+    #[command(flatten)]
+    pub(super) source: Source,
+}
+
+/// What a needle of a search is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum NeedleKind {
+    /// Text
+    Text,
+    /// Bytes in hexadecimal
+    Bytes,
+    /// A 32-bit number
+    U32,
+    /// A 64-bit number
+    U64,
+    /// Pointers to an address: in hexadecimal, a symbol, or a C expression
+    Pointer,
+    /// A regular expression on bytes
+    Regex,
+}
+
 /// Searches.
-pub(crate) fn run(what: &SearchFor, guest: &Guest, cx: &mut Context<'_>) -> Result<Output> {
+pub(super) fn run(what: &SearchFor, guest: &Guest, cx: &mut Context<'_>) -> Result<Output> {
     let search = search(what, guest)?;
     let interrupt = std::sync::Arc::clone(&cx.interrupt);
     let hits = {
@@ -39,11 +83,11 @@ pub(crate) fn run(what: &SearchFor, guest: &Guest, cx: &mut Context<'_>) -> Resu
             }
         })?
     };
-    shown(&hits)
+    Output::of(&hits)
 }
 
 fn kind(what: &SearchFor) -> NeedleKind {
-    let number = what.needle.starts_with("0x") && address(&what.needle).is_some();
+    let number = what.needle.starts_with("0x") && GuestVirt::parse(&what.needle).is_some();
     what.kind.unwrap_or(if number {
         NeedleKind::U64
     } else {
@@ -71,7 +115,7 @@ fn search(what: &SearchFor, guest: &Guest) -> Result<Search> {
         ),
         NeedleKind::U64 => Needle::U64(number(text)?),
         NeedleKind::Pointer => {
-            let at: GuestVirt = Place::from(text).resolve(guest)?;
+            let at: GuestVirt = GuestVirt::read(Some(text), guest)?;
             Needle::pointer_into(at, what.into)
         }
         NeedleKind::Regex => Needle::regex(text),
@@ -90,7 +134,7 @@ fn search(what: &SearchFor, guest: &Guest) -> Result<Search> {
 }
 
 /// The cell.
-pub(crate) fn code(what: &SearchFor, guest: &str) -> Result<String> {
+pub(super) fn code(what: &SearchFor, guest: &str) -> Result<String> {
     let text = &*what.needle;
     let needle = match kind(what) {
         NeedleKind::Text => format!("Needle::text({text:?})"),
@@ -98,7 +142,7 @@ pub(crate) fn code(what: &SearchFor, guest: &str) -> Result<String> {
         NeedleKind::U32 => format!("Needle::U32({:#x})", number(text)?),
         NeedleKind::U64 => format!("Needle::U64({:#x})", number(text)?),
         NeedleKind::Pointer => {
-            let at = Place::from(text).literal(guest);
+            let at = GuestVirt::literal(Some(text), guest);
             match what.into {
                 1 => format!("Needle::pointer({at})"),
                 bytes => format!("Needle::pointer_into({at}, {bytes})"),

@@ -1,4 +1,4 @@
-//! The words of where a sentence is read. The library writes `klab ps` for the command; a notebook has it as `%ps`. It
+//! The words of where a sentence is read. The library writes `klab tasks` for the command; a notebook has it as `%tasks`. It
 //! writes `guest.paused(..)` for the way to a still guest; a shell has `klab pause`.
 
 use clap::CommandFactory as _;
@@ -41,9 +41,9 @@ mod tests {
 
     #[test]
     fn each_reader_has_its_own_words() {
-        let said = "there is no task with pid 7: `klab ps` lists those there are";
+        let said = "there is no task with pid 7: `klab tasks` lists those there are";
         assert_eq!(in_a_shell(said), said);
-        let cell = "there is no task with pid 7: `%ps` lists those there are";
+        let cell = "there is no task with pid 7: `%tasks` lists those there are";
         assert_eq!(in_a_cell(said), cell);
         let machine = "`klab up x` starts it; `klab nf-hooks`, `klab sym NAME`";
         assert_eq!(

@@ -168,7 +168,7 @@ mod tests {
         // The wish came while it ran, and it ran to its end all the same.
         let stop = Arc::new(AtomicBool::new(true));
         let data = run("%help", "", &stop, &sink).unwrap();
-        assert!(data["text/plain"].as_str().unwrap().contains("%ps"));
+        assert!(data["text/plain"].as_str().unwrap().contains("%tasks"));
         let failed = run("%nosuch", "", &stop, &sink).unwrap_err();
         assert_eq!(failed.ename, "Error");
         let stopped = vm::Error::Interrupted("stopped: nothing was loaded".to_owned());

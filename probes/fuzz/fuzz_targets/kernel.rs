@@ -6,6 +6,7 @@ use std::sync::{Arc, LazyLock};
 use libfuzzer_sys::fuzz_target;
 use probes::Guest;
 use probes::kernel::FakeKernel;
+use probes::readers::READERS;
 use probes::memory::{FakeMemory, GuestPhys, GuestVirt, PhysMemory as _};
 
 static RAM: LazyLock<Vec<u8>> = LazyLock::new(|| {
@@ -41,6 +42,11 @@ fuzz_target!(|bytes: &[u8]| {
     let _ = kernel.symbol("jiffies").and_then(|at| kernel.read_u64(at));
     let _ = kernel.symbol_at(GuestVirt(0xffff_ffff_8100_0000));
     let _ = kernel.btf();
-    let _ = guest.tasks();
     let _ = guest.page_walk(GuestVirt(0xffff_ffff_8100_0000));
+    for reader in READERS {
+        for sample in reader.samples {
+            let read = reader.words(sample).and_then(|words| reader.read(&guest, &words));
+            let _ = read.map(|value| (value.text(), value.html(), value.svg(), value.json()));
+        }
+    }
 });

@@ -66,3 +66,13 @@ address! {
     /// A guest-virtual address, of the kernel or of one process.
     GuestVirt
 }
+impl GuestVirt {
+    /// An address as people write it: hexadecimal, with 0x or with all its 16 digits.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        let digits = text
+            .strip_prefix("0x")
+            .or_else(|| Some(text).filter(|text| text.len() == 16))?;
+        u64::from_str_radix(digits, 16).ok().map(Self)
+    }
+}

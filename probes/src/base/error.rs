@@ -181,6 +181,8 @@ pub enum Error {
     Expression {
         /// What is wrong.
         message: String,
+        /// The class of what is wrong: of a name that there is not, absent.
+        kind: ErrorKind,
         /// The expression.
         source_text: String,
         /// Where, in characters from 0.
@@ -238,9 +240,8 @@ impl Error {
             Self::Torn { .. } => ErrorKind::Torn,
             Self::LeftOut { .. } => ErrorKind::LeftOut,
             Self::Unsupported(_) => ErrorKind::Unsupported,
-            Self::Expression { .. } | Self::Ambiguous { .. } | Self::Invalid(_) => {
-                ErrorKind::Invalid
-            }
+            Self::Expression { kind, .. } => *kind,
+            Self::Ambiguous { .. } | Self::Invalid(_) => ErrorKind::Invalid,
             Self::Machine(_) => ErrorKind::Machine,
             Self::Io(_) => ErrorKind::Io,
             Self::In { error, .. } => error.kind(),

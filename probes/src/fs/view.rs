@@ -7,7 +7,7 @@ use crate::fs::{
     Pipe, Time, family, socket_type, type_letter,
 };
 use crate::view::sections::{Sections, fields};
-use crate::view::{Align, Table, View, bytes};
+use crate::view::{Align, Table, View, bytes, or_unknown};
 
 /// `O_ACCMODE` and the flags worth a word (`include/uapi/asm-generic/fcntl.h`).
 const FLAGS: [(u32, &str); 5] = [
@@ -299,8 +299,7 @@ fn filesystems(all: &FileSystems) -> Table {
                 sb.at.to_string(),
                 sb.root.to_string(),
                 sb.block_size.to_string(),
-                sb.inodes
-                    .map_or_else(|| "?".to_owned(), |inodes| inodes.to_string()),
+                or_unknown(sb.inodes),
                 sb.frozen
                     .map_or_else(String::new, |frozen| format!("frozen ({frozen})")),
             ]);

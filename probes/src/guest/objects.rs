@@ -1,11 +1,12 @@
 //! What a cell asks its guest for: expressions, globals, types, symbols.
 
 use super::Guest;
-use crate::Result;
 use crate::kernel::Spelling;
 use crate::kernel::btf::Declaration;
 use crate::memory::GuestVirt;
 use crate::object::{Mirror, NamedSymbols, Object};
+use crate::view::ListRing;
+use crate::{Error, ErrorKind, Result};
 
 impl Guest {
     /// The value of a C expression: `guest.eval("init_task.mm->pgd")`.
@@ -60,13 +61,76 @@ impl Guest {
     }
 
     /// A type's definition, with the offset and size of each member in bytes: `guest.type_of("struct list_head")`.
+    ///
+    /// A bare name that no typedef has is that of a structure, a union or an enum: `guest.type_of("list_head")`.
     pub fn type_of(&self, c_type: &str) -> Result<Declaration> {
-        let ty = self.kernel()?.resolve_type(c_type)?;
-        ty.declaration_as(c_type.trim())
+        let (kernel, c_type) = (self.kernel()?, c_type.trim());
+        let declaration = |name: &str| kernel.resolve_type(name)?.declaration_as(name);
+        let found = declaration(c_type);
+        let is_bare = |part: &str| {
+            !part.is_empty() && part.chars().all(|c| c.is_ascii_alphanumeric() || c == '_')
+        };
+        // Built in, or ambiguous: what is wrong with it is said.
+        let absent = |found: &Result<Declaration>| {
+            let error = found.as_ref().err();
+            error.is_some_and(|error| error.kind() == ErrorKind::Absent)
+        };
+        if !absent(&found) || !c_type.split(':').all(is_bare) {
+            return found;
+        }
+        let mut first = None;
+        for kind in ["struct", "union", "enum"] {
+            let other = declaration(&format!("{kind} {c_type}"));
+            match (absent(&other), other) {
+                (true, Err(error)) => first = first.or(Some(error)),
+                (_, other) => return other,
+            }
+        }
+        first.map_or(found, Err)
     }
 
-    /// All symbols that a name means, the kernel's and modules': `guest.symbols("group_show")`. An error if there is none.
-    pub fn symbols(&self, name: &str) -> Result<NamedSymbols> {
-        self.kernel()?.named_symbols(name)
+    /// The list that starts at the `struct list_head` that a C expression gives, as the ring that it is. Each node is shown as
+    /// the structure that holds it where `of` names that and its member, `task_struct.tasks`, with the members of it that
+    /// `show` names, commas between them: `guest.list("init_task.tasks", Some("task_struct.tasks"), Some("pid,comm"))`.
+    pub fn list(&self, expression: &str, of: Option<&str>, show: Option<&str>) -> Result<ListRing> {
+        let (container, member) = match of {
+            None => ("struct list_head".to_owned(), "next"),
+            Some(of) => {
+                let Some((ty, member)) = of.split_once('.') else {
+                    return Err(Error::Invalid(format!(
+                        "`{of}` names no member: write TYPE.MEMBER, as in task_struct.tasks"
+                    )));
+                };
+                let ty = ty.trim_start_matches("struct ");
+                (format!("struct {ty}"), member)
+            }
+        };
+        let shown: Vec<&str> = show.iter().flat_map(|names| names.split(',')).collect();
+        self.eval(expression)?.ring(&container, member, |entry| {
+            let texts = shown
+                .iter()
+                .map(|name| Ok(entry.member(name.trim())?.to_value()?.to_string()));
+            Ok(texts.collect::<Result<Vec<String>>>()?.join(" "))
+        })
+    }
+
+    /// All symbols that a name means, the kernel's and modules': `guest.symbols("group_show")`; of an address in hexadecimal
+    /// the one that it lies in. An error if there is none.
+    pub fn symbols(&self, what: &str) -> Result<NamedSymbols> {
+        let kernel = self.kernel()?;
+        let Some(at) = GuestVirt::parse(what) else {
+            return kernel.named_symbols(what);
+        };
+        let Some(found) = kernel.symbol_at(at)? else {
+            return Err(Error::Absent(format!(
+                "{at} lies in no symbol of the kernel or of a module"
+            )));
+        };
+        let (start, module) = (GuestVirt(at.0 - found.offset), found.module);
+        let module = module.as_deref().unwrap_or("vmlinux");
+        kernel.named_symbols(&format!(
+            "{module}:{}@{start}+{:#x}",
+            found.name, found.offset
+        ))
     }
 }

@@ -3,6 +3,7 @@
 use crate::memory::{EntryKind, Level, PageWalk, Step};
 use crate::view::svg::{ACCENT, FAINT, INK};
 use crate::view::{Align, Anchor, Svg, Table, Text, View, bytes};
+use crate::{ErrorKind, Missing};
 
 /// The lowest bit of the index into a table of this level, where the walk shows it: the root's depends on whether
 /// there are four levels or five, which a walk that ends there does not tell.
@@ -55,6 +56,11 @@ fn outcome(walk: &PageWalk) -> String {
                 phys.0.saturating_sub(offset)
             )
         }
+        // The lower half of the address space is the process's own.
+        _ if walk.at.0 >> 63 == 0 => {
+            "not mapped in these tables: an access faults; each process has its own, `klab vtop --pid PID` walks them"
+                .to_owned()
+        }
         _ => "not mapped: an access faults".to_owned(),
     }
 }
@@ -70,6 +76,16 @@ impl View for PageWalk {
 
     fn svg(&self) -> Option<String> {
         Some(picture(self))
+    }
+
+    fn missing(&self) -> Vec<Missing> {
+        let ends = self.phys.is_none().then(|| Missing {
+            what: format!("the page of {}", self.at),
+            kind: ErrorKind::Unmapped,
+            at: Some(self.at),
+            error: outcome(self),
+        });
+        ends.into_iter().collect()
     }
 }
 

@@ -62,10 +62,10 @@ pub struct Vma {
     /// What it is for.
     pub kind: VmaKind,
     /// Base pages that are in RAM by the page tables, those without access among them; `Rss` of `/proc/PID/smaps`
-    /// leaves out pages of hugetlbfs, which are in here.
-    pub resident: u64,
-    /// Base pages that lie in a swap area: `Swap` of `/proc/PID/smaps`.
-    pub swapped: u64,
+    /// leaves out pages of hugetlbfs, which are in here. `None` if the page tables could not be read.
+    pub resident: Option<u64>,
+    /// Base pages that lie in a swap area: `Swap` of `/proc/PID/smaps`. `None` as `resident`.
+    pub swapped: Option<u64>,
     /// The `file`, if it has one.
     pub file: Option<GuestVirt>,
 }
@@ -247,8 +247,8 @@ impl Reader<'_> {
             inode: 0,
             name: String::new(),
             kind: VmaKind::Anonymous,
-            resident: resident.unwrap_or(0),
-            swapped: swapped.unwrap_or(0),
+            resident,
+            swapped,
             file,
         };
         let named = match file {
@@ -354,8 +354,8 @@ pub(crate) mod testing {
             inode: 0,
             name: name.to_owned(),
             kind,
-            resident: 1,
-            swapped: 0,
+            resident: Some(1),
+            swapped: Some(0),
             file: None,
         }
     }

@@ -11,6 +11,18 @@ use crate::kernel::Functions;
 use crate::kernel::btf::TypeId;
 use crate::memory::GuestVirt;
 
+/// The type, the address of what lies in memory, and the value.
+impl Serialize for Object {
+    fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
+        let value = self.to_value().map_err(serde::ser::Error::custom)?;
+        let mut map = serializer.serialize_map(Some(3))?;
+        map.serialize_entry("type", &self.type_name())?;
+        map.serialize_entry("address", &self.address())?;
+        map.serialize_entry("value", &value)?;
+        map.end()
+    }
+}
+
 /// How much of an object is read out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {

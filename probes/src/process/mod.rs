@@ -138,7 +138,7 @@ impl Guest {
             credentials: self.credentials(pid).or_miss(missing, || "its credentials"),
             signals,
             rlimits: whole(self.rlimits(pid), missing, "its limits"),
-            namespaces: whole(self.namespaces(pid), missing, "its namespaces"),
+            namespaces: whole(self.task_namespaces(pid), missing, "its namespaces"),
             cgroups: whole(self.cgroup(pid), missing, "its control groups"),
             times: self.times(pid).or_miss(missing, || "its times"),
             task,

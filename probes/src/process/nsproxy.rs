@@ -122,7 +122,7 @@ pub type Namespaces = Listing<NamespaceInUse>;
 
 impl Guest {
     /// The namespaces of the task `pid`: `/proc/PID/ns`.
-    pub fn namespaces(&self, pid: i32) -> Result<TaskNamespaces> {
+    pub fn task_namespaces(&self, pid: i32) -> Result<TaskNamespaces> {
         self.of_task(pid, "the namespaces", |kernel, task| {
             read(kernel, task.at).map(Listing::from)
         })
@@ -130,7 +130,7 @@ impl Guest {
 
     /// All namespaces that a task is in, that are around or own one of those, or that a network lives in, with the
     /// processes in them. One that nothing holds but an open file or a bind mount is missed, network namespaces excepted.
-    pub fn all_namespaces(&self) -> Result<Namespaces> {
+    pub fn namespaces(&self) -> Result<Namespaces> {
         let kernel = self.kernel()?;
         let mut found: BTreeMap<Namespace, Vec<Member>> = BTreeMap::new();
         for net in net_namespaces(&kernel)? {
@@ -150,7 +150,7 @@ impl Guest {
             };
             missing.append(&mut threads.missing);
             for task in threads {
-                let namespaces = match self.namespaces(task.pid) {
+                let namespaces = match self.task_namespaces(task.pid) {
                     Err(Error::Absent(_)) => continue,
                     namespaces => namespaces.or_miss(&mut missing, || {
                         format!("the namespaces of task {} ({})", task.pid, task.comm)

@@ -7,7 +7,7 @@ use crate::process::{
 };
 use crate::sched::cgroup::TaskCgroups;
 use crate::view::sections::{Sections, fields};
-use crate::view::{Align, Table};
+use crate::view::{Align, Table, or_unknown};
 
 /// Bytes of a line of arguments or environment that are shown.
 const LONGEST: usize = 400;
@@ -85,11 +85,6 @@ fn process(process: &Process) -> Sections {
         sections.push(("used".to_owned(), times(of)));
     }
     Sections(sections)
-}
-
-/// What could not be read is said below, and is not empty here.
-fn or_unknown(value: Option<impl ToString>) -> String {
-    value.map_or_else(|| "?".to_owned(), |value| value.to_string())
 }
 
 fn shortened(text: &str) -> String {

@@ -47,7 +47,7 @@ use crate::{Error, Result};
 
 pub(crate) fn no_task(pid: i32) -> Error {
     Error::Absent(format!(
-        "there is no task with pid {pid}: `klab ps` lists those there are"
+        "there is no task with pid {pid}: `klab tasks` lists those there are"
     ))
 }
 

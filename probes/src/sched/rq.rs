@@ -10,9 +10,10 @@ use crate::memory::GuestVirt;
 use crate::object::{FixedStr, Mirror, Plan};
 use crate::sched::cgroup::kernfs_path;
 use crate::structures::{
-    array, list_for_each_entry, offset_of, online_cpus, per_cpu_ptr, rbtree_for_each_entry, settle,
+    array, list_for_each_entry, offset_of, online_cpus, per_cpu_ptr, rbtree_for_each_entry,
+    settle_all,
 };
-use crate::{Error, Result};
+use crate::{Error, Listing, Missing, Of as _, Result};
 
 /// Entities of one CPU that are read at most.
 const QUEUE_BOUND: usize = 1 << 20;
@@ -148,6 +149,9 @@ pub struct RunQueues {
     pub load: [u64; 3],
     /// One a CPU.
     pub queues: Vec<RunQueue>,
+    /// What could not be read, and queues that a CPU stands in the middle of changing.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub missing: Vec<Missing>,
 }
 
 impl Deref for RunQueues {
@@ -197,6 +201,9 @@ struct SchedEntity {
 #[mirror(c = "struct cfs_rq")]
 struct CfsRq {
     curr: GuestVirt,
+    /// `nr_running` in kernels before 6.14.
+    #[mirror(member = "nr_queued", or = "nr_running")]
+    nr_queued: u32,
     tg: Option<GuestVirt>,
 }
 
@@ -216,17 +223,21 @@ impl Guest {
     /// guest for a picture of one instant.
     pub fn run_queues(&self) -> Result<RunQueues> {
         let kernel = self.kernel()?;
-        let queues = online_cpus(&kernel)?
-            .into_iter()
-            .map(|cpu| {
-                settle(&format!("the run queue of CPU {cpu}"), || {
-                    read(&kernel, cpu)
-                })
-            })
-            .collect::<Result<_>>()?;
+        let mut queues = Listing::new();
+        for cpu in online_cpus(&kernel)? {
+            let name = format!("the run queue of CPU {cpu}");
+            let queue = settle_all(&name, || read(&kernel, cpu)).map(|(queue, missing)| {
+                queues
+                    .missing
+                    .extend(missing.into_iter().map(|part| part.of(&name)));
+                queue
+            });
+            queues.take(queue, || name);
+        }
         Ok(RunQueues {
             load: load(&kernel)?,
-            queues,
+            queues: queues.items,
+            missing: queues.missing,
         })
     }
 }
@@ -244,7 +255,7 @@ fn load(kernel: &Kernel) -> Result<[u64; 3]> {
 }
 
 /// `None` if the queue changed.
-fn read(kernel: &Kernel, cpu: u32) -> Result<Option<RunQueue>> {
+fn read(kernel: &Kernel, cpu: u32) -> Result<Option<(RunQueue, Vec<Missing>)>> {
     let at = per_cpu_ptr(kernel, "runqueues", cpu)?;
     let plan = Plan::<Queued>::new(kernel)?;
     let rq: Rq = kernel.load(at)?;
@@ -254,6 +265,7 @@ fn read(kernel: &Kernel, cpu: u32) -> Result<Option<RunQueue>> {
         task: Plan::new(kernel)?,
         entity: Plan::new(kernel)?,
         fair: Vec::new(),
+        missing: Vec::new(),
     };
     walk.queue(at.offset(offset_of(kernel, "struct rq", "cfs")?), 0)?;
     let queue = RunQueue {
@@ -268,7 +280,7 @@ fn read(kernel: &Kernel, cpu: u32) -> Result<Option<RunQueue>> {
         dl: dl(kernel, at, rq.curr, &plan)?,
         dl_nr_running: rq.dl_nr_running,
     };
-    Ok((kernel.load::<Rq>(at)? == rq).then_some(queue))
+    Ok((kernel.load::<Rq>(at)? == rq).then_some((queue, walk.missing)))
 }
 
 /// Walks the queues of the fair class.
@@ -277,6 +289,7 @@ struct Fair<'k> {
     task: Plan<Queued>,
     entity: Plan<SchedEntity>,
     fair: Vec<FairEntity>,
+    missing: Vec<Missing>,
 }
 
 impl Fair<'_> {
@@ -302,6 +315,17 @@ impl Fair<'_> {
         // What runs is not in the tree meanwhile; where groups have queues, it runs on each level.
         if !queue.curr.is_null() && !queued.contains(&queue.curr) {
             queued.push(queue.curr);
+        }
+        if queued.len() != queue.nr_queued as usize {
+            let why = format!(
+                "{} entities are in tasks_timeline or its curr, its count says {}: it is damaged, or a CPU that holds its \
+                 lock is in the middle of a change",
+                queued.len(),
+                queue.nr_queued
+            );
+            let what = "cfs_rq";
+            let broken: Result<()> = Err(Error::Broken { what, at, why });
+            broken.or_miss(&mut self.missing, || "");
         }
         let loaded = queued.iter().map(|at| Ok((*at, self.entity.load(*at)?)));
         let mut loaded = loaded.collect::<Result<Vec<_>>>()?;

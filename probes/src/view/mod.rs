@@ -39,3 +39,23 @@ pub trait View {
         Vec::new()
     }
 }
+
+/// A value, or `?` for one that could not be read: why stands below the table.
+pub(crate) fn or_unknown(value: Option<impl ToString>) -> String {
+    value.map_or_else(|| "?".to_owned(), |value| value.to_string())
+}
+
+/// The sum of numbers of bytes. Where one of them is not known it is at least that of the others.
+pub(crate) fn sum_of_bytes(numbers: impl IntoIterator<Item = Option<u64>>) -> String {
+    let (mut sum, mut unknown) = (0u64, false);
+    for number in numbers {
+        match number {
+            Some(number) => sum = sum.saturating_add(number),
+            None => unknown = true,
+        }
+    }
+    match unknown {
+        false => bytes(sum),
+        true => format!("at least {}", bytes(sum)),
+    }
+}

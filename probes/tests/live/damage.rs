@@ -7,6 +7,7 @@ use std::os::unix::fs::FileExt;
 use std::time::{Duration, Instant};
 
 use probes::memory::GuestVirt;
+use probes::readers::{READERS, Reader};
 use probes::{Guest, Missing, Result};
 use vm::{Machine, RamFile};
 
@@ -21,26 +22,20 @@ const HANGS: Duration = Duration::from_secs(30);
 /// A listing: how many things it shows, and what it says to lack.
 type Listing = (usize, Vec<Missing>);
 
-/// What reads one.
-type Read = fn(&Guest) -> Result<Listing>;
+/// The readers of things that are independent of each other: what the damages are of.
+fn listings() -> Vec<&'static Reader> {
+    let damaged = ["tasks", "slab_caches", "namespaces", "vmas"];
+    let is_one = |reader: &&Reader| damaged.contains(&reader.method);
+    READERS.iter().filter(is_one).collect()
+}
 
-/// The listings of things that are independent of each other.
-fn listings() -> Vec<(&'static str, Read)> {
-    macro_rules! all {
-        ($($name:literal $read:expr),* $(,)?) => {
-            vec![$(($name, |guest| {
-                let read: fn(&Guest) -> Result<_> = $read;
-                let list = read(guest)?;
-                Ok((list.len(), list.missing))
-            })),*]
-        };
-    }
-    all![
-        "tasks" | guest | guest.tasks(),
-        "slab caches" | guest | guest.slab_caches(),
-        "namespaces" | guest | guest.all_namespaces(),
-        "mappings" | guest | guest.vmas(1),
-    ]
+/// What a reader lists.
+fn listed(reader: &Reader, guest: &Guest) -> Result<Listing> {
+    let value = reader.read(guest, &reader.words(reader.samples[0])?)?;
+    let missing = value.missing();
+    // What is missing stands behind the things.
+    let count = value.json()?.as_array().map_or(0, Vec::len) - missing.len();
+    Ok((count, missing))
 }
 
 /// The guest's RAM as something else writes it.
@@ -162,10 +157,10 @@ pub(crate) fn hides_nothing_else(kernel: &str) {
     let places = places(guest);
     let whole: Vec<Listing> = listings()
         .into_iter()
-        .map(|(name, read)| read(guest).unwrap_or_else(|error| panic!("{name}: {error}")))
+        .map(|reader| listed(reader, guest).unwrap_or_else(|error| panic!("{reader:?}: {error}")))
         .collect();
-    for ((name, _), (shown, missing)) in listings().iter().zip(&whole) {
-        assert!(*shown > 3 && missing.is_empty(), "{name}: {missing:?}");
+    for (reader, (shown, missing)) in listings().iter().zip(&whole) {
+        assert!(*shown > 3 && missing.is_empty(), "{reader:?}: {missing:?}");
     }
     let count = std::env::var("KLAB_TEST_DAMAGES")
         .ok()
@@ -188,13 +183,14 @@ pub(crate) fn hides_nothing_else(kernel: &str) {
         ][dice.below(8)];
         assert_eq!(ram.put(guest, *at, word), old);
         let damage = format!("round {round}: {what} at {at} = {word:#x}");
-        for ((name, read), (before, _)) in listings().iter().zip(&whole) {
+        for (reader, (before, _)) in listings().iter().zip(&whole) {
+            let name = reader.method;
             let began = Instant::now();
-            let read = read(guest);
+            let read = listed(reader, guest);
             assert!(began.elapsed() < HANGS, "{damage}: {name} hangs");
             match read {
                 // The pointer itself is the damage, and there is no other way to them.
-                Err(error) if *name == "mappings" && what.ends_with(", mm") => {
+                Err(error) if name == "vmas" && what.ends_with(", mm") => {
                     ledger.same(&damage, "named", &error.to_string().contains("mm"), &true);
                 }
                 Err(error) => ledger.fault(format!("{damage}: {name} shows nothing: {error}")),
@@ -209,10 +205,15 @@ pub(crate) fn hides_nothing_else(kernel: &str) {
         }
         ram.put(guest, *at, old);
     }
-    for ((name, read), (before, _)) in listings().iter().zip(&whole) {
-        let (shown, missing) = read(guest).unwrap();
-        ledger.same("afterwards", name, &(shown, missing.len()), &(*before, 0));
+    for (reader, (before, _)) in listings().iter().zip(&whole) {
+        let (shown, missing) = listed(reader, guest).unwrap();
+        ledger.same(
+            "afterwards",
+            reader.method,
+            &(shown, missing.len()),
+            &(*before, 0),
+        );
     }
     machine.resume().unwrap();
-    ledger.end(&[("tasks", count), ("slab caches", count)]);
+    ledger.end(&[("tasks", count), ("slab_caches", count)]);
 }

@@ -6,53 +6,12 @@
 //! is a failure.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
-mod containers;
-mod crowded;
-mod damage;
-mod devices;
-mod exec;
-mod files;
-mod filters;
-mod fragments;
-mod fs;
-mod ground;
-mod held;
-mod high;
+// Every file of this folder; what is a folder by itself is named.
+automod::dir!("tests/live");
 mod hooks;
 mod hostile;
-mod identity;
-mod initcall;
-mod ipv6;
-mod irq;
-mod ledger;
-mod locking;
-mod log;
-mod maps;
 mod memory;
-mod mm;
-mod names;
-mod net;
-mod nft;
-mod numa;
-mod pcapng;
-mod planted;
-mod process;
-mod pwru;
-mod rings;
-mod rootkit;
-mod route;
-mod ruleset;
-mod runq;
-mod skb;
 mod sources;
-mod stacks;
-mod stop;
-mod tasks;
-mod text;
-mod time;
-mod traffic;
-mod types;
-mod way;
 mod ways;
 
 /// The kernel of the tests in `default`: another one where the matrix of kernels is run (`cargo xtask test matrix`).
@@ -60,8 +19,12 @@ fn kernel() -> String {
     std::env::var("KLAB_TEST_KERNEL").unwrap_or_else(|_| "default".to_owned())
 }
 
-/// The same tests on each kernel: `on_kernels!(all_tasks, ..)` makes `default::all_tasks`, `v6_1::all_tasks`, ..
+/// Tests on each kernel, made in the file that has them: `on_kernels!(keys_are_those_of_proc_keys)` makes
+/// `default::keys_are_those_of_proc_keys`, `v6_1::..`, `v6_12::..` of the function of that name.
 macro_rules! on_kernels {
+    ($($test:ident),* $(,)?) => {
+        $crate::on_kernels!($($test = super::$test),*);
+    };
     ($($test:ident = $path:path),* $(,)?) => {
         mod default {
             $(#[test] fn $test() { $path(&crate::kernel()); })*
@@ -74,6 +37,7 @@ macro_rules! on_kernels {
         }
     };
 }
+pub(crate) use on_kernels;
 
 on_kernels!(
     tasks = super::tasks::are_those_of_proc,

@@ -87,7 +87,7 @@ pub(crate) fn marked_pages_are_there() {
     assert!(marked > 1000, "{marked} pages are marked");
 
     // The console's own pages of another program's text may be read in between: a stopped process changes nothing.
-    let resident: u64 = vmas.iter().map(|vma| vma.resident).sum();
+    let resident: u64 = vmas.iter().map(|vma| vma.resident.unwrap()).sum();
     assert_eq!(resident * PAGE_SIZE / 1024, rss, "{marked} are marked");
     let process = guest.process(pid).unwrap();
     let arguments = process.cmdline.unwrap().join(" ");

@@ -102,7 +102,7 @@ pub(crate) fn are_those_of_proc(kernel: &str) {
                 seen.insert(task.pid, guest.process(task.pid)?);
             }
         }
-        Ok((seen, guest.all_namespaces()?))
+        Ok((seen, guest.namespaces()?))
     });
     let mut ledger = Ledger::new(format!("processes on {kernel}"));
     for (pid, process) in &seen {

@@ -72,7 +72,9 @@ fn pointer(kernel: &Kernel, at: GuestVirt) -> Result<GuestVirt> {
 }
 
 fn idt(kernel: &Kernel, points: &mut Listing<Point>) -> Result<()> {
-    for gate in crate::core::irq::gates(kernel)? {
+    let gates = crate::core::irq::gates(kernel)?;
+    points.missing.extend(gates.missing);
+    for gate in gates.items {
         if gate.present {
             let place = format!("vector {}", gate.vector);
             points.items.push((HookPoint::Idt, place, gate.handler.at));

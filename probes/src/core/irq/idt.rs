@@ -62,11 +62,11 @@ struct Raw {
 impl Guest {
     /// The interrupt descriptor table, `idt_table`.
     pub fn idt(&self) -> Result<Idt> {
-        gates(&self.kernel()?).map(Listing::from)
+        gates(&self.kernel()?)
     }
 }
 
-pub(crate) fn gates(kernel: &Kernel) -> Result<Vec<Gate>> {
+pub(crate) fn gates(kernel: &Kernel) -> Result<Idt> {
     let functions = Functions::new(kernel);
     let table = kernel.symbol("idt_table")?;
     let plan = Plan::<Raw>::new(kernel)?;
@@ -74,13 +74,12 @@ pub(crate) fn gates(kernel: &Kernel) -> Result<Vec<Gate>> {
     for (start, end) in [("_stext", "_etext"), ("_sinittext", "_einittext")] {
         image.push(kernel.symbol(start)?..kernel.symbol(end)?);
     }
-    let mut gates = Vec::new();
-    for vector in 0..ENTRIES {
+    let gate = |vector: u64| {
         let raw = plan.load(table.offset(vector * plan.size()))?;
         let at = u64::from(raw.offset_high) << 32
             | u64::from(raw.offset_middle) << 16
             | u64::from(raw.offset_low);
-        gates.push(Gate {
+        Ok(Gate {
             vector: vector as u8,
             exception: EXCEPTIONS
                 .get(vector as usize)
@@ -92,7 +91,11 @@ pub(crate) fn gates(kernel: &Kernel) -> Result<Vec<Gate>> {
             dpl: raw.dpl,
             kind: raw.kind,
             present: raw.present,
-        });
+        })
+    };
+    let mut gates = Listing::new();
+    for vector in 0..ENTRIES {
+        gates.take(gate(vector), || format!("the gate of vector {vector}"));
     }
     Ok(gates)
 }

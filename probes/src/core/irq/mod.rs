@@ -143,7 +143,7 @@ impl Guest {
                 irqs.take(reader.irq(at), || format!("the irq_desc at {at}"));
             }
             let mut missing = irqs.missing;
-            let cpu_interrupts = stat::read(&kernel, &reader.cpus).map(Listing::from);
+            let cpu_interrupts = stat::read(&kernel, &reader.cpus);
             Ok(Some(Irqs {
                 cpu_interrupts: parts(&mut missing, "the CPUs' own interrupts", cpu_interrupts),
                 cpus: reader.cpus,

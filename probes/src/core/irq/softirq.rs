@@ -7,7 +7,7 @@ use crate::guest::Guest;
 use crate::kernel::{Function, Functions, Kernel};
 use crate::memory::GuestVirt;
 use crate::structures::{array, offset_of, online_cpus, per_cpu_ptr};
-use crate::{Error, Result};
+use crate::{Error, Listing, Missing, Of as _, Result};
 
 /// More than any kernel has: `NR_SOFTIRQS` is 10, and what is pending is a 16-bit mask.
 const MOST: usize = 16;
@@ -27,8 +27,8 @@ pub struct Softirq {
     pub action: Option<Function>,
     /// How often it ran on each CPU.
     pub counts: Vec<u64>,
-    /// Whether it waits to be run, on each CPU.
-    pub pending: Vec<bool>,
+    /// Whether it waits to be run, on each CPU; `None` where the CPU's mask could not be read.
+    pub pending: Vec<Option<bool>>,
 }
 
 /// The softirqs.
@@ -38,6 +38,9 @@ pub struct Softirqs {
     pub cpus: Vec<u32>,
     /// The softirqs, the most urgent first.
     pub softirqs: Vec<Softirq>,
+    /// What could not be read.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub missing: Vec<Missing>,
 }
 
 impl Guest {
@@ -54,14 +57,16 @@ impl Guest {
                 why,
             });
         }
-        let pending: Vec<u16> = cpus
-            .iter()
-            .map(|cpu| pending(&kernel, *cpu))
-            .collect::<Result<_>>()?;
+        let mut list = Listing::new();
+        let mut masks: Vec<Option<u16>> = Vec::new();
+        for cpu in &cpus {
+            let mask = pending(&kernel, *cpu);
+            let name = || format!("what is pending on CPU {cpu}");
+            masks.push(mask.or_miss(&mut list.missing, name));
+        }
         let names = kernel.symbol("softirq_to_name")?;
         let actions = kernel.symbol("softirq_vec")?;
-        let mut softirqs = Vec::new();
-        for nr in 0..count as u64 {
+        let softirq = |nr: u64| {
             // Both are arrays of pointers: struct softirq_action has nothing but one.
             let name = GuestVirt(kernel.read_u64(names.offset(nr * 8))?);
             let action = GuestVirt(kernel.read_u64(actions.offset(nr * 8))?);
@@ -69,14 +74,24 @@ impl Guest {
                 let stat = per_cpu_ptr(&kernel, "kstat", *cpu)?;
                 Ok(kernel.read_u32(stat.offset(counters + nr * size))?.into())
             });
-            softirqs.push(Softirq {
+            Ok(Softirq {
                 name: kernel.read_cstr(name, NAME)?,
                 action: functions.of(action)?,
                 counts: counts.collect::<Result<_>>()?,
-                pending: pending.iter().map(|mask| mask >> nr & 1 == 1).collect(),
-            });
+                pending: masks
+                    .iter()
+                    .map(|mask| Some((*mask)? >> nr & 1 == 1))
+                    .collect(),
+            })
+        };
+        for nr in 0..count as u64 {
+            list.take(softirq(nr), || format!("softirq {nr}"));
         }
-        Ok(Softirqs { cpus, softirqs })
+        Ok(Softirqs {
+            softirqs: list.items,
+            missing: list.missing,
+            cpus,
+        })
     }
 }
 

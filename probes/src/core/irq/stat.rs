@@ -7,7 +7,7 @@ use crate::kernel::Kernel;
 use crate::memory::GuestVirt;
 use crate::object::{Mirror, Plan};
 use crate::structures::{bitmap, offset_of, per_cpu_ptr};
-use crate::{Error, Result};
+use crate::{Error, Listing, Result};
 
 /// The members of `irq_cpustat_t`, and how `arch_show_interrupts()` calls them, in kernels where each has its own.
 const MEMBERS: &[(&str, &str, &str)] = &[
@@ -70,7 +70,7 @@ struct Info {
 }
 
 /// What `/proc/interrupts` shows of them.
-pub(super) fn read(kernel: &Kernel, cpus: &[u32]) -> Result<Vec<CpuInterrupt>> {
+pub(super) fn read(kernel: &Kernel, cpus: &[u32]) -> Result<Listing<CpuInterrupt>> {
     match kernel.symbols()?.lookup("irq_stat_info") {
         Some(table) => by_table(kernel, cpus, table),
         None => by_member(kernel, cpus),
@@ -78,7 +78,7 @@ pub(super) fn read(kernel: &Kernel, cpus: &[u32]) -> Result<Vec<CpuInterrupt>> {
 }
 
 /// Kernels that count them in one array and have a table of their names.
-fn by_table(kernel: &Kernel, cpus: &[u32], table: GuestVirt) -> Result<Vec<CpuInterrupt>> {
+fn by_table(kernel: &Kernel, cpus: &[u32], table: GuestVirt) -> Result<Listing<CpuInterrupt>> {
     let count = kernel.constant("IRQ_COUNT_MAX")?;
     let Some(count) = usize::try_from(count).ok().filter(|count| *count <= KINDS) else {
         let why = format!("it has {count} kinds");
@@ -90,20 +90,23 @@ fn by_table(kernel: &Kernel, cpus: &[u32], table: GuestVirt) -> Result<Vec<CpuIn
     let counts = offset_of(kernel, "irq_cpustat_t", "counts")?;
     let plan = Plan::<Info>::new(kernel)?;
     let shown = bitmap(kernel, kernel.symbol("irq_stat_count_show")?, count)?;
-    let mut all = Vec::new();
-    for kind in shown {
+    let read = |kind: usize| {
         let info = plan.load(table.offset(kind as u64 * plan.size()))?;
-        all.push(CpuInterrupt {
+        Ok(CpuInterrupt {
             name: kernel.read_cstr(info.symbol, NAME)?,
             about: kernel.read_cstr(info.text, NAME)?.trim().to_owned(),
             counts: counted(kernel, cpus, "irq_stat", counts + 4 * kind as u64)?,
-        });
+        })
+    };
+    let mut all = Listing::new();
+    for kind in shown {
+        all.take(read(kind), || format!("irq_stat_info[{kind}]"));
     }
     Ok(all)
 }
 
-fn by_member(kernel: &Kernel, cpus: &[u32]) -> Result<Vec<CpuInterrupt>> {
-    let mut all = Vec::new();
+fn by_member(kernel: &Kernel, cpus: &[u32]) -> Result<Listing<CpuInterrupt>> {
+    let mut all = Listing::new();
     let symbols = kernel.symbols()?;
     // Which of them a kernel has depends on its configuration.
     let members = MEMBERS.iter().filter_map(|(member, name, about)| {
@@ -115,11 +118,12 @@ fn by_member(kernel: &Kernel, cpus: &[u32]) -> Result<Vec<CpuInterrupt>> {
         Some((*variable, 0, name, about))
     });
     for (symbol, offset, name, about) in members.chain(variables) {
-        all.push(CpuInterrupt {
+        let own = counted(kernel, cpus, symbol, offset).map(|counts| CpuInterrupt {
             name: (*name).to_owned(),
             about: (*about).to_owned(),
-            counts: counted(kernel, cpus, symbol, offset)?,
+            counts,
         });
+        all.take(own, || *name);
     }
     Ok(all)
 }

@@ -175,9 +175,11 @@ fn gates(idt: &Idt) -> Table {
     }
     let foreign = idt.iter().filter(|gate| gate.present && !gate.in_image);
     table.note(match foreign.count() {
-        0 => "all lead into the kernel's image".to_owned(),
+        0 if idt.is_whole() => "all lead into the kernel's image".to_owned(),
+        0 => "all that could be read lead into the kernel's image".to_owned(),
         count => format!("{count} LEAD OUT OF THE KERNEL'S IMAGE"),
     });
+    table.lacks(&idt.missing);
     table
 }
 
@@ -200,16 +202,25 @@ fn softirqs(all: &Softirqs) -> Table {
     let mut table = columns("SOFTIRQ", &names, &["PENDING ON", "FUNCTION"]);
     for softirq in &all.softirqs {
         let counts = softirq.counts.iter().map(u64::to_string);
-        let waits = all.cpus.iter().zip(&softirq.pending);
-        let waits: Vec<u32> = waits.filter(|(_, p)| **p).map(|(cpu, _)| *cpu).collect();
+        let on = |is: Option<bool>| {
+            let pending = all.cpus.iter().zip(&softirq.pending);
+            let cpus = pending.filter(|(_, pending)| **pending == is);
+            list(&cpus.map(|(cpu, _)| *cpu).collect::<Vec<_>>())
+        };
+        let mut waits = on(Some(true));
+        let unknown = on(None);
+        if !unknown.is_empty() {
+            waits += &format!("?{unknown}");
+        }
         let action = softirq.action.as_ref().map(ToString::to_string);
         table.row(
             [softirq.name.clone()]
                 .into_iter()
                 .chain(counts)
-                .chain([list(&waits), action.unwrap_or_default()]),
+                .chain([waits, action.unwrap_or_default()]),
         );
     }
+    table.lacks(&all.missing);
     table
 }
 

@@ -3,12 +3,13 @@
 
 use serde::Serialize;
 
-use crate::Result;
+use crate::base::parts;
 use crate::guest::Guest;
 use crate::kernel::{Function, Functions, Kernel};
 use crate::memory::GuestVirt;
 use crate::object::{Mirror, Plan};
-use crate::structures::{checked_list, offset_of, online_cpus, per_cpu_ptr, settle};
+use crate::structures::{offset_of, online_cpus, per_cpu_ptr, settle, settle_all, whole_list};
+use crate::{Listing, Missing, Of as _, Result};
 
 /// Clock sources that are read at most.
 const BOUND: usize = 1 << 10;
@@ -60,23 +61,26 @@ pub struct ClockEvent {
     pub shift: u32,
 }
 
-/// The clocks. Times are those of the last tick, which is what memory holds.
+/// The clocks. Times are those of the last tick, which is what memory holds; `None` where they could not be read.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Clocks {
     /// `CLOCK_REALTIME`: nanoseconds since 1970.
-    pub realtime: i64,
+    pub realtime: Option<i64>,
     /// `CLOCK_MONOTONIC`: nanoseconds since boot, without those that the machine slept.
-    pub monotonic: u64,
+    pub monotonic: Option<u64>,
     /// `CLOCK_BOOTTIME`: nanoseconds since boot; `/proc/uptime`.
-    pub boottime: i64,
+    pub boottime: Option<i64>,
     /// When the machine was booted, in seconds since 1970: `btime` of `/proc/stat`.
-    pub btime: i64,
+    pub btime: Option<i64>,
     /// Ticks since boot, which begin five minutes before they wrap in 32 bits.
-    pub jiffies: u64,
+    pub jiffies: Option<u64>,
     /// The clock sources.
     pub sources: Vec<ClockSource>,
     /// The clock event devices in use.
     pub events: Vec<ClockEvent>,
+    /// What could not be read.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub missing: Vec<Missing>,
 }
 
 #[derive(Debug, Mirror)]
@@ -128,17 +132,29 @@ impl Guest {
     pub fn clocks(&self) -> Result<Clocks> {
         let kernel = self.kernel()?;
         let functions = Functions::new(&kernel);
-        let now = coarse(&kernel)?;
+        let mut missing = Vec::new();
+        let now = coarse(&kernel).or_miss(&mut missing, || "the timekeeper");
+        let now = now.as_ref();
+        let jiffies = kernel
+            .symbol("jiffies_64")
+            .and_then(|at| kernel.read_u64(at));
+        let jiffies = jiffies.or_miss(&mut missing, || "jiffies_64");
+        let all = settle_all("the clock sources", || {
+            sources(&kernel, &functions).map(Some)
+        });
         Ok(Clocks {
-            realtime: now.realtime,
-            monotonic: now.monotonic,
-            boottime: now.boottime,
-            btime: now.btime,
-            jiffies: kernel.read_u64(kernel.symbol("jiffies_64")?)?,
-            sources: settle("the clock sources", || {
-                sources(&kernel, &functions).map(Some)
-            })?,
-            events: events(&kernel, &functions)?,
+            realtime: now.map(|now| now.realtime),
+            monotonic: now.map(|now| now.monotonic),
+            boottime: now.map(|now| now.boottime),
+            btime: now.map(|now| now.btime),
+            jiffies,
+            sources: parts(&mut missing, "the clock sources", all),
+            events: parts(
+                &mut missing,
+                "the clock event devices",
+                events(&kernel, &functions),
+            ),
+            missing,
         })
     }
 }
@@ -195,15 +211,14 @@ pub(super) fn coarse(kernel: &Kernel) -> Result<Coarse> {
     })
 }
 
-fn sources(kernel: &Kernel, functions: &Functions<'_>) -> Result<Vec<ClockSource>> {
+fn sources(kernel: &Kernel, functions: &Functions<'_>) -> Result<Listing<ClockSource>> {
     let head = kernel.symbol("clocksource_list")?;
     let list = offset_of(kernel, "struct clocksource", "list")?;
     let current = kernel.read_u64(kernel.symbol("curr_clocksource")?)?;
     let plan = Plan::<Source>::new(kernel)?;
-    let mut sources = Vec::new();
-    for at in checked_list(kernel, head, list, BOUND)? {
+    let source = |at| {
         let raw = plan.load(at)?;
-        sources.push(ClockSource {
+        Ok(ClockSource {
             at,
             name: kernel.read_cstr(raw.name, NAME)?,
             current: at.0 == current,
@@ -213,30 +228,35 @@ fn sources(kernel: &Kernel, functions: &Functions<'_>) -> Result<Vec<ClockSource
             shift: raw.shift,
             mask: raw.mask,
             flags: raw.flags,
-        });
+        })
+    };
+    let nodes = whole_list(kernel, head, list, BOUND, "clocksource_list");
+    let mut sources = Listing::new();
+    sources.missing = nodes.missing;
+    for at in nodes.items {
+        sources.take(source(at), || format!("the clocksource at {at}"));
     }
     Ok(sources)
 }
 
 /// The device of each CPU, and the one for all of them.
-fn events(kernel: &Kernel, functions: &Functions<'_>) -> Result<Vec<ClockEvent>> {
+fn events(kernel: &Kernel, functions: &Functions<'_>) -> Result<Listing<ClockEvent>> {
     let mut ticks = Vec::new();
     for cpu in online_cpus(kernel)? {
-        ticks.push((Some(cpu), per_cpu_ptr(kernel, "tick_cpu_device", cpu)?));
+        ticks.push((Some(cpu), per_cpu_ptr(kernel, "tick_cpu_device", cpu)));
     }
     // A kernel whose CPUs' own devices never stop has none.
     if let Some(at) = kernel.symbols()?.lookup("tick_broadcast_device") {
-        ticks.push((None, at));
+        ticks.push((None, Ok(at)));
     }
-    let mut events = Vec::new();
-    for (cpu, at) in ticks {
-        let tick: Tick = kernel.load(at)?;
+    let event = |cpu: Option<u32>, at: Result<GuestVirt>| {
+        let tick: Tick = kernel.load(at?)?;
         if tick.evtdev.is_null() {
-            continue;
+            return Ok(None);
         }
         let raw: Event = kernel.load(tick.evtdev)?;
         let mode = kernel.enumerator("tick_device_mode", tick.mode.into())?;
-        events.push(ClockEvent {
+        Ok(Some(ClockEvent {
             at: tick.evtdev,
             cpu,
             name: kernel.read_cstr(raw.name, NAME)?,
@@ -245,7 +265,16 @@ fn events(kernel: &Kernel, functions: &Functions<'_>) -> Result<Vec<ClockEvent>>
             event_handler: functions.at(raw.event_handler)?,
             mult: raw.mult,
             shift: raw.shift,
-        });
+        }))
+    };
+    let mut events = Listing::new();
+    for (cpu, at) in ticks {
+        let name = || match cpu {
+            Some(cpu) => format!("the tick_cpu_device of CPU {cpu}"),
+            None => "tick_broadcast_device".to_owned(),
+        };
+        let event = event(cpu, at).or_miss(&mut events.missing, name);
+        events.items.extend(event.flatten());
     }
     Ok(events)
 }

@@ -1,7 +1,7 @@
 //! Timers and clocks.
 
 use crate::core::time::{Clocks, Serves, Timers};
-use crate::view::{Align, Table, View};
+use crate::view::{Align, Table, View, or_unknown};
 
 /// Seconds with nine digits behind the point.
 fn seconds(nanoseconds: i64) -> String {
@@ -100,19 +100,25 @@ impl View for Clocks {
     fn html(&self) -> Option<String> {
         Some(times(self).html()? + &sources(self).html()? + &events(self).html()?)
     }
+
+    fn missing(&self) -> Vec<crate::Missing> {
+        self.missing.clone()
+    }
 }
 
 fn times(clocks: &Clocks) -> Table {
     use Align::{Left, Right};
     let mut table = Table::new([("CLOCK", Left), ("AT THE LAST TICK", Right)]);
-    table.row(["REALTIME".to_owned(), seconds(clocks.realtime)]);
-    table.row([
-        "MONOTONIC".to_owned(),
-        seconds(clocks.monotonic.try_into().unwrap_or(i64::MAX)),
-    ]);
-    table.row(["BOOTTIME".to_owned(), seconds(clocks.boottime)]);
-    table.row(["booted at".to_owned(), clocks.btime.to_string()]);
-    table.row(["jiffies".to_owned(), clocks.jiffies.to_string()]);
+    let monotonic = clocks.monotonic.map(|ns| ns.try_into().unwrap_or(i64::MAX));
+    for (name, value) in [
+        ("REALTIME", or_unknown(clocks.realtime.map(seconds))),
+        ("MONOTONIC", or_unknown(monotonic.map(seconds))),
+        ("BOOTTIME", or_unknown(clocks.boottime.map(seconds))),
+        ("booted at", or_unknown(clocks.btime)),
+        ("jiffies", or_unknown(clocks.jiffies)),
+    ] {
+        table.row([name.to_owned(), value]);
+    }
     table
 }
 
@@ -164,6 +170,7 @@ fn events(clocks: &Clocks) -> Table {
             event.event_handler.to_string(),
         ]);
     }
+    table.lacks(&clocks.missing);
     table
 }
 

@@ -5,14 +5,16 @@ mod view;
 use serde::Serialize;
 
 use crate::Listing;
-use crate::Result;
 use crate::guest::Guest;
 use crate::kernel::Kernel;
 use crate::memory::{GuestVirt, PAGE_SIZE};
 use crate::object::{FixedStr, Mirror, Plan};
+use crate::{Error, Result};
 
 /// Pools that a kernel may have: `HUGE_MAX_HSTATE` is 2 on x86-64.
 const POOL_BOUND: u64 = 16;
+/// The order of a page of 1 GiB, the largest that x86-64 has.
+const LARGEST_ORDER: u32 = 18;
 
 /// The pool of huge pages of one size.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -54,26 +56,42 @@ struct Hstate {
 
 impl Guest {
     /// The pools of huge pages: `/sys/kernel/mm/hugepages`. None where the kernel has no hugetlbfs.
-    pub fn huge_pools(&self) -> Result<HugePools> {
-        pools(&self.kernel()?)
+    pub fn hugetlb(&self) -> Result<HugePools> {
+        let mut all = Listing::new();
+        for (i, pool) in pools(&self.kernel()?)?.into_iter().enumerate() {
+            all.take(pool, || format!("the pool hstates[{i}]"));
+        }
+        Ok(all)
     }
 }
 
-pub(crate) fn pools(kernel: &Kernel) -> Result<HugePools> {
+/// Each pool, or why it could not be read.
+pub(crate) fn pools(kernel: &Kernel) -> Result<Vec<Result<HugePool>>> {
     let Some(first) = kernel.symbols()?.lookup("hstates") else {
-        return Ok(Listing::from(Vec::new()));
+        return Ok(Vec::new());
     };
     let plan = Plan::<Hstate>::new(kernel)?;
     let index = |symbol: &str| kernel.read_u32(kernel.symbol(symbol)?).map(u64::from);
     let default = index("default_hstate_idx")?;
-    let count = index("hugetlb_max_hstate")?.min(POOL_BOUND);
+    let count = index("hugetlb_max_hstate")?;
+    let broken = |at, why| Error::Broken {
+        what: "hstate",
+        at,
+        why,
+    };
+    if count > POOL_BOUND {
+        return Err(broken(first, format!("there are {count} of them")));
+    }
     let pools = (0..count).map(|i| {
         let at = first.offset(plan.size().wrapping_mul(i));
         let raw = plan.load(at)?;
+        if raw.order > LARGEST_ORDER {
+            return Err(broken(at, format!("its order is {}", raw.order)));
+        }
         Ok(HugePool {
             at,
             name: raw.name.to_str().into_owned(),
-            size: PAGE_SIZE.checked_shl(raw.order).unwrap_or(0),
+            size: PAGE_SIZE << raw.order,
             total: raw.nr_huge_pages,
             free: raw.free_huge_pages,
             reserved: raw.resv_huge_pages,
@@ -82,5 +100,5 @@ pub(crate) fn pools(kernel: &Kernel) -> Result<HugePools> {
             default: i == default,
         })
     });
-    pools.collect()
+    Ok(pools.collect())
 }

@@ -317,9 +317,11 @@ impl Reader<'_> {
     /// `vm_commit_limit()`, `vm_memory_committed()`
     fn commit(&mut self, total: u64) -> Result<()> {
         let kernel = self.kernel;
-        let huge = hugetlb::pools(kernel)?.iter().fold(0u64, |sum, pool| {
-            sum.saturating_add(pool.total.saturating_mul(pool.size / PAGE_SIZE))
-        });
+        let mut huge = 0u64;
+        for pool in hugetlb::pools(kernel)? {
+            let pool = pool?;
+            huge = huge.saturating_add(pool.total.saturating_mul(pool.size / PAGE_SIZE));
+        }
         let allowed = match self.long("sysctl_overcommit_kbytes")? {
             0 => {
                 let ratio = self.int("sysctl_overcommit_ratio")?;
@@ -365,6 +367,7 @@ impl Reader<'_> {
     /// `hugetlb_report_meminfo()`
     fn huge_pages(&mut self) -> Result<()> {
         let pools = hugetlb::pools(self.kernel)?;
+        let pools = pools.into_iter().collect::<Result<Vec<_>>>()?;
         if let Some(pool) = pools.iter().find(|pool| pool.default) {
             self.kib("HugePages_Total", pool.total);
             self.kib("HugePages_Free", pool.free);

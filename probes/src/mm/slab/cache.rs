@@ -15,29 +15,42 @@ const CACHE_BOUND: usize = 1 << 16;
 /// `OO_SHIFT`: the order of a slab is above, the objects of one are below.
 const OO_SHIFT: u32 = 16;
 
-/// Objects that are free, by where they wait.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+/// Objects that are free, by where they wait. `None`: a part of it could not be read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct FreeObjects {
     /// On slabs of the nodes' partial lists.
-    pub partial: u64,
+    pub partial: Option<u64>,
     /// On the lists that CPUs allocate from.
-    pub cpu: u64,
+    pub cpu: Option<u64>,
     /// Freed by other CPUs, of the slabs that CPUs allocate from.
-    pub remote: u64,
+    pub remote: Option<u64>,
     /// On partial slabs that CPUs keep.
-    pub cpu_partial: u64,
+    pub cpu_partial: Option<u64>,
     /// In the sheaves of CPUs.
-    pub sheaves: u64,
+    pub sheaves: Option<u64>,
     /// In the full sheaves of the nodes' barns.
-    pub barns: u64,
+    pub barns: Option<u64>,
 }
 
 impl FreeObjects {
     /// All of them.
     #[must_use]
-    pub const fn sum(&self) -> u64 {
-        self.partial + self.cpu + self.remote + self.cpu_partial + self.sheaves + self.barns
+    pub fn sum(&self) -> Option<u64> {
+        sum([self.partial, self.on_cpus(), self.barns])
     }
+
+    /// Those that CPUs keep.
+    #[must_use]
+    pub fn on_cpus(&self) -> Option<u64> {
+        sum([self.cpu, self.remote, self.cpu_partial, self.sheaves])
+    }
+}
+
+/// The sum, if all are known.
+fn sum(numbers: impl IntoIterator<Item = Option<u64>>) -> Option<u64> {
+    numbers
+        .into_iter()
+        .try_fold(0u64, |sum, number| Some(sum.saturating_add(number?)))
 }
 
 /// A slab cache.
@@ -61,12 +74,12 @@ pub struct SlabCache {
     pub order: u32,
     /// How many caches share it: more than one where others of its size were merged with it.
     pub refcount: i32,
-    /// Slabs.
-    pub slabs: u64,
+    /// Slabs. `None`, as the next two: it could not be read of a node, or this kernel does not count it.
+    pub slabs: Option<u64>,
     /// Objects that the slabs have, in use or free.
-    pub objects: u64,
+    pub objects: Option<u64>,
     /// Slabs on the nodes' partial lists.
-    pub partial_slabs: u64,
+    pub partial_slabs: Option<u64>,
     /// The free ones among the objects.
     pub free: FreeObjects,
 }
@@ -74,21 +87,23 @@ pub struct SlabCache {
 impl SlabCache {
     /// Objects that are not on a node's partial slab: `active_objs` of `/proc/slabinfo`, which counts what CPUs keep.
     #[must_use]
-    pub const fn active(&self) -> u64 {
-        self.objects.saturating_sub(self.free.partial)
+    pub fn active(&self) -> Option<u64> {
+        Some(self.objects?.saturating_sub(self.free.partial?))
     }
 
     /// Objects that are in use.
     #[must_use]
-    pub const fn in_use(&self) -> u64 {
-        self.objects.saturating_sub(self.free.sum())
+    pub fn in_use(&self) -> Option<u64> {
+        Some(self.objects?.saturating_sub(self.free.sum()?))
     }
 
     /// Bytes of all its slabs.
     #[must_use]
-    pub const fn bytes(&self) -> u64 {
-        self.slabs
-            .saturating_mul(crate::memory::PAGE_SIZE << self.order)
+    pub fn bytes(&self) -> Option<u64> {
+        Some(
+            self.slabs?
+                .saturating_mul(crate::memory::PAGE_SIZE << self.order),
+        )
     }
 }
 
@@ -196,8 +211,8 @@ impl<'k> Reader<'k> {
         let mut missing = Vec::new();
         let cpus = free::cpus(self.kernel, at, &raw, &mut missing)?;
         let nodes = free::nodes(self.kernel, at, &raw, &mut missing)?;
-        let sum = |of: fn(&NodeSlab) -> u64| nodes.iter().map(of).fold(0, u64::saturating_add);
-        let all = |of: fn(&CpuSlab) -> u64| cpus.iter().map(of).fold(0, u64::saturating_add);
+        let of_nodes = |of: fn(&NodeSlab) -> Option<u64>| sum(nodes.iter().map(of));
+        let of_cpus = |of: fn(&CpuSlab) -> Option<u64>| sum(cpus.iter().map(of));
         let cache = SlabCache {
             at,
             c_type: types::of_cache(self.kernel, name, raw.object_size),
@@ -208,16 +223,16 @@ impl<'k> Reader<'k> {
             objects_per_slab: raw.objects_per_slab(),
             order: raw.order(),
             refcount: raw.refcount,
-            slabs: sum(|node| node.slabs),
-            objects: sum(|node| node.objects),
-            partial_slabs: sum(|node| node.partial_slabs),
+            slabs: of_nodes(|node| node.slabs),
+            objects: of_nodes(|node| node.objects),
+            partial_slabs: of_nodes(|node| node.partial_slabs),
             free: FreeObjects {
-                partial: sum(|node| node.partial_free),
-                cpu: all(|cpu| cpu.free),
-                remote: all(|cpu| cpu.remote_free),
-                cpu_partial: all(|cpu| cpu.partial_free),
-                sheaves: all(|cpu| cpu.main.saturating_add(cpu.spare)),
-                barns: sum(|node| node.barn_objects),
+                partial: of_nodes(|node| node.partial_free),
+                cpu: of_cpus(|cpu| cpu.free),
+                remote: of_cpus(|cpu| cpu.remote_free),
+                cpu_partial: of_cpus(|cpu| cpu.partial_free),
+                sheaves: of_cpus(|cpu| Some(cpu.main?.saturating_add(cpu.spare?))),
+                barns: of_nodes(|node| node.barn_objects),
             },
         };
         let kept = Kept { cache, cpus, nodes };

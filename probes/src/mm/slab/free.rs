@@ -19,53 +19,50 @@ const SLAB_BOUND: usize = 1 << 22;
 /// Objects that a sheaf may have, as far as we read: the kernel makes them of some dozens.
 const SHEAF_BOUND: u32 = 1 << 12;
 
-/// What a CPU keeps of a cache.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+/// What a CPU keeps of a cache. A count is `None` if it could not be read, and 0 if this kernel has no such thing.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct CpuSlab {
     /// The CPU.
     pub cpu: u32,
     /// The slab that it allocates from; kernels since 7.0 have none.
     pub slab: Option<GuestVirt>,
     /// Objects on the list that it allocates from.
-    pub free: u64,
+    pub free: Option<u64>,
     /// Objects of that slab that other CPUs have freed.
-    pub remote_free: u64,
+    pub remote_free: Option<u64>,
     /// Partial slabs that it keeps.
-    pub partial_slabs: u64,
+    pub partial_slabs: Option<u64>,
     /// Free objects of these.
-    pub partial_free: u64,
+    pub partial_free: Option<u64>,
     /// Objects in its main sheaf.
-    pub main: u64,
+    pub main: Option<u64>,
     /// Objects in its spare sheaf.
-    pub spare: u64,
+    pub spare: Option<u64>,
     /// Objects in the sheaf that waits for the end of an RCU grace period: freed, and in use until then.
-    pub rcu: u64,
+    pub rcu: Option<u64>,
 }
 
-/// What a node has of a cache: its `kmem_cache_node`.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+/// What a node has of a cache: its `kmem_cache_node`. A count is `None` if it could not be read.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct NodeSlab {
     /// The node.
     pub node: u32,
     /// Where its `kmem_cache_node` lies.
     pub at: GuestVirt,
-    /// Whether this kernel counts slabs and objects (`CONFIG_SLUB_DEBUG`).
-    #[serde(skip)]
-    pub(super) counted: bool,
-    /// Slabs.
-    pub slabs: u64,
-    /// Objects of all slabs.
-    pub objects: u64,
+    /// Slabs; `None` also without `CONFIG_SLUB_DEBUG`.
+    pub slabs: Option<u64>,
+    /// Objects of all slabs; `None` also without `CONFIG_SLUB_DEBUG`.
+    pub objects: Option<u64>,
     /// Slabs on its partial list.
-    pub partial_slabs: u64,
+    pub partial_slabs: Option<u64>,
     /// Free objects of these.
-    pub partial_free: u64,
-    /// Full sheaves in its barn.
-    pub barn_full: u64,
+    pub partial_free: Option<u64>,
+    /// Full sheaves in its barn; 0, as the next two, if this kernel has none.
+    pub barn_full: Option<u64>,
     /// Empty sheaves in its barn.
-    pub barn_empty: u64,
+    pub barn_empty: Option<u64>,
     /// Objects in the full ones.
-    pub barn_objects: u64,
+    pub barn_objects: Option<u64>,
 }
 
 #[derive(Debug, Mirror)]
@@ -208,15 +205,24 @@ pub(super) fn cpus(
 ) -> Result<Vec<CpuSlab>> {
     let mut all = Vec::new();
     for cpu in online_cpus(kernel)? {
+        let on_slabs = match cache.cpu_slab.filter(|at| !at.is_null()) {
+            Some(slabs) => {
+                let name = || format!("the kmem_cache_cpu of CPU {cpu} at {slabs} (per CPU)");
+                on_slabs(kernel, at, cache, (slabs, cpu), missing, &name)
+            }
+            None => OnSlabs::none(),
+        };
         let mut kept = CpuSlab {
             cpu,
-            ..CpuSlab::default()
+            slab: on_slabs.slab,
+            free: on_slabs.free,
+            remote_free: on_slabs.remote_free,
+            partial_slabs: on_slabs.partial.map(|(slabs, _)| slabs),
+            partial_free: on_slabs.partial.map(|(_, free)| free),
+            main: Some(0),
+            spare: Some(0),
+            rcu: Some(0),
         };
-        if let Some(slabs) = cache.cpu_slab.filter(|at| !at.is_null()) {
-            on_slabs(kernel, at, cache, slabs, &mut kept).or_miss(missing, || {
-                format!("the kmem_cache_cpu of CPU {cpu} at {slabs} (per CPU)")
-            });
-        }
         if let Some(sheaves) = cache.cpu_sheaves.filter(|at| !at.is_null()) {
             let name = |what: &str| format!("the {what} sheaf of CPU {cpu}");
             let raw = kernel
@@ -225,15 +231,15 @@ pub(super) fn cpus(
             let raw = raw.or_miss(missing, || {
                 format!("the cpu_sheaves of CPU {cpu} at {sheaves} (per CPU)")
             });
-            if let Some(raw) = raw {
-                let mut size = |sheaf_at, what| {
-                    sheaf(kernel, at, cache, sheaf_at)
-                        .or_miss(missing, || name(what))
-                        .map_or(0, |objects| objects.len() as u64)
-                };
-                (kept.main, kept.spare) = (size(raw.main, "main"), size(raw.spare, "spare"));
-                kept.rcu = size(raw.rcu_free, "rcu_free");
-            }
+            let mut size = |sheaf_at: Option<GuestVirt>, what| {
+                let objects = sheaf(kernel, at, cache, sheaf_at?);
+                let objects = objects.or_miss(missing, || name(what));
+                objects.map(|objects| objects.len() as u64)
+            };
+            let raw = raw.as_ref();
+            kept.main = size(raw.map(|raw| raw.main), "main");
+            kept.spare = size(raw.map(|raw| raw.spare), "spare");
+            kept.rcu = size(raw.map(|raw| raw.rcu_free), "rcu_free");
         }
         all.push(kept);
     }
@@ -241,24 +247,55 @@ pub(super) fn cpus(
 }
 
 /// What a CPU keeps in slabs: that which it allocates from, and partial ones.
+struct OnSlabs {
+    slab: Option<GuestVirt>,
+    free: Option<u64>,
+    remote_free: Option<u64>,
+    /// How many partial ones, and their free objects.
+    partial: Option<(u64, u64)>,
+}
+
+impl OnSlabs {
+    const fn none() -> Self {
+        Self {
+            slab: None,
+            free: Some(0),
+            remote_free: Some(0),
+            partial: Some((0, 0)),
+        }
+    }
+}
+
 fn on_slabs(
     kernel: &Kernel,
     at: GuestVirt,
     cache: &Raw,
-    slabs: GuestVirt,
-    kept: &mut CpuSlab,
-) -> Result<()> {
-    let raw: Cpu = kernel.load(kernel.per_cpu(slabs, kept.cpu)?)?;
-    kept.slab = (!raw.slab.is_null()).then_some(raw.slab);
+    (slabs, cpu): (GuestVirt, u32),
+    missing: &mut Vec<Missing>,
+    name: &dyn Fn() -> String,
+) -> OnSlabs {
+    let mut kept = OnSlabs::none();
+    let raw = kernel
+        .per_cpu(slabs, cpu)
+        .and_then(|at| kernel.load::<Cpu>(at))
+        .or_miss(missing, name);
+    let Some(raw) = raw else {
+        (kept.free, kept.remote_free, kept.partial) = (None, None, None);
+        return kept;
+    };
     if !raw.slab.is_null() {
-        kept.free = on_cpu(kernel, at, cache, &raw)?.len() as u64;
-        kept.remote_free = Plan::<RawSlab>::new(kernel)?.load(raw.slab)?.free();
+        kept.slab = Some(raw.slab);
+        let free = on_cpu(kernel, at, cache, &raw);
+        kept.free = free.or_miss(missing, name).map(|free| free.len() as u64);
+        let own = Plan::<RawSlab>::new(kernel).and_then(|plan| plan.load(raw.slab));
+        kept.remote_free = own.or_miss(missing, name).map(|slab| slab.free());
     }
-    for (slab, _) in partial(kernel, raw.partial.unwrap_or_default())? {
-        kept.partial_slabs += 1;
-        kept.partial_free += slab.free();
-    }
-    Ok(())
+    let of_slabs = partial(kernel, raw.partial.unwrap_or_default()).or_miss(missing, name);
+    kept.partial = of_slabs.map(|slabs| {
+        let free = slabs.iter().map(|(slab, _)| slab.free());
+        (slabs.len() as u64, free.fold(0, u64::saturating_add))
+    });
+    kept
 }
 
 /// The free objects on the list that a CPU allocates from.
@@ -382,50 +419,46 @@ pub(super) fn nodes(
     let mut nodes = Vec::new();
     for (node, at, barn) in node_pointers(kernel, cache)? {
         let name = |what: &str| format!("{what} of node {node}, kmem_cache_node at {at}");
-        let Some(raw) = kernel.load::<Node>(at).or_miss(missing, || name("what")) else {
-            continue;
-        };
+        let raw = kernel.load::<Node>(at).or_miss(missing, || name("what"));
+        let raw = raw.as_ref();
         let mut had = NodeSlab {
             node,
             at,
-            counted: raw.nr_slabs.is_some(),
-            slabs: raw.nr_slabs.unwrap_or(0),
-            objects: raw.total_objects.unwrap_or(0),
-            partial_slabs: raw.nr_partial,
-            ..NodeSlab::default()
+            slabs: raw.and_then(|raw| raw.nr_slabs),
+            objects: raw.and_then(|raw| raw.total_objects),
+            partial_slabs: raw.map(|raw| raw.nr_partial),
+            partial_free: None,
+            barn_full: Some(0),
+            barn_empty: Some(0),
+            barn_objects: Some(0),
         };
         let (head, member) = layout.partial;
-        let walk = || {
+        let walk = |nr_partial| {
             let (mut free, mut count) = (0_u64, 0_u64);
             for slab in list_for_each_entry(kernel, at.offset(head), member).bound(SLAB_BOUND) {
                 free = free.saturating_add(plan.load(slab?)?.free());
                 count += 1;
             }
             // add_partial() and remove_partial() change both.
-            match count == raw.nr_partial {
+            match count == nr_partial {
                 true => Ok(free),
                 false => Err(Error::Broken {
                     what: "partial list",
                     at: at.offset(head),
-                    why: format!(
-                        "it has {count} slabs, its nr_partial says {}",
-                        raw.nr_partial
-                    ),
+                    why: format!("it has {count} slabs, its nr_partial says {nr_partial}"),
                 }),
             }
         };
-        had.partial_free = walk()
-            .or_miss(missing, || name("the partial list"))
-            .unwrap_or(0);
+        had.partial_free = had
+            .partial_slabs
+            .and_then(|count| walk(count).or_miss(missing, || name("the partial list")));
         if let Some(sheaf) = layout.sheaf.filter(|_| !barn.is_null()) {
             let count = |member| kernel.read_u32(barn.offset(member)).map(u64::from);
-            let counts = count(sheaf.barn.1).and_then(|full| Ok((full, count(sheaf.barn.2)?)));
-            (had.barn_full, had.barn_empty) = counts
-                .or_miss(missing, || name("the barn"))
-                .unwrap_or_default();
+            had.barn_full = count(sheaf.barn.1).or_miss(missing, || name("the barn"));
+            had.barn_empty = count(sheaf.barn.2).or_miss(missing, || name("the barn"));
             let objects = in_barn(kernel, cache, cache_raw, barn);
             let objects = objects.or_miss(missing, || name("the full sheaves"));
-            had.barn_objects = objects.map_or(0, |objects| objects.len() as u64);
+            had.barn_objects = objects.map(|objects| objects.len() as u64);
         }
         nodes.push(had);
     }

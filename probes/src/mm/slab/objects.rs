@@ -205,11 +205,10 @@ fn whole(reader: &Reader<'_>, at: GuestVirt) -> Result<(SlabObjects, Vec<Missing
         }
     }
     // inc_slabs_node() counts each slab that has pages.
-    if kept.nodes.iter().all(|node| node.counted) && slabs != kept.cache.slabs {
-        let why = format!(
-            "{slabs} slabs were found by their pages, its nr_slabs says {}",
-            kept.cache.slabs
-        );
+    if let Some(counted) = kept.cache.slabs
+        && slabs != counted
+    {
+        let why = format!("{slabs} slabs were found by their pages, its nr_slabs says {counted}");
         let what = "slab cache";
         let broken: Result<()> = Err(Error::Broken { what, at, why });
         broken.or_miss(&mut missing, || "its slabs");

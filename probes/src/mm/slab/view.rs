@@ -2,7 +2,7 @@
 
 use crate::Missing;
 use crate::mm::slab::{SlabCache, SlabCaches, SlabObject, SlabObjects};
-use crate::view::{Align, Table, View, bytes};
+use crate::view::{Align, Table, View, bytes, or_unknown, sum_of_bytes};
 
 /// Objects of a cache that a view shows; `--json` and the value have all.
 const SHOWN: usize = 20;
@@ -44,15 +44,15 @@ fn row(cache: &SlabCache) -> [String; 12] {
     [
         cache.name.clone(),
         cache.size.to_string(),
-        cache.in_use().to_string(),
-        cache.objects.to_string(),
-        cache.slabs.to_string(),
+        or_unknown(cache.in_use()),
+        or_unknown(cache.objects),
+        or_unknown(cache.slabs),
         cache.order.to_string(),
         cache.objects_per_slab.to_string(),
-        free.partial.to_string(),
-        (free.cpu + free.remote + free.cpu_partial + free.sheaves).to_string(),
-        free.barns.to_string(),
-        bytes(cache.bytes()),
+        or_unknown(free.partial),
+        or_unknown(free.on_cpus()),
+        or_unknown(free.barns),
+        or_unknown(cache.bytes().map(bytes)),
         match (&cache.c_type, cache.refcount > 1) {
             (ty, false) => ty.clone().unwrap_or_default(),
             (Some(ty), true) => format!("{ty}, merged"),
@@ -71,11 +71,8 @@ fn caches(caches: &SlabCaches) -> Table {
     for cache in order {
         table.row(row(cache));
     }
-    let sum = caches
-        .iter()
-        .map(SlabCache::bytes)
-        .fold(0, u64::saturating_add);
-    table.note(format!("{} caches, {}; {FREE}", caches.len(), bytes(sum)));
+    let sum = sum_of_bytes(caches.iter().map(SlabCache::bytes));
+    table.note(format!("{} caches, {sum}; {FREE}", caches.len()));
     table.lacks(&caches.missing);
     table
 }
@@ -123,7 +120,7 @@ fn tables(all: &SlabObjects) -> Vec<Table> {
         ];
         let slab = cpu.slab.map_or_else(String::new, |at| at.to_string());
         let mut cells = vec![cpu.cpu.to_string(), slab];
-        cells.extend(numbers.map(|number| number.to_string()));
+        cells.extend(numbers.map(or_unknown));
         cpus.row(cells);
     }
     let mut nodes = Table::new([
@@ -147,7 +144,7 @@ fn tables(all: &SlabObjects) -> Vec<Table> {
             node.barn_empty,
         ];
         let mut cells = vec![node.node.to_string()];
-        cells.extend(numbers.map(|number| number.to_string()));
+        cells.extend(numbers.map(or_unknown));
         nodes.row(cells);
     }
     let mut objects = Table::new([("OBJECTS IN USE", Left)]);
@@ -201,3 +198,52 @@ fn object(object: &SlabObject) -> Table {
 }
 
 crate::displays!(SlabCaches, SlabObjects, SlabObject);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::memory::GuestVirt;
+    use crate::mm::slab::FreeObjects;
+
+    fn cache(partial: Option<u64>) -> SlabCache {
+        SlabCache {
+            at: GuestVirt(0xffff_8880_0000_1000),
+            name: "filp".to_owned(),
+            c_type: None,
+            object_size: 192,
+            size: 256,
+            align: 64,
+            objects_per_slab: 16,
+            order: 0,
+            refcount: 1,
+            slabs: Some(4),
+            objects: Some(64),
+            partial_slabs: Some(2),
+            free: FreeObjects {
+                partial,
+                cpu: Some(3),
+                remote: Some(0),
+                cpu_partial: Some(0),
+                sheaves: Some(0),
+                barns: Some(0),
+            },
+        }
+    }
+
+    #[test]
+    fn a_count_that_could_not_be_read_is_no_number() {
+        let (known, unknown) = (cache(Some(5)), cache(None));
+        assert_eq!((known.in_use(), known.active()), (Some(56), Some(59)));
+        assert_eq!((unknown.in_use(), unknown.active()), (None, None));
+        assert_eq!(row(&known)[2..8].join(" "), "56 64 4 0 16 5");
+        assert_eq!(row(&unknown)[2..8].join(" "), "? 64 4 0 16 ?");
+        let json = serde_json::to_value(&unknown).unwrap();
+        assert!(json["free"]["partial"].is_null());
+        let unknown = SlabCache {
+            slabs: None,
+            ..unknown
+        };
+        let text = SlabCaches::from(vec![known, unknown]).text();
+        assert!(text.contains("2 caches, at least 16 KiB;"), "{text}");
+    }
+}

@@ -3,7 +3,7 @@
 use crate::memory::PAGE_SIZE;
 use crate::mm::{AddressMap, Vma, VmaKind};
 use crate::view::svg::{ACCENT, FAINT, INK, shorten};
-use crate::view::{Anchor, Svg, Text, bytes};
+use crate::view::{Anchor, Svg, Text, bytes, sum_of_bytes};
 
 /// Mappings that are drawn one by one; of more, neighbours of the same name are drawn as one.
 const BLOCKS: usize = 70;
@@ -49,9 +49,8 @@ fn mapped(vmas: &[Vma]) -> Block {
         vmas.iter()
             .fold(0u64, |sum, vma| sum.saturating_add(vma.len())),
     );
-    let resident = bytes(vmas.iter().fold(0u64, |sum, vma| {
-        sum.saturating_add(vma.resident.saturating_mul(PAGE_SIZE))
-    }));
+    let in_bytes = |pages: u64| pages.saturating_mul(PAGE_SIZE);
+    let resident = sum_of_bytes(vmas.iter().map(|vma| vma.resident.map(in_bytes)));
     let name = match first.name.rsplit_once('/') {
         Some((_, file)) => file,
         None if first.name.is_empty() => "(anonymous)",

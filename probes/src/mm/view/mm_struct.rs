@@ -2,8 +2,8 @@
 
 use crate::Missing;
 use crate::memory::{GuestVirt, PAGE_SIZE};
-use crate::mm::{AddressMap, MmStruct, RssCounter, Vma, Vmas};
-use crate::view::{Align, Table, View, bytes};
+use crate::mm::{AddressMap, MmStruct, RssCounter, Vmas};
+use crate::view::{Align, Table, View, bytes, or_unknown, sum_of_bytes};
 
 impl View for Vmas {
     fn text(&self) -> String {
@@ -21,7 +21,7 @@ impl View for Vmas {
 
 fn vmas(vmas: &Vmas) -> Table {
     use Align::{Left, Right};
-    let swap = vmas.iter().any(|vma| vma.swapped > 0);
+    let swap = vmas.iter().any(|vma| vma.swapped != Some(0));
     let mut columns = vec![
         ("START", Left),
         ("END", Left),
@@ -34,34 +34,27 @@ fn vmas(vmas: &Vmas) -> Table {
     ];
     columns.retain(|(name, _)| swap || *name != "SWAP");
     let mut table = Table::new(columns);
+    let in_bytes = |pages: u64| pages.saturating_mul(PAGE_SIZE);
     for vma in vmas {
         let mut cells = vec![
             format!("{:012x}", vma.start.0),
             format!("{:012x}", vma.end.0),
             vma.perms(),
             bytes(vma.len()),
-            bytes(vma.resident.saturating_mul(PAGE_SIZE)),
+            or_unknown(vma.resident.map(in_bytes).map(bytes)),
         ];
         if swap {
-            cells.push(bytes(vma.swapped.saturating_mul(PAGE_SIZE)));
+            cells.push(or_unknown(vma.swapped.map(in_bytes).map(bytes)));
         }
         cells.push(format!("{:x}", vma.offset));
         cells.push(vma.name.clone());
         table.row(cells);
     }
-    let sum = |of: fn(&Vma) -> u64| {
-        vmas.iter()
-            .fold(0u64, |sum, vma| sum.saturating_add(of(vma)))
-    };
-    let (all, resident) = (
-        sum(Vma::len),
-        sum(|vma| vma.resident.saturating_mul(PAGE_SIZE)),
-    );
     table.note(format!(
         "{} mappings, {}, of which {} are resident",
         vmas.len(),
-        bytes(all),
-        bytes(resident)
+        sum_of_bytes(vmas.iter().map(|vma| Some(vma.len()))),
+        sum_of_bytes(vmas.iter().map(|vma| vma.resident.map(in_bytes)))
     ));
     table.lacks(&vmas.missing);
     table
@@ -188,3 +181,27 @@ impl View for AddressMap {
 }
 
 crate::displays!(AddressMap, MmStruct, Vmas);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::mm::VmaKind;
+    use crate::mm::testing::vma;
+
+    #[test]
+    fn pages_that_could_not_be_counted_are_no_number() {
+        let known = vma(0x1000, 0x5000, 3, "[heap]", VmaKind::Heap);
+        let mut unknown = vma(0x8000, 0x9000, 3, "[stack]", VmaKind::Stack);
+        let text = Vmas::from(vec![known.clone(), unknown.clone()]).text();
+        assert!(!text.contains("SWAP") && !text.contains('?'), "{text}");
+        (unknown.resident, unknown.swapped) = (None, None);
+        let vmas = Vmas::from(vec![known, unknown]);
+        let text = vmas.text();
+        let line = text.lines().find(|line| line.contains("[stack]")).unwrap();
+        let cells: Vec<&str> = line.split_whitespace().collect();
+        assert_eq!(cells[cells.len() - 4..], ["?", "?", "0", "[stack]"]);
+        assert!(text.contains("at least 4 KiB are resident"), "{text}");
+        let json = serde_json::to_value(&vmas).unwrap();
+        assert!(json[1]["resident"].is_null() && json[0]["resident"] == 1);
+    }
+}

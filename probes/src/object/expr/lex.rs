@@ -1,10 +1,13 @@
 //! The words of a C expression.
 
+use crate::ErrorKind;
+
 /// What is wrong with an expression, and where, in bytes from its start.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Fault {
     pub(super) message: String,
     pub(super) at: usize,
+    pub(super) kind: ErrorKind,
 }
 
 impl Fault {
@@ -12,6 +15,7 @@ impl Fault {
         Self {
             message: message.into(),
             at,
+            kind: ErrorKind::Invalid,
         }
     }
 }

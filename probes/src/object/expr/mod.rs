@@ -112,6 +112,7 @@ impl Kernel {
         };
         parsed.map_err(|fault| Error::Expression {
             message: fault.message,
+            kind: fault.kind,
             column: text.get(..fault.at).unwrap_or(&text).chars().count(),
             source_text: text,
         })

@@ -127,7 +127,10 @@ impl<'a> Parser<'a> {
 
     /// Turns an error of an object into a fault at a place of the expression.
     pub(super) fn at_fault<T>(at: usize, result: crate::Result<T>) -> Result<T> {
-        result.map_err(|e| Fault::new(at, e.to_string()))
+        result.map_err(|error| Fault {
+            kind: error.kind(),
+            ..Fault::new(at, error.to_string())
+        })
     }
 
     pub(super) fn int(&self, value: u64) -> Object {

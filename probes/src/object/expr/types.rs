@@ -291,7 +291,10 @@ impl Parser<'_> {
     }
 
     fn no_type(&self, at: usize, c: &str, kinds: &[Kind], name: &str) -> Fault {
-        Fault::new(at, self.kernel.no_type(c, kinds, name).to_string())
+        Fault {
+            kind: crate::ErrorKind::Absent,
+            ..Fault::new(at, self.kernel.no_type(c, kinds, name).to_string())
+        }
     }
 }
 

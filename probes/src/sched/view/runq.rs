@@ -105,5 +105,6 @@ fn table(all: &RunQueues) -> Table {
         load.join(" "),
         queues.join("; ")
     ));
+    table.lacks(&all.missing);
     table
 }

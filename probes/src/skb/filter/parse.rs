@@ -145,6 +145,7 @@ impl<'a> Parser<'a> {
     fn fault(&self, message: String) -> Error {
         let end = self.text.chars().count();
         Error::Expression {
+            kind: crate::ErrorKind::Invalid,
             message,
             source_text: self.text.to_owned(),
             column: self.tokens.get(self.at).map_or(end, |(column, _)| *column),

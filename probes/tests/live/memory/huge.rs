@@ -52,7 +52,7 @@ pub(super) fn pages_are_huge(ground: &mut Ground, kernel: &str) {
         }
     }
     ledger.same(pid, "AnonHugePages", &huge, &said);
-    // With PREEMPT_RT a kernel has no transparent huge pages (`mm/Kconfig:837@v7.3.4`): all must be small there.
+    // With `PREEMPT_RT` a kernel has no transparent huge pages (`mm/Kconfig:837@v7.3.4`): all must be small there.
     let transparent = ground.sh("ls -d /sys/kernel/mm/transparent_hugepage || true");
     let least = if transparent.is_empty() { 0 } else { 6 };
     ledger.end(&[

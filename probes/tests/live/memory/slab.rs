@@ -89,12 +89,12 @@ pub(super) fn is_that_of_proc(ground: &mut Ground, kernel: &str) {
         ledger.same("slabinfo", "caches", &names, &of_proc);
         for cache in seen.caches.iter() {
             let memory = [
-                cache.active(),
-                cache.objects,
+                cache.active().unwrap(),
+                cache.objects.unwrap(),
                 cache.size.into(),
                 cache.objects_per_slab.into(),
                 1 << cache.order,
-                cache.slabs,
+                cache.slabs.unwrap(),
             ];
             let (Some(first), Some(last)) = (before.get(&cache.name), after.get(&cache.name))
             else {
@@ -102,13 +102,16 @@ pub(super) fn is_that_of_proc(ground: &mut Ground, kernel: &str) {
                 continue;
             };
             ledger.steady(&cache.name, "cache", &memory, (first, last));
-            let free = cache.free.sum() <= cache.objects;
+            let free = cache
+                .free
+                .sum()
+                .is_some_and(|free| Some(free) <= cache.objects);
             ledger.same(&cache.name, "free", &free, &true);
         }
         for listed in &seen.objects {
             // Two ways: by the lists of partial slabs and what CPUs hold, and by all pages and the lists of their slabs.
             let name = &listed.cache.name;
-            let counted = listed.cache.in_use();
+            let counted = listed.cache.in_use().unwrap();
             ledger.same(
                 name,
                 "objects in use",
@@ -118,7 +121,7 @@ pub(super) fn is_that_of_proc(ground: &mut Ground, kernel: &str) {
             let cpus = listed
                 .cpus
                 .iter()
-                .map(|cpu| cpu.free + cpu.main)
+                .map(|cpu| cpu.free.unwrap() + cpu.main.unwrap())
                 .sum::<u64>();
             if cpus > 0 {
                 ledger.same(name, "held by CPUs", &true, &true);

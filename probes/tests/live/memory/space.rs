@@ -54,7 +54,7 @@ fn read(guest: &Guest) -> probes::Result<(VmallocAreas, SwapAreas, HugePools)> {
     Ok((
         guest.vmalloc_areas()?,
         guest.swap_areas()?,
-        guest.huge_pools()?,
+        guest.hugetlb()?,
     ))
 }
 

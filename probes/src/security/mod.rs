@@ -1,0 +1,3 @@
+//! `security/`: what guards the kernel.
+
+pub mod keys;
