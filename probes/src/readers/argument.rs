@@ -2,7 +2,7 @@
 
 use crate::guest::Guest;
 use crate::memory::GuestVirt;
-use crate::page::PageAt;
+use crate::mm::page::PageAt;
 use crate::{Error, Result};
 
 /// A parameter: how its words are read, and what completes them.

@@ -5,7 +5,7 @@
 use super::define::{dashed, readers};
 // Rooms are named as they stand below the crate.
 use crate::memory::GuestVirt;
-use crate::page::PageAt;
+use crate::mm::page::PageAt;
 use crate::*;
 
 readers! {

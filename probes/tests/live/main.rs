@@ -8,8 +8,11 @@
 
 // Every file of this folder; what is a folder by itself is named.
 automod::dir!("tests/live");
+mod hooks;
 mod hostile;
 mod memory;
+mod sources;
+mod ways;
 
 /// The kernel of the tests in `default`: another one where the matrix of kernels is run (`cargo xtask test matrix`).
 fn kernel() -> String {

@@ -203,7 +203,7 @@ crate::displays!(SlabCaches, SlabObjects, SlabObject);
 mod tests {
     use super::*;
     use crate::memory::GuestVirt;
-    use crate::slab::FreeObjects;
+    use crate::mm::slab::FreeObjects;
 
     fn cache(partial: Option<u64>) -> SlabCache {
         SlabCache {
