@@ -13,6 +13,8 @@ use probes::structures::{
 use crate::ground::Ground;
 use crate::ledger::Ledger;
 
+crate::on_kernels!(are_sound);
+
 pub(crate) fn are_sound(kernel: &str) {
     let mut ground = Ground::new(kernel);
     ground.agent.load_module("nft-ct", "").unwrap();

@@ -7,6 +7,8 @@ use probes::device::{Buses, Devices, Disk, Disks, Majors, PciDevices, Resources}
 use crate::ground::Ground;
 use crate::ledger::Ledger;
 
+crate::on_kernels!(are_those_of_sys);
+
 /// Devices beside those of the bare guest: disks with a queue and without, with partitions, network devices.
 const MORE: &str = r#"
     modprobe null_blk nr_devices=2 gb=1 queue_mode=2 irqmode=2 completion_nsec=4000000000 hw_queue_depth=16 submit_queues=2

@@ -11,6 +11,8 @@ use vm::agent::WorkloadKind;
 use crate::ground::Ground;
 use crate::ledger::Ledger;
 
+crate::on_kernels!(are_those_of_their_files);
+
 /// Programs that are linked to libraries, that are not, that may lie anywhere, and that must lie where they were linked to.
 const PROGRAMS: &str = r"
     modprobe nf_tables

@@ -8,6 +8,8 @@ use probes::{Guest, Result};
 use crate::ground::Ground;
 use crate::ledger::Ledger;
 
+crate::on_kernels!(are_those_of_proc);
+
 /// Descriptors of every kind.
 const OPENERS: &str = r"
     mkfifo /tmp/fifo; echo 0123456789 >/tmp/read; echo gone >/tmp/deleted

@@ -96,7 +96,8 @@ fn seen(paths: &Paths, frames: &[Frame]) -> BTreeSet<usize> {
         .collect()
 }
 
-pub(crate) fn are_those_of_tcpdump() {
+#[test]
+fn are_those_of_tcpdump() {
     let ground = Ground::bare("default", 512 << 20);
     let guest = ground.guest.clone();
     let net = guest.net().unwrap();
@@ -138,7 +139,8 @@ fn echo_of([there, back]: [&str; 2]) -> Vec<String> {
     lines
 }
 
-pub(crate) fn by_place_and_mark() {
+#[test]
+fn by_place_and_mark() {
     let mut ground = Ground::bare("default", 512 << 20);
     let guest = ground.guest.clone();
     guest.veth().unwrap();
@@ -222,7 +224,8 @@ pub(crate) fn by_place_and_mark() {
 }
 
 /// The filter names what only the first leg of the way has.
-pub(crate) fn follow_through_nat() {
+#[test]
+fn follow_through_nat() {
     let mut ground = Ground::bare("default", 512 << 20);
     let guest = ground.guest.clone();
     guest.router().unwrap();

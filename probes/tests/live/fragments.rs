@@ -33,7 +33,8 @@ fn times(path: &Path, name: &str) -> usize {
     path.iter().filter(|stage| stage.name == name).count()
 }
 
-pub(crate) fn are_of_their_datagram() {
+#[test]
+fn are_of_their_datagram() {
     let mut ground = Ground::bare("default", 512 << 20);
     let guest = ground.guest.clone();
     guest.veth().unwrap();
@@ -100,7 +101,8 @@ pub(crate) fn are_of_their_datagram() {
     assert_eq!(paths.about("10.1.0.2 > 10.1.0.1 ICMP echo reply").len(), 1);
 }
 
-pub(crate) fn behind_headers_of_ipv6() {
+#[test]
+fn behind_headers_of_ipv6() {
     let mut ground = Ground::bare("default", 512 << 20);
     let guest = ground.guest.clone();
     guest.veth().unwrap();
@@ -150,7 +152,8 @@ pub(crate) fn behind_headers_of_ipv6() {
 }
 
 /// Netlink and unix sockets have an `sk_buff` for each message: named, and shown to whoever asks.
-pub(crate) fn messages_that_are_no_packets() {
+#[test]
+fn messages_that_are_no_packets() {
     let ground = Ground::bare("default", 512 << 20);
     let guest = ground.guest.clone();
     let work = |guest: &probes::Guest| {

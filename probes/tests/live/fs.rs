@@ -9,6 +9,8 @@ use vm::agent::WorkloadKind;
 use crate::ground::Ground;
 use crate::ledger::Ledger;
 
+crate::on_kernels!(are_those_of_stat);
+
 /// Files of every type, links of every kind, a file system on a device, mounts on mounts.
 const FILES: &str = r"
     cd /tmp; mkdir -p deep/er/still; echo 0123456789 >deep/file; ln deep/file hard; mknod deep/null c 1 3; mkfifo deep/fifo

@@ -51,7 +51,7 @@ fn child(way: &str, name: &str, file: &str) -> Child {
     let mut child = Command::new(std::env::current_exe().unwrap())
         .args([
             "--exact",
-            "a_dead_holder_leaves_a_guest_that_goes_on",
+            "held::is_let_go",
             "--nocapture",
         ])
         .env(HOLDER, format!("{way} {name} {file}"))
@@ -68,7 +68,8 @@ fn child(way: &str, name: &str, file: &str) -> Child {
     child
 }
 
-pub(crate) fn is_let_go() {
+#[test]
+fn is_let_go() {
     if let Ok(what) = std::env::var(HOLDER) {
         return hold(&what);
     }

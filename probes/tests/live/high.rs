@@ -7,7 +7,8 @@ use crate::{maps, mm, tasks};
 /// Above the hole below 4 GiB, where the guest's devices are.
 const HIGH: u64 = 1 << 32;
 
-pub(crate) fn ram_above_4_gib() {
+#[test]
+fn ram_above_4_gib() {
     let mut ground = Ground::bare("default", 5 << 30);
     ground.fill();
     let mut ledger = Ledger::new("5 GiB");

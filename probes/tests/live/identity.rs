@@ -29,7 +29,8 @@ fn capture(guest: &Guest, line: &str) -> Paths {
     paths
 }
 
-pub(crate) fn through_copies_and_tunnels() {
+#[test]
+fn through_copies_and_tunnels() {
     let mut ground = Ground::bare("default", 512 << 20);
     let guest = ground.guest.clone();
     guest.veth().unwrap();
@@ -124,7 +125,8 @@ pub(crate) fn through_copies_and_tunnels() {
 }
 
 /// Segments that NAPI polls together become one packet; datagrams that it polls together go as a list, with one route.
-pub(crate) fn together_from_the_wire() {
+#[test]
+fn together_from_the_wire() {
     let mut ground = Ground::bare("default", 512 << 20);
     let guest = ground.guest.clone();
     let net = guest.net().unwrap();

@@ -8,7 +8,8 @@ fn called(line: &str) -> Option<&str> {
     line.strip_prefix("calling  ")?.split('+').next()
 }
 
-pub(crate) fn are_called_in_their_order() {
+#[test]
+fn are_called_in_their_order() {
     let name = format!("boot-{}", std::process::id());
     let guest = Guest::held_at_boot(&name).unwrap();
     let table = guest.initcalls().unwrap();

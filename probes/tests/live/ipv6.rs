@@ -49,7 +49,8 @@ fn on_input(path: &Path) -> Vec<Met<'_>> {
     met
 }
 
-pub(crate) fn takes_its_way() {
+#[test]
+fn takes_its_way() {
     let mut ground = Ground::bare("default", 512 << 20);
     let guest = ground.guest.clone();
     ground.sh("ip link set lo up");

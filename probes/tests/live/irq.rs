@@ -8,6 +8,8 @@ use probes::workqueue::{Work, Workqueues};
 use crate::ground::Ground;
 use crate::ledger::Ledger;
 
+crate::on_kernels!(are_those_of_proc);
+
 pub(crate) fn are_those_of_proc(kernel: &str) {
     let mut ground = Ground::bare(kernel, vm::Options::default().memory);
     interrupts(&mut ground, kernel);

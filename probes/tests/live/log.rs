@@ -8,6 +8,8 @@ use vm::agent::values;
 use crate::ground::Ground;
 use crate::ledger::Ledger;
 
+crate::on_kernels!(records, modules_and_symbols);
+
 /// Levels, facilities, and bytes that `/dev/kmsg` escapes.
 const LINES: &str = r"
     echo on >/proc/sys/kernel/printk_devkmsg

@@ -9,6 +9,8 @@ use vm::agent::values;
 use crate::ground::Ground;
 use crate::ledger::Ledger;
 
+crate::on_kernels!(are_those_of_proc);
+
 pub(crate) type Said = BTreeMap<i32, Vec<values::Vma>>;
 
 /// The areas of every process that has some, by `/proc`.

@@ -10,6 +10,8 @@ use crate::ground::Ground;
 use crate::ledger::Ledger;
 use crate::maps;
 
+crate::on_kernels!(fields, the_break_moves, pages, kernel_addresses);
+
 /// Pages of one area that are compared: one of 1 GiB has 262144.
 const PAGES: u64 = 600;
 

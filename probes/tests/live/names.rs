@@ -9,6 +9,8 @@ use probes::memory::GuestVirt;
 use crate::ground::Ground;
 use crate::ledger::Ledger;
 
+crate::on_kernels!(last_of_a_section);
+
 /// Two block drivers with names in common (`max_part`), and a module with names of the kernel's (`group_show`).
 const MODULES: &str = "modprobe loop max_loop=1; modprobe brd rd_nr=1 rd_size=64; modprobe tun";
 

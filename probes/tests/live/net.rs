@@ -8,6 +8,8 @@ use probes::{Guest, Result};
 use crate::ground::Ground;
 use crate::ledger::Ledger;
 
+crate::on_kernels!(are_those_of_proc);
+
 /// Sockets of every kind.
 const OPENERS: &str = r"
     ip link set lo up

@@ -4,6 +4,8 @@ use std::collections::BTreeSet;
 
 use crate::ground::Ground;
 
+crate::on_kernels!(are_those_of_nft);
+
 const RULES: &str = "
 table ip klab {
     chain input {

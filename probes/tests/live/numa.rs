@@ -28,7 +28,8 @@ fn said(serial: &str, word: &str) -> Option<String> {
     line.map(|rest| rest.trim().to_owned())
 }
 
-pub(crate) fn marked_pages_are_there() {
+#[test]
+fn marked_pages_are_there() {
     let choice: KernelChoice = "default".parse().unwrap();
     let kernel = Kernel::resolve(&choice, &mut Silent).unwrap();
     let initramfs = vm::initramfs::build(&kernel, &mut Silent).unwrap();

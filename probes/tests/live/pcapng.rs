@@ -7,7 +7,8 @@ use probes::view::View;
 
 use crate::ground::Ground;
 
-pub(crate) fn is_what_tcpdump_reads() {
+#[test]
+fn is_what_tcpdump_reads() {
     let mut ground = Ground::bare("default", 512 << 20);
     let guest = ground.guest.clone();
     guest.veth().unwrap();

@@ -48,7 +48,8 @@ fn keys(kernel: &Kernel, items: impl Iterator<Item = Result<GuestVirt>>) -> Vec<
         .collect()
 }
 
-pub(crate) fn is_walked() {
+#[test]
+fn is_walked() {
     let mut ground = Ground::bare("default", 512 << 20);
     load(&mut ground);
     let guest = ground.guest.clone();

@@ -9,6 +9,8 @@ use vm::agent::{WorkloadKind, values};
 use crate::ground::Ground;
 use crate::ledger::Ledger;
 
+crate::on_kernels!(are_those_of_proc);
+
 /// Control groups of both versions with processes in them, and processes in namespaces of every kind.
 const POPULATION: &str = r"
     cd /sys/fs/cgroup; echo '+memory +pids' >cgroup.subtree_control; mkdir -p a/b 'c d' gone; echo +pids >a/cgroup.subtree_control

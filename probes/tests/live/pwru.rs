@@ -14,7 +14,8 @@ use crate::skb::sound;
 const AT: &str = "/opt/pwru";
 const PINGS: usize = 5;
 
-pub(crate) fn agrees() {
+#[test]
+fn agrees() {
     let mut ground = Ground::bare("default", 512 << 20);
     let root = kernels::debs(&["pwru"], Suite::Trixie, &mut Silent).unwrap();
     let push = |ground: &mut Ground, from: &std::path::Path| {

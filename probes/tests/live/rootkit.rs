@@ -8,6 +8,8 @@ use probes::structures::offset_of;
 use crate::ground::Ground;
 use crate::hostile::Ram;
 
+crate::on_kernels!(is_found);
+
 /// Runs the audit on the copy, which must find exactly this: a part of the place, and a part of what is wrong.
 fn finds(ram: &mut Ram, what: &str, wanted: &[(&str, &str)]) {
     let audit = ram.guest().unwrap().audit().unwrap();

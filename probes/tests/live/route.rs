@@ -9,6 +9,8 @@ use serde_json::Value;
 use crate::ground::Ground;
 use crate::ledger::Ledger;
 
+crate::on_kernels!(are_those_of_ip);
+
 /// Devices of several drivers, routes of every kind, neighbours in every state, in two network namespaces.
 const NETWORK: &str = r"
     ip link set lo up; modprobe dummy; modprobe veth; modprobe virtio_net; modprobe sch_prio; modprobe bridge

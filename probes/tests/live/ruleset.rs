@@ -9,6 +9,8 @@ use vm::agent::{SocketKind, WorkloadKind};
 use crate::ground::Ground;
 use crate::ledger::Ledger;
 
+crate::on_kernels!(are_those_of_nft);
+
 /// Rules with expressions of every kind that is known, in two network namespaces, and some of kinds that are not.
 const RULES: &str = r#"
     modprobe nf_tables; modprobe nft_ct; modprobe nft_limit; modprobe nft_log; modprobe nft_nat; modprobe nft_masq
@@ -208,7 +210,8 @@ const COMINGS: &str = "while :; do unshare -n sh -c 'ip link set lo up; \
        for port in 1 2 3 4 5 6 7 8; do /init send udp 127.0.0.1:$port x; done'; done >/dev/null 2>&1";
 
 /// The rows of zones beside `/proc/net/nf_conntrack`; and a namespace that ends hides nobody's connections.
-pub(crate) fn connections_of_zones_and_of_what_ends() {
+#[test]
+fn connections_of_zones_and_of_what_ends() {
     let mut ground = Ground::bare("default", vm::Options::default().memory);
     ground.sh(ZONES);
     let said = ground.sh("cat /proc/net/nf_conntrack");

@@ -9,6 +9,8 @@ use vm::agent::WorkloadKind;
 use crate::ground::Ground;
 use crate::ledger::Ledger;
 
+crate::on_kernels!(are_those_of_proc);
+
 /// Tasks that always want to run, by their nice value, and the weight that `sched_prio_to_weight[]` has for it.
 const HOGS: [(i32, u64); 4] = [(0, 1024), (0, 1024), (5, 335), (-5, 3121)];
 

@@ -31,7 +31,8 @@ pub(crate) fn syn(source: u16) -> Tcp {
 }
 
 /// The kernel's function tracer, on functions that only packets call: the same calls in the same order.
-pub(crate) fn the_function_tracer_agrees() {
+#[test]
+fn the_function_tracer_agrees() {
     const WATCHED: [&str; 8] = [
         "ip_rcv_core",
         "ip_rcv_finish_core",
@@ -90,7 +91,8 @@ pub(crate) fn the_function_tracer_agrees() {
 }
 
 /// What ftrace itself says that it can hook.
-pub(crate) fn functions() {
+#[test]
+fn functions() {
     let mut ground = Ground::bare("default", 512 << 20);
     let guest = ground.guest.clone();
     let _net = guest.net().unwrap();

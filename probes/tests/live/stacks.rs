@@ -14,6 +14,8 @@ use vm::agent::WorkloadKind;
 use crate::ground::Ground;
 use crate::ledger::Ledger;
 
+crate::on_kernels!(are_those_of_proc, in_the_middle_of_a_switch);
+
 /// What `/proc` has of a thread: how often it left its CPU, and its stack, `function+0xoffset [module]` line by line.
 type Said = (u64, Vec<String>);
 

@@ -10,6 +10,8 @@ use vm::agent::{SocketKind, WorkloadKind};
 
 use crate::ground::Ground;
 
+crate::on_kernels!(in_place);
+
 const SOON: Duration = Duration::from_secs(10);
 
 pub(crate) fn in_place(kernel: &str) {
@@ -135,7 +137,8 @@ pub(crate) fn in_place(kernel: &str) {
     ground.sh("true");
 }
 
-pub(crate) fn survives() {
+#[test]
+fn survives() {
     let ground = Ground::bare("default", 512 << 20);
     let guest = ground.guest.clone();
     let net = guest.net().unwrap();
@@ -200,7 +203,8 @@ pub(crate) fn survives() {
 /// What [`a_killed_waiter`] starts: this test program once more, in a guest that is there. It waits to be killed.
 const KILLED: &str = "KLAB_TEST_STOP";
 
-pub(crate) fn killed_in_the_middle() {
+#[test]
+fn killed_in_the_middle() {
     if let Ok(name) = std::env::var(KILLED) {
         let guest = probes::Guest::attach(&name).unwrap();
         let mut stop = guest.stop_at("icmp_rcv", &Filter::default()).unwrap();
@@ -220,7 +224,7 @@ pub(crate) fn killed_in_the_middle() {
         let mut child = Command::new(std::env::current_exe().unwrap())
             .args([
                 "--exact",
-                "a_killed_waiter_leaves_a_guest_that_goes_on",
+                "stop::killed_in_the_middle",
                 "--nocapture",
             ])
             .env(KILLED, machine.name())

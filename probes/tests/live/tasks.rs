@@ -9,6 +9,8 @@ use vm::agent::values;
 use crate::ground::Ground;
 use crate::ledger::Ledger;
 
+crate::on_kernels!(are_those_of_proc);
+
 /// What `/proc` says of a task, and how often it was switched away from.
 pub(crate) type Said = BTreeMap<i32, (values::Task, String)>;
 

@@ -12,6 +12,8 @@ use probes::unwind::TraceEnd;
 use crate::ground::Ground;
 use crate::ledger::Ledger;
 
+crate::on_kernels!(is_what_objdump_says);
+
 /// Functions with branches of `sched_schedstats`, in one kernel or another.
 const SCHEDSTATS: [&str; 8] = [
     "try_to_wake_up",

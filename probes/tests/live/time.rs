@@ -8,6 +8,8 @@ use probes::time::{Clocks, Serves, Timers};
 use crate::ground::Ground;
 use crate::ledger::Ledger;
 
+crate::on_kernels!(is_that_of_proc);
+
 pub(crate) fn is_that_of_proc(kernel: &str) {
     let mut ground = Ground::bare(kernel, vm::Options::default().memory);
     hrtimers(&mut ground, kernel);

@@ -9,6 +9,8 @@ use probes::memory::GuestVirt;
 use crate::ground::Ground;
 use crate::ledger::Ledger;
 
+crate::on_kernels!(are_those_of_pahole);
+
 /// A member: its name, its first bit, its bits when it is a bit field, its size (of a bit field: of its type).
 type Member = (String, u64, Option<u64>, u64);
 

@@ -22,6 +22,8 @@ use bpf::bpf;
 use modules::{command_line, modules};
 use tracing::tracing;
 
+crate::on_kernels!(are_those_of_sys);
+
 pub(crate) fn are_those_of_sys(kernel: &str) {
     let mut ground = Ground::bare(kernel, vm::Options::default().memory);
     command_line(&mut ground, kernel);
@@ -40,7 +42,8 @@ pub(crate) fn are_those_of_sys(kernel: &str) {
 }
 
 /// klab's own module hooks functions of the whole network stack: all of it is a module's, and nothing is wrong.
-pub(crate) fn of_klabs_own_module() {
+#[test]
+fn of_klabs_own_module() {
     let ground = Ground::bare("default", vm::Options::default().memory);
     let mut seen: Option<Audit> = None;
     let paths = ground.guest.paths(&Profile::Path, |guest| {

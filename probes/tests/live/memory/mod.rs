@@ -14,6 +14,8 @@ use std::collections::BTreeMap;
 
 use crate::ground::Ground;
 
+crate::on_kernels!(is_that_of_proc);
+
 /// What the readers are to find. A process blocks on a pipe that nobody reads, with its buffer of 16 MiB in memory.
 const FURNISH: &str = r"
     set -e
