@@ -1,6 +1,6 @@
 //! A chain of structures that each point to the next, with NULL at the end: `irqaction.next`, `notifier_block.next`.
 
-use super::guard::Guard;
+use super::guard::{Guard, walks};
 use super::{bad_pointer, word};
 use crate::Result;
 use crate::kernel::Kernel;
@@ -18,7 +18,6 @@ pub struct Chain<'k> {
     node: u64,
     end: GuestVirt,
     guard: Guard,
-    over: bool,
 }
 
 /// Walks the chain that begins with the structure at `first`, whose pointer to the next lies at `next` bytes: yields each
@@ -32,7 +31,6 @@ pub fn chain(kernel: &Kernel, first: GuestVirt, next: u64) -> Chain<'_> {
         node: first.0,
         end: GuestVirt(0),
         guard: Guard::new("chain", first, CHAIN_BOUND),
-        over: false,
     }
 }
 
@@ -62,18 +60,7 @@ impl Chain<'_> {
     }
 }
 
-impl Iterator for Chain<'_> {
-    type Item = Result<GuestVirt>;
-
-    fn next(&mut self) -> Option<Self::Item> {
-        if self.over {
-            return None;
-        }
-        let step = self.advance().transpose();
-        self.over = !matches!(step, Some(Ok(_)));
-        step
-    }
-}
+walks!(Chain<'_> => GuestVirt);
 
 #[cfg(test)]
 mod tests {

@@ -15,7 +15,27 @@ pub(crate) struct Guard {
     anchor: GuestVirt,
     steps: u64,
     power: u64,
+    over: bool,
 }
+
+/// Makes a walk that has a guard and an `advance()` an iterator which ends at its first error.
+macro_rules! walks {
+    ($walk:ty => $item:ty) => {
+        impl Iterator for $walk {
+            type Item = $crate::Result<$item>;
+
+            fn next(&mut self) -> Option<Self::Item> {
+                if self.guard.is_over() {
+                    return None;
+                }
+                let step = self.advance().transpose();
+                self.guard.set_over(!matches!(step, Some(Ok(_))));
+                step
+            }
+        }
+    };
+}
+pub(super) use walks;
 
 impl Guard {
     pub(crate) fn new(what: &'static str, start: GuestVirt, bound: usize) -> Self {
@@ -27,6 +47,7 @@ impl Guard {
             anchor: start,
             steps: 0,
             power: 1,
+            over: false,
         }
     }
 
@@ -36,6 +57,15 @@ impl Guard {
 
     pub(crate) fn set_what(&mut self, what: &'static str) {
         self.what = what;
+    }
+
+    /// Whether the walk has ended.
+    pub(crate) fn is_over(&self) -> bool {
+        self.over
+    }
+
+    pub(crate) fn set_over(&mut self, over: bool) {
+        self.over = over;
     }
 
     /// Nodes met so far.

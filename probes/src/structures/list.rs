@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use super::guard::Guard;
+use super::guard::{Guard, walks};
 use super::{bad_pointer, word};
 use crate::kernel::Kernel;
 use crate::memory::GuestVirt;
@@ -35,7 +35,6 @@ pub struct List<'k> {
     last: GuestVirt,
     next: Option<u64>,
     guard: Guard,
-    over: bool,
 }
 
 /// Walks the list whose head is at `head`: yields the address of each node, without the head.
@@ -58,7 +57,6 @@ pub fn list_for_each_entry(kernel: &Kernel, head: GuestVirt, member: u64) -> Lis
         last: head,
         next: None,
         guard,
-        over: false,
     }
 }
 
@@ -93,18 +91,7 @@ impl List<'_> {
     }
 }
 
-impl Iterator for List<'_> {
-    type Item = Result<GuestVirt>;
-
-    fn next(&mut self) -> Option<Self::Item> {
-        if self.over {
-            return None;
-        }
-        let step = self.advance().transpose();
-        self.over = !matches!(step, Some(Ok(_)));
-        step
-    }
-}
+walks!(List<'_> => GuestVirt);
 
 /// The structures on the list at `head`, whose `list_head` lies at `member` bytes. A node whose `prev` is not the node
 /// before it is an error: the list is broken, or changes while it is read, which [`settle`](super::settle) tells apart.

@@ -5,8 +5,9 @@
 
 use std::collections::HashSet;
 
+use super::guard::{Guard, walks};
 use super::{unreadable, word};
-use crate::base::check_interrupt;
+
 use crate::kernel::Kernel;
 use crate::memory::GuestVirt;
 use crate::{Error, Result};
@@ -89,11 +90,9 @@ pub struct Maple<'k> {
     kernel: &'k Kernel,
     layout: MapleLayout,
     tree: GuestVirt,
-    bound: usize,
-    nodes: usize,
+    guard: Guard,
     levels: Vec<Level>,
     begun: bool,
-    over: bool,
 }
 
 /// Walks the tree at `tree` (`struct maple_tree`): yields all entries, ascending. Empty ranges and reserved ones
@@ -104,11 +103,9 @@ pub fn mt_for_each(kernel: &Kernel, tree: GuestVirt, layout: MapleLayout) -> Map
         kernel,
         layout,
         tree,
-        bound: MAPLE_BOUND,
-        nodes: 0,
+        guard: Guard::new("maple tree", tree, MAPLE_BOUND),
         levels: Vec::new(),
         begun: false,
-        over: false,
     }
 }
 
@@ -156,7 +153,7 @@ impl Maple<'_> {
     /// The same walk, giving up after `nodes` tree nodes.
     #[must_use]
     pub fn bound(mut self, nodes: usize) -> Self {
-        self.bound = nodes;
+        self.guard.set_bound(nodes);
         self
     }
 
@@ -179,7 +176,6 @@ impl Maple<'_> {
 
     /// Decodes an encoded node pointer that `holder` holds: `mte_to_node()`, `mte_node_type()`, `ma_data_end()`.
     fn enter(&mut self, encoded: u64, holder: GuestVirt, min: u64, max: u64) -> Result<Level> {
-        check_interrupt();
         let node = GuestVirt(encoded & !NODE_MASK);
         let (kind, leaf) = match encoded >> 3 & 0xf {
             DENSE => (self.layout.dense, true),
@@ -205,14 +201,7 @@ impl Maple<'_> {
                 format!("more than {MAPLE_DEPTH} levels below the root: a loop"),
             ));
         }
-        if self.nodes >= self.bound {
-            return Err(Error::TooLong {
-                what: "maple tree",
-                at: self.tree,
-                bound: self.bound,
-            });
-        }
-        self.nodes += 1;
+        self.guard.step(node)?;
         let parent = word(self.kernel, node.offset(self.layout.parent)).map_err(|fault| {
             let relation = format!("a child of it is {encoded:#x}");
             unreadable("maple tree", holder, &relation, fault)
@@ -337,18 +326,7 @@ impl Maple<'_> {
     }
 }
 
-impl Iterator for Maple<'_> {
-    type Item = Result<MapleEntry>;
-
-    fn next(&mut self) -> Option<Self::Item> {
-        if self.over {
-            return None;
-        }
-        let step = self.advance().transpose();
-        self.over = !matches!(step, Some(Ok(_)));
-        step
-    }
-}
+walks!(Maple<'_> => MapleEntry);
 
 /// Checks the tree at `tree`: besides what a walk checks (types, pivots ascending and within their parent's range, no
 /// dead node, depth), no node occurs twice, and each node's parent and the slot it is in are those the walk came by,

@@ -1,6 +1,6 @@
 //! `struct rb_root`: the red-black tree (`include/linux/rbtree.h`, `include/linux/rbtree_types.h`).
 
-use super::guard::Guard;
+use super::guard::{Guard, walks};
 use super::list::container_of;
 use super::{bad_pointer, word};
 use crate::base::check_interrupt;
@@ -27,7 +27,6 @@ pub struct Rbtree<'k> {
     /// A link to descend from before the next node: where it lies, and in which node.
     descend: Option<(GuestVirt, GuestVirt)>,
     guard: Guard,
-    over: bool,
 }
 
 /// Walks the tree at `root` (`rb_root`, or `rb_root_cached`, which begins with one) in order: yields each `rb_node`.
@@ -46,7 +45,6 @@ pub fn rbtree_for_each_entry(kernel: &Kernel, root: GuestVirt, member: u64) -> R
         stack: Vec::new(),
         descend: Some((root, root)),
         guard,
-        over: false,
     }
 }
 
@@ -94,18 +92,7 @@ impl Rbtree<'_> {
     }
 }
 
-impl Iterator for Rbtree<'_> {
-    type Item = Result<GuestVirt>;
-
-    fn next(&mut self) -> Option<Self::Item> {
-        if self.over {
-            return None;
-        }
-        let step = self.advance().transpose();
-        self.over = !matches!(step, Some(Ok(_)));
-        step
-    }
-}
+walks!(Rbtree<'_> => GuestVirt);
 
 /// The parent of the `rb_node` at `node`: `rb_parent()`; `None` for the root.
 pub fn rb_parent(kernel: &Kernel, node: GuestVirt) -> Result<Option<GuestVirt>> {

@@ -1,7 +1,8 @@
 //! `struct xarray`: an array of pointers by index, a radix tree (`include/linux/xarray.h`, `lib/xarray.c`).
 
+use super::guard::{Guard, walks};
 use super::{unreadable, word};
-use crate::base::check_interrupt;
+
 use crate::kernel::Kernel;
 use crate::memory::GuestVirt;
 use crate::{Error, Result};
@@ -82,11 +83,9 @@ pub struct Xarray<'k> {
     kernel: &'k Kernel,
     layout: XarrayLayout,
     array: GuestVirt,
-    bound: usize,
-    nodes: usize,
+    guard: Guard,
     levels: Vec<Level>,
     begun: bool,
-    over: bool,
 }
 
 /// Walks the array at `array` (`struct xarray`): yields all entries, ascending. Reserved indices are left out.
@@ -96,11 +95,9 @@ pub fn xa_for_each(kernel: &Kernel, array: GuestVirt, layout: XarrayLayout) -> X
         kernel,
         layout,
         array,
-        bound: XARRAY_BOUND,
-        nodes: 0,
+        guard: Guard::new("xarray", array, XARRAY_BOUND),
         levels: Vec::new(),
         begun: false,
-        over: false,
     }
 }
 
@@ -161,7 +158,7 @@ impl Xarray<'_> {
     /// The same walk, giving up after `nodes` tree nodes.
     #[must_use]
     pub fn bound(mut self, nodes: usize) -> Self {
-        self.bound = nodes;
+        self.guard.set_bound(nodes);
         self
     }
 
@@ -198,7 +195,6 @@ impl Xarray<'_> {
 
     /// Decodes a node pointer that is in `above`'s present slot, or in the array's head.
     fn enter(&mut self, encoded: u64, above: Option<Level>) -> Result<Level> {
-        check_interrupt();
         let node = GuestVirt(encoded & !3);
         let holder = above.map_or(self.array, |above| above.node);
         if self.layout.chunk > CHUNK_MAX || !self.layout.chunk.is_power_of_two() {
@@ -208,14 +204,7 @@ impl Xarray<'_> {
             );
             return Err(Self::broken(self.array, why));
         }
-        if self.nodes >= self.bound {
-            return Err(Error::TooLong {
-                what: "xarray",
-                at: self.array,
-                bound: self.bound,
-            });
-        }
-        self.nodes += 1;
+        self.guard.step(node)?;
         let shift = self.byte(node.offset(self.layout.shift)).map_err(|fault| {
             unreadable("xarray", holder, &format!("a child of it is {node}"), fault)
         })?;
@@ -317,18 +306,7 @@ impl Xarray<'_> {
     }
 }
 
-impl Iterator for Xarray<'_> {
-    type Item = Result<XarrayEntry>;
-
-    fn next(&mut self) -> Option<Self::Item> {
-        if self.over {
-            return None;
-        }
-        let step = self.advance().transpose();
-        self.over = !matches!(step, Some(Ok(_)));
-        step
-    }
-}
+walks!(Xarray<'_> => XarrayEntry);
 
 /// Checks the array at `array`: besides what a walk checks (shifts), each node's parent and offset are those the walk
 /// came by, and its count is that of its slots in use. Returns the number of entries.
