@@ -277,6 +277,7 @@ pub(crate) fn sources(root: &Path) -> Result<Key> {
         "jupyter-kernel",
         "probes",
         "vm",
+        "kmod/bytes.rs",
         "kmod/filter.rs",
         "kmod/ring.rs",
     ] {

@@ -27,9 +27,9 @@ pub struct Path {
     pub first: u64,
     /// Its memory then.
     pub head: GuestVirt,
-    /// What it is, by its first bytes.
+    /// Describes the packet by its first bytes.
     pub packet: String,
-    /// What happened, in order.
+    /// Stages, in order.
     pub stages: Vec<Stage>,
     /// Whether records were lost before it ended: then stages may be missing.
     pub incomplete: bool,
@@ -89,19 +89,19 @@ impl Path {
 pub struct Paths {
     /// The packets.
     pub paths: Vec<Path>,
-    /// What became of the records.
+    /// Counts of the records.
     pub tally: Tally,
     /// The same by CPU.
     pub cpus: Vec<CpuTally>,
-    /// What was recorded of sockets of this machine alone, and is not among the packets: see [`CaptureOptions::all_families`].
+    /// Messages of sockets of this machine alone, which are not among the packets: see [`CaptureOptions::all_families`].
     ///
     /// [`CaptureOptions::all_families`]: super::CaptureOptions::all_families
     pub left_out: LeftOut,
     /// Returns of functions whose calls were not seen, so that nobody knows of which packet they are.
     pub strays: usize,
-    /// What is to be added to the times of packets to have nanoseconds since 1970: the guest's own clock.
+    /// Nanoseconds from 1970 to the zero of the packets' times, by the guest's own clock.
     pub realtime: i64,
-    /// How many functions were hooked.
+    /// Number of functions that were hooked.
     pub hooked: usize,
     /// Functions that were asked for and are not to be had in this kernel.
     pub absent: Vec<String>,
@@ -110,9 +110,9 @@ pub struct Paths {
 /// Messages that are no packets, as many as were recorded.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub struct LeftOut {
-    /// Of netlink sockets.
+    /// Messages of netlink sockets.
     pub netlink: usize,
-    /// Of unix sockets.
+    /// Messages of unix sockets.
     pub unix: usize,
 }
 

@@ -29,7 +29,7 @@ pub(in crate::skb) struct Site {
     pub(in crate::skb) layer: Layer,
 }
 
-/// What is needed to say what a record means.
+/// Facts for decoding records.
 pub(in crate::skb) struct Known<'a> {
     pub(in crate::skb) kernel: &'a Kernel,
     pub(in crate::skb) sites: &'a [Site],
@@ -108,7 +108,7 @@ pub(super) fn socket_of(packet: &str) -> Option<u16> {
     found.map(|(family, _)| *family)
 }
 
-/// What a packet without headers that are known is: by the socket that it is of, else by the functions that had or freed it.
+/// Describes a packet without known headers: by its socket, else by the functions that had or freed it.
 fn unknown(records: &[&Record], stages: &[Stage]) -> String {
     let by_name = |stage: &Stage| {
         let name = match &stage.what {

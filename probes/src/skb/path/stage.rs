@@ -8,7 +8,7 @@ use crate::net::netfilter::nf_conn::NfConn;
 use crate::skb::stages::Layer;
 use crate::traffic::describe;
 
-/// Where in its memory an `sk_buff`'s data is, in bytes from `head`: `headroom = data`, `tailroom = end - tail`.
+/// Place of an `sk_buff`'s data in its memory, in bytes from `head`: `headroom = data`, `tailroom = end - tail`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub struct Geometry {
     /// `skb->data - skb->head`.
@@ -64,7 +64,7 @@ pub struct RuleHit {
     pub ends: bool,
 }
 
-/// What connection tracking says of a packet: `skb->_nfct`.
+/// A packet's connection: `skb->_nfct`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Conntrack {
     /// `NEW`, `ESTABLISHED`, `RELATED`, `UNTRACKED`: at that moment.
@@ -77,7 +77,7 @@ pub struct Conntrack {
     pub conn: Option<NfConn>,
 }
 
-/// What a stage is.
+/// Kind of a stage.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub enum What {
     /// A call with this `sk_buff`.
@@ -123,13 +123,13 @@ pub struct Stage {
     pub module: Option<String>,
     /// The part of the kernel.
     pub layer: Layer,
-    /// What it is.
+    /// Kind of the stage.
     pub what: What,
     /// Nanoseconds since the packet was first seen.
     pub ns: u64,
     /// The CPU.
     pub cpu: u32,
-    /// What the CPU was in.
+    /// Context of the CPU.
     #[serde(serialize_with = "context")]
     pub context: Context,
     /// `current->pid`.
@@ -142,7 +142,7 @@ pub struct Stage {
     pub skb: GuestVirt,
     /// Its memory.
     pub head: GuestVirt,
-    /// Where its data was.
+    /// Place of its data.
     pub geometry: Geometry,
     /// `skb->protocol` as a number; 0 where it is not set yet.
     pub protocol: u16,
@@ -156,9 +156,9 @@ pub struct Stage {
     pub sock: bool,
     /// Whether it had its route: `skb_dst()`.
     pub route: bool,
-    /// What connection tracking says of it; only of calls.
+    /// Its connection; calls only.
     pub conntrack: Option<Conntrack>,
-    /// What else is to be said.
+    /// A remark.
     pub note: Option<String>,
 }
 

@@ -158,7 +158,7 @@ impl Way<'_> {
         }
     }
 
-    /// What is true of a stage that the next one shows.
+    /// Facts about a stage that the next one shows.
     fn went_past(&mut self, next: &str, record: &Record) {
         let looks = |name: &str| {
             self.known
@@ -195,7 +195,7 @@ impl Way<'_> {
         }
     }
 
-    /// What a record of a call says of connection tracking.
+    /// Connection tracking in the record of a call.
     fn conntrack(&mut self, record: &Record) -> Option<Conntrack> {
         // NFCT_INFOMASK of include/linux/skbuff.h.
         let (at, info) = (GuestVirt(record.arg & !7), record.arg & 7);
