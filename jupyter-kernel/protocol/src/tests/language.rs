@@ -105,7 +105,7 @@ impl Language for Fake {
     }
 
     fn inspect(&self, code: &str, at: usize) -> Option<Bundle> {
-        (!code.is_empty()).then(|| plain(format!("{} bytes before", at)))
+        (!code.is_empty()).then(|| plain(format!("{at} bytes before")))
     }
 
     fn is_complete(&self, code: &str) -> Completeness {
