@@ -154,10 +154,13 @@ fn commands(cell: &Command, prefix: &str, with_body: bool) -> Vec<(String, Strin
 /// The parameter that comes next, behind these words.
 fn parameter(command: &str, before: &[&str]) -> Option<(&'static Reader, &'static Parameter)> {
     let readers = Reader::of_command(command);
-    if let Some(flag) = before.last().and_then(|word| word.strip_prefix("--")) {
-        let mut flagged = readers.iter().filter(|reader| reader.flags.contains(&flag));
-        let reader = *flagged.next()?;
-        let parameter = reader.parameters.iter().find(|one| one.name == flag)?;
+    let flag = before.last().and_then(|word| word.strip_prefix("--"));
+    let flagged = |reader: &&&'static Reader| flag.is_some_and(|flag| reader.flags.contains(&flag));
+    if let Some(reader) = readers.iter().find(flagged) {
+        let parameter = reader
+            .parameters
+            .iter()
+            .find(|one| Some(one.name) == flag)?;
         return Some((reader, parameter));
     }
     // Behind a `--word` stands its value, but for those that have none.

@@ -458,7 +458,7 @@ readers! {
     ///
     /// Symbols are read from the kernel's own kallsyms and from the modules' own tables, in guest memory. A name may be
     /// that of several: all are listed, each with the spelling that means it alone, and every command takes that
-    /// spelling. What a stack prints, NAME+0xOFF [MODULE], is a spelling too. A Rust function is found by its path,
+    /// spelling. What a stack prints, `NAME+0xOFF [MODULE]`, is a spelling too. A Rust function is found by its path,
     /// whole or from any :: on.
     symbols | "sym"(
         /// The name, or the address with 0x

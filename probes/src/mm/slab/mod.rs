@@ -5,7 +5,7 @@
 //! # use probes::Guest;
 //! # fn demo(guest: &Guest) -> probes::Result<()> {
 //! let tasks = guest.slab_objects("task_struct")?;
-//! println!("{} of {} objects are in use", tasks.objects.len(), tasks.cache.objects);
+//! println!("{} of {:?} objects are in use", tasks.objects.len(), tasks.cache.objects);
 //! # Ok(())
 //! # }
 //! ```
