@@ -12,6 +12,7 @@ pub mod audit;
 pub mod bpf;
 pub mod cell;
 pub mod cgroup;
+pub mod debug;
 pub mod device;
 pub mod drgn;
 pub mod dump;

@@ -9,6 +9,7 @@ mod globals;
 mod handle;
 mod mirror;
 mod plan;
+mod register;
 mod symbols;
 #[cfg(test)]
 pub(crate) mod tests;
