@@ -3,7 +3,7 @@
 use std::fmt;
 use std::ops::ControlFlow;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use serde::Serialize;
@@ -65,8 +65,10 @@ pub enum Ended {
     Hits,
     /// The time is over.
     Time,
-    /// The command that ran meanwhile has ended, or the user has seen enough.
-    Enough,
+    /// The command that ran meanwhile has ended.
+    Command,
+    /// The user has seen enough.
+    Interrupted,
 }
 
 impl fmt::Display for Ended {
@@ -75,7 +77,8 @@ impl fmt::Display for Ended {
             Self::Look => "ended by the look at the last one",
             Self::Hits => "as many as were asked for",
             Self::Time => "then the time was over",
-            Self::Enough => "then the command had ended",
+            Self::Command => "then the command had ended",
+            Self::Interrupted => "then it was interrupted",
         })
     }
 }
@@ -167,8 +170,8 @@ impl Breakpoint {
 
     /// Ends the watch when another thread sets this.
     #[must_use]
-    pub fn until(mut self, enough: Arc<AtomicBool>) -> Self {
-        self.bounds.enough = enough;
+    pub fn until(mut self, stop: Arc<AtomicBool>) -> Self {
+        self.bounds.stop = stop;
         self
     }
 
@@ -184,10 +187,7 @@ impl Breakpoint {
         let (mut hits, mut passed) = (0, 0);
         let ended = loop {
             let Some(standing) = session.next()? else {
-                break match self.bounds.enough.load(Ordering::Acquire) {
-                    true => Ended::Enough,
-                    false => Ended::Time,
-                };
+                break self.bounds.ended();
             };
             if standing.registers.rip != self.place.at.0 {
                 continue;
@@ -210,7 +210,7 @@ impl Breakpoint {
             }
         };
         drop(session);
-        work.end(self.bounds.time);
+        work.end(self.bounds.time)?;
         Ok(Hits {
             function: self.place.function(),
             hits,
@@ -223,10 +223,7 @@ impl Breakpoint {
     pub(super) fn work(&self) -> Result<Work> {
         match &self.command {
             None => Ok(Work::none()),
-            Some(command) => {
-                let enough = Arc::clone(&self.bounds.enough);
-                Work::of(self.guest.agent()?, command.clone(), enough)
-            }
+            Some(command) => Work::of(self.guest.agent()?, command.clone(), &self.bounds),
         }
     }
 }

@@ -144,16 +144,11 @@ impl Breakpoint {
                 session.not_after(Instant::now() + RETURNS);
             }
         }
-        if looks
-            && self
-                .bounds
-                .enough
-                .load(std::sync::atomic::Ordering::Acquire)
-        {
-            calls.ended = Ended::Enough;
+        if looks {
+            calls.ended = self.bounds.ended();
         }
         drop(session);
-        work.end(self.bounds.time);
+        work.end(self.bounds.time)?;
         Ok(calls)
     }
 

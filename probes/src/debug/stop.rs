@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use vm::{Debugger, Registers};
 
+use super::breakpoint::Ended;
 use crate::Result;
 use crate::cell::check_interrupt;
 use crate::guest::Guest;
@@ -21,8 +22,10 @@ const SLICE: Duration = Duration::from_millis(20);
 #[derive(Debug, Clone)]
 pub(super) struct Bounds {
     pub(super) time: Duration,
-    /// Set by another thread: a command was interrupted, or the work is done that was to be watched.
-    pub(super) enough: Arc<AtomicBool>,
+    /// Set when the command has ended that was to be watched.
+    pub(super) done: Arc<AtomicBool>,
+    /// Set when the user has seen enough.
+    pub(super) stop: Arc<AtomicBool>,
 }
 
 impl Bounds {
@@ -30,7 +33,19 @@ impl Bounds {
     pub(super) fn of(time: Duration) -> Self {
         Self {
             time,
-            enough: Arc::default(),
+            done: Arc::default(),
+            stop: Arc::default(),
+        }
+    }
+
+    /// What has ended a watch that nothing ended at a stop.
+    pub(super) fn ended(&self) -> Ended {
+        if self.stop.load(Ordering::Acquire) {
+            Ended::Interrupted
+        } else if self.done.load(Ordering::Acquire) {
+            Ended::Command
+        } else {
+            Ended::Time
         }
     }
 }
@@ -41,8 +56,8 @@ pub(super) struct Session {
     pub(super) guest: Guest,
     pub(super) kernel: Kernel,
     pub(super) debugger: Debugger,
+    bounds: Bounds,
     until: Instant,
-    enough: Arc<AtomicBool>,
     /// Where it stands; `None` before the first run, and while it runs.
     at: Option<vm::Stop>,
     runs: bool,
@@ -74,15 +89,15 @@ impl Session {
             guest: guest.clone(),
             debugger: guest.machine()?.debugger()?,
             kernel,
+            bounds: bounds.clone(),
             until: Instant::now() + bounds.time,
-            enough: Arc::clone(&bounds.enough),
             at: None,
             runs: false,
             task,
         })
     }
 
-    /// Lets the guest run to its next stop; `None` when the time is over, or somebody has seen enough: then it runs.
+    /// Lets the guest run to its next stop; `None` when the watch is over: then it runs.
     pub(super) fn next(&mut self) -> Result<Option<Standing>> {
         if !self.runs {
             self.debugger.run(self.at.take())?;
@@ -91,7 +106,7 @@ impl Session {
         loop {
             check_interrupt();
             let left = self.until.saturating_duration_since(Instant::now());
-            let enough = self.enough.load(Ordering::Acquire);
+            let enough = self.bounds.ended() != Ended::Time;
             // What has stopped already is taken first.
             let patience = if enough {
                 Duration::ZERO

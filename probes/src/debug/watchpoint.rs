@@ -5,6 +5,7 @@
 
 use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use serde::Serialize;
@@ -131,6 +132,13 @@ impl Watchpoint {
         self
     }
 
+    /// Ends the watch when another thread sets this.
+    #[must_use]
+    pub fn until(mut self, stop: Arc<AtomicBool>) -> Self {
+        self.bounds.stop = stop;
+        self
+    }
+
     /// The next write.
     ///
     /// # Errors
@@ -159,10 +167,7 @@ impl Watchpoint {
     pub fn each(self, mut look: impl FnMut(&Write) -> Result<bool>) -> Result<u64> {
         let mut work = match &self.command {
             None => Work::none(),
-            Some(command) => {
-                let enough = Arc::clone(&self.bounds.enough);
-                Work::of(self.guest.agent()?, command.clone(), enough)?
-            }
+            Some(command) => Work::of(self.guest.agent()?, command.clone(), &self.bounds)?,
         };
         let mut session = Session::begin(&self.guest, &self.bounds)?;
         let ranges = self.ranges(&session)?;
@@ -196,7 +201,7 @@ impl Watchpoint {
             }
         }
         drop(session);
-        work.end(self.bounds.time);
+        work.end(self.bounds.time)?;
         Ok(writes)
     }
 
