@@ -13,6 +13,7 @@ mod arrows;
 mod base;
 pub mod cell;
 mod core;
+pub mod debug;
 pub mod drgn;
 mod drivers;
 pub mod fs;

@@ -117,6 +117,27 @@ impl Adopted {
         }
     }
 
+    /// Where QEMU's gdbstub listens: a Unix socket's path, or `host:port`. QEMU calls its character device `gdb`, unless a user
+    /// has made one of another name for it.
+    pub(crate) fn gdbstub(&self, folder: &Path) -> Result<String> {
+        if matches!(self.shape.memory, Memory::Gdb { .. }) {
+            return Err(Error::GdbstubReads(self.name.clone()));
+        }
+        let said = Qmp::connect_within(folder, PATIENCE)?.human("info chardev")?;
+        let found = gdb_chardev(&said).ok_or_else(|| Error::NoGdbstub(self.name.clone()))?;
+        Ok(match Address::parse(Path::new(found)) {
+            Address::Tcp(address) => address
+                .replace("0.0.0.0:", "127.0.0.1:")
+                .replace("[::]:", "[::1]:"),
+            // A path is relative to where QEMU was started.
+            Address::Unix(path) => {
+                let folder = format!("/proc/{}/cwd", self.qemu.pid());
+                let path = fs::canonicalize(Path::new(&folder).join(&path)).at("find", &path)?;
+                path.to_string_lossy().into_owned()
+            }
+        })
+    }
+
     /// Asks QEMU at this connection.
     pub(crate) fn ask_by(&self, qmp: &mut Qmp) -> Result<Shape> {
         let pid = self.qemu.pid();
@@ -186,6 +207,16 @@ impl Shape {
     }
 }
 
+/// The address in a line as `gdb: filename=disconnected:unix:/run/gdb,server=on`.
+fn gdb_chardev(said: &str) -> Option<&str> {
+    let mut lines = said.lines().map(str::trim);
+    let name = lines.find_map(|line| line.strip_prefix("gdb: filename="))?;
+    let name = name.strip_prefix("disconnected:").unwrap_or(name);
+    // Of one that is connected the other end is told, too.
+    let name = name.split(" <-> ").next()?;
+    (name.starts_with("unix:") || name.starts_with("tcp:")).then_some(name)
+}
+
 /// A Unix socket is found from wherever klab is started later.
 fn gdb_address(address: &str) -> Result<String> {
     match Address::parse(Path::new(address)) {
@@ -212,4 +243,31 @@ fn in_process(qmp: &mut Qmp, ranges: Vec<RamRange>) -> Result<Vec<RamRange>> {
         Ok(RamRange { offset, ..range })
     };
     ranges.into_iter().map(place).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_gdbstub_is_found_in_what_qemu_prints() {
+        for (said, is) in [
+            (
+                "qmp: filename=unix:qmp,server=on\r\ngdb: filename=disconnected:unix:gdb,server=on\r\n",
+                Some("unix:gdb,server=on"),
+            ),
+            (
+                "gdb: filename=disconnected:tcp:0.0.0.0:1234,server=on",
+                Some("tcp:0.0.0.0:1234,server=on"),
+            ),
+            (
+                "gdb: filename=tcp:127.0.0.1:1234,server=on <-> 127.0.0.1:5",
+                Some("tcp:127.0.0.1:1234,server=on"),
+            ),
+            ("gdb: filename=pty:/dev/pts/3", None),
+            ("serial: filename=null", None),
+        ] {
+            assert_eq!(gdb_chardev(said), is, "{said}");
+        }
+    }
 }

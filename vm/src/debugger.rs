@@ -1,4 +1,4 @@
-//! QEMU's gdbstub: stops the guest where one of its CPUs reaches an address.
+//! QEMU's gdbstub: stops the guest where one of its CPUs reaches an address, or has written to one.
 //!
 //! Of the remote serial protocol only what that needs. Its breakpoints are in QEMU (the translator's, or the
 //! processor's own under KVM): nothing is written into the guest. QEMU keeps them when its client dies, so the client stands in
@@ -27,17 +27,47 @@ const STOPS: Duration = Duration::from_secs(2);
 const BREAK: u8 = 3;
 /// `GDB_SIGNAL_TRAP`: a breakpoint, or one step.
 const TRAP: u8 = 5;
-/// In the gdbstub's order, which is gdb's, where in `struct user_regs_struct` each register is: `rax`, `rbx`, `rcx`, `rdx`, `rsi`,
-/// `rdi`, `rbp`, `rsp`, `r8` to `r15`, `rip`.
-const ORDER: [usize; 17] = [10, 5, 11, 12, 13, 14, 4, 19, 9, 8, 7, 6, 3, 2, 1, 0, 16];
+/// In the gdbstub's order, which is gdb's, where in `struct user_regs_struct` each register is, and its bytes: `rax`, `rbx`, `rcx`,
+/// `rdx`, `rsi`, `rdi`, `rbp`, `rsp`, `r8` to `r15`, `rip`, `eflags`, `cs`, `ss`, `ds`, `es`, `fs`, `gs`, the bases of the last two
+/// (`x86_cpu_gdb_read_register()`, target/i386/gdbstub.c@v7.2.0).
+const ORDER: [(usize, usize); 26] = [
+    (10, 8),
+    (5, 8),
+    (11, 8),
+    (12, 8),
+    (13, 8),
+    (14, 8),
+    (4, 8),
+    (19, 8),
+    (9, 8),
+    (8, 8),
+    (7, 8),
+    (6, 8),
+    (3, 8),
+    (2, 8),
+    (1, 8),
+    (0, 8),
+    (16, 8),
+    (18, 4),
+    (17, 4),
+    (20, 4),
+    (23, 4),
+    (24, 4),
+    (25, 4),
+    (26, 4),
+    (21, 8),
+    (22, 8),
+];
 
 /// Where the guest stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Stop {
     /// Number of the CPU that reached the breakpoint.
     pub cpu: u32,
-    /// Whether it was a breakpoint, and not somebody else's pause.
+    /// Whether it was a breakpoint or a watchpoint, and not somebody else's pause.
     pub breakpoint: bool,
+    /// The watchpoint that was written to, by its address. The instruction that did it is executed.
+    pub watch: Option<u64>,
 }
 
 /// The one client of a guest's gdbstub. Dropped, it takes its breakpoints away and lets the guest run.
@@ -51,23 +81,22 @@ pub struct Debugger {
 }
 
 impl Debugger {
-    pub(crate) fn attach(folder: &Path, guest: &str) -> Result<Self> {
+    /// Connects to the gdbstub at `address` of the guest in `folder`.
+    pub(crate) fn attach(folder: &Path, guest: &str, address: &str) -> Result<Self> {
         let lock = paths::lock(&folder.join("gdb.lock"), Duration::ZERO)?;
         let lock = lock.ok_or_else(|| Error::DebuggerTaken(guest.to_owned()))?;
-        Self::connect(folder, lock)
+        Self::connect(folder, address, lock)
     }
 
     /// Connecting stops the guest.
-    fn connect(folder: &Path, lock: Flock<File>) -> Result<Self> {
-        let socket = folder.join("gdb");
-        let address = socket.to_string_lossy();
-        let stopper = Stopper::begin(folder, &address)?;
-        let stream = match Stream::connect(&address) {
+    fn connect(folder: &Path, address: &str, lock: Flock<File>) -> Result<Self> {
+        let stopper = Stopper::begin(folder, address)?;
+        let stream = match Stream::connect(address) {
             Ok(stream) => stream,
             Err(error) => {
                 // The first error is the one to tell.
                 let _ = stopper.end(|_| Ok(()));
-                return Err(error).at("connect to", &socket);
+                return Err(error).at("connect to", Path::new(address));
             }
         };
         let mut debugger = Self {
@@ -93,6 +122,32 @@ impl Debugger {
         self.done(&format!("Z1,{address:x},1"))
     }
 
+    /// Takes such a breakpoint away.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn unset(&mut self, address: u64) -> Result<()> {
+        self.done(&format!("z1,{address:x},1"))
+    }
+
+    /// Stops the guest whenever a CPU has written to one of `len` bytes from a virtual address on. A write by another address
+    /// of the same memory is not seen, nor is one of a device.
+    ///
+    /// # Errors
+    /// When QEMU refuses: a processor (KVM) has four, of 1, 2, 4 or 8 bytes each.
+    pub fn watch(&mut self, address: u64, len: u64) -> Result<()> {
+        self.done(&format!("Z2,{address:x},{len:x}"))
+    }
+
+    /// Executes one instruction of a CPU, for which its breakpoints do not count and no interrupt comes; the others stand.
+    ///
+    /// # Errors
+    /// When QEMU does not answer, or somebody holds the guest for longer than a minute.
+    pub fn step(&mut self, cpu: u32) -> Result<Stop> {
+        let Self { rsp, stopper, .. } = self;
+        stopper.run(|| step(rsp, cpu))
+    }
+
     /// Lets the guest run, once nobody else holds it. A CPU that stands at a breakpoint passes it.
     ///
     /// # Errors
@@ -100,12 +155,9 @@ impl Debugger {
     pub fn run(&mut self, from: Option<Stop>) -> Result<()> {
         let Self { rsp, stopper, .. } = self;
         stopper.run(|| {
-            if let Some(stop) = from.filter(|stop| stop.breakpoint) {
-                // One step of that CPU, for which its breakpoints do not count; the others stand.
-                send(rsp, &format!("vCont;s:{:x}", stop.cpu + 1))?;
-                if stop_of(rsp, PATIENCE)?.is_none() {
-                    return Err(Error::Debugger("a step does not end".to_owned()));
-                }
+            // After a write the instruction is over.
+            if let Some(stop) = from.filter(|stop| stop.breakpoint && stop.watch.is_none()) {
+                step(rsp, stop.cpu)?;
             }
             send(rsp, "c")
         })?;
@@ -131,16 +183,7 @@ impl Debugger {
     pub fn registers(&mut self, cpu: u32) -> Result<Registers> {
         self.done(&format!("Hg{:x}", cpu + 1))?;
         let text = self.ask("g")?;
-        let word = |index: usize| {
-            let digits = text.get(index * 16..index * 16 + 16)?;
-            Some(u64::from_str_radix(digits, 16).ok()?.swap_bytes())
-        };
-        let mut words = [0; Registers::USER];
-        for (index, slot) in ORDER.into_iter().enumerate() {
-            words[slot] =
-                word(index).ok_or_else(|| Error::Debugger("it gives no registers".to_owned()))?;
-        }
-        Ok(Registers::from_user(cpu, &words))
+        registers_of(cpu, &text).ok_or_else(|| Error::Debugger("it gives no registers".to_owned()))
     }
 
     fn done(&mut self, packet: &str) -> Result<()> {
@@ -169,7 +212,35 @@ impl Debugger {
     }
 }
 
-/// The next stop reply: `T05thread:01;`.
+/// The registers in a gdbstub's answer, each as its bytes lie in memory, two digits a byte.
+fn registers_of(cpu: u32, text: &str) -> Option<Registers> {
+    let mut words = [0; Registers::USER];
+    let mut at = 0;
+    for (slot, bytes) in ORDER {
+        words[slot] = word(text, at, bytes)?;
+        at += bytes * 2;
+    }
+    // `k_gs_base`, `cr0` and `cr2` come between.
+    let cr3 = word(text, at + 3 * 16, 8);
+    Some(Registers {
+        cr3,
+        ..Registers::from_user(cpu, &words)
+    })
+}
+
+fn word(text: &str, at: usize, bytes: usize) -> Option<u64> {
+    let digits = text.get(at..at + bytes * 2)?;
+    let word = u64::from_str_radix(digits, 16).ok()?.swap_bytes();
+    Some(word >> (64 - bytes * 8))
+}
+
+/// One step of a CPU; the others stand.
+fn step(rsp: &mut Rsp, cpu: u32) -> Result<Stop> {
+    send(rsp, &format!("vCont;s:{:x}", cpu + 1))?;
+    stop_of(rsp, PATIENCE)?.ok_or_else(|| Error::Debugger("a step does not end".to_owned()))
+}
+
+/// The next stop reply: `T05thread:01;`, `T05thread:02;watch:ffffffff8115d020;`.
 fn stop_of(rsp: &mut Rsp, patience: Duration) -> Result<Option<Stop>> {
     let until = Instant::now() + patience;
     loop {
@@ -184,9 +255,13 @@ fn stop_of(rsp: &mut Rsp, patience: Duration) -> Result<Option<Stop>> {
             .split_once("thread:")
             .and_then(|(_, rest)| u32::from_str_radix(rest.split([';', '.']).next()?, 16).ok());
         if let Some(signal) = signal {
+            let watch = packet
+                .split_once("watch:")
+                .and_then(|(_, rest)| u64::from_str_radix(rest.split(';').next()?, 16).ok());
             return Ok(Some(Stop {
                 cpu: thread.unwrap_or(1).saturating_sub(1),
                 breakpoint: signal == TRAP,
+                watch,
             }));
         }
         if packet.starts_with(['W', 'X']) {
@@ -275,6 +350,10 @@ mod tests {
         (folder, served)
     }
 
+    fn attach(folder: &Path) -> Result<Debugger> {
+        Debugger::attach(folder, "x", &folder.join("gdb").to_string_lossy())
+    }
+
     #[test]
     fn a_breakpoint_is_set_met_and_taken_away() {
         let (folder, served) = stub(&[
@@ -284,9 +363,9 @@ mod tests {
             "$T05thread:02;#",
             "+$OK#",
         ]);
-        let mut debugger = Debugger::attach(folder.path(), "x").unwrap();
+        let mut debugger = attach(folder.path()).unwrap();
         assert!(matches!(
-            Debugger::attach(folder.path(), "x"),
+            attach(folder.path()),
             Err(Error::DebuggerTaken(_))
         ));
         assert!(folder.path().join("holds").exists());
@@ -302,10 +381,48 @@ mod tests {
     fn nonsense_and_an_end_are_errors() {
         for answers in [&["+$T05#"][..], &["+$T05#", "+$E22#"], &["$xx#"]] {
             let (folder, served) = stub(answers);
-            if let Ok(mut debugger) = Debugger::attach(folder.path(), "x") {
+            if let Ok(mut debugger) = attach(folder.path()) {
                 assert!(debugger.set(1).is_err());
             }
             served.join().unwrap();
         }
+    }
+
+    #[test]
+    fn a_write_is_told_with_its_watchpoint() {
+        let (folder, served) = stub(&[
+            "+$T05thread:01;#",
+            "+$OK#",
+            "+$T05thread:02;watch:ffffffff8115d020;#",
+            "+$T05thread:02;#",
+            "+$OK#",
+        ]);
+        let mut debugger = attach(folder.path()).unwrap();
+        debugger.watch(0xffff_ffff_8115_d020, 4).unwrap();
+        debugger.run(None).unwrap();
+        let stop = debugger.wait(PATIENCE).unwrap().unwrap();
+        assert_eq!((stop.cpu, stop.watch), (1, Some(0xffff_ffff_8115_d020)));
+        assert_eq!(debugger.step(1).unwrap().watch, None);
+        drop(debugger);
+        served.join().unwrap();
+    }
+
+    #[test]
+    fn every_register_is_at_its_place() {
+        let mut text = String::new();
+        for (index, (_, bytes)) in ORDER.into_iter().enumerate() {
+            let word = (index as u64 + 1) << (64 - bytes * 8);
+            text.push_str(&format!("{:016x}", word.swap_bytes())[..bytes * 2]);
+        }
+        for word in [0, 0, 0, 7_u64] {
+            text.push_str(&format!("{:016x}", word.swap_bytes()));
+        }
+        let is = registers_of(1, &text).unwrap();
+        assert_eq!((is.rax, is.rip, is.rflags, is.cs), (1, 17, 18, 19));
+        assert_eq!(
+            (is.gs, is.fs_base, is.gs_base, is.cr3),
+            (24, 25, 26, Some(7))
+        );
+        assert_eq!(registers_of(1, &text[..300]), None);
     }
 }

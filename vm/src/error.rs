@@ -147,6 +147,16 @@ pub enum Error {
         "another cell or command waits for the guest `{0}` to reach a place in its kernel: end that first"
     )]
     DebuggerTaken(String),
+    /// A machine that was attached has no gdbstub that QEMU tells of.
+    #[error(
+        "QEMU has no gdbstub for the guest `{0}`: start it with -s or -gdb unix:PATH,server=on,wait=off, or open one with `gdbserver` in its monitor"
+    )]
+    NoGdbstub(String),
+    /// A machine whose memory is read by its gdbstub, which serves one client.
+    #[error(
+        "the memory of the guest `{0}` is read by its gdbstub, which is needed for breakpoints: `klab detach {0}`, then `klab attach {0} --qmp SOCKET` without --gdb"
+    )]
+    GdbstubReads(String),
     /// The guest does not run.
     #[error("{0}")]
     Halted(Halt),

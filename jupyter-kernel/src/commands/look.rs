@@ -5,6 +5,7 @@ use anyhow::Result;
 use clap::Subcommand;
 use serde_json::json;
 
+use super::debug::{self, Break, WhoWrites};
 use super::output::{Context, Output};
 use super::read::Read;
 use super::search::{self, SearchFor};
@@ -22,6 +23,12 @@ pub(crate) enum Look {
     /// Show the path of each packet through the kernel while a command runs in the guest
     #[command(after_long_help = include_str!("manual/skb.txt"))]
     Skb(Skb),
+    /// Show each call of a function: arguments, task, return value
+    #[command(after_long_help = include_str!("manual/break.txt"))]
+    Break(Break),
+    /// Show what writes to a variable next: function, instruction, task, stack
+    #[command(after_long_help = include_str!("manual/who-writes.txt"))]
+    WhoWrites(WhoWrites),
 }
 
 impl Look {
@@ -30,6 +37,8 @@ impl Look {
             Self::Read(read) => &read.source,
             Self::Search(what) => &what.source,
             Self::Skb(what) => &what.source,
+            Self::Break(what) => &what.source,
+            Self::WhoWrites(what) => &what.source,
         }
     }
 
@@ -48,6 +57,8 @@ impl Look {
             Self::Read(read) => read.run(&guest),
             Self::Search(what) => search::run(what, &guest, cx),
             Self::Skb(what) => skb::run(what, &guest, cx),
+            Self::Break(what) => debug::calls(what, &guest, cx),
+            Self::WhoWrites(what) => debug::who_writes(what, &guest, cx),
         }
     }
 
@@ -57,6 +68,8 @@ impl Look {
             Self::Read(read) => Ok(read.code(guest)),
             Self::Search(what) => search::code(what, guest),
             Self::Skb(what) => Ok(skb::code(what, guest)),
+            Self::Break(what) => Ok(debug::code_of_calls(what, guest)),
+            Self::WhoWrites(what) => Ok(debug::code_of_write(what, guest)),
         }
     }
 }

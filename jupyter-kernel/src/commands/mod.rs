@@ -13,6 +13,7 @@
 mod cli;
 pub(crate) mod complete;
 mod copy;
+mod debug;
 mod doctor;
 mod drgn;
 mod inside;
@@ -106,8 +107,9 @@ fn run(shell: Shell, caught: &Caught, set_up: SetUp) -> Result<Output> {
     };
     match &shell.command {
         // Jupyter's own server, and a prompt of Python's: they have their own ways. A recording ends, and is shown.
-        ShellCommand::Setup(_) | ShellCommand::Drgn(_) | ShellCommand::Look(look::Look::Skb(_)) => {
-        }
+        ShellCommand::Setup(_)
+        | ShellCommand::Drgn(_)
+        | ShellCommand::Look(look::Look::Skb(_) | look::Look::Break(_)) => {}
         _ => caught.watch(&cx.interrupt)?,
     }
     match shell.command {

@@ -469,6 +469,12 @@ impl<'a> Pause<'a> {
         Ok(Self { guest, open: true })
     }
 
+    /// The same of a guest that a debugger keeps still: its machine is not asked.
+    pub(crate) fn of_debugger(guest: &'a Guest) -> Self {
+        guest.pauses().depth += 1;
+        Self { guest, open: true }
+    }
+
     pub(crate) fn end(mut self) -> Result<()> {
         self.open = false;
         self.leave()

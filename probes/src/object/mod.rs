@@ -8,6 +8,7 @@ mod fields;
 mod globals;
 mod mirror;
 mod plan;
+mod register;
 mod symbols;
 #[cfg(test)]
 pub(crate) mod tests;

@@ -301,7 +301,7 @@ impl Stopper {
     }
 
     /// Does `run`, which lets the guest run, once nobody else holds it.
-    pub(crate) fn run(&self, run: impl FnOnce() -> Result<()>) -> Result<()> {
+    pub(crate) fn run<T>(&self, run: impl FnOnce() -> Result<T>) -> Result<T> {
         let until = Instant::now() + OTHERS;
         loop {
             let mut open = Open::of(&self.folder)?;

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use qapi::qmp::RunState;
 
-use super::Machine;
+use super::{Machine, Record};
 use crate::agent;
 use crate::debugger::Debugger;
 use crate::error::{Error, Result};
@@ -25,18 +25,21 @@ impl Machine {
         Ok(self.qmp()?.status()? == RunState::running)
     }
 
-    /// Stops the guest, to be stopped again where its CPUs reach certain addresses; for one holder at a time. It runs
+    /// Stops the guest, to be stopped again where its CPUs reach or write to certain addresses; for one holder at a time. It runs
     /// when it is told to, and when this is dropped.
     ///
     /// # Errors
-    /// [`Error::Halted`] when it stands still already, [`Error::DebuggerTaken`], [`Error::Dead`].
+    /// [`Error::Halted`] when it stands still already, [`Error::DebuggerTaken`], [`Error::NoGdbstub`], [`Error::Dead`].
     pub fn debugger(&self) -> Result<Debugger> {
-        let name = &self.own("so klab does not know its gdbstub")?.name;
         self.alive()?;
+        let address = match &self.record {
+            Record::Own(_) => self.gdb_socket().to_string_lossy().into_owned(),
+            Record::Adopted(adopted) => adopted.gdbstub(&self.folder)?,
+        };
         if let Some(halt) = lease::Open::of(&self.folder)?.halt()? {
             return Err(Error::Halted(halt));
         }
-        Debugger::attach(&self.folder, name)
+        Debugger::attach(&self.folder, self.name(), &address)
     }
 
     /// The folder of its sockets.

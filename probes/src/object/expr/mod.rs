@@ -43,6 +43,18 @@ impl Kernel {
         }
     }
 
+    /// As [`eval`](Self::eval), where these names mean these objects before all else: a function's arguments.
+    pub(crate) fn eval_with(
+        &self,
+        expression: &str,
+        locals: &[(String, Object)],
+    ) -> Result<Object> {
+        self.parse(expression, true, |parser| {
+            parser.locals = locals.to_vec();
+            parser.expression()
+        })
+    }
+
     /// The C type of this name, for code that knows it: `struct list_head *`, `unsigned long [4]`, `u64`. The kernel's
     /// own comes before those of modules.
     pub fn c_type(&self, name: &str) -> Result<CType> {

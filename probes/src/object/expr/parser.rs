@@ -25,6 +25,8 @@ pub(super) struct Parser<'a> {
     pub(super) strict: bool,
     /// Conditions whose `:` is still to come, since the last parenthesis.
     conditions: usize,
+    /// Names that mean what the caller says.
+    pub(super) locals: Vec<(String, Object)>,
     /// Above 0 inside what C does not evaluate (`sizeof`, the other side of `&&`): nothing is read there.
     pub(super) dead: usize,
 }
@@ -48,6 +50,7 @@ impl<'a> Parser<'a> {
             depth: 0,
             strict,
             conditions: 0,
+            locals: Vec::new(),
             dead: 0,
         }
     }
@@ -385,6 +388,9 @@ impl<'a> Parser<'a> {
 
     /// A global variable, a function, or a constant of an enumeration.
     fn variable(&mut self, at: usize, name: &str) -> Result<Object> {
+        if let Some((_, local)) = self.locals.iter().find(|(local, _)| local == name) {
+            return Ok(local.clone());
+        }
         if let Some(found) = self.spelled(at, name)? {
             return Ok(found);
         }

@@ -1,0 +1,114 @@
+//! `klab break`, `klab who-writes`: the kernel stopped where it comes by or has written, and the cells that do the same.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Result;
+use clap::Args;
+use probes::debug::Ended;
+use probes::guest::Guest;
+
+use super::output::{Context, INTERRUPTED, Output};
+use super::source::Source;
+
+/// Which calls, and while what runs.
+#[derive(Debug, Args)]
+pub(crate) struct Break {
+    /// The function, of the kernel or a module, or a place in one: `vfs_read`, `veth:veth_open`, `vfs_read+0x25d`
+    function: String,
+    /// Only calls for which this C expression is not 0; the arguments have their names, `current` is the task
+    #[arg(long = "if", value_name = "EXPRESSION")]
+    condition: Option<String>,
+    /// End after so many calls
+    #[arg(long, value_name = "CALLS", default_value_t = 20)]
+    count: u64,
+    /// End after so many seconds
+    #[arg(long, value_name = "SECONDS", default_value_t = 10)]
+    within: u64,
+    #[command(flatten)]
+    pub(super) source: Source,
+    /// A command to run in the guest meanwhile, and its arguments: its end ends the watch
+    #[arg(last = true)]
+    command: Vec<String>,
+}
+
+/// Which word, and while what runs.
+#[derive(Debug, Args)]
+pub(crate) struct WhoWrites {
+    /// The variable or member, as a C expression: `total_forks`, `init_task.signal->nr_threads`
+    expression: String,
+    /// Wait for so many seconds
+    #[arg(long, value_name = "SECONDS", default_value_t = 30)]
+    within: u64,
+    #[command(flatten)]
+    pub(super) source: Source,
+    /// A command to run in the guest meanwhile, and its arguments
+    #[arg(last = true)]
+    command: Vec<String>,
+}
+
+/// Shows the calls.
+pub(super) fn calls(what: &Break, guest: &Guest, cx: &mut Context<'_>) -> Result<Output> {
+    let mut breakpoint = guest
+        .breakpoint(&what.function)?
+        .at_most(what.count)
+        .within(Duration::from_secs(what.within));
+    if let Some(condition) = &what.condition {
+        breakpoint = breakpoint.when(condition);
+    }
+    if !what.command.is_empty() {
+        breakpoint = breakpoint.run(&what.command);
+    }
+    // The calls until then are shown.
+    cx.catch_interrupts()?;
+    let calls = breakpoint.until(Arc::clone(&cx.interrupt)).calls()?;
+    let mut output = Output::of(&calls)?;
+    if calls.ended == Ended::Interrupted {
+        output.code = INTERRUPTED;
+    }
+    Ok(output)
+}
+
+/// Shows the next write.
+pub(super) fn who_writes(what: &WhoWrites, guest: &Guest, cx: &Context<'_>) -> Result<Output> {
+    let object = guest.eval(&what.expression)?;
+    let mut watch = guest
+        .watch(&object)?
+        .within(Duration::from_secs(what.within))
+        .until(Arc::clone(&cx.interrupt));
+    if !what.command.is_empty() {
+        watch = watch.run(&what.command);
+    }
+    Output::of(&watch.next()?)
+}
+
+/// The cell of `break`.
+pub(super) fn code_of_calls(what: &Break, guest: &str) -> String {
+    let mut cell = format!("{guest}.breakpoint({:?})?", what.function);
+    if let Some(condition) = &what.condition {
+        cell += &format!(".when({condition:?})");
+    }
+    let run = run(&what.command);
+    let Break { count, within, .. } = what;
+    format!(
+        "{cell}.at_most({count}).within(std::time::Duration::from_secs({within})){run}.calls()?"
+    )
+}
+
+/// The cell of `who-writes`.
+pub(super) fn code_of_write(what: &WhoWrites, guest: &str) -> String {
+    let run = run(&what.command);
+    let WhoWrites {
+        expression, within, ..
+    } = what;
+    format!(
+        "{guest}.watch(&{guest}.eval({expression:?})?)?.within(std::time::Duration::from_secs({within})){run}.next()?"
+    )
+}
+
+fn run(command: &[String]) -> String {
+    match command.is_empty() {
+        true => String::new(),
+        false => format!(".run(&{command:?})"),
+    }
+}

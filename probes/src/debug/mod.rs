@@ -1,0 +1,44 @@
+//! Stopping the kernel: where it comes by, and where it has written.
+//!
+//! ```no_run
+//! # use probes::prelude::*;
+//! # fn demo(guest: &Guest) -> probes::Result<()> {
+//! // Who writes this word?
+//! let write = guest.who_writes(&guest.eval("total_forks")?)?;
+//! // What do these calls get, and give?
+//! guest.break_at("vfs_read", |call| {
+//!     println!("{} reads {}", call.task()?.comm, call.arg("count")?.u64()?);
+//!     Ok(call.hits() < 3)
+//! })?;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! It is QEMU's gdbstub that stops the guest, so this works on every kernel, without the module, and also on attached machines that
+//! have a gdbstub. Nothing is written into the guest. A stop is a lease: whatever ends the process that stops it, the guest runs again
+//! and no breakpoint stays (`vm::Debugger`).
+//!
+//! While the guest stands, all its CPUs stand, and every reader works on it. What a function is called with comes from BTF's
+//! prototype and the System V calling convention, so it is right at the function's entry: before and after the `endbr64`,
+//! before and after the call of ftrace.
+//!
+//! A function that the compiler has put into all its callers has no address; of one that it has put into some, only the other
+//! calls are seen.
+
+mod arguments;
+mod breakpoint;
+mod call;
+mod calls;
+mod function;
+mod stop;
+mod view;
+mod watchpoint;
+mod work;
+mod writer;
+
+pub use arguments::Argument;
+pub use breakpoint::{Breakpoint, Ended, Hits, Onward};
+pub use call::Call;
+pub use calls::{CallRecord, Calls, Return};
+pub use watchpoint::{Watchpoint, Write};
+pub use writer::Written;

@@ -1,0 +1,273 @@
+//! Watchpoints: who writes to a word.
+//!
+//! QEMU compares virtual addresses, so what is watched is the object's address, and the address of the same memory in the direct map.
+//! A write by a user's mapping of the memory, or by a device, is not seen.
+
+use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::Duration;
+
+use serde::Serialize;
+
+use super::stop::{Bounds, Session, Standing};
+use super::work::Work;
+use super::writer::{self, Written};
+use crate::guest::{Guest, Pause};
+use crate::kernel::{Function, Functions};
+use crate::memory::{GuestVirt, PAGE_SIZE};
+use crate::object::{Object, Value};
+use crate::unwind::StackTrace;
+use crate::{Error, Missing, Of as _, Result};
+
+/// For how long a write is waited for, where nothing is said.
+const TIME: Duration = Duration::from_secs(30);
+/// Bytes of the largest object that is watched.
+const MOST: u64 = 256;
+
+/// A write to a watched object.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Write {
+    /// Where the object lies.
+    pub at: GuestVirt,
+    /// Its type in C.
+    #[serde(rename = "type")]
+    pub ty: String,
+    /// Its value before.
+    pub old: Value,
+    /// Its value after; the same where that was written again.
+    pub new: Value,
+    /// The instruction that wrote, and how it was found; `None` where it is not known.
+    pub writer: Option<Written>,
+    /// Where the writer is: that instruction, or where the CPU stood after it.
+    pub place: Function,
+    /// The CPU.
+    pub cpu: u32,
+    /// The task that the CPU called `current`. In an interrupt that is the one that was interrupted.
+    pub pid: i32,
+    /// Its name.
+    pub comm: String,
+    /// The frames that led to the write.
+    pub stack: Option<StackTrace>,
+    /// What could not be read of it.
+    pub missing: Vec<Missing>,
+}
+
+/// A watchpoint that is not set yet.
+#[derive(Debug, Clone)]
+pub struct Watchpoint {
+    guest: Guest,
+    object: Object,
+    bounds: Bounds,
+    command: Option<Vec<String>>,
+}
+
+impl Guest {
+    /// Runs the guest until something writes to an object, for 30 seconds at most, and says what: function, offset and
+    /// instruction, task, stack, old and new value. See [`watch`](Self::watch) for another time, and for what is to run meanwhile.
+    ///
+    /// # Errors
+    /// Absent, when nothing writes to it in time; those of [`watch`](Self::watch).
+    pub fn who_writes(&self, object: &Object) -> Result<Write> {
+        self.watch(object)?.next()
+    }
+
+    /// A watchpoint on an object of the kernel's: `guest.watch(&task.member("comm")?)?.shell("..").next()?`. Of a structure every
+    /// member is watched.
+    ///
+    /// # Errors
+    /// Invalid, for a computed value, an object of user space, and one of more than 256 bytes.
+    pub fn watch(&self, object: &Object) -> Result<Watchpoint> {
+        let at = object.address().ok_or_else(|| {
+            Error::Invalid(
+                "a computed value lies nowhere, so nothing writes to it: watch the object that it was read from"
+                    .to_owned(),
+            )
+        })?;
+        if at.0 >> 63 == 0 {
+            return Err(Error::Invalid(format!(
+                "{at} is an address of user space, which each process has for itself: the kernel's own memory is watched"
+            )));
+        }
+        let size = object.size()?;
+        if !(1..=MOST).contains(&size) {
+            let ty = object.type_name();
+            return Err(Error::Invalid(format!(
+                "`{ty}` has {size} bytes, and at most {MOST} are watched: watch a member of it"
+            )));
+        }
+        self.kernel()?.space().translate(at)?;
+        Ok(Watchpoint {
+            guest: self.clone(),
+            object: object.clone(),
+            bounds: Bounds::of(TIME),
+            command: None,
+        })
+    }
+}
+
+impl Watchpoint {
+    /// For how long the guest is watched at most.
+    #[must_use]
+    pub const fn within(mut self, time: Duration) -> Self {
+        self.bounds.time = time;
+        self
+    }
+
+    /// Runs a shell line in the guest meanwhile; its end ends the watch.
+    #[must_use]
+    pub fn shell(self, line: &str) -> Self {
+        self.run(&["sh", "-c", line])
+    }
+
+    /// Runs a command in the guest meanwhile; its end ends the watch.
+    #[must_use]
+    pub fn run<S: AsRef<str>>(mut self, command: &[S]) -> Self {
+        self.command = Some(
+            command
+                .iter()
+                .map(|word| word.as_ref().to_owned())
+                .collect(),
+        );
+        self
+    }
+
+    /// Ends the watch when another thread sets this.
+    #[must_use]
+    pub fn until(mut self, stop: Arc<AtomicBool>) -> Self {
+        self.bounds.stop = stop;
+        self
+    }
+
+    /// The next write.
+    ///
+    /// # Errors
+    /// Absent, when nothing writes in time.
+    pub fn next(self) -> Result<Write> {
+        let mut found = None;
+        let time = self.bounds.time;
+        let (at, ty) = (self.object.address(), self.object.type_name());
+        self.each(|write| {
+            found = Some(write.clone());
+            Ok(false)
+        })?;
+        found.ok_or_else(|| {
+            let at = at.map_or_else(String::new, |at| at.to_string());
+            Error::Absent(format!(
+                "nothing wrote to the `{ty}` at {at} while it was watched (at most {:.1} s): `.within(..)` gives it longer, `.shell(..)` runs what may write",
+                time.as_secs_f64()
+            ))
+        })
+    }
+
+    /// Looks at each write while the guest stands behind it; `look` says whether to go on. Gives how many there were.
+    ///
+    /// # Errors
+    /// Those of `look`; when the guest stands still already, is reset meanwhile, or another waits so.
+    pub fn each(self, mut look: impl FnMut(&Write) -> Result<bool>) -> Result<u64> {
+        let mut work = match &self.command {
+            None => Work::none(),
+            Some(command) => Work::of(self.guest.agent()?, command.clone(), &self.bounds)?,
+        };
+        let mut session = Session::begin(&self.guest, &self.bounds)?;
+        let ranges = self.ranges(&session)?;
+        for range in &ranges {
+            session
+                .debugger
+                .watch(range.start, range.end - range.start)?;
+        }
+        let mut old = (self.bytes()?, self.object.to_value()?);
+        work.start();
+        let mut writes = 0;
+        while let Some(standing) = session.next()? {
+            if standing.watch.is_none() {
+                continue;
+            }
+            let _still = Pause::of_debugger(&self.guest);
+            let new = (self.bytes()?, self.object.to_value()?);
+            let writer = ranges
+                .iter()
+                .find_map(|range| writer::find(&self.guest, &standing.registers, range));
+            // Where two CPUs write at once QEMU tells of one; of the other one later, whatever it does by then.
+            let is_one = old.0 != new.0 || writer.as_ref().is_some_and(|writer| writer.addresses);
+            if !is_one {
+                continue;
+            }
+            writes += 1;
+            let write = self.write(&session, &standing, (old.1, new.1.clone()), writer)?;
+            old = new;
+            if !look(&write)? {
+                break;
+            }
+        }
+        drop(session);
+        work.end(self.bounds.time)?;
+        Ok(writes)
+    }
+
+    /// What is watched: the object's bytes, and the same memory in the direct map, page by page.
+    fn ranges(&self, session: &Session) -> Result<Vec<Range<u64>>> {
+        let kernel = &session.kernel;
+        let start = self.start()?.0;
+        let end = start + self.object.size()?;
+        let mut ranges = Vec::new();
+        ranges.push(start..end);
+        let mut at = start;
+        while at < end {
+            let next = (at / PAGE_SIZE + 1).saturating_mul(PAGE_SIZE).min(end);
+            let also = kernel
+                .phys_to_virt(kernel.space().translate(GuestVirt(at))?)?
+                .0;
+            if also != at {
+                ranges.push(also..also + (next - at));
+            }
+            at = next;
+        }
+        Ok(ranges)
+    }
+
+    fn start(&self) -> Result<GuestVirt> {
+        let gone = || Error::Invalid("a computed value lies nowhere".to_owned());
+        self.object.address().ok_or_else(gone)
+    }
+
+    fn bytes(&self) -> Result<Vec<u8>> {
+        let mut bytes = vec![0; self.object.size()? as usize];
+        self.object.kernel().read(self.start()?, &mut bytes)?;
+        Ok(bytes)
+    }
+
+    fn write(
+        &self,
+        session: &Session,
+        standing: &Standing,
+        (old, new): (Value, Value),
+        writer: Option<Written>,
+    ) -> Result<Write> {
+        let cpu = standing.registers.cpu;
+        let mut missing = Vec::new();
+        let stack = self
+            .guest
+            .stack_of_cpu(cpu)
+            .or_miss(&mut missing, || "the stack of the writer");
+        let (_, current) = session
+            .current(cpu)
+            .of(|| format!("current of CPU {cpu}"))?;
+        let at = writer
+            .as_ref()
+            .map_or(GuestVirt(standing.registers.rip), |one| one.instruction.at);
+        Ok(Write {
+            at: self.start()?,
+            ty: self.object.type_name(),
+            old,
+            new,
+            place: Functions::new(&session.kernel).at(at)?,
+            writer,
+            cpu,
+            pid: current.pid,
+            comm: current.comm.to_str().into_owned(),
+            stack,
+            missing,
+        })
+    }
+}

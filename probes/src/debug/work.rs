@@ -1,0 +1,106 @@
+//! What runs in the guest while that is watched.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::sync::mpsc::{Sender, channel};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use vm::agent::{Canceller, Client};
+
+use super::stop::Bounds;
+use crate::cell::check_interrupt;
+use crate::{Error, Result};
+
+/// How long the agent may say nothing, besides the time in which the guest stands.
+const SILENCE: Duration = Duration::from_secs(20);
+/// How long a command that was stopped may take to end.
+const ENDS: Duration = Duration::from_secs(2);
+/// How often it is looked at.
+const SLICE: Duration = Duration::from_millis(5);
+
+/// A command that begins when the guest is watched. Dropped, it is ended; one that has not begun never does.
+#[derive(Debug)]
+pub(super) struct Work {
+    running: Option<(JoinHandle<Result<()>>, Canceller)>,
+    go: Option<Sender<()>>,
+}
+
+impl Work {
+    /// Nothing.
+    pub(super) const fn none() -> Self {
+        Self {
+            running: None,
+            go: None,
+        }
+    }
+
+    /// A command, by a client that is connected: the agent of a guest that stands answers nobody, for as long as `time` here. Its
+    /// end sets `done`.
+    pub(super) fn of(mut client: Client, command: Vec<String>, bounds: &Bounds) -> Result<Self> {
+        client.set_timeout(bounds.time + SILENCE);
+        let done = Arc::clone(&bounds.done);
+        let canceller = client.canceller();
+        let (go, begin) = channel();
+        let thread = thread::Builder::new().name("klab-work".to_owned());
+        let thread = thread.spawn(move || {
+            // How it ends is its own matter; that it has ended is what counts here.
+            let ran = match begin.recv() {
+                Ok(()) => client.output(&command).map(drop),
+                Err(_) => Ok(()),
+            };
+            done.store(true, Ordering::Release);
+            Ok(ran?)
+        });
+        let thread = thread.map_err(|e| Error::machine(format!("cannot start a thread: {e}")))?;
+        Ok(Self {
+            running: Some((thread, canceller)),
+            go: Some(go),
+        })
+    }
+
+    /// The guest is watched from now on.
+    pub(super) fn start(&mut self) {
+        if let Some(go) = self.go.take() {
+            // Its thread waits for this.
+            let _ = go.send(());
+        }
+    }
+
+    /// Nothing stops the guest any more: the command may go on for so long.
+    ///
+    /// # Errors
+    /// When it could not be run.
+    pub(super) fn end(mut self, patience: Duration) -> Result<()> {
+        self.wait(patience, true);
+        match self.running.take_if(|(thread, _)| thread.is_finished()) {
+            Some((thread, _)) => thread.join().unwrap_or(Ok(())),
+            None => Ok(()),
+        }
+    }
+
+    fn wait(&mut self, patience: Duration, interruptible: bool) {
+        let until = Instant::now() + patience;
+        while let Some((thread, _)) = &self.running
+            && !thread.is_finished()
+            && Instant::now() < until
+        {
+            if interruptible {
+                check_interrupt();
+            }
+            thread::sleep(SLICE);
+        }
+    }
+}
+
+impl Drop for Work {
+    fn drop(&mut self) {
+        drop(self.go.take());
+        if let Some((thread, canceller)) = &self.running
+            && !thread.is_finished()
+        {
+            canceller.cancel();
+            self.wait(ENDS, false);
+        }
+    }
+}
