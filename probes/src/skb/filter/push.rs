@@ -43,21 +43,20 @@ impl Expression {
             }
             _ => None,
         });
-        let (mut hosts, mut ports) = (hosts.peekable(), ports.peekable());
-        let flow = if hosts.peek().is_some() {
-            Flow {
-                source: hosts.next(),
-                destination: hosts.next(),
+        // Named twice it is one of the two all the same.
+        let (hosts, ports) = (two(hosts), two(ports));
+        let flow = match (hosts, ports) {
+            ([None, _], [None, _]) => return,
+            ([None, _], [one, other]) => Flow {
+                source_port: one.unwrap_or(0),
+                destination_port: other.unwrap_or(0),
                 ..Flow::default()
-            }
-        } else if ports.peek().is_some() {
-            Flow {
-                source_port: ports.next().unwrap_or(0),
-                destination_port: ports.next().unwrap_or(0),
+            },
+            ([source, destination], _) => Flow {
+                source,
+                destination,
                 ..Flow::default()
-            }
-        } else {
-            return;
+            },
         };
         flow.fill(filter);
         filter.flags = EITHER_WAY;
@@ -82,6 +81,19 @@ impl Expression {
         let flow = Flow::of(&tests);
         (flow != Flow::default()).then_some(flow)
     }
+}
+
+/// The first two that differ.
+fn two<T: PartialEq>(all: impl Iterator<Item = T>) -> [Option<T>; 2] {
+    let mut found = [None, None];
+    for one in all {
+        match &mut found {
+            [first @ None, _] => *first = Some(one),
+            [Some(first), second @ None] if *first != one => *second = Some(one),
+            _ => {}
+        }
+    }
+    found
 }
 
 /// Addresses and ports of one direction.

@@ -249,6 +249,25 @@ fn packets() -> impl Strategy<Value = (u16, Vec<u8>)> {
     ]
 }
 
+/// Found by chance: one address, or one port, that is named twice was asked for at both ends.
+#[test]
+fn what_is_named_twice_is_asked_for_once() {
+    let tcp = ipv4(6, (40_000, 80));
+    assert!(passes("host 10.0.0.1 and host 10.0.0.1", 0x800, &tcp));
+    assert!(passes(
+        "host 10.0.0.1 and (ip and src or dst host 10.0.0.1)",
+        0x800,
+        &tcp
+    ));
+    assert!(passes("port 80 and port 80", 0x800, &tcp));
+    assert!(passes(
+        "host 10.0.0.1 and host 10.0.0.1 and host 10.0.0.2",
+        0x800,
+        &tcp
+    ));
+    assert!(!passes("host 10.0.0.1 and host 10.0.0.3", 0x800, &tcp));
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(2000))]
 
