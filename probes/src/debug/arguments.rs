@@ -156,7 +156,73 @@ pub(super) fn is_composite(prototype: &Prototype, ty: TypeId) -> Result<bool> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
+    use crate::debug::function::prototype;
+    use crate::kernel::btf::build::Builder;
+    use crate::memory::{AddressSpace, FakeMemory, GuestPhys};
+
+    #[test]
+    fn values_are_those_of_their_types() {
+        let mut b = Builder::new();
+        let int = b.int("int", 4, true);
+        let long = b.int("long unsigned int", 8, false);
+        let bool = b.int("_Bool", 1, false);
+        let pointer = b.pointer(int);
+        let pair = b.structure("pair", 16, &[("a", long, 0), ("b", long, 64)]);
+        let handle = b.structure("handle", 8, &[("a", long, 0)]);
+        let parameters = [
+            ("error", int),
+            ("more", bool),
+            ("at", pointer),
+            ("both", pair),
+            ("", handle),
+            ("seventh", int),
+            ("eighth", pair),
+        ];
+        b.function("f", int, &parameters);
+        let mut stack = vec![0; 64];
+        stack[8..16].copy_from_slice(&0xdead_beef_ffff_fffb_u64.to_le_bytes());
+        stack[24] = 42;
+        let memory = FakeMemory::new([(GuestPhys(0x2000), stack)]);
+        let space = AddressSpace::identity(Arc::new(memory));
+        let kernel = Kernel::with_btf("7.3.4-test", space, b.finish().unwrap());
+        let registers = Registers {
+            rdi: 0x1234_5678_ffff_fffe,
+            rsi: 0xff00,
+            rdx: 0xffff_8880_0000_1000,
+            rcx: 7,
+            r8: 8,
+            r9: 9,
+            rsp: 0x2000,
+            ..Registers::default()
+        };
+        let prototype = prototype(&kernel, "f", None).unwrap().unwrap();
+        let all = Arguments::of(&kernel, &prototype, &registers).unwrap();
+        let value = |name: &str| all.named("f", name).and_then(|one| one.i64());
+        assert_eq!(value("error").unwrap(), -2);
+        // Of a `_Bool` the lowest byte counts.
+        assert_eq!(value("more").unwrap(), 0);
+        assert_eq!(value("at").unwrap(), 0xffff_8880_0000_1000_u64 as i64);
+        assert!(
+            value("both")
+                .unwrap_err()
+                .to_string()
+                .contains("two registers")
+        );
+        assert_eq!(value("arg4").unwrap(), 9);
+        assert_eq!(value("seventh").unwrap(), -5);
+        let eighth = all.named("f", "eighth").unwrap();
+        assert_eq!(eighth.address(), Some(GuestVirt(0x2010)));
+        assert_eq!(eighth.member("b").unwrap().u64().unwrap(), 42);
+        let wrong = value("nine").unwrap_err().to_string();
+        assert!(wrong.contains("error, more, at, both, arg4"), "{wrong}");
+        assert_eq!(all.values(&prototype)[2].ty, "int *");
+        // An expression knows them, and what shadows a name of the kernel's.
+        let said = kernel.eval_with("error == -2 && arg4 > 8 ? eighth.b : 0", &all.locals());
+        assert_eq!(said.unwrap().u64().unwrap(), 42);
+    }
 
     #[test]
     fn arguments_are_where_the_abi_puts_them() {

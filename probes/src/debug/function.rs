@@ -156,7 +156,11 @@ fn resolve(kernel: &Kernel, text: &str) -> Result<Definition> {
 }
 
 /// The type that BTF has of a function.
-fn prototype(kernel: &Kernel, name: &str, module: Option<&str>) -> Result<Option<Prototype>> {
+pub(super) fn prototype(
+    kernel: &Kernel,
+    name: &str,
+    module: Option<&str>,
+) -> Result<Option<Prototype>> {
     let btf = match module {
         None => kernel.btf()?.clone(),
         Some(module) => {

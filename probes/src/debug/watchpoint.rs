@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
+use super::breakpoint::Ended;
 use super::stop::{Bounds, Session, Standing};
 use super::work::Work;
 use super::writer::{self, Written};
@@ -142,20 +143,23 @@ impl Watchpoint {
     /// The next write.
     ///
     /// # Errors
-    /// Absent, when nothing writes in time.
+    /// Absent, when nothing writes in time, or before the command has ended.
     pub fn next(self) -> Result<Write> {
         let mut found = None;
-        let time = self.bounds.time;
-        let (at, ty) = (self.object.address(), self.object.type_name());
+        let bounds = self.bounds.clone();
+        let (at, ty) = (self.start()?, self.object.type_name());
         self.each(|write| {
             found = Some(write.clone());
             Ok(false)
         })?;
+        if found.is_none() && bounds.ended() == Ended::Interrupted {
+            let said = format!("interrupted: nothing wrote to the `{ty}` at {at} until then");
+            return Err(vm::Error::Interrupted(said).into());
+        }
         found.ok_or_else(|| {
-            let at = at.map_or_else(String::new, |at| at.to_string());
             Error::Absent(format!(
                 "nothing wrote to the `{ty}` at {at} while it was watched (at most {:.1} s): `.within(..)` gives it longer, `.shell(..)` runs what may write",
-                time.as_secs_f64()
+                bounds.time.as_secs_f64()
             ))
         })
     }

@@ -20,7 +20,10 @@ impl Object {
     ) -> Result<Self> {
         let ty = CType::of(btf, ty);
         Ok(match ty.form()? {
-            Form::Int(int) => Self::value(kernel, ty, int.wrap(word)),
+            Form::Int(int) => {
+                let unused = 64 - 8 * u32::from(int.size.clamp(1, 8));
+                Self::value(kernel, ty, int.wrap(word & (u64::MAX >> unused)))
+            }
             Form::Pointer(_) => Self::value(kernel, ty, word),
             _ => Self::value(kernel, CType::built_in(btf, &ULONG), word),
         })

@@ -148,6 +148,22 @@ impl Builder {
         self.record(Kind::Enum, false, values.len() as u32, name, 4, &tail)
     }
 
+    /// A function, and its type before it: what it returns, its parameters' names and types.
+    pub fn function(
+        &mut self,
+        name: &str,
+        returns: TypeId,
+        parameters: &[(&str, TypeId)],
+    ) -> TypeId {
+        let tail: Vec<u32> = parameters
+            .iter()
+            .flat_map(|(name, ty)| [self.name(name), ty.0])
+            .collect();
+        let count = parameters.len() as u32;
+        let proto = self.record(Kind::FuncProto, false, count, "", returns.0, &tail);
+        self.alias(Kind::Func, name, proto)
+    }
+
     /// A global variable: BTF has the per-CPU ones.
     pub fn var(&mut self, name: &str, ty: TypeId) -> TypeId {
         self.record(Kind::Var, false, 0, name, ty.0, &[1])
