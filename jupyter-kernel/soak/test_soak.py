@@ -126,7 +126,7 @@ class Soak:
         process = self.start("skb", "--guest", guest, "--about", "icmp", "sleep", "100")
         time.sleep(self.chance.uniform(0, 8))
         process.send_signal(self.chance.choice([signal.SIGINT, signal.SIGTERM, signal.SIGKILL]))
-        process.communicate(timeout=60)
+        process.communicate(timeout=300)
 
     def pause(self, guest):
         self.klab("pause", guest)
@@ -145,7 +145,7 @@ class Soak:
         process = self.start("dump", guest, path)
         time.sleep(self.chance.uniform(0, 1))
         process.send_signal(self.chance.choice([signal.SIGINT, signal.SIGHUP, signal.SIGKILL]))
-        process.communicate(timeout=60)
+        process.communicate(timeout=300)
         if os.path.exists(path):
             os.unlink(path)
         assert not os.listdir(self.folder)
@@ -154,7 +154,7 @@ class Soak:
         process = self.start("run", guest, "--", "sleep", "1000")
         time.sleep(self.chance.uniform(0, 1))
         process.kill()
-        process.communicate(timeout=60)
+        process.communicate(timeout=300)
 
     def unload(self, guest):
         if "klab " in self.inside(guest, "cat /proc/modules"):
