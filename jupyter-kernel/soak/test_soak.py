@@ -72,10 +72,21 @@ class Soak:
         for guest in GUESTS:
             self.klab("up", guest)
             self.inside(guest, LOAD)
+        # What is killed later is a recording, not the compiler.
+        self.klab("kmod", "build", "--guest", GUESTS[0])
 
     def start(self, *words):
         pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-        return subprocess.Popen([self.program, *words], env=self.env, text=True, **pipes)
+        return subprocess.Popen([self.program, *words], env=self.env, text=True, start_new_session=True, **pipes)
+
+    def end_by(self, process, *signals):
+        """Ends a command: a terminal's signals go to all that it has started as well."""
+        chosen = self.chance.choice(signals)
+        if chosen in (signal.SIGINT, signal.SIGHUP):
+            os.killpg(process.pid, chosen)
+        else:
+            process.send_signal(chosen)
+        process.communicate(timeout=300)
 
     def klab(self, *words, codes=(0,)):
         process = self.start(*words)
@@ -125,8 +136,7 @@ class Soak:
     def stop_recording(self, guest):
         process = self.start("skb", "--guest", guest, "--about", "icmp", "sleep", "100")
         time.sleep(self.chance.uniform(0, 8))
-        process.send_signal(self.chance.choice([signal.SIGINT, signal.SIGTERM, signal.SIGKILL]))
-        process.communicate(timeout=60)
+        self.end_by(process, signal.SIGINT, signal.SIGTERM, signal.SIGKILL)
 
     def pause(self, guest):
         self.klab("pause", guest)
@@ -144,8 +154,7 @@ class Soak:
         path = os.path.join(self.folder, "part")
         process = self.start("dump", guest, path)
         time.sleep(self.chance.uniform(0, 1))
-        process.send_signal(self.chance.choice([signal.SIGINT, signal.SIGHUP, signal.SIGKILL]))
-        process.communicate(timeout=60)
+        self.end_by(process, signal.SIGINT, signal.SIGHUP, signal.SIGKILL)
         if os.path.exists(path):
             os.unlink(path)
         assert not os.listdir(self.folder)
@@ -153,8 +162,7 @@ class Soak:
     def kill_a_command(self, guest):
         process = self.start("run", guest, "--", "sleep", "1000")
         time.sleep(self.chance.uniform(0, 1))
-        process.kill()
-        process.communicate(timeout=60)
+        self.end_by(process, signal.SIGINT, signal.SIGKILL)
 
     def unload(self, guest):
         if "klab " in self.inside(guest, "cat /proc/modules"):

@@ -47,7 +47,8 @@ fn under_traffic(cpus: u32) {
          (ip netns exec a ping -q -i 0.001 10.9.0.2; ip netns exec b ping -q -i 0.001 10.9.0.1) \
          >/dev/null 2>&1 </dev/null &");
     for round in 0..rounds() {
-        arm(&mut guest, &sites, None, 1 << 20, TRACEPOINTS).unwrap();
+        let armed = arm(&mut guest, &sites, None, 1 << 20, TRACEPOINTS);
+        armed.unwrap_or_else(|error| panic!("round {round}: {error}"));
         std::thread::sleep(Duration::from_millis(200));
         disarm(&mut guest);
         let counters = guest.counters();
