@@ -131,16 +131,20 @@ fn breakpoints_at_both_ends_of_an_entry(kernel: &str) {
     let start = guest.symbol("vfs_write").unwrap();
     let code = guest.disassembly(start).unwrap().instructions;
     let mut places = vec!["vfs_write".to_owned(), format!("{start}")];
-    // Before and after what calls ftrace, off and on.
-    for one in code.iter().take(3).filter(|one| one.offset > 0) {
-        places.push(format!("vfs_write+{:#x}", one.offset));
-    }
+    // Behind the endbr64 and behind what calls ftrace, where there is one; ftrace off and on.
+    let first = code.iter().take_while(|one| {
+        let patched = one.patched.as_deref();
+        one.text.contains("endbr") || patched.is_some_and(|what| what.starts_with("ftrace"))
+    });
+    let behind = first.map(|one| one.offset + one.bytes.len() as u64);
+    places.extend(behind.map(|offset| format!("vfs_write+{offset:#x}")));
+    assert!(places.len() > 2, "{places:?}");
     let mount = "mount -t tracefs t /sys/kernel/tracing 2>/dev/null; cd /sys/kernel/tracing";
     for on in [false, true] {
         if on {
             ground.sh(&format!("{mount}; echo vfs_write > set_ftrace_filter; echo function_graph > current_tracer"));
         }
-        for place in &places[..4] {
+        for place in &places {
             let mut seen = Vec::new();
             let breakpoint = guest.breakpoint(place).unwrap().when(OF_DD).within(LONG);
             let done = breakpoint.shell(DD).each(|call| {
