@@ -1,10 +1,10 @@
 //! Objects, definitions of types, symbols.
 
 use super::{NamedSymbol, NamedSymbols, Object};
-use crate::Listing;
 use crate::kernel::btf::Declaration;
 use crate::kernel::place;
 use crate::view::{View, clean, escape};
+use crate::{Listing, Missing};
 
 /// Objects of one list, in its order.
 pub type Objects = Listing<Object>;
@@ -34,6 +34,12 @@ impl View for Object {
 
     fn html(&self) -> Option<String> {
         code(&self.to_string())
+    }
+
+    fn missing(&self) -> Vec<Missing> {
+        let fault = self.to_value().err();
+        let missing = fault.map(|fault| Missing::new(self.type_name(), &fault));
+        missing.into_iter().collect()
     }
 }
 
