@@ -134,7 +134,9 @@ fn breakpoints_at_both_ends_of_an_entry(kernel: &str) {
     // Behind the endbr64 and behind what calls ftrace, where there is one; ftrace off and on.
     let first = code.iter().take_while(|one| {
         let patched = one.patched.as_deref();
-        one.text.contains("endbr") || patched.is_some_and(|what| what.starts_with("ftrace"))
+        // An endbr64 that nobody jumps to is a nop since 6.2.
+        let is_landing = one.text.contains("endbr") || one.text.starts_with("nop");
+        is_landing || patched.is_some_and(|what| what.starts_with("ftrace"))
     });
     let behind = first.map(|one| one.offset + one.bytes.len() as u64);
     places.extend(behind.map(|offset| format!("vfs_write+{offset:#x}")));
