@@ -32,8 +32,8 @@ modprobe veth; ip netns add a; ip netns add b; ip link add v netns a type veth p
 for n in a b; do ip -n $n link set lo up; ip -n $n link set v up; done
 ip -n a address add 10.9.0.1/24 dev v; ip -n b address add 10.9.0.2/24 dev v
 ip netns exec a ping -c 1 -W 20 10.9.0.2 >/dev/null
-ip netns exec a ping -q -i 0.05 10.9.0.2 >/dev/null 2>&1 </dev/null &
-(while :; do cat /proc/self/maps >/tmp/maps; sleep 0.2; done) >/dev/null 2>&1 </dev/null &
+ip netns exec a ping -q -i 0.2 10.9.0.2 >/dev/null 2>&1 </dev/null &
+(while :; do cat /proc/self/maps >/tmp/maps; sleep 1; done) >/dev/null 2>&1 </dev/null &
 """
 
 #: What a notebook's lines read. Those that are torn on a guest that runs are not whole, which is no fault.
