@@ -5,6 +5,8 @@ import os
 import pty
 import re
 import select
+import signal
+import time
 
 import drgn
 import pytest
@@ -228,21 +230,33 @@ def test_ctrl_c_ends_a_line_of_the_prompt_and_not_the_prompt(klab, guest):
     if not pid:
         os.execv(klab, [klab, "drgn", "--guest", guest])
 
-    def until(text):
-        said = b""
-        while text not in said:
-            assert select.select([terminal], [], [], 60)[0], said
-            said += os.read(terminal, 4096)
+    def until(*texts):
+        """Reads on until each of these was said, one behind the other."""
+        said, at = b"", 0
+        for text in texts:
+            while (found := said.find(text, at)) < 0:
+                assert select.select([terminal], [], [], 60)[0], said
+                said += os.read(terminal, 4096)
+            at = found + len(text)
 
+    # The next is written when the prompt is there: what comes before goes to a terminal that is about to change its mode.
     until(b">>> ")
     os.write(terminal, b"import time; print(2 * 21); time.sleep(1000)\n")
     until(b"42\r\n")
     os.write(terminal, b"\x03")
-    until(b"KeyboardInterrupt")
+    until(b"KeyboardInterrupt", b">>> ")
     os.write(terminal, b"find_task(1).comm.string_()\n")
-    until(b"b'init'")
+    until(b"b'init'", b">>> ")
     os.write(terminal, b"\x04")
-    assert os.waitpid(pid, 0)[1] == 0
+    for _ in range(600):
+        ended, status = os.waitpid(pid, os.WNOHANG)
+        if ended:
+            break
+        time.sleep(0.1)
+    else:
+        os.kill(pid, signal.SIGKILL)
+        raise AssertionError("the end of input does not end the prompt")
+    assert status == 0
     os.close(terminal)
 
 
