@@ -4,7 +4,7 @@ use std::fmt;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
@@ -180,6 +180,7 @@ impl Breakpoint {
     /// # Errors
     /// Those of `look` and of the condition; when the guest stands still already, is reset meanwhile, or another waits so.
     pub fn each<W: Onward>(self, mut look: impl FnMut(&mut Call<'_>) -> Result<W>) -> Result<Hits> {
+        let until = Instant::now() + self.bounds.time;
         let mut work = self.work()?;
         let mut session = Session::begin(&self.guest, &self.bounds)?;
         session.debugger.set(self.place.at.0)?;
@@ -210,7 +211,7 @@ impl Breakpoint {
             }
         };
         drop(session);
-        work.end(self.bounds.time)?;
+        work.end(until, &self.bounds.stop)?;
         Ok(Hits {
             function: self.place.function(),
             hits,

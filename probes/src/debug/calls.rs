@@ -103,6 +103,7 @@ impl Breakpoint {
     /// # Errors
     /// Those of the condition; when the guest stands still already, is reset meanwhile, or another waits so.
     pub fn calls(self) -> Result<Calls> {
+        let until = Instant::now() + self.bounds.time;
         let mut work = self.work()?;
         let mut session = Session::begin(&self.guest, &self.bounds)?;
         let entry = self.place.at.0;
@@ -148,7 +149,7 @@ impl Breakpoint {
             calls.ended = self.bounds.ended();
         }
         drop(session);
-        work.end(self.bounds.time)?;
+        work.end(until, &self.bounds.stop)?;
         Ok(calls)
     }
 

@@ -6,7 +6,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
@@ -169,6 +169,7 @@ impl Watchpoint {
     /// # Errors
     /// Those of `look`; when the guest stands still already, is reset meanwhile, or another waits so.
     pub fn each(self, mut look: impl FnMut(&Write) -> Result<bool>) -> Result<u64> {
+        let until = Instant::now() + self.bounds.time;
         let mut work = match &self.command {
             None => Work::none(),
             Some(command) => Work::of(self.guest.agent()?, command.clone(), &self.bounds)?,
@@ -205,7 +206,7 @@ impl Watchpoint {
             }
         }
         drop(session);
-        work.end(self.bounds.time)?;
+        work.end(until, &self.bounds.stop)?;
         Ok(writes)
     }
 

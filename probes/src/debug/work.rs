@@ -1,7 +1,7 @@
 //! What runs in the guest while that is watched.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Sender, channel};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
@@ -67,28 +67,22 @@ impl Work {
         }
     }
 
-    /// Nothing stops the guest any more: the command may go on for so long.
+    /// Nothing stops the guest any more: the command may go on until then, unless the user has seen enough.
     ///
     /// # Errors
     /// When it could not be run.
-    pub(super) fn end(mut self, patience: Duration) -> Result<()> {
-        self.wait(patience, true);
-        match self.running.take_if(|(thread, _)| thread.is_finished()) {
-            Some((thread, _)) => thread.join().unwrap_or(Ok(())),
-            None => Ok(()),
-        }
-    }
-
-    fn wait(&mut self, patience: Duration, interruptible: bool) {
-        let until = Instant::now() + patience;
+    pub(super) fn end(mut self, until: Instant, stop: &AtomicBool) -> Result<()> {
         while let Some((thread, _)) = &self.running
             && !thread.is_finished()
             && Instant::now() < until
+            && !stop.load(Ordering::Acquire)
         {
-            if interruptible {
-                check_interrupt();
-            }
+            check_interrupt();
             thread::sleep(SLICE);
+        }
+        match self.running.take_if(|(thread, _)| thread.is_finished()) {
+            Some((thread, _)) => thread.join().unwrap_or(Ok(())),
+            None => Ok(()),
         }
     }
 }
@@ -100,7 +94,10 @@ impl Drop for Work {
             && !thread.is_finished()
         {
             canceller.cancel();
-            self.wait(ENDS, false);
+            let until = Instant::now() + ENDS;
+            while !thread.is_finished() && Instant::now() < until {
+                thread::sleep(SLICE);
+            }
         }
     }
 }
