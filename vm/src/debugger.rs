@@ -411,7 +411,7 @@ mod tests {
     fn every_register_is_at_its_place() {
         let mut text = String::new();
         for (index, (_, bytes)) in ORDER.into_iter().enumerate() {
-            let word = (index as u64 + 1) << (64 - bytes * 8);
+            let word = index as u64 + 1;
             text.push_str(&format!("{:016x}", word.swap_bytes())[..bytes * 2]);
         }
         for word in [0, 0, 0, 7_u64] {
