@@ -8,12 +8,15 @@ use vm::{Kernel, KernelChoice, Silent};
 
 use crate::sources::{Attached, Foreign};
 
-/// The first program: a process that fills 48 MiB, then runs without touching them until most of its pages are marked.
-/// It is stopped then, and what `/proc` says of it goes to the console.
+/// The first program: a process that fills 48 MiB on the first node, then runs on the second without touching them until
+/// most of its pages are marked: pages of the node that a process of one thread runs on are not
+/// (`folio_can_map_prot_numa`, `mm/mempolicy.c:866@v7.3.4`). It is stopped then, and what `/proc` says of it goes to the console.
 const INIT: &str = "\
     b=/bin/busybox; $b mount -t proc proc /proc; \
-    $b awk 'BEGIN{s=1;for(i=0;i<20;i++)s=s s;for(i=0;i<48;i++)a[i]=s i;while(1)n++}' & p=$!; \
-    while [ $($b grep numa_pte_updates /proc/vmstat | $b cut -d' ' -f2) -lt 9000 ]; do $b sleep 1; done; \
+    $b taskset 1 $b awk 'BEGIN{s=1;for(i=0;i<20;i++)s=s s;for(i=0;i<48;i++)a[i]=s i;while(1)n++}' & p=$!; \
+    while [ $($b grep VmRSS /proc/$p/status | $b tr -dc '0-9') -lt 50000 ]; do $b sleep 1; done; \
+    echo FILLED; $b taskset -p 2 $p; \
+    while m=$($b grep numa_pte_updates /proc/vmstat | $b cut -d' ' -f2); echo MARKED $m; [ $m -lt 9000 ]; do $b sleep 1; done; \
     $b kill -STOP $p; $b sleep 1; \
     n=0; for k in $($b grep ^Rss /proc/$p/smaps | $b tr -dc '0-9\\n'); do n=$((n+k)); done; \
     echo PID $p; echo RSS $n; \
