@@ -75,6 +75,24 @@ def test_a_line_and_the_shell_show_the_same(kernel, shell, klab, request):
         assert json.loads(shell(*words, "--json").stdout) is not None
 
 
+def test_lines_are_completed_by_what_the_guest_has(kernel):
+    def complete(text):
+        request = kernel.client.complete(text)
+        while (reply := kernel.client.get_shell_msg(timeout=60))["parent_header"]["msg_id"] != request:
+            pass
+        return text[: reply["content"]["cursor_start"]], reply["content"]["matches"]
+
+    assert complete("%tas") == ("%", ["task", "task-tree", "tasks"])
+    assert "1" in complete("%address-map ")[1]
+    assert "comm" in complete("%p init_task.co")[1]
+    assert complete("%p init_task.co")[0] == "%p init_task."
+    assert "task_struct" in complete("%struct task_st")[1]
+    assert "veth" in complete("%module ve")[1]
+    assert complete("%slab task_s")[1] == ["task_struct"]
+    # The guest's shell is not Rust.
+    assert complete("%%sh\nls /pr")[1] == []
+
+
 def test_lines_follow_a_guest_that_is_started_anew(kernel, klab):
     name = f"anew-{os.getpid()}"
 

@@ -15,9 +15,9 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use libtest_mimic::{Arguments, Failed, Trial};
-use probes::Guest;
-use probes::readers::{READERS, Reader};
+use probes::readers::{READERS, Reader, Shown};
 use probes::search::Needle;
+use probes::{Error, Guest};
 use serde_json::Value;
 
 /// The dumps, and below a folder for each what was accepted.
@@ -33,6 +33,7 @@ fn main() -> io::Result<ExitCode> {
         kernels.extend(name.strip_suffix(".kdump.zst").map(str::to_owned));
     }
     kernels.sort();
+    assert!(kernels.len() > 1, "no dumps in {DUMPS}");
     for kernel in &kernels {
         // Opened once: what is decoded of a kernel is shared by all that read it.
         let guest = open(kernel, unpacked.path())?;
@@ -109,7 +110,11 @@ fn shown(guest: &Guest, reader: &Reader, sample: &[&str]) -> String {
     let read = reader
         .words(sample)
         .and_then(|words| reader.read(guest, &words));
-    match read.and_then(|value| Ok((value.json()?, value))) {
+    let parsed = |value: &dyn Shown| {
+        let json = serde_json::from_str::<Value>(&value.json()?);
+        json.map_err(|fault| Error::Invalid(fault.to_string()))
+    };
+    match read.and_then(|value| Ok((parsed(&*value)?, value))) {
         Ok((json, value)) => {
             // The other faces are made as well: none may fail.
             let _ = (value.html(), value.svg());

@@ -84,7 +84,9 @@ impl Language for Cells {
 
     fn complete(&self, code: &str, at: usize) -> Completion {
         if let Some((start, line)) = command_line(code, at) {
-            return command(&line[..at - start], start);
+            // Behind the line's end is what ends it.
+            let before = line.get(..at - start).unwrap_or(line);
+            return command(before, start);
         }
         match code.trim_start() {
             body if body.starts_with(PYTHON) => python(code, at),
@@ -100,7 +102,8 @@ impl Language for Cells {
     fn inspect(&self, code: &str, at: usize) -> Option<Bundle> {
         if let Some((start, line)) = command_line(code, at) {
             let guest = commands::default_guest();
-            let text = commands::complete::inspect(line, at - start, &guest)?;
+            let at = (at - start).min(line.len());
+            let text = commands::complete::inspect(line, at, &guest)?;
             return Some(Bundle::from_iter([("text/plain".to_owned(), text.into())]));
         }
         self.session

@@ -27,10 +27,7 @@ pub(crate) struct Completed {
 pub(crate) fn complete(line: &str, default: &str) -> Completed {
     let command_at = line.len() - line.trim_start().trim_start_matches('%').trim_start().len();
     let (signs, rest) = line.split_at(command_at);
-    let start = line
-        .rfind(char::is_whitespace)
-        .map_or(command_at, |at| at + 1)
-        .max(command_at);
+    let start = behind(line, char::is_whitespace).max(command_at);
     let word = &line[start..];
     let cell = Line::command();
     let (name, words) = rest.split_once(char::is_whitespace).unwrap_or((rest, ""));
@@ -84,10 +81,7 @@ pub(crate) fn complete(line: &str, default: &str) -> Completed {
 /// What is under the cursor, which is at a byte of the line: a command's manual, an option's, else a symbol or a type.
 pub(crate) fn inspect(line: &str, at: usize, default: &str) -> Option<String> {
     let is_part = |c: char| c.is_alphanumeric() || "_-:.>".contains(c);
-    let start = line
-        .get(..at)?
-        .rfind(|c| !is_part(c))
-        .map_or(0, |at| at + 1);
+    let start = behind(line.get(..at)?, |c| !is_part(c));
     let end = line[at..]
         .find(|c| !is_part(c))
         .map_or(line.len(), |end| at + end);
@@ -120,6 +114,12 @@ pub(crate) fn inspect(line: &str, at: usize, default: &str) -> Option<String> {
             .map(|found| probes::view::View::text(&found))
     };
     named.or_else(|_| ty()).or_else(|_| value()).ok()
+}
+
+/// Where the text behind its last character of this kind begins, in bytes.
+fn behind(text: &str, is_one: impl Fn(char) -> bool) -> usize {
+    let last = text.char_indices().rev().find(|(_, c)| is_one(*c));
+    last.map_or(0, |(at, c)| at + c.len_utf8())
 }
 
 fn about(command: &Command) -> String {
@@ -237,7 +237,8 @@ fn listing(reader: &Reader) -> Option<&'static Reader> {
 }
 
 fn names(guest: &Guest, lists: &Reader) -> Option<BTreeSet<String>> {
-    let value = lists.read(guest, &[]).ok()?.json().ok()?;
+    let json = lists.read(guest, &[]).ok()?.json().ok()?;
+    let value: Value = serde_json::from_str(&json).ok()?;
     let named = |one: &Value| one.get("name").and_then(Value::as_str).map(str::to_owned);
     Some(value.as_array()?.iter().filter_map(named).collect())
 }
@@ -246,7 +247,7 @@ fn names(guest: &Guest, lists: &Reader) -> Option<BTreeSet<String>> {
 fn expression(guest: &Guest, line: &str, start: usize) -> Completed {
     let text = &line[start..];
     let is_part = |c: char| c.is_ascii_alphanumeric() || c == '_';
-    let name_at = text.rfind(|c| !is_part(c)).map_or(0, |at| at + 1);
+    let name_at = behind(text, |c| !is_part(c));
     let (before, name) = text.split_at(name_at);
     let base = before
         .strip_suffix('.')
@@ -325,6 +326,28 @@ mod tests {
         assert_eq!(next("slab", &["--json"]), Some("cache"));
         assert_eq!(next("p", &["1", "+"]), Some("expression"));
         assert_eq!(next("path", &["/bin/sh"]), Some("pid"));
+    }
+
+    #[test]
+    fn any_text_is_completed_and_inspected_at_any_place() {
+        for line in [
+            "%p init_task.\u{a0}co",
+            "%mm\u{3000}1",
+            "%%sh ls 서울🐨",
+            "%sym 🐨x.y->",
+            "\u{a0}%ps",
+            "%🐨",
+            "%",
+        ] {
+            for (at, _) in line.char_indices().chain([(line.len(), ' ')]) {
+                let found = complete(&line[..at], "no-such-guest");
+                assert!(
+                    line.is_char_boundary(found.start) && found.start <= at,
+                    "{line} at {at}"
+                );
+                let _ = inspect(line, at, "no-such-guest");
+            }
+        }
     }
 
     #[test]

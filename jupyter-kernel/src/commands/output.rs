@@ -18,8 +18,8 @@ pub(crate) struct Output {
     pub(crate) html: Option<String>,
     /// The same as a picture.
     pub(crate) svg: Option<String>,
-    /// The same for programs; `Null` where there is nothing to say.
-    pub(crate) json: Value,
+    /// The same for programs, a line of JSON; `None` where there is nothing to say.
+    pub(crate) json: Option<String>,
     /// The exit code of the process; a notebook's cell fails where it is not 0.
     pub(crate) code: u8,
 }
@@ -60,8 +60,8 @@ impl Output {
         Ok(Self {
             text: text.into(),
             json: match Face::Json.is_wanted() {
-                true => serde_json::to_value(value)?,
-                false => Value::Null,
+                true => Some(serde_json::to_string(value)?),
+                false => None,
             },
             ..Self::default()
         })
@@ -81,8 +81,8 @@ impl Output {
             html: if Face::all() { value.html() } else { None },
             svg: if Face::all() { value.svg() } else { None },
             json: match Face::Json.is_wanted() {
-                true => value.json()?,
-                false => Value::Null,
+                true => Some(value.json()?),
+                false => None,
             },
             code: u8::from(!value.missing().is_empty()),
         })
@@ -92,7 +92,7 @@ impl Output {
     pub(crate) fn text(text: impl Into<String>) -> Self {
         let text = text.into();
         Self {
-            json: Value::String(text.clone()),
+            json: Some(Value::String(text.clone()).to_string()),
             text,
             ..Self::default()
         }
@@ -100,16 +100,16 @@ impl Output {
 
     /// The JSON as the text, one line; for `--json`.
     pub(crate) fn into_json(self) -> Self {
-        let text = if self.json.is_null() {
-            String::new()
-        } else {
-            format!("{}\n", self.json)
-        };
+        let mut text = self.json.unwrap_or_default();
+        if !text.is_empty() {
+            text.push('\n');
+        }
         Self {
             text,
             html: None,
             svg: None,
-            ..self
+            json: None,
+            code: self.code,
         }
     }
 }

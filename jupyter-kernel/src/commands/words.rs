@@ -29,10 +29,19 @@ pub(crate) fn in_a_cell(text: &str) -> String {
 
 /// A sentence as a shell's reader wants it.
 pub(crate) fn in_a_shell(text: &str) -> String {
-    text.replace(
-        "use guest.paused(|guest| ..) for a still guest",
-        "`klab pause` holds the guest still",
-    )
+    let words = [
+        (
+            "use guest.paused(|guest| ..) for a still guest",
+            "`klab pause` holds the guest still",
+        ),
+        ("`.within(..)` gives it", "`--within SECONDS` gives it"),
+        ("`.shell(..)` runs what", "`-- COMMAND` runs what"),
+    ];
+    let mut text = text.to_owned();
+    for (cell, shell) in words {
+        text = text.replace(cell, shell);
+    }
+    text
 }
 
 #[cfg(test)]

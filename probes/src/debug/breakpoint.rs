@@ -4,13 +4,13 @@ use std::fmt;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde::Serialize;
 
 use super::call::Call;
 use super::function::Place;
-use super::stop::{Bounds, Session};
+use super::stop::{Bounds, Session, bounded};
 use super::work::Work;
 use crate::Result;
 use crate::guest::{Guest, Pause};
@@ -28,7 +28,6 @@ pub struct Breakpoint {
     pub(super) bounds: Bounds,
     pub(super) most: u64,
     pub(super) condition: Option<String>,
-    command: Option<Vec<String>>,
 }
 
 /// What a look at a call says about the next one.
@@ -122,19 +121,13 @@ impl Guest {
             bounds: Bounds::of(TIME),
             most: HITS,
             condition: None,
-            command: None,
         })
     }
 }
 
-impl Breakpoint {
-    /// For how long the guest is watched at most.
-    #[must_use]
-    pub const fn within(mut self, time: Duration) -> Self {
-        self.bounds.time = time;
-        self
-    }
+bounded!(Breakpoint);
 
+impl Breakpoint {
     /// How many calls are looked at.
     #[must_use]
     pub const fn at_most(mut self, hits: u64) -> Self {
@@ -150,38 +143,13 @@ impl Breakpoint {
         self
     }
 
-    /// Runs a shell line in the guest meanwhile; its end ends the watch.
-    #[must_use]
-    pub fn shell(self, line: &str) -> Self {
-        self.run(&["sh", "-c", line])
-    }
-
-    /// Runs a command in the guest meanwhile; its end ends the watch.
-    #[must_use]
-    pub fn run<S: AsRef<str>>(mut self, command: &[S]) -> Self {
-        self.command = Some(
-            command
-                .iter()
-                .map(|word| word.as_ref().to_owned())
-                .collect(),
-        );
-        self
-    }
-
-    /// Ends the watch when another thread sets this.
-    #[must_use]
-    pub fn until(mut self, stop: Arc<AtomicBool>) -> Self {
-        self.bounds.stop = stop;
-        self
-    }
-
     /// Stops the guest at each call, and runs `look` while it stands there.
     ///
     /// # Errors
     /// Those of `look` and of the condition; when the guest stands still already, is reset meanwhile, or another waits so.
     pub fn each<W: Onward>(self, mut look: impl FnMut(&mut Call<'_>) -> Result<W>) -> Result<Hits> {
-        let until = Instant::now() + self.bounds.time;
-        let mut work = self.work()?;
+        let until = self.bounds.until();
+        let mut work = Work::begin(&self.guest, &self.bounds)?;
         let mut session = Session::begin(&self.guest, &self.bounds)?;
         session.debugger.set(self.place.at.0)?;
         work.start();
@@ -218,14 +186,6 @@ impl Breakpoint {
             passed,
             ended,
         })
-    }
-
-    /// What is to run in the guest meanwhile, connected to its agent: that answers while the guest runs.
-    pub(super) fn work(&self) -> Result<Work> {
-        match &self.command {
-            None => Ok(Work::none()),
-            Some(command) => Work::of(self.guest.agent()?, command.clone(), &self.bounds),
-        }
     }
 }
 

@@ -8,10 +8,11 @@ use super::arguments::{Argument, read_out};
 use super::breakpoint::{Breakpoint, Ended, meets};
 use super::call::{Call, Frame, returned};
 use super::stop::{Session, Standing};
-use crate::Result;
+use super::work::Work;
 use crate::guest::Pause;
 use crate::kernel::{Function, Functions};
 use crate::object::Value;
+use crate::{ErrorKind, Result};
 
 /// How long is waited for returns when no more calls are looked at.
 const RETURNS: Duration = Duration::from_secs(2);
@@ -103,8 +104,8 @@ impl Breakpoint {
     /// # Errors
     /// Those of the condition; when the guest stands still already, is reset meanwhile, or another waits so.
     pub fn calls(self) -> Result<Calls> {
-        let until = Instant::now() + self.bounds.time;
-        let mut work = self.work()?;
+        let until = self.bounds.until();
+        let mut work = Work::begin(&self.guest, &self.bounds)?;
         let mut session = Session::begin(&self.guest, &self.bounds)?;
         let entry = self.place.at.0;
         session.debugger.set(entry)?;
@@ -134,7 +135,11 @@ impl Breakpoint {
                 calls.passed += 1;
                 continue;
             }
-            let args = call.args().unwrap_or_default();
+            let args = match call.args() {
+                // What it returns is not known for the same reason, and says it.
+                Err(error) if error.kind() == ErrorKind::Unsupported => Vec::new(),
+                args => args?,
+            };
             let record =
                 self.record(&mut session, &standing, args, &mut open, calls.calls.len())?;
             calls.calls.push(record);

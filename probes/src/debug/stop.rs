@@ -18,10 +18,15 @@ use crate::sched;
 /// How long is waited before an interrupt is looked for.
 const SLICE: Duration = Duration::from_millis(20);
 
-/// How long the guest is watched, and what ends that early.
+/// The longest watch: the clock has no time that is later than any.
+const LONGEST: Duration = Duration::from_secs(365 * 24 * 3600);
+
+/// How long the guest is watched, what runs in it meanwhile, and what ends that early.
 #[derive(Debug, Clone)]
 pub(super) struct Bounds {
-    pub(super) time: Duration,
+    time: Duration,
+    /// The command to run in the guest meanwhile.
+    pub(super) command: Option<Vec<String>>,
     /// Set when the command has ended that was to be watched.
     pub(super) done: Arc<AtomicBool>,
     /// Set when the user has seen enough.
@@ -33,9 +38,23 @@ impl Bounds {
     pub(super) fn of(time: Duration) -> Self {
         Self {
             time,
+            command: None,
             done: Arc::default(),
             stop: Arc::default(),
         }
+    }
+
+    pub(super) fn set_time(&mut self, time: Duration) {
+        self.time = time.min(LONGEST);
+    }
+
+    pub(super) const fn time(&self) -> Duration {
+        self.time
+    }
+
+    /// When a watch that begins now is over.
+    pub(super) fn until(&self) -> Instant {
+        Instant::now() + self.time
     }
 
     /// What has ended a watch that nothing ended at a stop.
@@ -49,6 +68,42 @@ impl Bounds {
         }
     }
 }
+
+/// Gives a watch, which has `bounds`, what says for how long it is and what ends it.
+macro_rules! bounded {
+    ($watch:ty) => {
+        impl $watch {
+            /// For how long the guest is watched at most.
+            #[must_use]
+            pub fn within(mut self, time: Duration) -> Self {
+                self.bounds.set_time(time);
+                self
+            }
+
+            /// Runs a shell line in the guest meanwhile; its end ends the watch.
+            #[must_use]
+            pub fn shell(self, line: &str) -> Self {
+                self.run(&["sh", "-c", line])
+            }
+
+            /// Runs a command in the guest meanwhile; its end ends the watch.
+            #[must_use]
+            pub fn run<S: AsRef<str>>(mut self, command: &[S]) -> Self {
+                let words = command.iter().map(|word| word.as_ref().to_owned());
+                self.bounds.command = Some(words.collect());
+                self
+            }
+
+            /// Ends the watch when another thread sets this.
+            #[must_use]
+            pub fn until(mut self, stop: Arc<AtomicBool>) -> Self {
+                self.bounds.stop = stop;
+                self
+            }
+        }
+    };
+}
+pub(super) use bounded;
 
 /// A guest under a debugger. Dropped, it runs and has no breakpoints.
 #[derive(Debug)]
@@ -90,7 +145,7 @@ impl Session {
             debugger: guest.machine()?.debugger()?,
             kernel,
             bounds: bounds.clone(),
-            until: Instant::now() + bounds.time,
+            until: bounds.until(),
             at: None,
             runs: false,
             task,

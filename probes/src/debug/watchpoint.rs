@@ -6,12 +6,12 @@
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde::Serialize;
 
 use super::breakpoint::Ended;
-use super::stop::{Bounds, Session, Standing};
+use super::stop::{Bounds, Session, Standing, bounded};
 use super::work::Work;
 use super::writer::{self, Written};
 use crate::guest::{Guest, Pause};
@@ -60,7 +60,6 @@ pub struct Watchpoint {
     guest: Guest,
     object: Object,
     bounds: Bounds,
-    command: Option<Vec<String>>,
 }
 
 impl Guest {
@@ -102,44 +101,13 @@ impl Guest {
             guest: self.clone(),
             object: object.clone(),
             bounds: Bounds::of(TIME),
-            command: None,
         })
     }
 }
 
+bounded!(Watchpoint);
+
 impl Watchpoint {
-    /// For how long the guest is watched at most.
-    #[must_use]
-    pub const fn within(mut self, time: Duration) -> Self {
-        self.bounds.time = time;
-        self
-    }
-
-    /// Runs a shell line in the guest meanwhile; its end ends the watch.
-    #[must_use]
-    pub fn shell(self, line: &str) -> Self {
-        self.run(&["sh", "-c", line])
-    }
-
-    /// Runs a command in the guest meanwhile; its end ends the watch.
-    #[must_use]
-    pub fn run<S: AsRef<str>>(mut self, command: &[S]) -> Self {
-        self.command = Some(
-            command
-                .iter()
-                .map(|word| word.as_ref().to_owned())
-                .collect(),
-        );
-        self
-    }
-
-    /// Ends the watch when another thread sets this.
-    #[must_use]
-    pub fn until(mut self, stop: Arc<AtomicBool>) -> Self {
-        self.bounds.stop = stop;
-        self
-    }
-
     /// The next write.
     ///
     /// # Errors
@@ -159,7 +127,7 @@ impl Watchpoint {
         found.ok_or_else(|| {
             Error::Absent(format!(
                 "nothing wrote to the `{ty}` at {at} while it was watched (at most {:.1} s): `.within(..)` gives it longer, `.shell(..)` runs what may write",
-                bounds.time.as_secs_f64()
+                bounds.time().as_secs_f64()
             ))
         })
     }
@@ -169,11 +137,8 @@ impl Watchpoint {
     /// # Errors
     /// Those of `look`; when the guest stands still already, is reset meanwhile, or another waits so.
     pub fn each(self, mut look: impl FnMut(&Write) -> Result<bool>) -> Result<u64> {
-        let until = Instant::now() + self.bounds.time;
-        let mut work = match &self.command {
-            None => Work::none(),
-            Some(command) => Work::of(self.guest.agent()?, command.clone(), &self.bounds)?,
-        };
+        let until = self.bounds.until();
+        let mut work = Work::begin(&self.guest, &self.bounds)?;
         let mut session = Session::begin(&self.guest, &self.bounds)?;
         let ranges = self.ranges(&session)?;
         for range in &ranges {
@@ -214,9 +179,12 @@ impl Watchpoint {
     fn ranges(&self, session: &Session) -> Result<Vec<Range<u64>>> {
         let kernel = &session.kernel;
         let start = self.start()?.0;
-        let end = start + self.object.size()?;
-        let mut ranges = Vec::new();
-        ranges.push(start..end);
+        let end = start.checked_add(self.object.size()?).ok_or_else(|| {
+            Error::Invalid(format!(
+                "what is at {start:#x} ends behind the last address"
+            ))
+        })?;
+        let mut ranges = vec![Range { start, end }];
         let mut at = start;
         while at < end {
             let next = (at / PAGE_SIZE + 1).saturating_mul(PAGE_SIZE).min(end);

@@ -6,10 +6,11 @@ use std::sync::mpsc::{Sender, channel};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use vm::agent::{Canceller, Client};
+use vm::agent::Canceller;
 
 use super::stop::Bounds;
 use crate::cell::check_interrupt;
+use crate::guest::Guest;
 use crate::{Error, Result};
 
 /// How long the agent may say nothing, besides the time in which the guest stands.
@@ -27,18 +28,17 @@ pub(super) struct Work {
 }
 
 impl Work {
-    /// Nothing.
-    pub(super) const fn none() -> Self {
-        Self {
-            running: None,
-            go: None,
-        }
-    }
-
-    /// A command, by a client that is connected: the agent of a guest that stands answers nobody, for as long as `time` here. Its
-    /// end sets `done`.
-    pub(super) fn of(mut client: Client, command: Vec<String>, bounds: &Bounds) -> Result<Self> {
-        client.set_timeout(bounds.time + SILENCE);
+    /// The command of `bounds`, by a client that is connected: the agent of a guest that stands answers nobody, for as long as the
+    /// watch here. Its end sets `done`.
+    pub(super) fn begin(guest: &Guest, bounds: &Bounds) -> Result<Self> {
+        let Some(command) = bounds.command.clone() else {
+            return Ok(Self {
+                running: None,
+                go: None,
+            });
+        };
+        let mut client = guest.agent()?;
+        client.set_timeout(bounds.time() + SILENCE);
         let done = Arc::clone(&bounds.done);
         let canceller = client.canceller();
         let (go, begin) = channel();

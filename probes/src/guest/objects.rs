@@ -132,7 +132,7 @@ pub(crate) fn symbols(kernel: &Kernel, what: &str) -> Result<NamedSymbols> {
             "{at} lies in no symbol of the kernel or of a module"
         )));
     };
-    let (start, module) = (GuestVirt(at.0 - found.offset), found.module);
+    let (start, module) = (at.back(found.offset), found.module);
     let module = module.as_deref().unwrap_or("vmlinux");
     kernel.named_symbols(&format!(
         "{module}:{}@{start}+{:#x}",

@@ -9,7 +9,6 @@ mod define;
 mod table;
 
 use serde::Serialize;
-use serde_json::Value;
 
 pub use argument::{Argument, Kind};
 pub use table::READERS;
@@ -20,16 +19,16 @@ use crate::{Error, Result};
 
 /// A value that a reader gave: its faces, and itself for programs.
 pub trait Shown: View {
-    /// The value as JSON.
+    /// The value as a line of JSON. Written as it goes: a tree of a hundred thousand rows takes several times their memory.
     ///
     /// # Errors
     /// When a part of it is read only now, and cannot be.
-    fn json(&self) -> Result<Value>;
+    fn json(&self) -> Result<String>;
 }
 
 impl<T: View + Serialize> Shown for T {
-    fn json(&self) -> Result<Value> {
-        serde_json::to_value(self).map_err(|fault| Error::Invalid(fault.to_string()))
+    fn json(&self) -> Result<String> {
+        serde_json::to_string(self).map_err(|fault| Error::Invalid(fault.to_string()))
     }
 }
 

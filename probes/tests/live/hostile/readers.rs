@@ -54,7 +54,7 @@ impl Fared {
 pub(super) fn read_all(ram: &Ram) -> Fared {
     let mut fared = Fared::default();
     if let Some(guest) = fared.note(ram.guest()) {
-        for reader in READERS.iter().filter(|reader| !is_slow(reader.method)) {
+        for reader in READERS {
             for sample in reader.samples {
                 let words = reader.words(sample).unwrap();
                 if let Some(value) = fared.note(reader.read(&guest, &words)) {
@@ -67,11 +67,6 @@ pub(super) fn read_all(ram: &Ram) -> Fared {
         fared.note(read);
     }
     fared
-}
-
-/// Unwinds every stack, some seconds each time: `read_more` unwinds each by itself, as far as it is a task's that is left.
-fn is_slow(method: &str) -> bool {
-    method == "stack_traces"
 }
 
 /// What the registry does not have, or has with one sample only.
