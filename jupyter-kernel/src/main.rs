@@ -10,6 +10,9 @@ mod spec;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
+    if let Some(done) = prepare::hook() {
+        return done;
+    }
     // The process of the cells is this program too.
     evcxr::runtime_hook();
     commands::main(setup::run)

@@ -140,3 +140,50 @@ def test_a_cell_asks_its_user(kernel):
     cell = kernel.run("%help")
     assert "%help" in cell.value["text/plain"]
     fails(kernel.run("%no_such_command"), "Error", "%help")
+
+
+def test_half_a_cell_is_an_error_with_its_place(kernel):
+    for code, text in [
+        ('}\nprintln!("after")', "unexpected closing delimiter"),
+        ("/* open", "not closed"),
+        ("let", "pattern"),
+        ("let x = (1;", "not closed"),
+    ]:
+        cell = kernel.run(code)
+        fails(cell, "CompileError", text, "cell:1")
+        assert not cell.stream()
+
+
+def test_no_inner_name_is_seen(kernel):
+    for code in ["let z", "let z = 5 let", "let a = std::"]:
+        cell = kernel.run(code)
+        assert cell.reply["status"] == "error" and "evcxr" not in "".join(cell.error["traceback"]), cell.error
+
+
+def test_a_lint_of_an_earlier_cell_heads_no_error(kernel):
+    kernel.run("macro_rules! never_used { ($p:expr) => { $p } }")
+    cell = kernel.run("no_such_name")
+    fails(cell, "E0425", "no_such_name")
+    assert "unused" not in "".join(cell.error["traceback"])
+
+
+def test_a_loop_has_no_value(kernel):
+    kernel.run("let moved = vec![1, 2];")
+    cell = kernel.run('for x in moved { println!("{x}") }')
+    assert cell.error is None and cell.stream() == "1\n2\n" and cell.value is None
+
+
+def test_help_is_not_taken_for_the_error(kernel):
+    fails(kernel.run("exit"), "E0425", "cannot find value `exit`", "^^^^")
+    cell = kernel.run("use rand::Rng;")
+    fails(cell, "E0432", "rand", ":dep rand", "^^^^")
+    assert "cargo add" not in "".join(cell.error["traceback"])
+    assert kernel.run("1 + 1").value["text/plain"] == "2"
+
+
+def test_lines_are_what_people_mean(kernel):
+    for line in ["  %help", "klab tasks --help", "$ klab tasks --help", "%help tasks", "?tasks", "%tasks?"]:
+        cell = kernel.run(line)
+        assert cell.error is None and "tasks" in cell.value["text/plain"], line
+    cell = kernel.run("%time 20 + 22")
+    assert cell.value["text/plain"] == "42" and "wall time" in cell.stream()

@@ -1,7 +1,7 @@
 //! The names that cells use: `use probes::prelude::*;`.
 
 pub use crate::cell::exercise::{Verdict, check};
-pub use crate::cell::{DebugDisplay, Progress, ResultDisplay, check_interrupt, display};
+pub use crate::cell::{DebugDisplay, Progress, ResultDisplay, block_on, check_interrupt, display};
 pub use crate::drgn::Drgn;
 pub use crate::guest::Guest;
 pub use crate::kernel::Kernel;

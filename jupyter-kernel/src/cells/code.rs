@@ -1,6 +1,11 @@
 //! What can be said of a cell's text without compiling it.
 
+use std::ops::Range;
+
 use klab_protocol::Completeness;
+use proc_macro2::{TokenStream, TokenTree};
+
+use super::scan::Scan;
 
 /// The end of the name that a byte offset is in or behind.
 pub(super) fn end_of_name(code: &str, at: usize) -> usize {
@@ -10,27 +15,26 @@ pub(super) fn end_of_name(code: &str, at: usize) -> usize {
         .unwrap_or(rest.len())
 }
 
+/// The cell's Rust, on its own lines: commands, evcxr's and the host's shell's are left blank.
+pub(super) fn rust_of(code: &str) -> String {
+    code.lines()
+        .map(|line| match line.starts_with(['%', ':', '!']) {
+            true => " ".repeat(line.len()),
+            false => line.to_owned(),
+        })
+        .flat_map(|line| [line, "\n".to_owned()])
+        .collect()
+}
+
 /// Whether Enter runs the cell or continues it.
 pub(super) fn is_complete(code: &str) -> Completeness {
-    let first = code.trim_start();
-    if first.starts_with("%%") {
+    if code.trim_start().starts_with("%%") {
         return Completeness::Complete;
     }
-    // Commands are lines of their own.
-    let rust: String = code
-        .lines()
-        .map(|line| {
-            if line.starts_with(['%', ':']) {
-                ""
-            } else {
-                line
-            }
-        })
-        .flat_map(|line| [line, "\n"])
-        .collect();
+    let rust = rust_of(code);
     match Scan::of(&rust) {
-        Scan::Open { depth } => return Completeness::Incomplete("    ".repeat(depth)),
-        Scan::Wrong => return Completeness::Invalid,
+        Scan::Open { depth, .. } => return Completeness::Incomplete("    ".repeat(depth)),
+        Scan::Wrong { .. } => return Completeness::Invalid,
         Scan::Closed => {}
     }
     match syn::parse_str::<syn::Block>(&format!("{{{rust}}}")) {
@@ -38,6 +42,74 @@ pub(super) fn is_complete(code: &str) -> Completeness {
         Err(_) if continues(&rust) => Completeness::Incomplete("    ".to_owned()),
         Err(_) => Completeness::Invalid,
     }
+}
+
+/// What of a cell cannot be Rust, and where it is, in bytes: of such a cell evcxr leaves out what it does not understand.
+pub(super) fn fault(code: &str) -> Option<(String, Range<usize>)> {
+    if let Some(fault) = of_evcxr(code) {
+        return Some(fault);
+    }
+    let said = |what: &str, at, length| Some((what.to_owned(), at..at + length));
+    let rust = rust_of(code);
+    match Scan::of(&rust) {
+        Scan::Closed => {}
+        // Only where the lexer of Rust agrees.
+        _ if rust.parse::<TokenStream>().is_ok() => {}
+        Scan::Open { what, at, .. } => return said(what, at, 1),
+        Scan::Wrong { at } => return said("unexpected closing delimiter", at, 1),
+    }
+    said(
+        "expected a pattern after `let`",
+        no_pattern(&rust)?,
+        "let".len(),
+    )
+}
+
+/// What of evcxr's commands would have the library of the cells compiled anew, which would end their process.
+fn of_evcxr(code: &str) -> Option<(String, Range<usize>)> {
+    let line = code.lines().find(|line| {
+        let mut words = line.split(|c: char| c.is_whitespace() || c == '=');
+        let (command, first) = (words.next(), words.find(|word| !word.is_empty()));
+        match command {
+            Some(":dep") => first == Some("probes"),
+            Some(command) => ANEW.contains(&command) && first.is_some(),
+            None => false,
+        }
+    })?;
+    let at = code.find(line)?;
+    let what = match line.starts_with(":dep") {
+        true => "cells have `probes` already, as it was when the kernel began".to_owned(),
+        false => format!(
+            "`{}` would need the library of the cells compiled anew, and variables would be lost; `:opt` and `:dep` do not",
+            line.split_whitespace().next().unwrap_or_default()
+        ),
+    };
+    Some((what, at..at + line.len()))
+}
+
+/// The commands of evcxr that change how every crate is compiled.
+const ANEW: [&str; 4] = [
+    ":toolchain",
+    ":allow_static_linking",
+    ":codegen_backend",
+    ":sccache",
+];
+
+/// Where a `let` stands without a pattern.
+fn no_pattern(rust: &str) -> Option<usize> {
+    let mut tokens = rust.parse::<TokenStream>().ok()?.into_iter().peekable();
+    while let Some(token) = tokens.next() {
+        let next = tokens.peek();
+        let ends = match next {
+            None => true,
+            Some(TokenTree::Punct(punct)) => [';', '='].contains(&punct.as_char()),
+            Some(_) => false,
+        };
+        if matches!(&token, TokenTree::Ident(word) if word == "let") && ends {
+            return Some(token.span().byte_range().start);
+        }
+    }
+    None
 }
 
 /// Whether the text ends where something must follow.
@@ -55,130 +127,6 @@ fn continues(rust: &str) -> bool {
             "let", "mut", "in", "as", "if", "else", "while", "match", "fn", "use", "for",
         ]
         .contains(&word)
-}
-
-/// What brackets, strings and comments say.
-#[derive(Debug, PartialEq, Eq)]
-enum Scan {
-    Closed,
-    Open { depth: usize },
-    Wrong,
-}
-
-impl Scan {
-    fn of(rust: &str) -> Self {
-        let mut open = Vec::new();
-        let mut rest = rust;
-        while let Some(c) = rest.chars().next() {
-            let length = match c {
-                '/' if rest.starts_with("//") => rest.find('\n').unwrap_or(rest.len()),
-                '/' if rest.starts_with("/*") => match comment(rest) {
-                    Some(length) => length,
-                    None => return Self::Open { depth: open.len() },
-                },
-                '"' => match string(rest) {
-                    Some(length) => length,
-                    None => return Self::Open { depth: 0 },
-                },
-                'r' if raw_hashes(rest).is_some() => match raw_string(rest) {
-                    Some(length) => length,
-                    None => return Self::Open { depth: 0 },
-                },
-                '\'' => character(rest),
-                c if c.is_alphabetic() || c == '_' => rest
-                    .find(|c: char| !c.is_alphanumeric() && c != '_')
-                    .unwrap_or(rest.len()),
-                '(' | '[' | '{' => {
-                    open.push(c);
-                    1
-                }
-                ')' | ']' | '}' => {
-                    let pair = match c {
-                        ')' => '(',
-                        ']' => '[',
-                        _ => '{',
-                    };
-                    if open.pop() != Some(pair) {
-                        return Self::Wrong;
-                    }
-                    1
-                }
-                c => c.len_utf8(),
-            };
-            rest = rest.get(length..).unwrap_or_default();
-        }
-        if open.is_empty() {
-            Self::Closed
-        } else {
-            Self::Open { depth: open.len() }
-        }
-    }
-}
-
-/// The length of the comment that begins here; comments nest.
-fn comment(rest: &str) -> Option<usize> {
-    let mut depth = 0_usize;
-    let mut at = 0;
-    loop {
-        let here = rest.get(at..)?;
-        match () {
-            () if here.starts_with("/*") => (depth, at) = (depth + 1, at + 2),
-            () if here.starts_with("*/") => {
-                (depth, at) = (depth - 1, at + 2);
-                if depth == 0 {
-                    return Some(at);
-                }
-            }
-            () => at += here.chars().next()?.len_utf8(),
-        }
-    }
-}
-
-fn string(rest: &str) -> Option<usize> {
-    let mut escaped = false;
-    let end = rest.char_indices().skip(1).find(|(_, c)| match c {
-        '\\' => {
-            escaped = !escaped;
-            false
-        }
-        '"' if !escaped => true,
-        _ => {
-            escaped = false;
-            false
-        }
-    });
-    end.map(|(at, _)| at + 1)
-}
-
-/// How many `#` stand between an `r` and a quote, if a raw string begins here.
-fn raw_hashes(rest: &str) -> Option<usize> {
-    let after = rest.strip_prefix('r')?;
-    let quote = after.trim_start_matches('#');
-    quote.starts_with('"').then(|| after.len() - quote.len())
-}
-
-fn raw_string(rest: &str) -> Option<usize> {
-    let hashes = raw_hashes(rest)?;
-    let begin = 1 + hashes + 1;
-    let close = format!("\"{}", "#".repeat(hashes));
-    rest.get(begin..)?
-        .find(&close)
-        .map(|at| begin + at + close.len())
-}
-
-/// The length of the character, or of the quote of a lifetime, that begins here.
-fn character(rest: &str) -> usize {
-    let mut inner = rest.chars().skip(1);
-    match (inner.next(), inner.next()) {
-        (Some('\\'), Some(escaped)) => {
-            let begin = 2 + escaped.len_utf8();
-            rest.get(begin..)
-                .and_then(|rest| rest.find('\''))
-                .map_or(rest.len(), |at| begin + at + 1)
-        }
-        (Some(c), Some('\'')) => 2 + c.len_utf8(),
-        _ => 1,
-    }
 }
 
 #[cfg(test)]
@@ -224,6 +172,32 @@ mod tests {
     fn what_no_end_can_mend_is_invalid() {
         for code in ["let 3 = = 4;", "fn f() }", "(]", "1 2 3"] {
             assert_eq!(is_complete(code), Completeness::Invalid, "{code}");
+        }
+    }
+
+    #[test]
+    fn what_evcxr_would_leave_out_is_a_fault_with_its_place() {
+        for (code, part) in [
+            ("}\nprintln!(\"after\")", "}"),
+            ("/* open", "/"),
+            ("let", "let"),
+            ("let = 5;", "let"),
+            ("%ps\n  let x = (1;", "("),
+            ("\"open", "\""),
+            ("1;\n:toolchain nightly\n", ":toolchain nightly"),
+            (":dep probes = \"1\"", ":dep probes = \"1\""),
+        ] {
+            let (what, at) = fault(code).unwrap();
+            assert_eq!(code.get(at), Some(part), "{code}: {what}");
+        }
+        for code in [
+            "let x = 5;\nlet Some(y) = z else { return };",
+            "if let Some(x) = y {}",
+            ":dep x = { version = \"1\"\n1",
+            "!echo it's (",
+            "let r#let = b'\\''; 'a: loop { break 'a }",
+        ] {
+            assert_eq!(fault(code), None, "{code}");
         }
     }
 

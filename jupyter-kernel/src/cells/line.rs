@@ -33,31 +33,34 @@ impl Parts {
                 rust: None,
             };
         }
-        let is_command = |line: &&str| line.starts_with('%') || line.trim().is_empty();
-        let top = code.lines().take_while(is_command).count();
-        let commands: Vec<_> = code
-            .lines()
-            .take(top)
-            .map(str::trim)
-            .filter(|line| !line.is_empty())
-            .collect();
+        let mut top = 0;
+        let mut commands = Vec::new();
+        for line in code.lines() {
+            match commands::line_of(line) {
+                Some(line) => commands.push((line, String::new())),
+                None if line.trim().is_empty() => {}
+                None => break,
+            }
+            top += 1;
+        }
         if commands.is_empty() {
             let rust = Some(code.to_owned()).filter(|code| !code.trim().is_empty());
-            return Self {
-                commands: Vec::new(),
-                rust,
-            };
+            return Self { commands, rust };
         }
         let rest: Vec<_> = code.lines().skip(top).collect();
         let rust = (!rest.is_empty()).then(|| "\n".repeat(top) + &rest.join("\n"));
-        Self {
-            commands: commands
-                .into_iter()
-                .map(|line| (line.to_owned(), String::new()))
-                .collect(),
-            rust,
-        }
+        Self { commands, rust }
     }
+}
+
+/// A cell without the `%time` or `%%time` that it begins with, on the lines where it stood.
+pub(super) fn timed(code: &str) -> Option<String> {
+    let begin = code.len() - code.trim_start().len();
+    let rest = code[begin..].trim_start_matches('%');
+    let signs = code.len() - begin - rest.len();
+    let rest = rest.strip_prefix("time")?;
+    ((1..=2).contains(&signs) && rest.starts_with(char::is_whitespace))
+        .then(|| format!("{}{rest}", &code[..begin]))
 }
 
 /// Runs one command.
@@ -224,6 +227,14 @@ mod tests {
         let (commands, rust) = parts("%ps\n%log \n\nlet a = 1;");
         assert_eq!(commands, [command("%ps", ""), command("%log", "")]);
         assert_eq!(rust.as_deref(), Some("\n\n\nlet a = 1;"));
+    }
+
+    #[test]
+    fn a_cell_may_be_timed() {
+        assert_eq!(timed("%time 1 + 1").as_deref(), Some(" 1 + 1"));
+        assert_eq!(timed("\n%%time\n%ps").as_deref(), Some("\n\n%ps"));
+        assert_eq!(timed("%timers"), None);
+        assert_eq!(timed("time ()"), None);
     }
 
     #[test]

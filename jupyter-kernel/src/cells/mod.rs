@@ -2,8 +2,11 @@
 
 mod code;
 mod line;
+mod outlet;
+mod scan;
+mod wait;
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use klab_protocol::{
@@ -12,8 +15,9 @@ use klab_protocol::{
 };
 
 use crate::commands;
-use crate::session::Session;
+use crate::session::{self, Session};
 use line::Parts;
+use outlet::Outlets;
 
 /// How a cell of Python begins.
 const PYTHON: &str = "%%drgn";
@@ -26,6 +30,7 @@ const PATIENCE: Duration = Duration::from_secs(2);
 #[derive(Debug)]
 pub(crate) struct Cells {
     session: Session,
+    outlets: Outlets,
 }
 
 impl Cells {
@@ -36,7 +41,35 @@ impl Cells {
     /// If the machine refuses a thread or a socket.
     pub(crate) fn start(background: Sink) -> Result<Self> {
         let session = Session::start(background)?;
-        Ok(Self { session })
+        let outlets = Outlets::start(vm::paths::cache()?.join("outputs"))?;
+        Ok(Self { session, outlets })
+    }
+}
+
+impl Cells {
+    fn run(&self, cell: Cell) -> Outcome {
+        let parts = Parts::of(&cell.code);
+        let mut value = None;
+        let show = |value: Option<Bundle>| {
+            if let Some(data) = value {
+                (cell.show)(Shown::value(data));
+            }
+        };
+        for (line, body) in &parts.commands {
+            show(value.take());
+            let data = line::run(line, body, &cell.stop, &cell.show)?;
+            value = Some(data).filter(|data| !data.is_empty());
+        }
+        let Some(rust) = parts.rust else {
+            return Ok(value);
+        };
+        show(value);
+        if let Some((what, at)) = code::fault(&rust) {
+            return Err(session::refused(&what, &rust, at));
+        }
+        let waiting = wait::blocking(&rust);
+        let outcome = self.session.execute(rust, waiting, cell.show, cell.input);
+        outcome.map_err(|error| error.in_words(commands::in_a_cell))
     }
 }
 
@@ -61,27 +94,29 @@ impl Language for Cells {
         }
     }
 
-    fn execute(&self, cell: Cell) -> Outcome {
-        let parts = Parts::of(&cell.code);
-        let mut value = None;
-        let show = |value: Option<Bundle>| {
-            if let Some(data) = value {
-                (cell.show)(Shown::value(data));
-            }
-        };
-        for (line, body) in &parts.commands {
-            show(value.take());
-            let data = line::run(line, body, &cell.stop, &cell.show)?;
-            value = Some(data).filter(|data| !data.is_empty());
+    fn execute(&self, mut cell: Cell) -> Outcome {
+        let outlet = self.outlets.of(cell.show);
+        cell.show = outlet.sink();
+        let ask = cell.input;
+        let asked = outlet.clone();
+        cell.input = Box::new(move |prompt, password| {
+            asked.flush();
+            ask(prompt, password)
+        });
+        let begun = Instant::now();
+        let timed = line::timed(&cell.code);
+        let is_timed = timed.is_some();
+        if let Some(code) = timed {
+            cell.code = code;
         }
-        let Some(rust) = parts.rust else {
-            return Ok(value);
-        };
-        show(value);
-        let outcome = self.session.execute(rust, cell.show, cell.input);
-        outcome.map_err(|error| error.in_words(commands::in_a_cell))
+        let outcome = self.run(cell);
+        if is_timed {
+            let took = begun.elapsed().as_secs_f64() * 1e3;
+            outlet.sink()(Shown::Stdout(format!("wall time: {took:.1} ms\n")));
+        }
+        outlet.end();
+        outcome
     }
-
     fn complete(&self, code: &str, at: usize) -> Completion {
         if let Some((start, line)) = command_line(code, at) {
             // Behind the line's end is what ends it.

@@ -8,16 +8,20 @@
 //! ```text
 //! CACHE/cells/HASH/source    the sources of probes, as they were when the template was made
 //! CACHE/cells/HASH/template  evcxr's folder, with Cargo.lock and target
+//! CACHE/cells/HASH/shared    the crate that has the library's versions and features
 //! CACHE/sessions/UUID        one running kernel's copy of the template, and links to the sources of std
 //! CACHE/rust-library         the sources of std, if the toolchain has none
 //! ```
 
+mod cargo;
+mod manifest;
 mod process;
 mod rust_src;
 mod session;
 mod source;
 mod template;
 
+pub(crate) use cargo::hook;
 pub(crate) use process::cell_process;
 pub(crate) use rust_src::show as show_library;
 pub(crate) use session::{Folder, owns, session};

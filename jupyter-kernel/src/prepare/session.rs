@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 
-use super::{EVCXR_TMPDIR, RUST_SRC_PATH, rust_src, template};
+use super::{EVCXR_TMPDIR, RUST_SRC_PATH, cargo, rust_src, template};
 
 /// Names the folder of this session, in the kernel's environment.
 pub(super) const SESSION: &str = "KLAB_SESSION";
@@ -45,6 +45,7 @@ impl Folder {
                 .join(uuid::Uuid::new_v4().to_string());
             let named = std::env::var_os(RUST_SRC_PATH).unwrap_or_default();
             let mut again = Command::new(std::env::current_exe()?);
+            cargo::give(&mut again, &path)?;
             again
                 .args(std::env::args_os().skip(1))
                 .env(EVCXR_TMPDIR, path.join("evcxr"))
@@ -57,7 +58,6 @@ impl Folder {
             fs::create_dir_all(sessions)?;
             remove_left(sessions);
         }
-        fs::create_dir(&path)?;
         let lock = File::create(path.join("lock"))?;
         lock.lock()?;
         Ok(Self { path, _lock: lock })
@@ -101,6 +101,8 @@ fn clone_tree(from: &Path, to: &Path) -> std::io::Result<()> {
         let (from, to) = (entry.path(), to.join(entry.file_name()));
         if entry.file_type()?.is_dir() {
             clone_tree(&from, &to)?;
+        } else if entry.file_type()?.is_symlink() {
+            symlink(fs::read_link(from)?, to)?;
         } else if !is_dependency(&from) || fs::hard_link(&from, &to).is_err() {
             fs::copy(&from, &to)?;
             let times = FileTimes::new().set_modified(entry.metadata()?.modified()?);

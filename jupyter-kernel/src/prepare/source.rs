@@ -26,7 +26,13 @@ pub(super) fn root() -> Result<PathBuf> {
     let mut hash = Sha256::new();
     hash.update(compiler()?);
     // How the template is made is part of what it is.
-    hash.update(include_bytes!("template.rs"));
+    for how in [
+        include_str!("cargo.rs"),
+        include_str!("manifest.rs"),
+        include_str!("template.rs"),
+    ] {
+        hash.update(how);
+    }
     for part in PARTS {
         hash_tree(&Path::new(REPOSITORY).join(part), &mut hash)?;
     }

@@ -1,13 +1,14 @@
 //! Making the template: one run of evcxr with the imports of every session.
 
 use std::fs::{self, File};
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, anyhow, bail};
 use evcxr::{CommandContext, EvalContext};
 
-use super::{EVCXR_TMPDIR, RUST_SRC_PATH, imports, rust_src, source};
+use super::{EVCXR_TMPDIR, RUST_SRC_PATH, cargo, imports, manifest, rust_src, source};
 
 /// How many templates are kept; sessions of older sources may still run.
 const KEPT: usize = 3;
@@ -15,6 +16,11 @@ const KEPT: usize = 3;
 /// The template of the present sources, which may not be there yet.
 pub(super) fn folder() -> Result<PathBuf> {
     Ok(source::root()?.join("template"))
+}
+
+/// The folder of [`manifest::shared`].
+fn shared() -> Result<PathBuf> {
+    Ok(source::root()?.join("shared"))
 }
 
 /// Makes what is missing, saying so. Returns at once if nothing is.
@@ -38,7 +44,7 @@ pub(crate) fn prepare(say: &dyn Fn(&str)) -> Result<()> {
     }
     say("compiling the library of the cells, once (a minute or two)\n");
     let unfinished = root.join("unfinished");
-    for folder in [&root.join("source"), &unfinished] {
+    for folder in [&root.join("source"), &shared()?, &unfinished] {
         if folder.exists() {
             fs::remove_dir_all(folder)?;
         }
@@ -46,6 +52,7 @@ pub(crate) fn prepare(say: &dyn Fn(&str)) -> Result<()> {
     fs::create_dir_all(&unfinished)?;
     source::copy(&root.join("source"))?;
     let mut build = Command::new(std::env::current_exe()?);
+    cargo::give(&mut build, &root)?;
     build
         .arg("prepare")
         .arg("--template")
@@ -77,6 +84,8 @@ pub(crate) fn build() -> Result<()> {
         folder.join("Cargo.lock"),
     )?;
     context.execute(&imports()?).map_err(failed)?;
+    manifest::shared(&shared()?, &folder, &source::folder()?.join("probes"))?;
+    symlink(shared()?, folder.join(cargo::SHARED))?;
     context.execute("1 + 1").map_err(failed)?;
     // A `let` whose type is not found makes evcxr ask `cargo check`, which has its own artefacts.
     context.check("1 + 1").map_err(failed)?;

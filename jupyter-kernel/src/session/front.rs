@@ -16,6 +16,7 @@ use anyhow::{Context, Result};
 use klab_protocol::{Bundle, Shown};
 use tempfile::TempDir;
 
+use super::interrupt::Interrupter;
 use super::stage::Stage;
 use super::stream::{Event, Piece, Says, Splitter};
 use crate::prepare;
@@ -24,6 +25,11 @@ use crate::prepare;
 const STDERR_REST: Duration = Duration::from_millis(100);
 /// How long the ends of the streams may take after evcxr says that the cell is over.
 const STREAM_END: Duration = Duration::from_secs(2);
+
+/// A cell that has printed more than this, in bytes, may be one that prints without end.
+const FLOOD: usize = 1 << 20;
+/// How long it takes until it waits for its output to be read, and is found waiting.
+const FULL: Duration = Duration::from_millis(200);
 
 /// What evcxr's child writes when a signal says that its code is at fault.
 const FAULTS: [&str; 3] = ["Segmentation fault.", "Illegal instruction.", "Bus error."];
@@ -59,6 +65,7 @@ pub(crate) struct Panic {
 /// The state that the readers of both streams share.
 struct Shared {
     stage: Stage,
+    interrupter: Arc<Interrupter>,
     state: Mutex<State>,
     changed: Condvar,
 }
@@ -75,6 +82,12 @@ struct State {
     err_ends: usize,
     /// How many of the two streams are open.
     open: usize,
+    /// The cell's code has run: whoever reads stdin is evcxr.
+    over: bool,
+    /// evcxr asks the user for the cell, by a way of its own.
+    asking: bool,
+    /// How many bytes the cell has printed.
+    printed: usize,
 }
 
 /// The two sockets in their folder, and their readers.
@@ -85,7 +98,7 @@ pub(crate) struct Front {
 
 impl Front {
     /// Makes the sockets. What cells show goes to `stage`.
-    pub(crate) fn new(stage: Stage) -> Result<Self> {
+    pub(crate) fn new(stage: Stage, interrupter: Arc<Interrupter>) -> Result<Self> {
         let folder = tempfile::Builder::new()
             .prefix("klab-cell-")
             .permissions(std::fs::Permissions::from_mode(0o700))
@@ -95,6 +108,7 @@ impl Front {
         let state = Mutex::default();
         let shared = Arc::new(Shared {
             stage,
+            interrupter,
             state,
             changed: Condvar::new(),
         });
@@ -114,7 +128,13 @@ impl Front {
         state.cell += 1;
         state.said = Said::default();
         (state.runs, state.out_ends, state.err_ends) = (0, 0, 0);
+        (state.over, state.asking, state.printed) = (false, false, 0);
         state.tell("begin");
+    }
+
+    /// The user has answered what evcxr asked.
+    pub(crate) fn answered(&self) {
+        self.shared.lock().asking = false;
     }
 
     /// Waits until all output of the cell is here, and gives what was said about it. `died` means that
@@ -152,6 +172,22 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Passes on what came on stderr before what comes on stdout now.
+    fn pass_stderr(&self) {
+        let text = std::mem::take(&mut self.lock().said.stderr);
+        if !text.is_empty() {
+            self.stage.show(Shown::Stderr(text));
+        }
+    }
+
+    /// A cell that prints without end is stopped where it waits for its output to be read: it is left to wait.
+    fn let_it_stop(&self) {
+        if self.interrupter.requested() && self.lock().printed > FLOOD {
+            self.lock().printed = 0;
+            std::thread::sleep(FULL);
+        }
+    }
+
     fn change(&self, change: impl FnOnce(&mut State)) {
         change(&mut self.lock());
         self.changed.notify_all();
@@ -172,7 +208,7 @@ fn listen(
     folder: &Path,
     name: &str,
     shared: Arc<Shared>,
-    read: fn(UnixStream, &Shared),
+    read: fn(UnixStream, &Arc<Shared>),
 ) -> Result<()> {
     let listener = UnixListener::bind(folder.join(name)).context("no socket for the cells")?;
     std::thread::Builder::new()
@@ -187,17 +223,23 @@ fn listen(
     Ok(())
 }
 
-fn read_out(mut stream: UnixStream, shared: &Shared) {
+fn read_out(mut stream: UnixStream, shared: &Arc<Shared>) {
     shared.lock().back = stream.try_clone().ok();
     let mut splitter = Splitter::default();
     let mut bytes = vec![0; 0x1_0000];
     while let Ok(length) = stream.read(&mut bytes)
         && length > 0
     {
+        shared.lock().printed += length;
         for piece in splitter.push(&bytes[..length]) {
             match piece {
-                Piece::Text(text) => shared.stage.show(Shown::Stdout(text)),
+                Piece::Text(text) => {
+                    shared.pass_stderr();
+                    shared.stage.show(Shown::Stdout(text));
+                }
+                Piece::Event(Event::Input {}) => ask(shared),
                 Piece::Event(Event::Display { id, update, data }) => {
+                    shared.pass_stderr();
                     shared.stage.show(Shown::Display {
                         id: Some(id),
                         update,
@@ -208,8 +250,27 @@ fn read_out(mut stream: UnixStream, shared: &Shared) {
                 Piece::Evcxr { line, says } => shared.change(|state| pass(state, &line, says)),
             }
         }
+        shared.let_it_stop();
     }
     shared.lock().back = None;
+}
+
+/// Answers a cell that reads its stdin: with the user's line, or with the end of the file where there is no user.
+fn ask(shared: &Arc<Shared>) {
+    let mut state = shared.lock();
+    if state.over || state.asking {
+        return state.tell("forget");
+    }
+    drop(state);
+    let shared = Arc::clone(shared);
+    // What the cell prints meanwhile is passed on.
+    std::thread::spawn(move || {
+        let answer = shared.stage.ask("", false);
+        shared.lock().tell(&match &answer {
+            Some(line) => format!("input {line}"),
+            None => "eof".to_owned(),
+        });
+    });
 }
 
 fn note(state: &mut State, event: Event) {
@@ -230,7 +291,7 @@ fn note(state: &mut State, event: Event) {
             });
         }
         Event::End { cell } if cell == state.cell => state.out_ends += 1,
-        Event::End { .. } | Event::Display { .. } => {}
+        Event::End { .. } | Event::Display { .. } | Event::Input {} => {}
     }
 }
 
@@ -240,15 +301,17 @@ fn pass(state: &mut State, line: &str, says: Says) {
         Says::QuestionMark => state.said.question_mark = true,
         Says::Complete => {
             state.runs += 1;
+            state.over = true;
             let end = format!("end {}", state.cell);
             state.tell(&end);
         }
+        Says::Asks => state.asking = true,
         Says::Else => {}
     }
     state.tell(&format!("pass {line}"));
 }
 
-fn read_err(mut stream: UnixStream, shared: &Shared) {
+fn read_err(mut stream: UnixStream, shared: &Arc<Shared>) {
     if stream.set_read_timeout(Some(STDERR_REST)).is_err() {
         return;
     }
@@ -270,10 +333,7 @@ fn read_err(mut stream: UnixStream, shared: &Shared) {
                 }
             }
             Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
-                let text = std::mem::take(&mut shared.lock().said.stderr);
-                if !text.is_empty() {
-                    shared.stage.show(Shown::Stderr(text));
-                }
+                shared.pass_stderr();
             }
             Err(error) if error.kind() == ErrorKind::Interrupted => {}
             Err(_) => return,

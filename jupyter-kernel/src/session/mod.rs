@@ -11,4 +11,5 @@ mod stage;
 mod stream;
 mod worker;
 
+pub(crate) use report::refused;
 pub(crate) use worker::Session;

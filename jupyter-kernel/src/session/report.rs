@@ -1,5 +1,7 @@
 //! Errors of a cell as a reader sees them: a name, one sentence, and where in the cell.
 
+use std::ops::Range;
+
 use annotate_snippets::{AnnotationKind, Group, Level, Renderer, Snippet};
 use evcxr::CompilationError;
 use klab_protocol::CellError;
@@ -15,15 +17,20 @@ pub(super) fn of_evcxr(error: &evcxr::Error, code: &str, said: &Said) -> CellErr
     }
 }
 
+/// Whether an error has its place in the cell. evcxr keeps none of a `use`, and takes rustc's help for the error where
+/// that is about what the cell shows.
+pub(super) fn have_a_place(errors: &[CompilationError]) -> bool {
+    errors.iter().any(|error| {
+        error.level() == "error" && error.spanned_messages().iter().any(|at| at.span.is_some())
+    })
+}
+
 /// The error that the cell's process told of, if it did.
 pub(super) fn of_said(said: &Said, code: &str, source: &str) -> Option<CellError> {
     if said.panicked {
         let panic = said.panic.as_ref()?;
         if panic.interrupted {
-            return Some(CellError::new(
-                "Interrupted",
-                "the cell was stopped; its variables are kept",
-            ));
+            return Some(stopped());
         }
         let mut error = CellError::new("Panic", &panic.message);
         error.traceback.extend(place(panic, code, source));
@@ -35,6 +42,28 @@ pub(super) fn of_said(said: &Said, code: &str, source: &str) -> Option<CellError
     said.error
         .as_ref()
         .map(|evalue| CellError::new("Error", evalue))
+}
+
+/// The cell was stopped, and has left by itself.
+pub(super) fn stopped() -> CellError {
+    CellError::new(
+        "Interrupted",
+        "the cell was stopped; its variables are kept",
+    )
+}
+
+/// A cell that is not given to the compiler, for `what` is wrong at the bytes `at`.
+pub(crate) fn refused(what: &str, code: &str, at: Range<usize>) -> CellError {
+    let title = Level::ERROR.primary_title(what);
+    let place = Snippet::source(code)
+        .path("cell")
+        .annotation(AnnotationKind::Primary.span(at));
+    let drawn = Renderer::styled().render(&[title.element(place)]);
+    CellError {
+        ename: "CompileError".to_owned(),
+        evalue: what.to_owned(),
+        traceback: drawn.lines().map(str::to_owned).collect(),
+    }
 }
 
 /// The process of the cells died.
@@ -56,7 +85,13 @@ fn died(status: &str, said: &Said) -> CellError {
 
 /// What rustc says, drawn as rustc draws it, on the lines of the cell.
 fn of_compiler(errors: &[CompilationError], code: &str) -> CellError {
-    let first = errors.first();
+    // Lints of what earlier cells have defined come along.
+    let is_error = |error: &&CompilationError| error.level() == "error";
+    let errors: Vec<_> = match errors.iter().any(|error| is_error(&error)) {
+        true => errors.iter().filter(is_error).collect(),
+        false => errors.iter().collect(),
+    };
+    let first = errors.first().copied();
     let traceback = errors.iter().flat_map(|error| {
         draw(error, code)
             .lines()
@@ -68,13 +103,29 @@ fn of_compiler(errors: &[CompilationError], code: &str) -> CellError {
             .and_then(CompilationError::code)
             .unwrap_or("CompileError")
             .to_owned(),
-        evalue: first.map(CompilationError::message).unwrap_or_default(),
+        evalue: first
+            .map(|error| plain(&error.message()))
+            .unwrap_or_default(),
         traceback: traceback.collect(),
     }
 }
 
+/// What rustc says, in the words of a cell: what evcxr has put behind it is no part of it, and crates are added by `:dep`.
+fn plain(text: &str) -> String {
+    let text = text
+        .replace("`evcxr_variable_store`", "the end of the cell")
+        .replace("<end of input>", "the end of the cell");
+    let Some((before, rest)) = text.split_once("use `cargo add ") else {
+        return text;
+    };
+    match rest.split_once("` to add it to your `Cargo.toml`") {
+        Some((name, after)) => format!("{before}run `:dep {name}` in a cell{after}"),
+        None => text.clone(),
+    }
+}
+
 fn draw(error: &CompilationError, code: &str) -> String {
-    let message = error.message();
+    let message = plain(&error.message());
     let title = Level::ERROR.primary_title(message.as_str());
     let title = match error.code() {
         Some(code) => title.id(code),
@@ -90,14 +141,14 @@ fn draw(error: &CompilationError, code: &str) -> String {
             AnnotationKind::Context
         };
         // evcxr puts the message itself where a span has no label.
-        let label = spanned
-            .label
-            .strip_prefix("error: ")
-            .unwrap_or(&spanned.label);
-        Some(
-            kind.span(start..end)
-                .label((label != message).then_some(label)),
-        )
+        let label = plain(
+            spanned
+                .label
+                .strip_prefix("error: ")
+                .unwrap_or(&spanned.label),
+        );
+        let label = (label != message).then_some(label);
+        Some(kind.span(start..end).label(label))
     });
     let labels: Vec<_> = labels.collect();
     let mut group = if labels.is_empty() {
@@ -106,7 +157,7 @@ fn draw(error: &CompilationError, code: &str) -> String {
         title.element(Snippet::source(code).path("cell").annotations(labels))
     };
     for help in error.help() {
-        group = group.element(Level::HELP.message(help));
+        group = group.element(Level::HELP.message(plain(&help)));
     }
     if let Some(hint) = error.evcxr_extra_hint() {
         group = group.element(Level::NOTE.message(hint));
@@ -161,6 +212,31 @@ fn place(panic: &Panic, code: &str, source: &str) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_words_are_those_of_a_cell() {
+        assert_eq!(
+            plain("expected `;`, found `evcxr_variable_store`"),
+            "expected `;`, found the end of the cell"
+        );
+        let help = "if you wanted to use a crate named `rand`, use `cargo add rand` to add it to your `Cargo.toml`";
+        assert_eq!(
+            plain(help),
+            "if you wanted to use a crate named `rand`, run `:dep rand` in a cell"
+        );
+    }
+
+    #[test]
+    fn a_refused_cell_shows_the_place() {
+        let error = refused("no", "let é;\n }", 9..10);
+        assert!(
+            error
+                .traceback
+                .iter()
+                .any(|line| line.contains("cell") && line.contains(":2:2")),
+            "{error:?}"
+        );
+    }
 
     #[test]
     fn columns_are_characters() {

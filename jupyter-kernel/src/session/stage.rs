@@ -1,28 +1,46 @@
-//! Where what is shown goes.
+//! Where what is shown goes, and whom a cell asks.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use klab_protocol::{Shown, Sink};
+use klab_protocol::{Input, Shown, Sink};
 
 /// Leads to the cell that runs, or ran last: its output may come late.
 #[derive(Clone)]
-pub(super) struct Stage(Arc<Mutex<Sink>>);
+pub(super) struct Stage(Arc<Mutex<Parts>>);
+
+struct Parts {
+    sink: Sink,
+    input: Arc<Mutex<Input>>,
+}
 
 impl Stage {
-    /// Leads to `sink` until the first cell.
+    /// Leads to `sink` until the first cell; nobody is asked.
     pub(super) fn new(sink: Sink) -> Self {
-        Self(Arc::new(Mutex::new(sink)))
+        let input = Arc::new(Mutex::new(Box::new(|_: &str, _| None) as Input));
+        Self(Arc::new(Mutex::new(Parts { sink, input })))
     }
 
-    /// Leads to the sink of another cell.
-    pub(super) fn set(&self, sink: Sink) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = sink;
+    /// Leads to another cell.
+    pub(super) fn set(&self, sink: Sink, input: Input) {
+        let input = Arc::new(Mutex::new(input));
+        *self.lock() = Parts { sink, input };
     }
 
     /// Shows it there.
     pub(super) fn show(&self, shown: Shown) {
         // A sink may block.
-        let sink = Arc::clone(&self.0.lock().unwrap_or_else(PoisonError::into_inner));
+        let sink = Arc::clone(&self.lock().sink);
         sink(shown);
+    }
+
+    /// Asks the cell's user for a line; `None` where nobody answers.
+    pub(super) fn ask(&self, prompt: &str, password: bool) -> Option<String> {
+        let input = Arc::clone(&self.lock().input);
+        let ask = input.lock().unwrap_or_else(PoisonError::into_inner);
+        ask(prompt, password)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Parts> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

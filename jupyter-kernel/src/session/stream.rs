@@ -36,7 +36,9 @@ pub(crate) enum Says {
     Panicked,
     /// The cell ended by a `?`; the error is what it wrote to stderr last.
     QuestionMark,
-    /// Something between evcxr and its child.
+    /// The cell asks its user, by evcxr's own way.
+    Asks,
+    /// Something else between evcxr and its child.
     Else,
 }
 
@@ -61,6 +63,8 @@ pub(crate) enum Event {
         file: String,
         interrupted: bool,
     },
+    /// The cell reads its stdin.
+    Input {},
     /// All output up to here belongs to this cell.
     End { cell: u64 },
 }
@@ -125,17 +129,24 @@ impl Splitter {
                 pieces.text(text);
                 if says == Says::Complete && !self.content.is_empty() {
                     let data = std::mem::take(&mut self.content);
-                    pieces.0.push(Piece::Event(Event::Result { data }));
+                    // evcxr shows it of a loop that has moved a variable.
+                    let is_unit = data.len() == 1 && data.get("text/plain") == Some(&"()".into());
+                    if !is_unit {
+                        pieces.0.push(Piece::Event(Event::Result { data }));
+                    }
                 }
                 pieces.0.push(Piece::Evcxr {
                     line: mark.to_owned(),
                     says,
                 });
-            } else if let Some(at) = line.find(CHANGED_TYPE).or_else(|| line.find(INPUT)) {
+            } else if let Some((at, says)) = [(CHANGED_TYPE, Says::Else), (INPUT, Says::Asks)]
+                .into_iter()
+                .find_map(|(mark, says)| Some((line.find(mark)?, says)))
+            {
                 pieces.text(&line[..at]);
                 pieces.0.push(Piece::Evcxr {
                     line: line[at..].to_owned(),
-                    says: Says::Else,
+                    says,
                 });
             } else {
                 pieces.text(&format!("{line}\n"));

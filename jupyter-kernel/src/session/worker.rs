@@ -1,8 +1,9 @@
 //! The thread that owns evcxr's context: it compiles and runs one cell at a time.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::cell::Cell;
+use std::panic::{AssertUnwindSafe, catch_unwind, set_hook, take_hook};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, mpsc};
+use std::sync::{Arc, Once, mpsc};
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow};
@@ -22,7 +23,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 enum Job {
     Execute {
         code: String,
-        input: Input,
+        waiting: Option<String>,
         reply: mpsc::Sender<Outcome>,
     },
     Complete {
@@ -49,11 +50,12 @@ pub(crate) struct Session {
 impl Session {
     /// Starts the thread, which gets evcxr ready at once. What it says before the first cell goes to `background`.
     pub(crate) fn start(background: Sink) -> Result<Self> {
+        hush();
         let (jobs, receiver) = mpsc::channel();
         let interrupter = Arc::<Interrupter>::default();
         let waiting = Arc::<AtomicUsize>::default();
         let stage = Stage::new(background);
-        let front = Front::new(stage.clone())?;
+        let front = Front::new(stage.clone(), Arc::clone(&interrupter))?;
         let mut worker = Worker {
             stage: stage.clone(),
             front,
@@ -78,12 +80,22 @@ impl Session {
         })
     }
 
-    /// Runs a cell to its end.
-    pub(crate) fn execute(&self, code: String, show: Sink, input: Input) -> Outcome {
-        self.stage.set(show);
+    /// Runs a cell to its end. `waiting` is the cell for a session without tokio, if it awaits something.
+    pub(crate) fn execute(
+        &self,
+        code: String,
+        waiting: Option<String>,
+        show: Sink,
+        input: Input,
+    ) -> Outcome {
+        self.stage.set(show, input);
         let (reply, outcome) = mpsc::channel();
         self.waiting.fetch_add(1, Ordering::SeqCst);
-        self.send(Job::Execute { code, input, reply });
+        self.send(Job::Execute {
+            code,
+            waiting,
+            reply,
+        });
         let outcome = outcome.recv().unwrap_or_else(|_| Err(gone()));
         self.waiting.fetch_sub(1, Ordering::SeqCst);
         outcome
@@ -138,9 +150,40 @@ fn name(mut code: String) -> String {
     code
 }
 
+thread_local! {
+    /// A panic of this thread is nobody's business.
+    static QUIET: Cell<bool> = const { Cell::new(false) };
+}
+
 /// rust-analyzer may panic on a text that is half written; the cells go on without its answer.
 fn unbroken<T>(ask: impl FnOnce() -> Option<T>) -> Option<T> {
-    catch_unwind(AssertUnwindSafe(ask)).ok().flatten()
+    QUIET.set(true);
+    let answer = catch_unwind(AssertUnwindSafe(ask));
+    QUIET.set(false);
+    answer.ok().flatten()
+}
+
+/// Keeps the panics that [`unbroken`] catches out of the terminal.
+fn hush() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        let hook = take_hook();
+        set_hook(Box::new(move |info| {
+            if !QUIET.get() {
+                hook(info);
+            }
+        }));
+    });
+}
+
+/// Whether the user has named tokio, by which evcxr then runs what a cell awaits.
+fn has_tokio(context: &mut CommandContext, code: &str) -> bool {
+    let named = |text: &str| {
+        text.lines()
+            .any(|line| line.trim_start_matches(":dep ").starts_with("tokio"))
+    };
+    let known = context.execute(":show_deps").ok();
+    named(code) || known.is_some_and(|deps| deps.get("text/plain").is_some_and(named))
 }
 
 fn gone() -> CellError {
@@ -169,8 +212,12 @@ struct Cells {
 impl Worker {
     fn work(&mut self, job: Job) {
         match job {
-            Job::Execute { code, input, reply } => {
-                let _ = reply.send(self.execute(&code, &input));
+            Job::Execute {
+                code,
+                waiting,
+                reply,
+            } => {
+                let _ = reply.send(self.execute(code, waiting));
                 if self.cells.as_ref().is_some_and(|cells| cells.bare) {
                     // The next cell tries again, and reports.
                     let _ = self.ready();
@@ -249,7 +296,7 @@ impl Worker {
         })
     }
 
-    fn execute(&mut self, code: &str, input: &Input) -> Outcome {
+    fn execute(&mut self, mut code: String, waiting: Option<String>) -> Outcome {
         self.cell += 1;
         let cell = self.cell;
         if let Err(error) = self.ready() {
@@ -261,9 +308,17 @@ impl Worker {
         };
         self.front.begin();
         self.interrupter.begin(cell);
+        if let Some(waiting) = waiting
+            && !has_tokio(&mut cells.context, &code)
+        {
+            code = waiting;
+        }
+        let code = code.as_str();
         let mut callbacks = EvalCallbacks {
             input_reader: &|request| {
-                input(&request.prompt, request.is_password).unwrap_or_default()
+                let line = self.stage.ask(&request.prompt, request.is_password);
+                self.front.answered();
+                line.unwrap_or_default()
             },
         };
         let run = catch_unwind(AssertUnwindSafe(|| {
@@ -271,11 +326,23 @@ impl Worker {
         }));
         self.interrupter.end();
         let Ok(run) = run else {
-            self.cells = None;
             return Err(CellError::new(
                 "Error",
-                "evcxr itself panicked; it starts afresh, without variables",
+                "rust-analyzer, which tells the types of variables, panicked at this cell; nothing of it ran, and variables are \
+                 kept: give each `let` its type, or put the cell into braces",
             ));
+        };
+        let run = match run {
+            Err(evcxr::Error::CompilationErrors(errors)) if !report::have_a_place(&errors) => {
+                let checked = cells.context.check(code).unwrap_or_default();
+                let better = report::have_a_place(&checked);
+                Err(evcxr::Error::CompilationErrors(if better {
+                    checked
+                } else {
+                    errors
+                }))
+            }
+            run => run,
         };
         cells.bare = matches!(run, Err(evcxr::Error::SubprocessTerminated(_)));
         let mut said = self.front.end(cells.bare);
@@ -292,7 +359,12 @@ impl Worker {
             Err(error) => Some(report::of_evcxr(error, code, &said)),
             Ok(_) => {
                 let source = cells.context.last_source().unwrap_or_default();
-                report::of_said(&said, code, &source)
+                let error = report::of_said(&said, code, &source);
+                // Whatever the cell made of a wait that was stopped.
+                match error {
+                    Some(_) if self.interrupter.requested() => Some(report::stopped()),
+                    error => error,
+                }
             }
         };
         if !said.question_mark && !cells.bare && !said.stderr.is_empty() {

@@ -38,6 +38,11 @@ pub(crate) fn clear() {
     REQUESTED.store(false, Ordering::Relaxed);
 }
 
+/// The flag itself, for waits that look at it in their own way.
+pub(crate) fn flag() -> Arc<AtomicBool> {
+    Arc::clone(&REQUESTED)
+}
+
 /// Makes SIGINT set the flag instead of ending the process.
 pub(crate) fn install() -> std::io::Result<()> {
     interrupt_on(signal_hook::consts::SIGINT)

@@ -10,6 +10,7 @@ mod listing;
 pub use addr::{GuestPhys, GuestVirt, PAGE_SIZE};
 pub use error::{Error, ErrorKind, Of, Result};
 pub use guest_text::{bytes_of, text_of};
+pub(crate) use interrupt::flag as interrupt_flag;
 pub use interrupt::{Interrupted, check_interrupt, interrupt_on};
 pub(crate) use interrupt::{clear, install};
 pub(crate) use listing::parts;

@@ -10,13 +10,14 @@ use std::io::{self, BufRead, BufReader, Write};
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::thread::{self, ThreadId};
 
 use serde::Serialize;
 
 use super::Bundle;
+use super::streams::Streams;
 use crate::base::{self, Interrupted};
 
 /// Begins an event in the output stream. No text that people print holds this control character.
@@ -49,6 +50,8 @@ pub(super) enum Event<'a> {
         file: &'a str,
         interrupted: bool,
     },
+    /// The cell reads its stdin.
+    Input {},
     /// All output up to here belongs to cell `cell`.
     End { cell: u64 },
 }
@@ -77,12 +80,14 @@ pub fn start() -> io::Result<()> {
     nix::unistd::dup2_stdout(&out)?;
     nix::unistd::dup2_stderr(&err)?;
     base::install()?;
-    std::panic::set_hook(Box::new(report_panic));
+    let streams = Streams::start(out.try_clone()?)?;
+    let at_panic = Arc::clone(&streams);
+    std::panic::set_hook(Box::new(move |info| report_panic(info, &at_panic)));
     thread::Builder::new()
         .name("klab front end".to_owned())
         .spawn(move || {
             // The kernel is gone, or broken: nobody would end a cell that runs for ever.
-            let _ = obey(out, evcxr, err);
+            let _ = obey(out, evcxr, err, &streams);
             let _ = nix::sys::signal::raise(nix::sys::signal::Signal::SIGKILL);
         })?;
     Ok(())
@@ -93,13 +98,22 @@ fn connect(folder: &Path, name: &str) -> io::Result<UnixStream> {
 }
 
 /// Does what the kernel says, line by line, until it hangs up.
-fn obey(out: UnixStream, mut evcxr: File, mut err: UnixStream) -> io::Result<()> {
+fn obey(
+    out: UnixStream,
+    mut evcxr: File,
+    mut err: UnixStream,
+    streams: &Streams,
+) -> io::Result<()> {
     for line in BufReader::new(out).lines() {
         let line = line?;
         match line.split_once(' ').unwrap_or((&line, "")) {
             ("begin", _) => base::clear(),
             ("pass", text) => writeln!(evcxr, "{text}")?,
+            ("input", text) => streams.answer(Some(text)),
+            ("eof", _) => streams.answer(None),
+            ("forget", _) => streams.forget(),
             ("end", cell) => {
+                streams.end();
                 let cell = cell.parse().map_err(|_| io::ErrorKind::InvalidData)?;
                 send(&Event::End { cell });
                 writeln!(
@@ -114,8 +128,13 @@ fn obey(out: UnixStream, mut evcxr: File, mut err: UnixStream) -> io::Result<()>
     Ok(())
 }
 
-fn report_panic(info: &std::panic::PanicHookInfo<'_>) {
-    let interrupted = info.payload().is::<Interrupted>();
+fn report_panic(info: &std::panic::PanicHookInfo<'_>, streams: &Streams) {
+    // A write to a closed stdout panics too.
+    let interrupted = streams.open() || info.payload().is::<Interrupted>();
+    if interrupted {
+        base::clear();
+        streams.end();
+    }
     let message = info.payload_as_str().unwrap_or("(a value that is no text)");
     let (file, line) = info.location().map_or(("", 0), |at| (at.file(), at.line()));
     if CELL_THREAD.get() == Some(&thread::current().id()) {
@@ -174,7 +193,7 @@ fn try_send(event: &Event<'_>) -> io::Result<()> {
             error = Bundle::text(format!("error: {evalue}"));
             &error
         }
-        Event::Panic { .. } | Event::End { .. } => return Ok(()),
+        Event::Panic { .. } | Event::Input {} | Event::End { .. } => return Ok(()),
     };
     if evcxr {
         for (mime, data) in data.iter() {

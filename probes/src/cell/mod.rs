@@ -11,13 +11,16 @@
 //! A cell needs nothing but `use probes::prelude::*;`: the traits of this module then display every
 //! value that has [`Debug`], without the second compilation that evcxr's own fallback costs.
 
+mod block_on;
 mod bundle;
 pub mod exercise;
 mod front;
 mod progress;
 mod show;
+mod streams;
 
 pub use crate::base::{Interrupted, check_interrupt, interrupt_on};
+pub use block_on::block_on;
 pub use bundle::Bundle;
 pub(crate) use front::has_front;
 pub use front::start;

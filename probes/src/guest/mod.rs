@@ -24,6 +24,7 @@ use crate::kernel::{Kernel, choose};
 use crate::memory::vmcore::Core;
 use crate::memory::{self, GuestPhys, PhysMemory, RamFile, RamRange};
 use crate::{Error, Result};
+use crate::{base, cell};
 
 /// Time limit of the wait for a reset that is under way.
 const RESET: Duration = Duration::from_secs(10);
@@ -275,7 +276,11 @@ impl Guest {
                 "the guest is paused, so its agent does not answer: ask it before or after guest.paused(..)".to_owned(),
             ));
         }
-        Ok(self.machine()?.agent()?)
+        let mut agent = self.machine()?.agent()?;
+        if cell::has_front() {
+            agent.set_stop(base::interrupt_flag());
+        }
+        Ok(agent)
     }
 
     /// State of its machine now.

@@ -53,6 +53,9 @@ pub enum Error {
     /// More than this call takes.
     #[error("the guest sent more than {0} bytes, more than is kept in memory; pull it into a file")]
     TooMuch(usize),
+    /// The user stopped the wait.
+    #[error("stopped while the guest's agent was waited for")]
+    Stopped,
     /// More standard input than fits.
     #[error("standard input of {0} bytes is too long (at most {max}); push it as a file", max = klab_wire::MAX_STDIN)]
     Stdin(usize),

@@ -41,6 +41,9 @@ pub use run::Output;
 /// Time that an agent may say nothing. Under emulation a loaded guest takes seconds for what takes milliseconds.
 const SILENCE: Duration = Duration::from_secs(30);
 
+/// How often a wait looks whether it was cancelled or stopped.
+const SLICE: Duration = Duration::from_millis(50);
+
 /// A connection to the agent of one guest.
 #[derive(Debug)]
 pub struct Client {
@@ -49,6 +52,8 @@ pub struct Client {
     port: usize,
     timeout: Duration,
     cancel: Canceller,
+    /// Set once the user wants every wait to end.
+    stop: Arc<AtomicBool>,
     /// Held for the client's life: whoever has its lock has the port.
     _lock: File,
 }
@@ -88,6 +93,7 @@ impl Client {
             port: number,
             timeout: SILENCE,
             cancel: Canceller::default(),
+            stop: Arc::default(),
             _lock: lock,
         })
     }
@@ -110,6 +116,18 @@ impl Client {
     /// A handle that ends this client's run from another thread.
     pub fn canceller(&self) -> Canceller {
         self.cancel.clone()
+    }
+
+    /// Ends every wait with [`Error::Stopped`] while `stop` is set; what runs in the guest for it is killed.
+    pub fn set_stop(&mut self, stop: Arc<AtomicBool>) {
+        self.stop = stop;
+    }
+
+    fn check_stop(&self) -> Result<()> {
+        match self.stop.load(Ordering::Relaxed) {
+            true => Err(Error::Stopped),
+            false => Ok(()),
+        }
     }
 
     /// Whether the agent answers.
@@ -144,19 +162,15 @@ impl Client {
 
     /// The next answer to request `id`; an agent's error is an error.
     fn answer(&mut self, id: u32) -> Result<Answer> {
-        let mut until = Instant::now() + self.timeout;
         loop {
-            match self.link.receive(id, until)? {
+            match self.link.receive(id, Instant::now() + SLICE)? {
                 Some(Answer::Error(text)) => return Err(Error::Agent(text)),
                 Some(answer) => return Ok(answer),
-                None => {
-                    // Not counted is the time for which others hold the guest still.
-                    let left = self.timeout.saturating_sub(self.link.silence());
-                    if left.is_zero() {
-                        return Err(self.link.silent(self.timeout));
-                    }
-                    until = Instant::now() + left;
+                // Not counted is the time for which others hold the guest still.
+                None if self.link.silence() >= self.timeout => {
+                    return Err(self.link.silent(self.timeout));
                 }
+                None => self.check_stop()?,
             }
         }
     }

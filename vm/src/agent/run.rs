@@ -1,15 +1,10 @@
-use std::{
-    os::fd::BorrowedFd,
-    time::{Duration, Instant},
-};
+use std::{os::fd::BorrowedFd, time::Instant};
 
 use klab_wire::{Answer, Ask, MAX_STDIN, Reply};
 
 use super::input::Feeder;
-use super::{Client, Error, Exit, Result, RunSpec, Stream, unexpected};
+use super::{Client, Error, Exit, Result, RunSpec, SLICE, Stream, unexpected};
 
-/// How often a waiting run looks whether it was cancelled.
-const SLICE: Duration = Duration::from_millis(50);
 /// The most that [`Client::output`] keeps of both streams.
 const MAX_OUTPUT: usize = 64 << 20;
 const SIGKILL: i32 = 9;
@@ -122,6 +117,10 @@ impl Client {
             if self.cancelled() {
                 self.kill(&run)?;
                 feeder.end();
+            }
+            if let Err(stopped) = self.check_stop() {
+                self.kill(&run)?;
+                return Err(stopped);
             }
             // What answers a question goes first: the agent may wait for this side to read before it reads on.
             if run.ping == 0
