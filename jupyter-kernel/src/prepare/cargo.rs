@@ -15,17 +15,26 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
 
 use anyhow::{Context, Result, bail};
+use serde_json::{Value, json};
 
-use super::{EVCXR_TMPDIR, manifest};
+use super::{EVCXR_TMPDIR, answers, manifest, rustc, text};
 
-/// The true cargo, in the environment of a session.
-const CARGO: &str = "KLAB_CARGO";
+/// The folder of the true cargo and rustc, in the environment of a session.
+pub(super) const TOOLS: &str = "KLAB_RUST";
+/// The session's `bin`.
+pub(super) const BIN: &str = "KLAB_BIN";
 /// What `PATH` was before the session's `bin` came first.
 const PATH: &str = "KLAB_PATH";
 /// In evcxr's folder, once the library is compiled, a link to the folder of [`manifest::shared`].
 pub(super) const SHARED: &str = "shared";
 /// In evcxr's folder, the folder of the manifest that is built by.
 const BUILD: &str = "build";
+/// In both folders, the text of the cell's crate.
+const TEXT: &str = "src/lib.rs";
+/// In evcxr's folder, as long as rust-analyzer is to know of no other crate.
+const ALONE: &str = "alone";
+/// cargo's own folder, in whose `bin` rust-analyzer looks for cargo first; and what it was before.
+const HOME: [&str; 2] = ["CARGO_HOME", "KLAB_CARGO_HOME"];
 /// The name of the crate by which evcxr asks whether a `:dep` can be had.
 const VALIDATE: &str = "evcxr_dummy_validate_dep";
 
@@ -46,7 +55,8 @@ pub(super) fn give(command: &mut Command, folder: &Path) -> Result<()> {
     for (name, program) in [
         ("cargo", own.clone()),
         // evcxr asks rustup first, which does not know of this `cargo`.
-        ("rustup", own),
+        ("rustup", own.clone()),
+        (rustc::NAME, own),
         ("rustc", tools.join("rustc")),
     ] {
         let link = bin.join(name);
@@ -55,12 +65,31 @@ pub(super) fn give(command: &mut Command, folder: &Path) -> Result<()> {
         }
         symlink(program, link)?;
     }
-    let paths = std::iter::once(bin).chain(env::split_paths(&path));
+    let paths = std::iter::once(bin.clone()).chain(env::split_paths(&path));
     command
         .env("PATH", env::join_paths(paths)?)
         .env(PATH, &path)
-        .env(CARGO, tools.join("cargo"));
+        .env(BIN, bin)
+        .env(TOOLS, tools);
+    let [home, before] = HOME;
+    if let Some(named) = env::var_os(home) {
+        command.env(before, named);
+    }
+    command.env(home, folder);
     Ok(())
+}
+
+/// Gives a process that is none of evcxr's tools the environment that this program was started in.
+pub(super) fn take(command: &mut Command) {
+    let [home, before] = HOME;
+    match env::var_os(before) {
+        Some(named) => command.env(home, named),
+        None if env::var_os(BIN).is_some() => command.env_remove(home),
+        None => command,
+    };
+    if let Some(path) = env::var_os(PATH) {
+        command.env("PATH", path);
+    }
 }
 
 /// Does the work of `cargo`, if this program was called by a name of a session's `bin`.
@@ -70,6 +99,7 @@ pub(crate) fn hook() -> Option<ExitCode> {
     let error = match name.as_str() {
         "cargo" => cargo(),
         "rustup" => rustup(),
+        rustc::NAME => rustc::hook(),
         _ => return None,
     };
     Some(error.unwrap_or_else(|error| {
@@ -83,27 +113,26 @@ fn rustup() -> Result<ExitCode> {
     if words.iter().any(|word| word == "which") {
         return Ok(ExitCode::FAILURE);
     }
-    let path = env::var_os(PATH).context("called outside of a session")?;
-    Err(Command::new("rustup")
-        .args(words)
-        .env("PATH", path)
-        .exec()
-        .into())
+    let mut rustup = Command::new("rustup");
+    take(&mut rustup);
+    Err(rustup.args(words).exec().into())
 }
 
 /// One call of evcxr's, which goes on as one of the true cargo.
 fn cargo() -> Result<ExitCode> {
     let words: Vec<_> = env::args_os().skip(1).collect();
-    let mut cargo = Command::new(env::var_os(CARGO).context("called outside of a session")?);
-    if let Some(path) = env::var_os(PATH) {
-        cargo.env("PATH", path);
-    }
+    let tools = env::var_os(TOOLS).context("called outside of a session")?;
+    let mut cargo = Command::new(Path::new(&tools).join("cargo"));
+    take(&mut cargo);
     let folder = env::var_os(EVCXR_TMPDIR).map(PathBuf::from);
     let here = env::current_dir()?;
     let folder = folder.filter(|folder| folder.canonicalize().is_ok_and(|folder| folder == here));
     let (Some(folder), Some(at)) = (folder, words.iter().position(|word| !is_option(word))) else {
         return Err(cargo.args(words).exec().into());
     };
+    if let Some(answered) = answers::answer(&mut cargo, &words, &folder) {
+        return answered;
+    }
     let (options, rest) = (&words[..at], &words[at + 1..]);
     let shared = fs::read_link(folder.join(SHARED));
     match words[at].to_str() {
@@ -121,8 +150,15 @@ fn cargo() -> Result<ExitCode> {
                 .arg("--manifest-path")
                 .arg(validate.join("Cargo.toml"));
         }
+        Some("metadata") if folder.join(ALONE).exists() => return alone(cargo.args(&words)),
         Some(word @ ("build" | "check")) => match shared {
-            Ok(shared) => build(&mut cargo, word == "check", options, rest, &folder, &shared)?,
+            Ok(shared) => {
+                let check = word == "check";
+                if let Some(mut rustc) = build(&mut cargo, check, options, rest, &folder, &shared)?
+                {
+                    return Err(rustc.exec().into());
+                }
+            }
             // The library itself is built: the template is made.
             Err(_) => return template(cargo.args(&words), &folder),
         },
@@ -143,7 +179,7 @@ fn is_validation(folder: &Path) -> bool {
     fs::read_to_string(folder.join("Cargo.toml")).is_ok_and(|manifest| manifest.contains(VALIDATE))
 }
 
-/// The call that builds the cell's crate.
+/// Makes `cargo` the call that builds the cell's crate; returns the call of rustc that does without cargo, where it is known.
 fn build(
     cargo: &mut Command,
     check: bool,
@@ -151,14 +187,16 @@ fn build(
     rest: &[OsString],
     folder: &Path,
     shared: &Path,
-) -> Result<()> {
+) -> Result<Option<Command>> {
     let build = folder.join(BUILD);
     if !build.is_dir() {
-        fs::create_dir(&build)?;
-        symlink("../src", build.join("src"))?;
+        fs::create_dir_all(build.join("src"))?;
         fs::copy(folder.join("Cargo.lock"), build.join("Cargo.lock"))?;
     }
+    let cell = text::of_cell(&fs::read_to_string(folder.join(TEXT))?);
+    fs::write(build.join(TEXT), cell)?;
     let manifest = manifest::of_cells(&fs::read_to_string(folder.join("Cargo.toml"))?, shared)?;
+    let key = rustc::key(&manifest, rest);
     let path = build.join("Cargo.toml");
     if fs::read_to_string(&path).ok().as_deref() != Some(manifest.as_str()) {
         fs::write(&path, manifest)?;
@@ -172,6 +210,10 @@ fn build(
     if !library.exists() {
         bail!("the library of the cells is gone: restart the kernel");
     }
+    if !check && let Some(rustc) = rustc::again(folder, &build, &key) {
+        return Ok(Some(rustc));
+    }
+    rustc::note(cargo, &key)?;
     let mut external = OsString::from("probes=");
     external.push(&library);
     cargo
@@ -184,7 +226,30 @@ fn build(
     cargo
         .args(rest)
         .args([OsStr::new("--"), OsStr::new("--extern"), &external]);
-    Ok(())
+    Ok(None)
+}
+
+/// Says of the cell's crate that it has no dependencies.
+fn alone(cargo: &mut Command) -> Result<ExitCode> {
+    let output = cargo.arg("--no-deps").stderr(Stdio::inherit()).output()?;
+    let mut said: Value = serde_json::from_slice(&output.stdout)?;
+    let package = said.pointer_mut("/packages/0");
+    let package = package.context("cargo knows no package")?;
+    package["dependencies"] = json!([]);
+    let id = package["id"].clone();
+    let node = json!({"id": id, "dependencies": [], "deps": [], "features": []});
+    said["resolve"] = json!({"nodes": [node], "root": id});
+    println!("{said}");
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Has rust-analyzer know of no crate but the cell's, in the folder of this session, or of all that there are.
+pub(super) fn hide(folder: &Path, hidden: bool) -> Result<()> {
+    let alone = folder.join(ALONE);
+    match hidden {
+        true => Ok(fs::write(alone, "")?),
+        false => Ok(fs::remove_file(alone)?),
+    }
 }
 
 /// A build that compiles the library; what it says of each crate is kept for [`manifest::shared`].

@@ -13,21 +13,25 @@
 //! CACHE/rust-library         the sources of std, if the toolchain has none
 //! ```
 
+mod answers;
 mod cargo;
 mod manifest;
 mod process;
 mod rust_src;
+mod rustc;
 mod session;
 mod source;
 mod template;
+mod text;
 
 pub(crate) use cargo::hook;
 pub(crate) use process::cell_process;
-pub(crate) use rust_src::show as show_library;
 pub(crate) use session::{Folder, owns, session};
 pub(crate) use template::{build, lock, prepare};
 
-use anyhow::Result;
+use std::path::Path;
+
+use anyhow::{Context, Result};
 
 /// evcxr's variable for the folder it works in.
 const EVCXR_TMPDIR: &str = "EVCXR_TMPDIR";
@@ -42,6 +46,23 @@ pub(crate) fn imports() -> Result<String> {
     let probes = source::folder()?.join("probes");
     Ok(format!(
         ":dep probes = {{ path = {probes:?} }}\nuse probes::prelude::*;\nOk::<(), std::fmt::Error>(())?;"
+    ))
+}
+
+/// Lets rust-analyzer see the library and that of Rust: until now it had nothing to read. Returns what evcxr is to be told, so
+/// that it looks.
+///
+/// # Errors
+///
+/// If the session's folder cannot be written.
+pub(crate) fn show_libraries() -> Result<String> {
+    let folder = std::env::var_os(EVCXR_TMPDIR).context("EVCXR_TMPDIR is not set")?;
+    cargo::hide(Path::new(&folder), false)?;
+    rust_src::show()?;
+    // It looks when the manifest has another text.
+    let probes = source::folder()?.join("probes");
+    Ok(format!(
+        ":dep probes = {{ path = {probes:?}, features = [] }}"
     ))
 }
 

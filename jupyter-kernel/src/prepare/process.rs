@@ -6,6 +6,8 @@ use std::process::Command;
 
 use anyhow::{Context, Result};
 
+use super::cargo;
+
 /// Where the loader looks for shared libraries first.
 const LIBRARIES: &str = "LD_LIBRARY_PATH";
 
@@ -22,6 +24,7 @@ pub(crate) fn cell_process() -> Result<Command> {
     let paths = std::iter::once(libraries)
         .chain(env::split_paths(&others).filter(|path| !path.as_os_str().is_empty()));
     let mut process = Command::new(env::current_exe()?);
+    cargo::take(&mut process);
     process.env(LIBRARIES, env::join_paths(paths)?);
     Ok(process)
 }

@@ -89,7 +89,8 @@ pub(crate) fn session(say: &dyn Fn(&str)) -> Result<()> {
             "the library of the cells cannot be copied to {}",
             folder.display()
         )
-    })
+    })?;
+    cargo::hide(&folder, true)
 }
 
 /// Copies a target directory with the times that cargo goes by. What no session writes to again, the

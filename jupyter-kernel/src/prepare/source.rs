@@ -27,9 +27,12 @@ pub(super) fn root() -> Result<PathBuf> {
     hash.update(compiler()?);
     // How the template is made is part of what it is.
     for how in [
+        include_str!("answers.rs"),
         include_str!("cargo.rs"),
         include_str!("manifest.rs"),
+        include_str!("rustc.rs"),
         include_str!("template.rs"),
+        include_str!("text.rs"),
     ] {
         hash.update(how);
     }

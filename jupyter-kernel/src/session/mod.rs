@@ -4,6 +4,7 @@
 //! it. The process of the cells speaks through [`front`]; [`interrupt`] stops it; [`report`] says what
 //! went wrong.
 
+mod code;
 mod front;
 mod interrupt;
 mod report;

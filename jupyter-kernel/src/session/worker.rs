@@ -3,7 +3,8 @@
 use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind, set_hook, take_hook};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Once, mpsc};
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::sync::{Arc, Once};
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow};
@@ -11,6 +12,7 @@ use evcxr::{CommandContext, EvalCallbacks, EvalContext};
 use klab_protocol::{Bundle, CellError, Completion, Input, Match, Outcome, Shown, Sink};
 use serde_json::{Map, Value};
 
+use super::code;
 use super::front::Front;
 use super::interrupt::Interrupter;
 use super::report;
@@ -19,6 +21,8 @@ use crate::prepare;
 
 /// How long a client waits for what is at the cursor: the first time, evcxr may still be starting.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// How long no cell has come until rust-analyzer reads the libraries, for which it takes seconds.
+const IDLE: Duration = Duration::from_millis(500);
 
 enum Job {
     Execute {
@@ -68,9 +72,7 @@ impl Session {
             .spawn(move || {
                 // A start that fails is tried again, and reported, by the first cell.
                 let _ = worker.ready();
-                for job in receiver {
-                    worker.work(job);
-                }
+                worker.serve(&receiver);
             })?;
         Ok(Self {
             jobs,
@@ -207,9 +209,43 @@ struct Cells {
     new: bool,
     /// The process is new: what the prelude sets up in it is missing.
     bare: bool,
+    /// rust-analyzer has not been shown the libraries yet.
+    blind: bool,
+}
+
+impl Cells {
+    /// Has rust-analyzer read the libraries at its next question, if it has not.
+    fn show_libraries(&mut self) -> Result<()> {
+        if self.blind {
+            let told = prepare::show_libraries()?;
+            self.blind = false;
+            self.context
+                .execute(&told)
+                .map_err(|error| anyhow!("the libraries are not read: {error}"))?;
+        }
+        Ok(())
+    }
 }
 
 impl Worker {
+    fn serve(&mut self, jobs: &mpsc::Receiver<Job>) {
+        loop {
+            let blind = self.cells.as_ref().is_some_and(|cells| cells.blind);
+            let job = match blind {
+                true => jobs.recv_timeout(IDLE),
+                false => jobs.recv().map_err(RecvTimeoutError::from),
+            };
+            match job {
+                Ok(job) => self.work(job),
+                // A question has it read them now.
+                Err(RecvTimeoutError::Timeout) => {
+                    let _ = unbroken(|| self.complete("guest.", 6).ok());
+                }
+                Err(RecvTimeoutError::Disconnected) => return,
+            }
+        }
+    }
+
     fn work(&mut self, job: Job) {
         match job {
             Job::Execute {
@@ -288,11 +324,11 @@ impl Worker {
             });
         }
         prepare::lock()?;
-        prepare::show_library()?;
         Ok(Cells {
             context,
             new: true,
             bare: true,
+            blind: true,
         })
     }
 
@@ -308,6 +344,10 @@ impl Worker {
         };
         self.front.begin();
         self.interrupter.begin(cell);
+        if code::wants_types(&code) {
+            // Without them the cell says which type is missing.
+            let _ = cells.show_libraries();
+        }
         if let Some(waiting) = waiting
             && !has_tokio(&mut cells.context, &code)
         {
@@ -387,6 +427,7 @@ impl Worker {
 
     fn complete(&mut self, code: &str, at: usize) -> Result<Completion> {
         let cells = self.ready()?;
+        cells.show_libraries()?;
         let found = cells.context.completions(code, at)?;
         let matches = found
             .completions
@@ -404,6 +445,7 @@ impl Worker {
 
     fn inspect(&mut self, code: &str, at: usize) -> Option<Bundle> {
         let cells = self.ready().ok()?;
+        cells.show_libraries().ok()?;
         let (text, html) = cells.context.hover_at(code, at).ok()?;
         let forms = [("text/plain", text), ("text/html", html)];
         (forms[0].1 != "No documentation found")

@@ -17,6 +17,8 @@ pub mod exercise;
 mod front;
 mod progress;
 mod show;
+#[doc(hidden)]
+pub mod store;
 mod streams;
 
 pub use crate::base::{Interrupted, check_interrupt, interrupt_on};

@@ -1,0 +1,112 @@
+//! A cell's crate compiled without cargo.
+//!
+//! cargo takes as long to see that nothing has changed as rustc takes for a cell. So the call of rustc that cargo makes for
+//! the cell's crate is written down ([`hook`]), and made again for the next cell ([`again`]) while the manifest and the flags
+//! are the same.
+
+use std::env;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
+
+use anyhow::{Context, Result};
+use serde::{Deserialize, Serialize};
+
+use super::cargo::{BIN, TOOLS};
+
+/// The name in a session's `bin` by which cargo calls this program for rustc.
+pub(super) const NAME: &str = "rustc-of-cells";
+/// The file that the call is written to, in the folder of the manifest.
+const CALL: &str = "rustc.json";
+/// What cargo was called with, in the environment of rustc.
+const KEY: &str = "KLAB_RUSTC_KEY";
+/// evcxr's variable for the file in which it looks where the compiled cell is.
+const PLACE: &str = "EVCXR_EXECUTION_SO_PATH";
+/// The loader's variable, which cargo sets for procedural macros.
+const LIBRARIES: &str = "LD_LIBRARY_PATH";
+/// Stands for evcxr's folder in a call: a session's is a copy of the template's.
+const FOLDER: &str = "\u{1}";
+
+/// A call of rustc for the cell's crate.
+#[derive(Serialize, Deserialize)]
+struct Call {
+    key: String,
+    args: Vec<String>,
+    env: Vec<(String, String)>,
+}
+
+/// What a call depends on: the manifest, the words of evcxr's call of cargo, and the flags in the environment.
+pub(super) fn key(manifest: &str, words: &[std::ffi::OsString]) -> String {
+    let flags = env::var("RUSTFLAGS").unwrap_or_default();
+    format!("{manifest}\n{words:?}\n{flags}")
+}
+
+/// Has `cargo` call rustc by [`NAME`], which writes the call down.
+pub(super) fn note(cargo: &mut Command, key: &str) -> Result<()> {
+    let bin = env::var_os(BIN).context("called outside of a session")?;
+    cargo.env("RUSTC", Path::new(&bin).join(NAME)).env(KEY, key);
+    Ok(())
+}
+
+/// Writes a call for a cell's crate down, and goes on as rustc.
+pub(super) fn hook() -> Result<ExitCode> {
+    use std::os::unix::process::CommandExt as _;
+
+    let args: Vec<_> = env::args_os().skip(1).collect();
+    // Without it the next cell is compiled by way of cargo.
+    let _ = write(&args);
+    let tools = env::var_os(TOOLS).context("called outside of a session")?;
+    let rustc = Path::new(&tools).join("rustc");
+    Err(Command::new(rustc).args(args).exec().into())
+}
+
+fn write(args: &[std::ffi::OsString]) -> Option<()> {
+    let key = env::var(KEY).ok()?;
+    let args: Option<Vec<_>> = args.iter().map(|arg| arg.to_str()).collect();
+    let args = args?;
+    let has = |first: &str, second: &str| args.windows(2).any(|pair| pair == [first, second]);
+    // A check has no place for what it compiles.
+    let links = args
+        .iter()
+        .any(|arg| arg.starts_with("--emit=") && arg.contains("link"));
+    if !has("--crate-name", "ctx") || !links {
+        return None;
+    }
+    // Here is the folder of the manifest, in evcxr's.
+    let build = env::current_dir().ok()?;
+    let folder = build.parent()?.to_str()?;
+    let of_folder = |text: &str| text.replace(folder, FOLDER);
+    let of_cargo = |name: &str| name.starts_with("CARGO") || name == LIBRARIES;
+    let call = Call {
+        key,
+        args: args.iter().map(|arg| of_folder(arg)).collect(),
+        env: env::vars()
+            .filter(|(name, _)| of_cargo(name))
+            .map(|(name, value)| (name, of_folder(&value)))
+            .collect(),
+    };
+    let new = build.join(format!("{CALL}.{}", std::process::id()));
+    fs::write(&new, serde_json::to_vec(&call).ok()?).ok()?;
+    fs::rename(new, build.join(CALL)).ok()
+}
+
+/// The call that compiles the cell in `folder`, if it is known. It says on stderr what cargo would say on stdout, which evcxr
+/// reads alike.
+pub(super) fn again(folder: &Path, build: &Path, key: &str) -> Option<Command> {
+    let call: Call = serde_json::from_slice(&fs::read(build.join(CALL)).ok()?).ok()?;
+    if call.key != key {
+        return None;
+    }
+    let folder = folder.to_str()?;
+    let here = |text: &str| text.replace(FOLDER, folder);
+    let args: Vec<_> = call.args.iter().map(|arg| here(arg)).collect();
+    let to = args.iter().skip_while(|arg| *arg != "--out-dir").nth(1)?;
+    fs::write(env::var_os(PLACE)?, format!("{to}/libctx.so")).ok()?;
+    let rustc = PathBuf::from(env::var_os(TOOLS)?).join("rustc");
+    let mut command = Command::new(rustc);
+    command
+        .args(&args)
+        .envs(call.env.iter().map(|(name, value)| (name, here(value))))
+        .current_dir(build);
+    Some(command)
+}

@@ -1,0 +1,56 @@
+"""Cells that are one reader's call: answered without a compiler, and shown byte for byte as the compiled cell shows them."""
+
+import json
+import subprocess
+
+import pytest
+
+
+@pytest.fixture(scope="module")
+def still(klab):
+    """The guest `default`, held still."""
+    subprocess.run([klab, "up"], check=True, stdout=subprocess.DEVNULL)
+    subprocess.run([klab, "pause"], check=True, stdout=subprocess.DEVNULL)
+    yield
+    subprocess.run([klab, "resume"], check=True, stdout=subprocess.DEVNULL)
+
+
+def cells(klab):
+    """What `--code` prints for each way that the readers are tried, of those that need no compiler."""
+    readers = json.loads(subprocess.check_output([klab, "readers", "--json"]))
+    for reader in readers:
+        for sample in reader["samples"]:
+            code = subprocess.check_output([klab, reader["command"], *sample, "--code"], text=True).strip()
+            # The place of a symbol is asked of the guest; what reads all memory must be stopped, as a cell is.
+            if ".place(" not in code and reader["on_dumps"]:
+                yield code
+
+
+def is_compiled(kernel):
+    """The text that was compiled last."""
+    environ = open(f"/proc/{kernel.manager.provisioner.pid}/environ", "rb").read().split(b"\0")
+    folder = next(entry.split(b"=", 1)[1].decode() for entry in environ if entry.startswith(b"EVCXR_TMPDIR="))
+    return open(f"{folder}/src/lib.rs").read()
+
+
+def test_what_is_shown_is_what_the_compiled_cell_shows(klab, kernel, still):
+    kernel.run("let kept = 3;")
+    compiled = is_compiled(kernel)
+    codes = list(cells(klab))
+    short = {code: kernel.run(code) for code in codes}
+    assert is_compiled(kernel) == compiled
+    failed = [(code, cell.error) for code, cell in short.items() if cell.error]
+    assert not failed and len(codes) > 60
+    differ = [code for code in codes if short[code].value != kernel.run(f"{{ {code} }}").value]
+    assert not differ
+    assert kernel.run("kept").value["text/plain"] == "3"
+
+
+def test_another_guest_of_that_name_is_asked_and_not_the_kernels(kernel, still):
+    before = is_compiled(kernel)
+    value = kernel.run("guest.tasks()?").value
+    assert value["text/plain"] and is_compiled(kernel) == before
+    kernel.run('let guest = Guest::attach("default")?;')
+    before = is_compiled(kernel)
+    assert kernel.run("guest.tasks()?").value == value
+    assert is_compiled(kernel) != before
