@@ -1,18 +1,28 @@
 """Cells that are one reader's call: answered without a compiler, and shown byte for byte as the compiled cell shows them."""
 
 import json
+import os
 import subprocess
 
 import pytest
+from conftest import Kernel
 
 
 @pytest.fixture(scope="module")
-def still(klab):
-    """The guest `default`, held still."""
-    subprocess.run([klab, "up"], check=True, stdout=subprocess.DEVNULL)
-    subprocess.run([klab, "pause"], check=True, stdout=subprocess.DEVNULL)
-    yield
-    subprocess.run([klab, "resume"], check=True, stdout=subprocess.DEVNULL)
+def guest(klab):
+    """A guest that is held still."""
+    name = f"readers-{os.getpid()}"
+    subprocess.run([klab, "up", name], check=True)
+    subprocess.run([klab, "pause", name], check=True)
+    yield name
+    subprocess.run([klab, "down", name], check=True)
+
+
+@pytest.fixture(scope="module")
+def kernel(guest):
+    kernel = Kernel(env={"KLAB_GUEST": guest})
+    yield kernel
+    kernel.stop()
 
 
 def cells(klab):
@@ -33,7 +43,7 @@ def is_compiled(kernel):
     return open(f"{folder}/src/lib.rs").read()
 
 
-def test_what_is_shown_is_what_the_compiled_cell_shows(klab, kernel, still):
+def test_what_is_shown_is_what_the_compiled_cell_shows(klab, kernel):
     kernel.run("let kept = 3;")
     compiled = is_compiled(kernel)
     codes = list(cells(klab))
@@ -46,11 +56,11 @@ def test_what_is_shown_is_what_the_compiled_cell_shows(klab, kernel, still):
     assert kernel.run("kept").value["text/plain"] == "3"
 
 
-def test_another_guest_of_that_name_is_asked_and_not_the_kernels(kernel, still):
+def test_another_guest_of_that_name_is_asked_and_not_the_kernels(kernel, guest):
     before = is_compiled(kernel)
     value = kernel.run("guest.tasks()?").value
     assert value["text/plain"] and is_compiled(kernel) == before
-    kernel.run('let guest = Guest::attach("default")?;')
+    kernel.run(f'let guest = Guest::attach("{guest}")?;')
     before = is_compiled(kernel)
     assert kernel.run("guest.tasks()?").value == value
     assert is_compiled(kernel) != before
