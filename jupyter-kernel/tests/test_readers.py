@@ -64,3 +64,20 @@ def test_another_guest_of_that_name_is_asked_and_not_the_kernels(kernel, guest):
     before = is_compiled(kernel)
     assert kernel.run("guest.tasks()?").value == value
     assert is_compiled(kernel) != before
+
+
+def test_a_watched_view_is_updated_in_place_until_it_is_stopped(kernel):
+    kernel.run("let kept = 4;")
+    request = kernel.client.execute("watch(Duration::from_millis(50), || guest.tasks())?")
+    first = kernel.until(request, lambda message: message["msg_type"] == "display_data")
+    later = kernel.until(request, lambda message: message["msg_type"] == "update_display_data")
+    assert later["content"]["transient"] == first["content"]["transient"]
+    kernel.manager.interrupt_kernel()
+    assert kernel.finish(request).reply["ename"] == "Interrupted"
+    assert kernel.run("kept").value["text/plain"] == "4"
+
+
+def test_a_difference_shows_what_changed(kernel):
+    cell = kernel.run("let all = guest.tasks()?;\ndiff(&all, &guest.tasks()?)")
+    assert "the same" in cell.value["text/plain"] and "+" not in cell.value["text/plain"]
+    assert "text/html" in cell.value

@@ -1,7 +1,11 @@
 //! The names that cells use: `use probes::prelude::*;`.
 
+pub use std::time::Duration;
+
 pub use crate::cell::exercise::{Verdict, check};
-pub use crate::cell::{DebugDisplay, Progress, ResultDisplay, block_on, check_interrupt, display};
+pub use crate::cell::{
+    DebugDisplay, Diff, Progress, ResultDisplay, block_on, check_interrupt, diff, display, watch,
+};
 pub use crate::drgn::Drgn;
 pub use crate::guest::Guest;
 pub use crate::kernel::Kernel;

@@ -20,6 +20,7 @@ mod show;
 #[doc(hidden)]
 pub mod store;
 mod streams;
+mod watch;
 
 pub use crate::base::{Interrupted, check_interrupt, interrupt_on};
 pub use block_on::block_on;
@@ -29,6 +30,7 @@ pub use front::start;
 pub use progress::Progress;
 pub(crate) use show::faces;
 pub use show::{DebugDisplay, Display, ResultDisplay, display, show_view};
+pub use watch::{Diff, Line, diff, watch};
 
 #[cfg(doc)]
 use std::fmt::Debug;
