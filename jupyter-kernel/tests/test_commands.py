@@ -112,7 +112,7 @@ def test_lines_follow_a_guest_that_is_started_anew(kernel, klab):
     assert kernel.run(f"%guest reset {name}").error is None
     assert looks() == first
     subprocess.run([klab, "down", name], check=True)
-    assert "`klab up " in kernel.run(f"%log --guest {name}").error["evalue"]
+    assert "`%guest up " in kernel.run(f"%log --guest {name}").error["evalue"]
     up("--kernel", "6.1")
     assert looks() != first
     subprocess.run([klab, "down", name], check=True)

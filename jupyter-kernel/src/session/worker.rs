@@ -20,7 +20,7 @@ use super::stage::Stage;
 use crate::prepare;
 
 /// How long a client waits for what is at the cursor: the first time, evcxr may still be starting.
-const PATIENCE: Duration = Duration::from_secs(10);
+const PATIENCE: Duration = Duration::from_secs(30);
 /// How long no cell has come until rust-analyzer reads the libraries, for which it takes seconds.
 const IDLE: Duration = Duration::from_millis(500);
 
