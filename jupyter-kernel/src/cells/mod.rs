@@ -3,6 +3,7 @@
 mod code;
 mod line;
 mod outlet;
+mod refused;
 mod scan;
 mod wait;
 
@@ -15,7 +16,7 @@ use klab_protocol::{
 };
 
 use crate::commands;
-use crate::session::{self, Session};
+use crate::session::Session;
 use line::Parts;
 use outlet::Outlets;
 
@@ -65,10 +66,12 @@ impl Cells {
         };
         show(value);
         if let Some((what, at)) = code::fault(&rust) {
-            return Err(session::refused(&what, &rust, at));
+            return Err(refused::refused(&what, &rust, at));
         }
         let waiting = wait::blocking(&rust);
-        let outcome = self.session.execute(rust, waiting, cell.show, cell.input);
+        let outcome = self
+            .session
+            .execute(rust, waiting, cell.show, cell.input, &cell.stop);
         outcome.map_err(|error| error.in_words(commands::in_a_cell))
     }
 }
@@ -150,11 +153,11 @@ impl Language for Cells {
     }
 
     fn interrupt(&self) {
-        self.session.interrupter.interrupt();
+        self.session.interrupt();
     }
 
     fn shutdown(&self) {
-        self.session.interrupter.kill();
+        self.session.end();
     }
 }
 

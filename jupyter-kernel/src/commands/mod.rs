@@ -127,10 +127,10 @@ fn run(shell: Shell, caught: &Caught, set_up: SetUp) -> Result<Output> {
         ShellCommand::Readers => read::listed(),
         ShellCommand::Doctor => doctor::run(),
         ShellCommand::Setup(setup) => {
-            let text = set_up(&setup)?;
-            if matches!(setup, Setup::Prepare { template: false }) {
+            if matches!(setup, Setup::Prepare) {
                 machine::prepare(&mut cx)?;
             }
+            let text = set_up(&setup)?;
             Ok(Output::text(text))
         }
         ShellCommand::Drgn(what) => drgn::shell(&what, &cx),

@@ -40,7 +40,7 @@ impl Folder {
     /// If the cache cannot be written.
     pub(crate) fn take() -> Result<Self> {
         let Some(path) = std::env::var_os(SESSION).map(PathBuf::from) else {
-            let path = vm::paths::cache()?
+            let path = super::cache()?
                 .join("sessions")
                 .join(uuid::Uuid::new_v4().to_string());
             let named = std::env::var_os(RUST_SRC_PATH).unwrap_or_default();

@@ -2,19 +2,18 @@
 
 use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind, set_hook, take_hook};
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Once, mpsc};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, Once, PoisonError, mpsc};
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow};
 use evcxr::{CommandContext, EvalCallbacks, EvalContext};
-use klab_protocol::{Bundle, CellError, Completion, Input, Match, Outcome, Shown, Sink};
+use klab_language::{Bundle, CellError, Completion, Input, Match, Outcome, Shown, Sink, Stage};
 use serde_json::{Map, Value};
 
 use super::front::Front;
 use super::interrupt::Interrupter;
 use super::report;
-use super::stage::Stage;
 use crate::prepare;
 
 /// How long a client waits for what is at the cursor: the first time, evcxr may still be starting.
@@ -24,7 +23,7 @@ enum Job {
     Execute {
         code: String,
         waiting: Option<String>,
-        reply: mpsc::Sender<Outcome>,
+        wait: Arc<Wait>,
     },
     Complete {
         code: String,
@@ -38,13 +37,43 @@ enum Job {
     },
 }
 
+/// A cell that waits for its turn, while evcxr starts: an interrupt ends the wait, and evcxr goes on.
+struct Wait {
+    over: AtomicBool,
+    reply: mpsc::Sender<Outcome>,
+}
+
+impl Wait {
+    /// Ends it; false if it is over.
+    fn end(&self) -> bool {
+        !self.over.swap(true, Ordering::SeqCst)
+    }
+}
+
+/// A cell that was queued.
+pub(crate) struct Queued {
+    outcome: mpsc::Receiver<Outcome>,
+    waiting: Arc<AtomicUsize>,
+}
+
+impl Queued {
+    /// What it comes to; waits for its end.
+    pub(crate) fn outcome(self) -> Outcome {
+        let outcome = self.outcome.recv().unwrap_or_else(|_| Err(gone()));
+        self.waiting.fetch_sub(1, Ordering::SeqCst);
+        outcome
+    }
+}
+
 /// A handle to the thread.
 pub(crate) struct Session {
     jobs: mpsc::Sender<Job>,
     stage: Stage,
     /// How many cells run or wait.
     waiting: Arc<AtomicUsize>,
-    pub(crate) interrupter: Arc<Interrupter>,
+    /// The one that came last.
+    last: Mutex<Option<Arc<Wait>>>,
+    interrupter: Arc<Interrupter>,
 }
 
 impl Session {
@@ -76,29 +105,54 @@ impl Session {
             jobs,
             stage,
             waiting,
+            last: Mutex::default(),
             interrupter,
         })
     }
 
-    /// Runs a cell to its end. `waiting` is the cell for a session without tokio, if it awaits something.
-    pub(crate) fn execute(
+    /// Stops the cell that runs, or waits to.
+    pub(crate) fn interrupt(&self) {
+        let last = self
+            .last
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone();
+        match last {
+            Some(wait) if wait.end() => {
+                let _ = wait.reply.send(Err(not_run()));
+            }
+            _ => self.interrupter.interrupt(),
+        }
+    }
+
+    /// Kills the process of the cells and what compiles for it.
+    pub(crate) fn kill(&self) {
+        self.interrupter.kill();
+    }
+
+    /// Queues a cell. `waiting` is the cell for a session without tokio, if it awaits something.
+    pub(crate) fn queue(
         &self,
         code: String,
         waiting: Option<String>,
         show: Sink,
         input: Input,
-    ) -> Outcome {
+    ) -> Queued {
         self.stage.set(show, input);
         let (reply, outcome) = mpsc::channel();
+        let over = AtomicBool::new(false);
+        let wait = Arc::new(Wait { over, reply });
+        *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(&wait));
         self.waiting.fetch_add(1, Ordering::SeqCst);
         self.send(Job::Execute {
             code,
             waiting,
-            reply,
+            wait,
         });
-        let outcome = outcome.recv().unwrap_or_else(|_| Err(gone()));
-        self.waiting.fetch_sub(1, Ordering::SeqCst);
-        outcome
+        Queued {
+            outcome,
+            waiting: Arc::clone(&self.waiting),
+        }
     }
 
     /// What may stand at byte `at`; nothing while a cell runs.
@@ -186,6 +240,10 @@ fn has_tokio(context: &mut CommandContext, code: &str) -> bool {
     named(code) || known.is_some_and(|deps| deps.get("text/plain").is_some_and(named))
 }
 
+fn not_run() -> CellError {
+    CellError::new("Interrupted", "the cell was stopped before it ran")
+}
+
 fn gone() -> CellError {
     CellError::new(
         "Error",
@@ -215,9 +273,10 @@ impl Worker {
             Job::Execute {
                 code,
                 waiting,
-                reply,
+                wait,
             } => {
-                let _ = reply.send(self.execute(code, waiting));
+                let outcome = self.execute(code, waiting, &wait);
+                let _ = wait.reply.send(outcome);
                 if self.cells.as_ref().is_some_and(|cells| cells.bare) {
                     // The next cell tries again, and reports.
                     let _ = self.ready();
@@ -266,12 +325,6 @@ impl Worker {
         prepare::session(&say).context("the library of the cells is not ready")?;
         let mut child = prepare::cell_process()?;
         child.env("KLAB_CELL", self.front.folder());
-        // A cell that starts a guest is linked to a copy of the sources, from which nothing is built.
-        if let Ok(agent) = vm::initramfs::agent_binary(&mut vm::Silent) {
-            child.env("KLAB_AGENT", agent);
-        }
-        // Rust cells and `%%drgn` cells share one drgn.
-        child.env("KLAB_DRGN", probes::drgn::socket()?);
         let (context, outputs) = EvalContext::with_subprocess_command(child)
             .map_err(|error| anyhow!("evcxr does not start: {error}"))?;
         let context = CommandContext::with_eval_context(context);
@@ -296,7 +349,7 @@ impl Worker {
         })
     }
 
-    fn execute(&mut self, mut code: String, waiting: Option<String>) -> Outcome {
+    fn execute(&mut self, mut code: String, waiting: Option<String>, wait: &Wait) -> Outcome {
         self.cell += 1;
         let cell = self.cell;
         if let Err(error) = self.ready() {
@@ -308,6 +361,10 @@ impl Worker {
         };
         self.front.begin();
         self.interrupter.begin(cell);
+        if !wait.end() {
+            self.interrupter.end();
+            return Err(not_run());
+        }
         if let Some(waiting) = waiting
             && !has_tokio(&mut cells.context, &code)
         {
@@ -352,10 +409,7 @@ impl Worker {
                 "the cell did not stop by itself, so its process was killed; variables are lost, \
                  `use`, functions and types are kept",
             )),
-            Err(_) if self.interrupter.requested() => Some(CellError::new(
-                "Interrupted",
-                "the cell was stopped before it ran",
-            )),
+            Err(_) if self.interrupter.requested() => Some(not_run()),
             Err(error) => Some(report::of_evcxr(error, code, &said)),
             Ok(_) => {
                 let source = cells.context.last_source().unwrap_or_default();
