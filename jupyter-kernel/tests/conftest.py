@@ -105,6 +105,18 @@ def children(parent):
             pass
 
 
+def gone(pid, within=5):
+    deadline = time.monotonic() + within
+    while time.monotonic() < deadline:
+        try:
+            if open(f"/proc/{pid}/stat").read().rsplit(")", 1)[1].split()[0] == "Z":
+                return True
+        except OSError:
+            return True
+        time.sleep(0.05)
+    return False
+
+
 def session_of(kernel):
     """The process of a kernel's session, and its environment, once it has a folder."""
     deadline = time.monotonic() + 10

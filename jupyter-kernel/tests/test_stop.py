@@ -6,7 +6,7 @@ import signal
 import subprocess
 import time
 
-from conftest import KERNEL, Kernel, children, session_of
+from conftest import KERNEL, Kernel, children, gone, session_of
 from jupyter_client.manager import KernelManager
 
 #: Rounds of the tests that kill at random points: more than a few take a quarter of an hour.
@@ -88,18 +88,6 @@ def pid_of_cells(kernel):
         if b"KLAB_CELL" in environ:
             return pid
     raise AssertionError("the kernel has no process for cells")
-
-
-def gone(pid, within=5):
-    deadline = time.monotonic() + within
-    while time.monotonic() < deadline:
-        try:
-            if open(f"/proc/{pid}/stat").read().rsplit(")", 1)[1].split()[0] == "Z":
-                return True
-        except OSError:
-            return True
-        time.sleep(0.05)
-    return False
 
 
 def test_restart_begins_anew(kernel):
