@@ -127,11 +127,12 @@ fn run(shell: Shell, caught: &Caught, set_up: SetUp) -> Result<Output> {
         ShellCommand::Readers => read::listed(),
         ShellCommand::Doctor => doctor::run(),
         ShellCommand::Setup(setup) => {
+            let done = set_up(&setup);
             if matches!(setup, Setup::Prepare) {
+                // Commands have a guest also where Rust cells lack their program.
                 machine::prepare(&mut cx)?;
             }
-            let text = set_up(&setup)?;
-            Ok(Output::text(text))
+            Ok(Output::text(done?))
         }
         ShellCommand::Drgn(what) => drgn::shell(&what, &cx),
         ShellCommand::Cp(cp) => copy::run(&cp, &mut cx),
