@@ -118,6 +118,24 @@ def test_lines_follow_a_guest_that_is_started_anew(kernel, klab):
     subprocess.run([klab, "down", name], check=True)
 
 
+def test_lines_are_filtered_and_written_to_files(kernel, tmp_path):
+    def text(line):
+        cell = kernel.run(line)
+        assert cell.error is None, cell.error
+        return cell.value["text/plain"]
+
+    tasks = text("%ps").splitlines()
+    assert text("%ps | head 3").splitlines() == tasks[:3]
+    assert [line.split()[0] for line in text("%ps | grep -i KTHREADD$").splitlines()] == ["2"]
+    assert text("%p 3 > 2 | grep =").strip().endswith("= 1")
+    assert text("%p 1 | 2").strip().endswith("= 3")
+    file = tmp_path / "a b.txt"
+    assert "(1 lines)" in text(f"%ps | grep kthreadd > '{file}'")
+    text(f"%ps | head 1 >> '{file}'")
+    assert len(file.read_text().splitlines()) == 2
+    assert "behind a `|` stand" in kernel.run("%ps | less").error["evalue"]
+
+
 def test_ps_has_the_processes_of_proc(shell, guest):
     tasks = {task["pid"]: task["comm"] for task in json.loads(shell("ps", "--json").stdout)}
     assert tasks[1] == "init" and tasks[2] == "kthreadd"

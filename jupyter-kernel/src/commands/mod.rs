@@ -23,6 +23,7 @@ mod look;
 mod machine;
 mod manual;
 mod output;
+mod pipe;
 mod progress;
 mod read;
 mod record;
