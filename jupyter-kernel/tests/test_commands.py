@@ -136,6 +136,24 @@ def test_lines_are_filtered_and_written_to_files(kernel, tmp_path):
     assert "behind a `|` stand" in kernel.run("%ps | less").error["evalue"]
 
 
+def test_a_cell_is_measured(kernel):
+    for code in ["%timeit %ps | head 1", "%timeit guest.tasks()?", "%%timeit\nlet n = guest.tasks()?.len();\nn + 1"]:
+        cell = kernel.run(code)
+        assert cell.error is None, (code, cell.error)
+        words = cell.stream().split()
+        assert words[0::2][:2] == ["mean", "least"] and words[-1] == "runs" and int(words[-2]) > 1, cell.stream()
+        assert cell.value is None
+    assert "takes `%` lines or Rust" in kernel.run("%timeit").error["evalue"]
+    assert kernel.run("%timeit nosuch(1)").error["ename"] == "E0425"
+    assert kernel.run("%timeit %nosuch").error is not None
+
+
+def test_the_variables_are_listed(kernel):
+    kernel.run("let counted: u64 = 7;")
+    for line in ["%who", "%whos", "%vars"]:
+        assert "counted: u64" in kernel.run(line).value["text/plain"]
+
+
 def test_ps_has_the_processes_of_proc(shell, guest):
     tasks = {task["pid"]: task["comm"] for task in json.loads(shell("ps", "--json").stdout)}
     assert tasks[1] == "init" and tasks[2] == "kthreadd"

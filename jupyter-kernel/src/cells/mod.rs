@@ -6,18 +6,21 @@ mod outlet;
 mod scan;
 mod wait;
 
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use klab_protocol::{
-    Bundle, Cell, CodeMirrorMode, Completeness, Completion, Info, Language, LanguageInfo, Match,
-    Outcome, Shown, Sink,
+    Bundle, Cell, CellError, CodeMirrorMode, Completeness, Completion, Info, Language,
+    LanguageInfo, Match, Outcome, Shown, Sink,
 };
 
 use crate::commands;
 use crate::session::{self, Session};
-use line::Parts;
+use line::{Measure, Parts};
 use outlet::Outlets;
+use probes::cell::Timing;
 
 /// How a cell of Python begins.
 const PYTHON: &str = "%%drgn";
@@ -57,6 +60,10 @@ impl Cells {
         };
         for (line, body) in &parts.commands {
             show(value.take());
+            if commands::is_variables(line) {
+                value = self.variables(&cell.show)?;
+                continue;
+            }
             let data = line::run(line, body, &cell.stop, &cell.show)?;
             value = Some(data).filter(|data| !data.is_empty());
         }
@@ -70,6 +77,53 @@ impl Cells {
         let waiting = wait::blocking(&rust);
         let outcome = self.session.execute(rust, waiting, cell.show, cell.input);
         outcome.map_err(|error| error.in_words(commands::in_a_cell))
+    }
+
+    /// Runs a cell many times, and shows how long it takes instead of what it shows.
+    fn run_often(&self, cell: Cell) -> Outcome {
+        let parts = Parts::of(&cell.code);
+        if let Some((what, at)) = parts.rust.as_deref().and_then(code::fault) {
+            return Err(session::refused(&what, &cell.code, at));
+        }
+        match (parts.commands.as_slice(), parts.rust) {
+            ([], Some(rust)) => self.run(Cell {
+                code: line::often(&rust),
+                ..cell
+            }),
+            (lines @ [_, ..], None) => {
+                let mut timing = Timing::default();
+                let nowhere: Sink = Arc::new(|_| {});
+                while let Some(runs) = timing.round() {
+                    for (line, body) in (0..runs).flat_map(|_| lines) {
+                        line::run(line, body, &cell.stop, &nowhere)?;
+                        if cell.stop.load(Ordering::Relaxed) {
+                            return Err(CellError::new("Interrupted", "the cell was stopped"));
+                        }
+                    }
+                }
+                (cell.show)(Shown::Stdout(format!("{timing}\n")));
+                Ok(None)
+            }
+            _ => Err(CellError::new(
+                "Error",
+                "`%timeit` takes `%` lines or Rust: `%timeit %ps`, `%timeit guest.tasks()?`",
+            )),
+        }
+    }
+
+    /// The variables of the cells, with their types.
+    fn variables(&self, show: &Sink) -> Outcome {
+        let nobody = Box::new(|_: &str, _| None);
+        let listed = ":vars".to_owned();
+        let found = self
+            .session
+            .execute(listed, None, Arc::clone(show), nobody)?;
+        let is_empty = |data: &Bundle| data.get("text/plain").is_none_or(|text| text == "");
+        if found.as_ref().is_none_or(is_empty) {
+            (show)(Shown::Stdout("there are no variables\n".to_owned()));
+            return Ok(None);
+        }
+        Ok(found)
     }
 }
 
@@ -104,16 +158,16 @@ impl Language for Cells {
             ask(prompt, password)
         });
         let begun = Instant::now();
-        let timed = line::timed(&cell.code);
-        let is_timed = timed.is_some();
-        if let Some(code) = timed {
-            cell.code = code;
-        }
-        let outcome = self.run(cell);
-        if is_timed {
-            let took = begun.elapsed().as_secs_f64() * 1e3;
-            outlet.sink()(Shown::Stdout(format!("wall time: {took:.1} ms\n")));
-        }
+        let outcome = match Measure::of(&cell.code) {
+            None => self.run(cell),
+            Some((Measure::Often, code)) => self.run_often(Cell { code, ..cell }),
+            Some((Measure::Once, code)) => {
+                let outcome = self.run(Cell { code, ..cell });
+                let took = begun.elapsed().as_secs_f64() * 1e3;
+                outlet.sink()(Shown::Stdout(format!("wall time: {took:.1} ms\n")));
+                outcome
+            }
+        };
         outlet.end();
         outcome
     }

@@ -44,6 +44,12 @@ pub(crate) fn run_line(line: &str, body: &str, cx: &mut Context<'_>) -> Result<O
     way.put(run(piped.command, body, cx)?)
 }
 
+/// Whether a line asks for the variables of the cells, which their session knows.
+pub(crate) fn is_variables(line: &str) -> bool {
+    let line = Line::try_parse_from(line.trim_start_matches('%').split_whitespace());
+    line.is_ok_and(|line| matches!(line.command, LineCommand::Who))
+}
+
 /// Runs a line with nothing behind its command.
 fn run(line: &str, body: &str, cx: &mut Context<'_>) -> Result<Output> {
     let words = split(line)?;
@@ -69,6 +75,10 @@ fn run(line: &str, body: &str, cx: &mut Context<'_>) -> Result<Output> {
         LineCommand::Sh(sh) => inside::sh(&sh, body, cx),
         LineCommand::Drgn(code) => drgn::cell(&code, body, cx),
         LineCommand::Help => Ok(help()),
+        LineCommand::Who => bail!("`%who` stands on a line of its own"),
+        LineCommand::Time | LineCommand::Timeit => {
+            bail!("`%{}` stands at the beginning of a cell", words[0])
+        }
     }?;
     Ok(if parsed.common.json {
         output.into_json()

@@ -44,7 +44,7 @@ use clap::Parser;
 use vm::agent::ModuleError;
 
 use cli::{Shell, ShellCommand};
-pub(crate) use line::run_line;
+pub(crate) use line::{is_variables, run_line};
 use output::Face;
 pub(crate) use output::{Context, INTERRUPTED, Output, Stream, default_guest};
 pub(crate) use setup::Setup;

@@ -18,6 +18,7 @@ mod front;
 mod progress;
 mod show;
 mod streams;
+mod timing;
 
 pub use crate::base::{Interrupted, check_interrupt, interrupt_on};
 pub use block_on::block_on;
@@ -27,6 +28,7 @@ pub use front::start;
 pub use progress::Progress;
 pub(crate) use show::faces;
 pub use show::{DebugDisplay, Display, ResultDisplay, display, show_view};
+pub use timing::Timing;
 
 #[cfg(doc)]
 use std::fmt::Debug;
