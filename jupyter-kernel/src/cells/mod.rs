@@ -1,5 +1,6 @@
 //! The language of klab's cells: `%` lines and `%%` cells are commands, the rest is Rust.
 
+mod advice;
 mod code;
 mod line;
 mod outlet;
@@ -72,11 +73,12 @@ impl Cells {
         };
         show(value);
         if let Some((what, at)) = code::fault(&rust) {
-            return Err(session::refused(&what, &rust, at));
+            return Err(advice::with(session::refused(&what, &rust, at), &rust));
         }
         let waiting = wait::blocking(&rust);
+        let text = rust.clone();
         let outcome = self.session.execute(rust, waiting, cell.show, cell.input);
-        outcome.map_err(|error| error.in_words(commands::in_a_cell))
+        outcome.map_err(|error| advice::with(error.in_words(commands::in_a_cell), &text))
     }
 
     /// Runs a cell many times, and shows how long it takes instead of what it shows.

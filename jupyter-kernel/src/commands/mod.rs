@@ -49,7 +49,7 @@ use output::Face;
 pub(crate) use output::{Context, INTERRUPTED, Output, Stream, default_guest};
 pub(crate) use setup::Setup;
 use signals::Caught;
-pub(crate) use words::{in_a_cell, line_of};
+pub(crate) use words::{in_a_cell, is_command, line_of};
 
 /// Whether the error says that the user ended the command, and what was done until then.
 pub(crate) fn is_interruption(error: &anyhow::Error) -> bool {
