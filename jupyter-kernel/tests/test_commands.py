@@ -75,12 +75,70 @@ def test_a_line_and_the_shell_show_the_same(kernel, shell, klab, request):
         assert json.loads(shell(*words, "--json").stdout) is not None
 
 
+def completed(kernel, text, behind=""):
+    request = kernel.client.complete(text + behind, len(text))
+    while (reply := kernel.client.get_shell_msg(timeout=60))["parent_header"]["msg_id"] != request:
+        pass
+    return text[: reply["content"]["cursor_start"]], reply["content"]["matches"]
+
+
+def test_c_in_strings_is_completed_before_the_first_cell_and_while_one_runs(guest):
+    kernel = Kernel(env={"KLAB_GUEST": guest})
+    try:
+        # The Rust session starts meanwhile, and is not asked.
+        begun = time.monotonic()
+        assert completed(kernel, 'guest.eval("init_task.co', '")?') == ('guest.eval("init_task.', ["comm"])
+        assert time.monotonic() - begun < 5
+        assert "linux_banner" in completed(kernel, 'let a = guest.symbol("linux_ba', '")?;')[1]
+        assert "task_struct" in completed(kernel, 'guest.type_of("struct task_st')[1]
+        assert "struct task_struct" in completed(kernel, '#[derive(Mirror)]\n#[mirror(c = "task_str')[1]
+        mirror = '#[mirror(c = "struct task_struct")]\nstruct T { #[mirror(member = "__sta'
+        assert completed(kernel, mirror, '")] s: u64 }')[1] == ["__state"]
+        chain = 'let task = guest.find_task(1)?;\ntask.member("fs")?.member("um'
+        assert completed(kernel, chain)[1] == ["umask"]
+        assert "veth" in completed(kernel, 'guest.module("ve')[1]
+
+        def shown(text, behind=""):
+            reply = kernel.client.inspect(text + behind, len(text), reply=True, timeout=60)["content"]
+            return reply["data"].get("text/plain", "")
+
+        assert "struct list_head *next" in shown('guest.type_of("struct list_he', 'ad")').replace("* next", "*next")
+        assert "linux_banner" in shown('guest.symbol("linux_ba', 'nner")') and shown('guest.symbol("linux_ba', 'nner")').startswith("0x")
+        request = kernel.client.execute("loop { check_interrupt(); }")
+        kernel.until(request, lambda message: message["msg_type"] == "execute_input")
+        assert completed(kernel, 'guest.eval("init_task.co')[1] == ["comm"]
+        kernel.manager.interrupt_kernel()
+        kernel.finish(request)
+    finally:
+        kernel.stop()
+
+
+def until(kernel, text, wanted):
+    """The guest's answer may come late; it is there for a later question."""
+    for _ in range(100):
+        found = completed(kernel, text)
+        if wanted in found[1]:
+            return found
+        time.sleep(0.1)
+    raise AssertionError((text, found))
+
+
+def test_shell_cells_are_completed_by_the_guest(kernel, shell, guest, request):
+    until(kernel, "%%sh\nunam", "uname")
+    before, names = until(kernel, "%%sh\nls -l /etc/../pro", "proc/")
+    assert (before, names) == ("%%sh\nls -l /etc/../", ["proc/"])
+    assert "cmdline" in until(kernel, "%sh cat /proc/cmd", "cmdline")[1]
+    assert completed(kernel, "%%sh\nls --al")[1] == []
+    request.addfinalizer(lambda: shell("resume"))
+    shell("pause")
+    begun = time.monotonic()
+    assert completed(kernel, "%%sh\ncat /sys/ker")[1] == []
+    assert time.monotonic() - begun < 2
+
+
 def test_lines_are_completed_by_what_the_guest_has(kernel):
     def complete(text):
-        request = kernel.client.complete(text)
-        while (reply := kernel.client.get_shell_msg(timeout=60))["parent_header"]["msg_id"] != request:
-            pass
-        return text[: reply["content"]["cursor_start"]], reply["content"]["matches"]
+        return completed(kernel, text)
 
     assert complete("%tas") == ("%", ["task", "task-tree", "tasks"])
     assert "1" in complete("%address-map ")[1]

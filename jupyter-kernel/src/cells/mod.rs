@@ -182,11 +182,12 @@ impl Language for Cells {
         match code.trim_start() {
             body if body.starts_with(PYTHON) => python(code, at),
             // Another body is not Rust either: the guest's shell reads it.
-            body if body.starts_with(SHELL) => Completion {
-                matches: Vec::new(),
-                replaced: at..at,
-            },
-            _ => self.session.complete(code.to_owned(), at),
+            body if body.starts_with(SHELL) => {
+                let before = code.get(..at).unwrap_or_default();
+                let found = commands::complete::shell_cell(before, &commands::default_guest());
+                completion(found.unwrap_or_default(), 0, at)
+            }
+            _ => c_of(code, at).unwrap_or_else(|| self.session.complete(code.to_owned(), at)),
         }
     }
 
@@ -195,6 +196,12 @@ impl Language for Cells {
             let guest = commands::default_guest();
             let at = (at - start).min(line.len());
             let text = commands::complete::inspect(line, at, &guest)?;
+            return Some(Bundle::from_iter([("text/plain".to_owned(), text.into())]));
+        }
+        if let Some((before, begin)) = c_string(code, at) {
+            let text = code[begin..].split('"').next().unwrap_or_default();
+            let guest = commands::default_guest();
+            let text = commands::complete::inspect_string(before, text, at - begin, &guest)?;
             return Some(Bundle::from_iter([("text/plain".to_owned(), text.into())]));
         }
         self.session
@@ -225,13 +232,37 @@ fn command_line(code: &str, at: usize) -> Option<(usize, &str)> {
 /// What the words of a command may go on with.
 fn command(before: &str, start: usize) -> Completion {
     let found = commands::complete::complete(before, &commands::default_guest());
+    completion(found, start, start + before.len())
+}
+
+/// The string of C that byte `at` of a cell is in: what stands before it, and where its text begins.
+fn c_string(code: &str, at: usize) -> Option<(&str, usize)> {
+    let begin = code::string_at(code, at)?;
+    let before = code[..begin].strip_suffix('"')?;
+    commands::complete::is_c(before).then_some((before, begin))
+}
+
+/// What C in a string of Rust may go on with; `None` if the cursor is in none.
+fn c_of(code: &str, at: usize) -> Option<Completion> {
+    let (before, begin) = c_string(code, at)?;
+    let begun = code.get(begin..at)?;
+    let found = commands::complete::in_string(before, begun, &commands::default_guest());
+    Some(completion(found, begin, at))
+}
+
+/// What was found in a part of a cell that begins at byte `begin`; the cursor is at `at`.
+fn completion(found: commands::complete::Completed, begin: usize, at: usize) -> Completion {
     let as_match = |(text, kind): (String, String)| Match {
         text,
         kind: Some(kind).filter(|kind| !kind.is_empty()),
     };
+    let start = match found.matches.is_empty() {
+        true => at,
+        false => begin + found.start,
+    };
     Completion {
         matches: found.matches.into_iter().map(as_match).collect(),
-        replaced: start + found.start..start + before.len(),
+        replaced: start..at,
     }
 }
 
