@@ -147,8 +147,6 @@ def test_lines_are_completed_by_what_the_guest_has(kernel):
     assert "task_struct" in complete("%struct task_st")[1]
     assert "veth" in complete("%module ve")[1]
     assert complete("%slab task_s")[1] == ["task_struct"]
-    # The guest's shell is not Rust.
-    assert complete("%%sh\nls /pr")[1] == []
 
 
 def test_lines_follow_a_guest_that_is_started_anew(kernel, klab):
@@ -184,9 +182,9 @@ def test_lines_are_filtered_and_written_to_files(kernel, tmp_path):
 
     tasks = text("%ps").splitlines()
     assert text("%ps | head 3").splitlines() == tasks[:3]
-    assert [line.split()[0] for line in text("%ps | grep -i KTHREADD$").splitlines()] == ["2"]
-    assert text("%p 3 > 2 | grep =").strip().endswith("= 1")
-    assert text("%p 1 | 2").strip().endswith("= 3")
+    assert [line.split()[0] for line in text("%ps | grep -i KTHREADD").splitlines()] == ["2"]
+    assert text("%p 3 > 2 | grep int").strip() == "(int)1"
+    assert text("%p 1 | 2").strip() == "(int)3"
     file = tmp_path / "a b.txt"
     assert "(1 lines)" in text(f"%ps | grep kthreadd > '{file}'")
     text(f"%ps | head 1 >> '{file}'")
