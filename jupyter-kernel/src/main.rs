@@ -2,7 +2,6 @@
 
 mod cells;
 mod commands;
-mod prepare;
 mod session;
 mod setup;
 mod spec;
@@ -10,10 +9,5 @@ mod spec;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    if let Some(done) = prepare::hook() {
-        return done;
-    }
-    // The process of the cells is this program too.
-    evcxr::runtime_hook();
     commands::main(setup::run)
 }

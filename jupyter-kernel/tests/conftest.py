@@ -80,6 +80,10 @@ class Kernel:
             if message["parent_header"].get("msg_id") == request and wanted(message):
                 return message
 
+    def cells(self):
+        """The process of klab-cells, the kernel's session."""
+        return session_of(self.manager.provisioner.pid)[0]
+
     def no_more(self):
         with pytest.raises(queue.Empty):
             self.client.get_iopub_msg(timeout=0.3)
@@ -87,6 +91,41 @@ class Kernel:
     def stop(self):
         self.client.stop_channels()
         self.manager.shutdown_kernel(now=False)
+
+
+def children(parent):
+    """The child processes of one, each with its environment."""
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            stat = open(f"/proc/{pid}/stat").read()
+            if int(stat.rsplit(")", 1)[1].split()[1]) == parent:
+                words = open(f"/proc/{pid}/environ", "rb").read().split(b"\0")
+                yield int(pid), dict(word.split(b"=", 1) for word in words if b"=" in word)
+        except OSError:
+            pass
+
+
+def gone(pid, within=5):
+    deadline = time.monotonic() + within
+    while time.monotonic() < deadline:
+        try:
+            if open(f"/proc/{pid}/stat").read().rsplit(")", 1)[1].split()[0] == "Z":
+                return True
+        except OSError:
+            return True
+        time.sleep(0.05)
+    return False
+
+
+def session_of(kernel):
+    """The process of a kernel's session, and its environment, once it has a folder."""
+    deadline = time.monotonic() + 10
+    while time.monotonic() < deadline:
+        for pid, environ in children(kernel):
+            if b"KLAB_SESSION" in environ:
+                return pid, environ
+        time.sleep(0.05)
+    raise AssertionError("the kernel has no session")
 
 
 @pytest.fixture(scope="module")

@@ -2,6 +2,8 @@
 
 import time
 
+from conftest import Kernel
+
 
 def test_a_value_and_its_count(kernel):
     first = kernel.run("1 + 1")
@@ -187,3 +189,32 @@ def test_lines_are_what_people_mean(kernel):
         assert cell.error is None and "tasks" in cell.value["text/plain"], line
     cell = kernel.run("%time 20 + 22")
     assert cell.value["text/plain"] == "42" and "wall time" in cell.stream()
+
+
+def test_words_of_other_languages_name_their_cell(kernel):
+    def said(code):
+        error = kernel.run(code).error
+        assert error is not None, code
+        return "\n".join(error["traceback"])
+
+    for code in ["prog.stack_trace(find_task(2))", "for task in for_each_task(prog):\n    print(task.pid)"]:
+        assert "begin the cell with `%%drgn`" in said(code)
+    assert "this is Python" in said("import os")
+    assert "`%sh ls` runs it in the guest" in said("ls")
+    assert "`%ps` is the command" in said("ps")
+    assert ":dep rand" in said("use rand::Rng;")
+    assert "a cell ends by itself" in said("exit") and "cannot find value `exit`" in said("exit")
+    assert "keep the value itself" in said("let kept = &String::from(\"x\");")
+    assert "collect it" in said("let it = vec![1].into_iter().filter(|x| *x > 0);")
+    assert "Box<dyn Fn" in said("let f = |a: i32| a + 1;")
+
+
+def test_the_cure_of_no_guest_is_the_notebooks():
+    kernel = Kernel(env={"KLAB_GUEST": "nosuch"})
+    try:
+        for code in ["guest.tasks()?", "%ps", "%%drgn\nprog", "%%sh\nls"]:
+            error = kernel.run(code).error
+            assert "`%guest up nosuch`" in error["evalue"], error
+            assert "`klab up" not in "\n".join(error["traceback"]), error
+    finally:
+        kernel.stop()

@@ -75,12 +75,70 @@ def test_a_line_and_the_shell_show_the_same(kernel, shell, klab, request):
         assert json.loads(shell(*words, "--json").stdout) is not None
 
 
+def completed(kernel, text, behind=""):
+    request = kernel.client.complete(text + behind, len(text))
+    while (reply := kernel.client.get_shell_msg(timeout=60))["parent_header"]["msg_id"] != request:
+        pass
+    return text[: reply["content"]["cursor_start"]], reply["content"]["matches"]
+
+
+def test_c_in_strings_is_completed_before_the_first_cell_and_while_one_runs(guest):
+    kernel = Kernel(env={"KLAB_GUEST": guest})
+    try:
+        # The Rust session starts meanwhile, and is not asked.
+        begun = time.monotonic()
+        assert completed(kernel, 'guest.eval("init_task.co', '")?') == ('guest.eval("init_task.', ["comm"])
+        assert time.monotonic() - begun < 5
+        assert "linux_banner" in completed(kernel, 'let a = guest.symbol("linux_ba', '")?;')[1]
+        assert "task_struct" in completed(kernel, 'guest.type_of("struct task_st')[1]
+        assert "struct task_struct" in completed(kernel, '#[derive(Mirror)]\n#[mirror(c = "task_str')[1]
+        mirror = '#[mirror(c = "struct task_struct")]\nstruct T { #[mirror(member = "__sta'
+        assert completed(kernel, mirror, '")] s: u64 }')[1] == ["__state"]
+        chain = 'let task = guest.find_task(1)?;\ntask.member("fs")?.member("um'
+        assert completed(kernel, chain)[1] == ["umask"]
+        assert "veth" in completed(kernel, 'guest.module("ve')[1]
+
+        def shown(text, behind=""):
+            reply = kernel.client.inspect(text + behind, len(text), reply=True, timeout=60)["content"]
+            return reply["data"].get("text/plain", "")
+
+        assert "struct list_head *next" in shown('guest.type_of("struct list_he', 'ad")').replace("* next", "*next")
+        assert "linux_banner" in shown('guest.symbol("linux_ba', 'nner")') and shown('guest.symbol("linux_ba', 'nner")').startswith("0x")
+        request = kernel.client.execute("loop { check_interrupt(); }")
+        kernel.until(request, lambda message: message["msg_type"] == "execute_input")
+        assert completed(kernel, 'guest.eval("init_task.co')[1] == ["comm"]
+        kernel.manager.interrupt_kernel()
+        kernel.finish(request)
+    finally:
+        kernel.stop()
+
+
+def until(kernel, text, wanted):
+    """The guest's answer may come late; it is there for a later question."""
+    for _ in range(100):
+        found = completed(kernel, text)
+        if wanted in found[1]:
+            return found
+        time.sleep(0.1)
+    raise AssertionError((text, found))
+
+
+def test_shell_cells_are_completed_by_the_guest(kernel, shell, guest, request):
+    until(kernel, "%%sh\nunam", "uname")
+    before, names = until(kernel, "%%sh\nls -l /etc/../pro", "proc/")
+    assert (before, names) == ("%%sh\nls -l /etc/../", ["proc/"])
+    assert "cmdline" in until(kernel, "%sh cat /proc/cmd", "cmdline")[1]
+    assert completed(kernel, "%%sh\nls --al")[1] == []
+    request.addfinalizer(lambda: shell("resume"))
+    shell("pause")
+    begun = time.monotonic()
+    assert completed(kernel, "%%sh\ncat /sys/ker")[1] == []
+    assert time.monotonic() - begun < 2
+
+
 def test_lines_are_completed_by_what_the_guest_has(kernel):
     def complete(text):
-        request = kernel.client.complete(text)
-        while (reply := kernel.client.get_shell_msg(timeout=60))["parent_header"]["msg_id"] != request:
-            pass
-        return text[: reply["content"]["cursor_start"]], reply["content"]["matches"]
+        return completed(kernel, text)
 
     assert complete("%tas") == ("%", ["task", "task-tree", "tasks"])
     assert "1" in complete("%address-map ")[1]
@@ -89,8 +147,6 @@ def test_lines_are_completed_by_what_the_guest_has(kernel):
     assert "task_struct" in complete("%struct task_st")[1]
     assert "veth" in complete("%module ve")[1]
     assert complete("%slab task_s")[1] == ["task_struct"]
-    # The guest's shell is not Rust.
-    assert complete("%%sh\nls /pr")[1] == []
 
 
 def test_lines_follow_a_guest_that_is_started_anew(kernel, klab):
@@ -116,6 +172,42 @@ def test_lines_follow_a_guest_that_is_started_anew(kernel, klab):
     up("--kernel", "6.1")
     assert looks() != first
     subprocess.run([klab, "down", name], check=True)
+
+
+def test_lines_are_filtered_and_written_to_files(kernel, tmp_path):
+    def text(line):
+        cell = kernel.run(line)
+        assert cell.error is None, cell.error
+        return cell.value["text/plain"]
+
+    tasks = text("%ps").splitlines()
+    assert text("%ps | head 3").splitlines() == tasks[:3]
+    assert [line.split()[0] for line in text("%ps | grep -i KTHREADD").splitlines()] == ["2"]
+    assert text("%p 3 > 2 | grep int").strip() == "(int)1"
+    assert text("%p 1 | 2").strip() == "(int)3"
+    file = tmp_path / "a b.txt"
+    assert "(1 lines)" in text(f"%ps | grep kthreadd > '{file}'")
+    text(f"%ps | head 1 >> '{file}'")
+    assert len(file.read_text().splitlines()) == 2
+    assert "behind a `|` stand" in kernel.run("%ps | less").error["evalue"]
+
+
+def test_a_cell_is_measured(kernel):
+    for code in ["%timeit %ps | head 1", "%timeit guest.tasks()?", "%%timeit\nlet n = guest.tasks()?.len();\nn + 1"]:
+        cell = kernel.run(code)
+        assert cell.error is None, (code, cell.error)
+        words = cell.stream().split()
+        assert words[0::2][:2] == ["mean", "least"] and words[-1] == "runs" and int(words[-2]) > 1, cell.stream()
+        assert cell.value is None
+    assert "takes `%` lines or Rust" in kernel.run("%timeit").error["evalue"]
+    assert kernel.run("%timeit nosuch(1)").error["ename"] == "E0425"
+    assert kernel.run("%timeit %nosuch").error is not None
+
+
+def test_the_variables_are_listed(kernel):
+    kernel.run("let counted: u64 = 7;")
+    for line in ["%who", "%whos", "%vars"]:
+        assert "counted: u64" in kernel.run(line).value["text/plain"]
 
 
 def test_ps_has_the_processes_of_proc(shell, guest):

@@ -3,7 +3,7 @@
 import statistics
 import time
 
-from conftest import Kernel
+from conftest import Kernel, session_of
 
 
 def test_the_first_result_comes():
@@ -26,9 +26,8 @@ def test_a_displayed_expression_is_compiled_once(kernel):
         took.append(time.monotonic() - start)
     print(f"a displayed value takes {statistics.median(took) * 1000:.0f} ms")
     # evcxr's second attempt would have left its own way to show the value.
-    environ = open(f"/proc/{kernel.manager.provisioner.pid}/environ", "rb").read().split(b"\0")
-    folder = next(entry.split(b"=", 1)[1].decode() for entry in environ if entry.startswith(b"EVCXR_TMPDIR="))
-    compiled = open(f"{folder}/src/lib.rs").read()
+    _, environ = session_of(kernel.manager.provisioner.pid)
+    compiled = open(f"{environ[b'EVCXR_TMPDIR'].decode()}/src/lib.rs").read()
     assert ").evcxr_display();" in compiled and "evcxr_send_text_plain" not in compiled
 
 

@@ -5,7 +5,7 @@ import os
 import subprocess
 
 import pytest
-from conftest import Kernel
+from conftest import Kernel, session_of
 
 
 @pytest.fixture(scope="module")
@@ -38,9 +38,8 @@ def cells(klab):
 
 def is_compiled(kernel):
     """The text that was compiled last."""
-    environ = open(f"/proc/{kernel.manager.provisioner.pid}/environ", "rb").read().split(b"\0")
-    folder = next(entry.split(b"=", 1)[1].decode() for entry in environ if entry.startswith(b"EVCXR_TMPDIR="))
-    return open(f"{folder}/src/lib.rs").read()
+    _, environ = session_of(kernel.manager.provisioner.pid)
+    return open(f"{environ[b'EVCXR_TMPDIR'].decode()}/src/lib.rs").read()
 
 
 def test_what_is_shown_is_what_the_compiled_cell_shows(klab, kernel):

@@ -6,7 +6,7 @@ import signal
 import subprocess
 import time
 
-from conftest import KERNEL, Kernel
+from conftest import KERNEL, Kernel, children, gone, session_of
 from jupyter_client.manager import KernelManager
 
 #: Rounds of the tests that kill at random points: more than a few take a quarter of an hour.
@@ -83,28 +83,11 @@ def test_a_process_that_is_killed_comes_back(kernel):
 
 
 def pid_of_cells(kernel):
-    """The child of the kernel that runs the cells: the one that was started with KLAB_CELL."""
-    parent = kernel.manager.provisioner.pid
-    for pid in filter(str.isdigit, os.listdir("/proc")):
-        try:
-            stat = open(f"/proc/{pid}/stat").read()
-            if int(stat.rsplit(")", 1)[1].split()[1]) == parent and b"KLAB_CELL=" in open(f"/proc/{pid}/environ", "rb").read():
-                return int(pid)
-        except OSError:
-            pass
+    """The process that runs the cells: the child of klab-cells that was started with KLAB_CELL."""
+    for pid, environ in children(kernel.cells()):
+        if b"KLAB_CELL" in environ:
+            return pid
     raise AssertionError("the kernel has no process for cells")
-
-
-def gone(pid, within=5):
-    deadline = time.monotonic() + within
-    while time.monotonic() < deadline:
-        try:
-            if open(f"/proc/{pid}/stat").read().rsplit(")", 1)[1].split()[0] == "Z":
-                return True
-        except OSError:
-            return True
-        time.sleep(0.05)
-    return False
 
 
 def test_restart_begins_anew(kernel):
@@ -121,8 +104,10 @@ def test_nothing_outlives_a_killed_kernel():
     request = kernel.client.execute('println!("running"); loop {}')
     kernel.until(request, lambda m: m["msg_type"] == "stream")
     cells = pid_of_cells(kernel)
+    session, environ = session_of(kernel.manager.provisioner.pid)
+    folder = environ[b"KLAB_SESSION"].decode()
     os.kill(kernel.manager.provisioner.pid, signal.SIGKILL)
-    assert gone(cells)
+    assert gone(cells) and gone(session) and not os.path.exists(folder)
     kernel.client.stop_channels()
     kernel.manager.shutdown_kernel(now=True)
 
@@ -139,18 +124,6 @@ def of_session(folder):
     return found
 
 
-def session_of(pid):
-    """The folder of a kernel's session, once it has one."""
-    deadline = time.monotonic() + 10
-    while time.monotonic() < deadline:
-        words = open(f"/proc/{pid}/environ", "rb").read().split(b"\0")
-        for word in words:
-            if word.startswith(b"KLAB_SESSION="):
-                return word.removeprefix(b"KLAB_SESSION=").decode()
-        time.sleep(0.05)
-    raise AssertionError("the kernel has no folder")
-
-
 def test_a_kernel_killed_while_it_starts_leaves_nothing_and_the_next_one_works(klab):
     seed = random.randrange(2**32)
     print("seed", seed)
@@ -159,7 +132,7 @@ def test_a_kernel_killed_while_it_starts_leaves_nothing_and_the_next_one_works(k
         manager = KernelManager(kernel_name=KERNEL)
         manager.start_kernel()
         pid = manager.provisioner.pid
-        folder = session_of(pid)
+        folder = session_of(pid)[1][b"KLAB_SESSION"].decode()
         time.sleep(chance.uniform(0, 12))
         os.kill(pid, signal.SIGKILL)
         deadline = time.monotonic() + 5
@@ -171,7 +144,6 @@ def test_a_kernel_killed_while_it_starts_leaves_nothing_and_the_next_one_works(k
         subprocess.run([klab, "ps", "--json"], check=True, stdout=subprocess.DEVNULL)
     kernel = Kernel()
     assert kernel.run("guest.task(1)?.comm").value["text/plain"] == '"init"'
-    # The folders of those that were killed go when the next kernel starts.
     assert not os.path.exists(folder)
     kernel.stop()
 
@@ -180,15 +152,12 @@ def test_shutdown_ends_a_running_cell_and_leaves_no_folder():
     kernel = Kernel()
     kernel.run("1")
     sessions = os.path.join(os.environ.get("KLAB_CACHE") or os.path.expanduser("~/.cache/klab"), "sessions")
-    folder = dict(
-        entry.split(b"=", 1)
-        for entry in open(f"/proc/{kernel.manager.provisioner.pid}/environ", "rb").read().split(b"\0")
-        if b"=" in entry
-    )[b"KLAB_SESSION"].decode()
+    folder = session_of(kernel.manager.provisioner.pid)[1][b"KLAB_SESSION"].decode()
     assert os.path.isdir(folder) and folder.startswith(sessions)
+    sockets = os.readlink(f"{folder}/sockets")
     kernel.client.execute("loop {}")
     time.sleep(1)
     cells = pid_of_cells(kernel)
     kernel.stop()
     assert gone(cells)
-    assert not os.path.exists(folder)
+    assert not os.path.exists(folder) and not os.path.exists(sockets)

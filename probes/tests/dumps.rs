@@ -47,6 +47,10 @@ fn main() -> io::Result<ExitCode> {
                 }));
             }
         }
+        let reading = guest.clone();
+        trials.push(Trial::test(format!("{kernel}::first-guesses"), move || {
+            first_guesses(&reading)
+        }));
         let (guest, folder) = (guest.clone(), kernel.clone());
         accepted.insert(format!("{kernel}/search.snap"));
         trials.push(Trial::test(format!("{kernel}::search"), move || {
@@ -83,6 +87,23 @@ fn open(kernel: &str, folder: &Path) -> io::Result<Guest> {
         }
     }
     Guest::open_core(&path).map_err(io::Error::other)
+}
+
+/// The methods that newcomers try first.
+fn first_guesses(guest: &Guest) -> Result<(), Failed> {
+    let task = guest.find_task(1)?;
+    let same = guest.task(1)?;
+    assert_eq!(task.member("comm")?.string()?, &*same.comm);
+    assert!(guest.find_task(i32::MAX).is_err());
+    let banner = guest.symbol("linux_banner")?;
+    let bytes = guest.read_bytes(banner, 13)?;
+    assert_eq!(bytes, b"Linux version");
+    assert_eq!(guest.read_u64(banner)?.to_le_bytes(), bytes[..8]);
+    assert!(guest.read_bytes(banner, 0)?.is_empty());
+    // Before there is memory for it.
+    assert!(guest.read_bytes(banner, usize::MAX).is_err());
+    assert!(guest.symbols("linux_banner").is_ok());
+    Ok(())
 }
 
 fn file_name(command: &str, sample: &[&str]) -> String {

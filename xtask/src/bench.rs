@@ -4,6 +4,8 @@ use std::process::ExitCode;
 
 use anyhow::{Result, bail};
 
+use crate::board::Board;
+use crate::cells;
 use crate::lab::cargo;
 use crate::paths::Paths;
 use crate::process::tied;
@@ -25,6 +27,7 @@ pub(crate) fn run(words: &[&str]) -> Result<ExitCode> {
     if !cargo(&paths).args(BUILT).status()?.success() {
         bail!("the bench does not compile");
     }
+    cells::ensure(&Board::new(), &paths)?;
     let status = tied(&paths.program("klab-bench"))
         .env("KLAB", paths.program("klab"))
         .args(words)

@@ -12,6 +12,7 @@ use std::time::{Instant, UNIX_EPOCH};
 use anyhow::{Context, Result, anyhow, bail};
 
 use crate::board::{Board, time};
+use crate::cells;
 use crate::drgn;
 use crate::packages::{self, Package};
 use crate::paths::Paths;
@@ -38,6 +39,9 @@ impl Lab {
         let paths = Paths::new()?;
         let board = Board::new();
         set_up(&board, &paths, packages::LAB.iter())?;
+        if self.headless {
+            cells::ensure(&board, &paths)?;
+        }
         guest(&board, &paths, None)?;
         eprintln!("ready after {}", time(began.elapsed()));
         if self.headless {
@@ -53,6 +57,7 @@ impl Lab {
                 ExitCode::FAILURE
             });
         }
+        cells::begin(&paths)?;
         module(&paths);
         Err(self.jupyter(&paths)?)
     }
@@ -105,7 +110,7 @@ impl Lab {
     }
 }
 
-/// Everything short of a running guest.
+/// Everything short of a running guest and of what Rust cells need.
 pub(crate) fn set_up(
     board: &Board,
     paths: &Paths,
@@ -131,31 +136,18 @@ pub(crate) fn set_up(
         built.and(python)
     })?;
     drgn::ensure(board, paths)?;
-    let klab = paths.program("klab");
-    let cure = "see what it said above, then run this again: it carries on";
-    for (name, words) in [
-        ("prepare", vec!["prepare".as_ref()]),
-        (
-            "kernelspec",
-            vec![
-                "kernelspec".as_ref(),
-                "--prefix".as_ref(),
-                paths.venv().as_os_str(),
-            ],
-        ),
-    ] {
-        board.begin(name);
-        let job = Job {
-            board,
-            name,
-            log: paths.logs().join(format!("{name}.log")),
-            cure,
-        };
-        job.run(tied(&klab).args(words), |line| {
-            Some(line.chars().take(70).collect())
-        })?;
-        board.end(name, "done");
-    }
+    const NAME: &str = "kernelspec";
+    board.begin(NAME);
+    let job = Job {
+        board,
+        name: NAME,
+        log: paths.logs().join("kernelspec.log"),
+        cure: "see what it said above, then run this again: it carries on",
+    };
+    let mut kernelspec = tied(&paths.program("klab"));
+    kernelspec.arg(NAME).arg("--prefix").arg(paths.venv());
+    job.run(&mut kernelspec, |_| None)?;
+    board.end(NAME, "done");
     Ok(())
 }
 
@@ -257,7 +249,7 @@ pub(crate) fn cargo(paths: &Paths) -> Command {
 }
 
 /// `214/361 crates` from cargo's `Building [====> ] 214/361: a, b`.
-fn units(line: &str) -> Option<String> {
+pub(crate) fn units(line: &str) -> Option<String> {
     let line = line.trim_start();
     if let Some((_, rest)) = line.strip_prefix("Building [")?.split_once(']') {
         let (count, crates) = rest.trim().split_once(':')?;

@@ -6,6 +6,7 @@ use std::time::Instant;
 use anyhow::{Result, anyhow};
 
 use crate::board::{Board, time};
+use crate::cells;
 use crate::guests::Guests;
 use crate::lab;
 use crate::packages;
@@ -45,7 +46,8 @@ impl<'a> Lane<'a> {
         let began = Instant::now();
         let board = Board::new();
         let packages = packages::LAB.iter().chain(packages::TESTS);
-        let done = lab::set_up(&board, self.paths, packages);
+        let done = lab::set_up(&board, self.paths, packages)
+            .and_then(|()| cells::ensure(&board, self.paths));
         if let Err(error) = &done {
             println!("set-up failed: {error:#}");
         }

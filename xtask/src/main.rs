@@ -4,6 +4,7 @@
 
 mod bench;
 mod board;
+mod cells;
 mod cites;
 mod clean;
 #[cfg(test)]
@@ -30,6 +31,7 @@ const USAGE: &str = "\
 cargo xtask lab [--headless] [--no-browser]   set everything up, boot the guest, open the lessons
                 --headless    execute the first lessons here and print what they show
                 --no-browser  print the address, open nothing
+cargo xtask cells                             build what Rust cells need, as lab does behind the lessons
 cargo xtask test [STAGE..]                    run every test, or only these stages:
                 fmt clippy unit live drgn drgn-suite kernel stock notebooks
                 layouts: every structure and global, by BTF and by DWARF (fetches 350 MB)
@@ -65,6 +67,7 @@ fn run(words: &[&str]) -> Result<ExitCode> {
             }
             lab.run()
         }
+        ["cells"] => cells::run(),
         ["test", names @ ..] => stages::run(names),
         ["cites", folders @ ..] => cites::run(folders),
         ["bench", words @ ..] => bench::run(words),

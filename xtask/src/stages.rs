@@ -11,10 +11,20 @@ use crate::lane::Lane;
 use crate::paths::Paths;
 use crate::program::{Program, check, pytest, tests};
 
-/// The crates that build in seconds, by exclusion so that a new one is not forgotten. `klab` pulls in rust-analyzer:
-/// it is built once, for release, and never together with these (their features would build it again).
-const LIGHT: &[&str] = &["--workspace", "--exclude", "klab", "--exclude", "stock"];
+/// The crates that build in seconds, by exclusion so that a new one is not forgotten. `klab-cells` pulls in rust-analyzer:
+/// it is built once, for release, and never together with others (their features would build it again). `klab` is tested
+/// as it is run.
+const LIGHT: &[&str] = &[
+    "--workspace",
+    "--exclude",
+    "klab",
+    "--exclude",
+    "klab-cells",
+    "--exclude",
+    "stock",
+];
 const KLAB: &[&str] = &["--release", "--package", "klab"];
+const CELLS: &[&str] = &["--release", "--package", "klab-cells"];
 
 /// The documentation of the libraries, in which a link that leads nowhere is an error.
 const DOC: &[&str] = &[
@@ -24,14 +34,14 @@ const DOC: &[&str] = &[
     "--no-deps",
 ];
 
-/// The stock REPL and the stock Jupyter kernel, on klab's build of rust-analyzer: with klab among the packages the
+/// The stock REPL and the stock Jupyter kernel, on klab's build of rust-analyzer: with klab-cells among the packages the
 /// features that its dependencies are built with stay the same.
 const STOCK: &[&str] = &[
     "build",
     "--locked",
     "--release",
     "--package",
-    "klab",
+    "klab-cells",
     "--package",
     "stock",
     "--package",
@@ -85,6 +95,7 @@ const STAGES: &[Stage] = &[
                 tests(&[&["test", "--no-fail-fast", "--lib", "--bins"], LIGHT].concat()),
                 tests(&[&["test", "--no-fail-fast", "--doc"], LIGHT].concat()),
                 tests(&[&["test", "--no-fail-fast", "--bins"], KLAB].concat()),
+                tests(&[&["test", "--no-fail-fast", "--bins"], CELLS].concat()),
             ])
         },
     },
@@ -99,6 +110,7 @@ const STAGES: &[Stage] = &[
             Ok(vec![
                 check(&[&["clippy"], LIGHT, strict].concat()),
                 check(&[&["clippy"], KLAB, strict].concat()),
+                check(&[&["clippy"], CELLS, strict].concat()),
             ])
         },
     },

@@ -32,10 +32,8 @@ use jupyter_zmq_client as zmq;
 use tokio::sync::mpsc;
 
 pub use jupyter_protocol::messaging::{CodeMirrorMode, LanguageInfo};
-pub use language::{
-    Bundle, Cell, CellError, Completeness, Completion, Info, Input, Language, Match, Outcome,
-    Shown, Sink, Stop,
-};
+pub use klab_language::{Bundle, CellError, Completion, Input, Match, Outcome, Shown, Sink, Stop};
+pub use language::{Cell, Completeness, Info, Language};
 
 use publish::Publisher;
 

@@ -15,6 +15,14 @@ pub(super) fn end_of_name(code: &str, at: usize) -> usize {
         .unwrap_or(rest.len())
 }
 
+/// Where the text of the string begins that byte `at` is in, if it is in a plain one.
+pub(super) fn string_at(code: &str, at: usize) -> Option<usize> {
+    let Scan::Open { at: open, .. } = Scan::of(&rust_of(code.get(..at)?)) else {
+        return None;
+    };
+    code[open..at].starts_with('"').then_some(open + 1)
+}
+
 /// The cell's Rust, on its own lines: commands, evcxr's and the host's shell's are left blank.
 pub(super) fn rust_of(code: &str) -> String {
     code.lines()
@@ -132,6 +140,18 @@ fn continues(rust: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_string_is_found_by_any_place_in_it() {
+        let code = "%p 'x\nlet 名 = guest.eval(\"init_task.\")?; // \"";
+        let begin = code.find("init").unwrap();
+        for at in begin..=begin + 10 {
+            assert_eq!(string_at(code, at), Some(begin));
+        }
+        assert_eq!(string_at(code, begin + 11), None);
+        assert_eq!(string_at(code, code.len()), None);
+        assert_eq!(string_at("r\"x", 3), None);
+    }
 
     #[test]
     fn whole_cells_are_complete() {

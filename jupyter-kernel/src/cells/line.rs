@@ -53,14 +53,37 @@ impl Parts {
     }
 }
 
-/// A cell without the `%time` or `%%time` that it begins with, on the lines where it stood.
-pub(super) fn timed(code: &str) -> Option<String> {
-    let begin = code.len() - code.trim_start().len();
-    let rest = code[begin..].trim_start_matches('%');
-    let signs = code.len() - begin - rest.len();
-    let rest = rest.strip_prefix("time")?;
-    ((1..=2).contains(&signs) && rest.starts_with(char::is_whitespace))
-        .then(|| format!("{}{rest}", &code[..begin]))
+/// What a cell begins with that is about the cell itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Measure {
+    /// `%time`: how long it takes.
+    Once,
+    /// `%timeit`: how long it takes on the average.
+    Often,
+}
+
+impl Measure {
+    /// Takes the `%time`, `%%time`, `%timeit` or `%%timeit` off a cell, whose rest stays on the lines where it stood.
+    pub(super) fn of(code: &str) -> Option<(Self, String)> {
+        let begin = code.len() - code.trim_start().len();
+        let rest = code[begin..].trim_start_matches('%');
+        let signs = code.len() - begin - rest.len();
+        let (measure, rest) = match (rest.strip_prefix("timeit"), rest.strip_prefix("time")) {
+            (Some(rest), _) => (Self::Often, rest),
+            (None, Some(rest)) => (Self::Once, rest),
+            (None, None) => return None,
+        };
+        ((1..=2).contains(&signs) && (rest.is_empty() || rest.starts_with(char::is_whitespace)))
+            .then(|| (measure, format!("{}{rest}", &code[..begin])))
+    }
+}
+
+/// The Rust of a cell, as often as a [`Timing`](probes::cell::Timing) wants it; it prints what that came to.
+pub(super) fn often(rust: &str) -> String {
+    format!(
+        "{{ let mut timing = probes::cell::Timing::default(); while let Some(runs) = timing.round() {{ for _ in 0..runs {{ \
+         std::hint::black_box({{\n{rust}\n}}); }} }} println!(\"{{timing}}\"); }}"
+    )
 }
 
 /// Runs one command.
@@ -118,8 +141,12 @@ fn failed(error: anyhow::Error) -> CellError {
     match error.downcast::<Raised>() {
         Ok(raised) => CellError {
             ename: raised.ename,
-            evalue: raised.evalue,
-            traceback: raised.traceback,
+            evalue: commands::in_a_cell(&raised.evalue),
+            traceback: raised
+                .traceback
+                .iter()
+                .map(|line| commands::in_a_cell(line))
+                .collect(),
         },
         Err(error) => {
             let name = match commands::is_interruption(&error) {
@@ -231,10 +258,26 @@ mod tests {
 
     #[test]
     fn a_cell_may_be_timed() {
-        assert_eq!(timed("%time 1 + 1").as_deref(), Some(" 1 + 1"));
-        assert_eq!(timed("\n%%time\n%ps").as_deref(), Some("\n\n%ps"));
-        assert_eq!(timed("%timers"), None);
-        assert_eq!(timed("time ()"), None);
+        let of = |code| Measure::of(code);
+        assert_eq!(
+            of("%time 1 + 1"),
+            Some((Measure::Once, " 1 + 1".to_owned()))
+        );
+        assert_eq!(
+            of("\n%%time\n%ps"),
+            Some((Measure::Once, "\n\n%ps".to_owned()))
+        );
+        assert_eq!(of("%timeit %ps"), Some((Measure::Often, " %ps".to_owned())));
+        assert_eq!(of("%timeit"), Some((Measure::Often, String::new())));
+        for code in ["%timers", "%timeits", "time ()", "%%%time x", ""] {
+            assert_eq!(of(code), None, "{code}");
+        }
+    }
+
+    #[test]
+    fn rust_that_runs_often_is_rust() {
+        let code = often("// begin\nguest.tasks()?; // end");
+        syn::parse_str::<syn::Block>(&code).unwrap();
     }
 
     #[test]

@@ -1,24 +1,29 @@
 //! The language of klab's cells: `%` lines and `%%` cells are commands, the rest is Rust.
 
+mod advice;
 mod code;
 mod line;
 mod outlet;
 mod reader;
+mod refused;
 mod scan;
 mod wait;
 
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use klab_protocol::{
-    Bundle, Cell, CodeMirrorMode, Completeness, Completion, Info, Language, LanguageInfo, Match,
-    Outcome, Shown, Sink,
+    Bundle, Cell, CellError, CodeMirrorMode, Completeness, Completion, Info, Language,
+    LanguageInfo, Match, Outcome, Shown, Sink, Stop,
 };
 
 use crate::commands;
-use crate::session::{self, Session};
-use line::Parts;
+use crate::session::Session;
+use line::{Measure, Parts};
 use outlet::Outlets;
+use probes::cell::Timing;
 
 /// How a cell of Python begins.
 const PYTHON: &str = "%%drgn";
@@ -63,6 +68,10 @@ impl Cells {
         };
         for (line, body) in &parts.commands {
             show(value.take());
+            if commands::is_variables(line) {
+                value = self.variables(&cell.show, &cell.stop)?;
+                continue;
+            }
             let data = line::run(line, body, &cell.stop, &cell.show)?;
             value = Some(data).filter(|data| !data.is_empty());
         }
@@ -71,14 +80,64 @@ impl Cells {
         };
         show(value);
         if let Some((what, at)) = code::fault(&rust) {
-            return Err(session::refused(&what, &rust, at));
+            return Err(advice::with(refused::refused(&what, &rust, at), &rust));
         }
         if let Some(value) = self.guest.answer(&rust) {
             return Ok(Some(value));
         }
         let waiting = wait::blocking(&rust);
-        let outcome = self.session.execute(rust, waiting, cell.show, cell.input);
-        outcome.map_err(|error| error.in_words(commands::in_a_cell))
+        let text = rust.clone();
+        let outcome = self
+            .session
+            .execute(rust, waiting, cell.show, cell.input, &cell.stop);
+        outcome.map_err(|error| advice::with(error.in_words(commands::in_a_cell), &text))
+    }
+
+    /// Runs a cell many times, and shows how long it takes instead of what it shows.
+    fn run_often(&self, cell: Cell) -> Outcome {
+        let parts = Parts::of(&cell.code);
+        if let Some((what, at)) = parts.rust.as_deref().and_then(code::fault) {
+            return Err(refused::refused(&what, &cell.code, at));
+        }
+        match (parts.commands.as_slice(), parts.rust) {
+            ([], Some(rust)) => self.run(Cell {
+                code: line::often(&rust),
+                ..cell
+            }),
+            (lines @ [_, ..], None) => {
+                let mut timing = Timing::default();
+                let nowhere: Sink = Arc::new(|_| {});
+                while let Some(runs) = timing.round() {
+                    for (line, body) in (0..runs).flat_map(|_| lines) {
+                        line::run(line, body, &cell.stop, &nowhere)?;
+                        if cell.stop.load(Ordering::Relaxed) {
+                            return Err(CellError::new("Interrupted", "the cell was stopped"));
+                        }
+                    }
+                }
+                (cell.show)(Shown::Stdout(format!("{timing}\n")));
+                Ok(None)
+            }
+            _ => Err(CellError::new(
+                "Error",
+                "`%timeit` takes `%` lines or Rust: `%timeit %ps`, `%timeit guest.tasks()?`",
+            )),
+        }
+    }
+
+    /// The variables of the cells, with their types.
+    fn variables(&self, show: &Sink, stop: &Stop) -> Outcome {
+        let nobody = Box::new(|_: &str, _| None);
+        let listed = ":vars".to_owned();
+        let found = self
+            .session
+            .execute(listed, None, Arc::clone(show), nobody, stop)?;
+        let is_empty = |data: &Bundle| data.get("text/plain").is_none_or(|text| text == "");
+        if found.as_ref().is_none_or(is_empty) {
+            (show)(Shown::Stdout("there are no variables\n".to_owned()));
+            return Ok(None);
+        }
+        Ok(found)
     }
 }
 
@@ -113,16 +172,16 @@ impl Language for Cells {
             ask(prompt, password)
         });
         let begun = Instant::now();
-        let timed = line::timed(&cell.code);
-        let is_timed = timed.is_some();
-        if let Some(code) = timed {
-            cell.code = code;
-        }
-        let outcome = self.run(cell);
-        if is_timed {
-            let took = begun.elapsed().as_secs_f64() * 1e3;
-            outlet.sink()(Shown::Stdout(format!("wall time: {took:.1} ms\n")));
-        }
+        let outcome = match Measure::of(&cell.code) {
+            None => self.run(cell),
+            Some((Measure::Often, code)) => self.run_often(Cell { code, ..cell }),
+            Some((Measure::Once, code)) => {
+                let outcome = self.run(Cell { code, ..cell });
+                let took = begun.elapsed().as_secs_f64() * 1e3;
+                outlet.sink()(Shown::Stdout(format!("wall time: {took:.1} ms\n")));
+                outcome
+            }
+        };
         outlet.end();
         outcome
     }
@@ -135,11 +194,12 @@ impl Language for Cells {
         match code.trim_start() {
             body if body.starts_with(PYTHON) => python(code, at),
             // Another body is not Rust either: the guest's shell reads it.
-            body if body.starts_with(SHELL) => Completion {
-                matches: Vec::new(),
-                replaced: at..at,
-            },
-            _ => self.session.complete(code.to_owned(), at),
+            body if body.starts_with(SHELL) => {
+                let before = code.get(..at).unwrap_or_default();
+                let found = commands::complete::shell_cell(before, &commands::default_guest());
+                completion(found.unwrap_or_default(), 0, at)
+            }
+            _ => c_of(code, at).unwrap_or_else(|| self.session.complete(code.to_owned(), at)),
         }
     }
 
@@ -148,6 +208,12 @@ impl Language for Cells {
             let guest = commands::default_guest();
             let at = (at - start).min(line.len());
             let text = commands::complete::inspect(line, at, &guest)?;
+            return Some(Bundle::from_iter([("text/plain".to_owned(), text.into())]));
+        }
+        if let Some((before, begin)) = c_string(code, at) {
+            let text = code[begin..].split('"').next().unwrap_or_default();
+            let guest = commands::default_guest();
+            let text = commands::complete::inspect_string(before, text, at - begin, &guest)?;
             return Some(Bundle::from_iter([("text/plain".to_owned(), text.into())]));
         }
         self.session
@@ -159,11 +225,11 @@ impl Language for Cells {
     }
 
     fn interrupt(&self) {
-        self.session.interrupter.interrupt();
+        self.session.interrupt();
     }
 
     fn shutdown(&self) {
-        self.session.interrupter.kill();
+        self.session.end();
     }
 }
 
@@ -178,13 +244,37 @@ fn command_line(code: &str, at: usize) -> Option<(usize, &str)> {
 /// What the words of a command may go on with.
 fn command(before: &str, start: usize) -> Completion {
     let found = commands::complete::complete(before, &commands::default_guest());
+    completion(found, start, start + before.len())
+}
+
+/// The string of C that byte `at` of a cell is in: what stands before it, and where its text begins.
+fn c_string(code: &str, at: usize) -> Option<(&str, usize)> {
+    let begin = code::string_at(code, at)?;
+    let before = code[..begin].strip_suffix('"')?;
+    commands::complete::is_c(before).then_some((before, begin))
+}
+
+/// What C in a string of Rust may go on with; `None` if the cursor is in none.
+fn c_of(code: &str, at: usize) -> Option<Completion> {
+    let (before, begin) = c_string(code, at)?;
+    let begun = code.get(begin..at)?;
+    let found = commands::complete::in_string(before, begun, &commands::default_guest());
+    Some(completion(found, begin, at))
+}
+
+/// What was found in a part of a cell that begins at byte `begin`; the cursor is at `at`.
+fn completion(found: commands::complete::Completed, begin: usize, at: usize) -> Completion {
     let as_match = |(text, kind): (String, String)| Match {
         text,
         kind: Some(kind).filter(|kind| !kind.is_empty()),
     };
+    let start = match found.matches.is_empty() {
+        true => at,
+        false => begin + found.start,
+    };
     Completion {
         matches: found.matches.into_iter().map(as_match).collect(),
-        replaced: start + found.start..start + before.len(),
+        replaced: start..at,
     }
 }
 

@@ -35,7 +35,7 @@ pub(super) struct Outlet {
     sink: Sink,
     folder: PathBuf,
     state: Arc<Mutex<State>>,
-    waiting: mpsc::Sender<Outlet>,
+    waiting: mpsc::Sender<Self>,
 }
 
 #[derive(Default)]

@@ -96,6 +96,13 @@ pub(crate) enum LineCommand {
     Sh(Sh),
     #[command(after_long_help = include_str!("manual/drgn.txt"))]
     Drgn(Drgn),
+    /// List the variables of the Rust cells, with their types
+    #[command(visible_aliases = ["whos", "vars"])]
+    Who,
+    /// Run the rest of the cell, and say how long it took
+    Time,
+    /// Run the rest of the cell many times, and say how long it takes
+    Timeit,
     /// List the commands of a cell
     Help,
 }

@@ -11,6 +11,7 @@ use serde::Serialize;
 
 use super::output::Output;
 use super::progress::mib;
+use crate::session::{build, program};
 
 /// One thing that klab needs or can use.
 #[derive(Debug, Serialize)]
@@ -42,6 +43,7 @@ pub(crate) fn run() -> Result<Output> {
             .map(|cache| cache.join(path))
             .unwrap_or_default()
     };
+    let [program, rust_src, library] = cells();
     let checks = [
         needed("QEMU", qemu()),
         wanted("KVM", kvm(&under("accel.json"))),
@@ -59,14 +61,9 @@ pub(crate) fn run() -> Result<Output> {
                 "`klab prepare` boots a guest once and saves it",
             ),
         ),
-        needed(
-            "rust-src",
-            crate::prepare::rust_src().map_err(|cure| ("not there".to_owned(), cure)),
-        ),
-        needed(
-            "cell library",
-            crate::prepare::cell_library().map_err(|cure| ("not compiled".to_owned(), cure)),
-        ),
+        needed("klab-cells", program),
+        needed("rust-src", rust_src),
+        needed("cell library", library),
         needed("JupyterLab", venv(&under("venv"), "bin/jupyter-lab")),
         needed(
             "kernel spec",
@@ -209,6 +206,37 @@ fn rust() -> Found {
             "install Rust 1.95 by rustup".to_owned(),
         )
     })
+}
+
+/// The program of the Rust cells, and what that says of what it needs.
+fn cells() -> [Found; 3] {
+    let unknown = || Err(("klab-cells knows".to_owned(), String::new()));
+    let path = match program::path() {
+        Ok(path) => path.display().to_string(),
+        Err(error) => {
+            let absent = match build::under_way() {
+                Some(far) => (format!("being built: {}", far.trim()), "wait".to_owned()),
+                None => ("not built".to_owned(), error.to_string()),
+            };
+            return [Err(absent), unknown(), unknown()];
+        }
+    };
+    match program::status() {
+        Ok(status) => [
+            Ok(path),
+            status
+                .rust_src
+                .map_err(|cure| ("not there".to_owned(), cure)),
+            status
+                .library
+                .map_err(|cure| ("not compiled".to_owned(), cure)),
+        ],
+        Err(error) => [
+            Err((format!("{path}: {error:#}"), "build it anew".to_owned())),
+            unknown(),
+            unknown(),
+        ],
+    }
 }
 
 /// The names of the folders in `path`.

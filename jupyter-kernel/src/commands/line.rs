@@ -6,6 +6,7 @@ use clap::{CommandFactory, Parser};
 use probes::readers::Reader;
 
 use super::cli::{Line, LineCommand};
+use super::pipe::Piped;
 use super::{Context, Output, drgn, inside, kmod, machine};
 
 /// Options with a value, of every command that reads.
@@ -30,6 +31,27 @@ fn options_before_c(command: &str) -> Option<Vec<&'static str>> {
 /// One sentence for the user, with the cure.
 pub(crate) fn run_line(line: &str, body: &str, cx: &mut Context<'_>) -> Result<Output> {
     let line = line.trim().trim_start_matches('%').trim();
+    let name = line.split_whitespace().next().unwrap_or_default();
+    // Of these the signs are the guest's shell's, and Python's.
+    if ["sh", "drgn"].contains(&name) {
+        return run(line, body, cx);
+    }
+    let piped = Piped::of(line, options_before_c(name).is_some());
+    if piped.is_plain() {
+        return run(line, body, cx);
+    }
+    let way = piped.way()?;
+    way.put(run(piped.command, body, cx)?)
+}
+
+/// Whether a line asks for the variables of the cells, which their session knows.
+pub(crate) fn is_variables(line: &str) -> bool {
+    let line = Line::try_parse_from(line.trim_start_matches('%').split_whitespace());
+    line.is_ok_and(|line| matches!(line.command, LineCommand::Who))
+}
+
+/// Runs a line with nothing behind its command.
+fn run(line: &str, body: &str, cx: &mut Context<'_>) -> Result<Output> {
     let words = split(line)?;
     let parsed = match Line::try_parse_from(&words) {
         Ok(parsed) => parsed,
@@ -53,6 +75,10 @@ pub(crate) fn run_line(line: &str, body: &str, cx: &mut Context<'_>) -> Result<O
         LineCommand::Sh(sh) => inside::sh(&sh, body, cx),
         LineCommand::Drgn(code) => drgn::cell(&code, body, cx),
         LineCommand::Help => Ok(help()),
+        LineCommand::Who => bail!("`%who` stands on a line of its own"),
+        LineCommand::Time | LineCommand::Timeit => {
+            bail!("`%{}` stands at the beginning of a cell", words[0])
+        }
     }?;
     Ok(if parsed.common.json {
         output.into_json()
@@ -186,7 +212,8 @@ fn help() -> Output {
     for (usage, about) in &rows {
         text.push_str(&format!("{usage:<wide$}  {about}\n"));
     }
-    text.push_str("\n`%COMMAND --help` is the command's manual, `--code` prints the Rust cell that does the same.\n");
+    text.push_str("\n`%COMMAND --help` is the command's manual, `--code` prints the Rust cell that does the same. Behind a command may stand \
+         `| grep [-i] [-v] PATTERN`, `| head [N]`, `| tail [N]`, `| wc -l`, `| sort [-n] [-r]`, `> FILE` and `>> FILE`.\n");
     Output::text(text)
 }
 
@@ -275,6 +302,18 @@ mod tests {
             .unwrap()
             .text;
         assert!(text.contains("Usage: %address-map "), "{text}");
+    }
+
+    #[test]
+    fn the_text_of_a_command_is_filtered() {
+        let text = |line: &str| {
+            run_line(line, "", &mut context(&mut |_, _| {}))
+                .unwrap()
+                .text
+        };
+        assert!(text("%help | grep '^%tasks ' | wc -l").starts_with("1\n"));
+        assert!(text("%p --help | head 1").contains("expression"));
+        assert!(fails("%help | less").contains("behind a `|` stand"));
     }
 
     #[test]

@@ -23,6 +23,7 @@ mod look;
 mod machine;
 mod manual;
 mod output;
+mod pipe;
 mod progress;
 mod read;
 mod record;
@@ -43,13 +44,13 @@ use clap::Parser;
 use vm::agent::ModuleError;
 
 use cli::{Shell, ShellCommand};
-pub(crate) use line::run_line;
+pub(crate) use line::{is_variables, run_line};
 use output::Face;
 pub(crate) use output::{Context, INTERRUPTED, Output, Stream, default_guest};
 pub(crate) use setup::Setup;
 use signals::Caught;
 pub(crate) use source::attached;
-pub(crate) use words::{in_a_cell, line_of};
+pub(crate) use words::{in_a_cell, is_command, line_of};
 
 /// Whether the error says that the user ended the command, and what was done until then.
 pub(crate) fn is_interruption(error: &anyhow::Error) -> bool {
@@ -128,11 +129,12 @@ fn run(shell: Shell, caught: &Caught, set_up: SetUp) -> Result<Output> {
         ShellCommand::Readers => read::listed(),
         ShellCommand::Doctor => doctor::run(),
         ShellCommand::Setup(setup) => {
-            let text = set_up(&setup)?;
-            if matches!(setup, Setup::Prepare { template: false }) {
+            let done = set_up(&setup);
+            if matches!(setup, Setup::Prepare) {
+                // Commands have a guest also where Rust cells lack their program.
                 machine::prepare(&mut cx)?;
             }
-            Ok(Output::text(text))
+            Ok(Output::text(done?))
         }
         ShellCommand::Drgn(what) => drgn::shell(&what, &cx),
         ShellCommand::Cp(cp) => copy::run(&cp, &mut cx),

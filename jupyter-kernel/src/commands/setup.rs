@@ -23,9 +23,5 @@ pub(crate) enum Setup {
         user: bool,
     },
     /// Compile the library of the cells and get what it needs, once
-    Prepare {
-        /// Run evcxr in the folder of a template
-        #[arg(long, hide = true)]
-        template: bool,
-    },
+    Prepare,
 }

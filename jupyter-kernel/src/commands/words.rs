@@ -39,6 +39,11 @@ fn sign(cell: &Command, name: &str) -> Option<&'static str> {
     }
 }
 
+/// Whether a cell has a command of this name.
+pub(crate) fn is_command(name: &str) -> bool {
+    Line::command().find_subcommand(name).is_some()
+}
+
 /// The `%` line that a line of a cell means: as it is printed for a shell, or as people ask for help.
 pub(crate) fn line_of(line: &str) -> Option<String> {
     let line = line.trim();
@@ -55,7 +60,7 @@ pub(crate) fn line_of(line: &str) -> Option<String> {
         (line.starts_with('?') || line.starts_with('%') && line.ends_with('?')).then_some(line)
     });
     let name = asked.map(|name| name.trim_matches(['%', '?', ' ']));
-    match name.filter(|name| Line::command().find_subcommand(name).is_some()) {
+    match name.filter(|name| is_command(name)) {
         Some(name) => Some(format!("%{name} --help")),
         None => line.starts_with('%').then(|| line.to_owned()),
     }

@@ -1,16 +1,147 @@
-//! One session: evcxr, the process of the cells, and what lies between.
+//! The session of the Rust cells, which is another program's: `klab-cells`, with evcxr and rust-analyzer in it.
 //!
-//! evcxr's context lives in a thread of its own ([`worker`]), since compiling and running a cell blocks
-//! it. The process of the cells speaks through [`front`]; [`interrupt`] stops it; [`report`] says what
-//! went wrong.
+//! [`program`] is where that program is and what it is called for, [`link`] one process of it, [`build`] the wait while it
+//! is being built. Without it all that is not Rust works.
 
-mod code;
-mod front;
-mod interrupt;
-mod report;
-mod stage;
-mod stream;
-mod worker;
+pub(crate) mod build;
+mod link;
+pub(crate) mod program;
 
-pub(crate) use report::refused;
-pub(crate) use worker::Session;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, PoisonError, TryLockError};
+use std::time::Duration;
+
+use anyhow::Result;
+use klab_language::wire::{Answer, Question};
+use klab_language::{Bundle, CellError, Completion, Input, Outcome, Sink, Stop};
+
+use link::Link;
+
+/// How often a cell that waits looks whether it is to stop.
+const LOOK: Duration = Duration::from_millis(10);
+
+/// The session of one kernel, in a process that is started anew when it has died.
+#[derive(Clone)]
+pub(crate) struct Session {
+    link: Arc<Mutex<Option<Arc<Link>>>>,
+    background: Sink,
+}
+
+impl Session {
+    /// Starts the process at once, where its program is there. What it says before the first cell goes to `background`.
+    pub(crate) fn start(background: Sink) -> Result<Self> {
+        let session = Self {
+            link: Arc::default(),
+            background,
+        };
+        let starting = session.clone();
+        std::thread::Builder::new()
+            .name("session".to_owned())
+            .spawn(move || {
+                // A start that fails is tried again, and reported, by the first cell.
+                let mut slot = starting.link.lock().unwrap_or_else(PoisonError::into_inner);
+                if slot.is_none() && build::under_way().is_none() {
+                    *slot = Link::start(starting.background).ok();
+                }
+            })?;
+        Ok(session)
+    }
+
+    /// Runs a cell to its end. `waiting` is the cell for a session without tokio, if it awaits something.
+    pub(crate) fn execute(
+        &self,
+        code: String,
+        waiting: Option<String>,
+        show: Sink,
+        input: Input,
+        stop: &Stop,
+    ) -> Outcome {
+        let link = self.ready(&show, stop)?;
+        link.stage.set(show, input);
+        let answer = link.ask(Question::Execute { code, waiting });
+        if stop.load(Ordering::SeqCst) {
+            // The wish came before the question.
+            link.interrupt();
+        }
+        match answer.recv() {
+            Ok(Answer::Outcome(outcome)) => outcome,
+            _ => Err(link.died()),
+        }
+    }
+
+    /// What may stand at byte `at`; nothing while a cell runs.
+    pub(crate) fn complete(&self, code: String, at: usize) -> Completion {
+        match self.ask(Question::Complete { code, at }) {
+            Some(Answer::Completion(completion)) => completion,
+            _ => Completion {
+                matches: Vec::new(),
+                replaced: at..at,
+            },
+        }
+    }
+
+    /// What is known of the name at byte `at`, as text and as HTML; nothing while a cell runs.
+    pub(crate) fn inspect(&self, code: String, at: usize) -> Option<Bundle> {
+        match self.ask(Question::Inspect { code, at })? {
+            Answer::Inspection(inspection) => inspection,
+            _ => None,
+        }
+    }
+
+    /// Stops the cell that runs, or that waits for the session to start.
+    pub(crate) fn interrupt(&self) {
+        // While somebody starts the process it runs no cell.
+        if let Ok(slot) = self.link.try_lock()
+            && let Some(link) = &*slot
+        {
+            link.interrupt();
+        }
+    }
+
+    /// Ends the process, and waits for it to have removed what it has made.
+    pub(crate) fn end(&self) {
+        let slot = self.link.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(link) = &*slot {
+            link.hang_up();
+        }
+    }
+
+    fn ask(&self, question: Question) -> Option<Answer> {
+        let slot = self.link.lock().unwrap_or_else(PoisonError::into_inner);
+        let link = slot.clone()?;
+        drop(slot);
+        link.ask(question).recv().ok()
+    }
+
+    /// The process, started if there is none. Waits for its build where one is under way.
+    fn ready(&self, show: &Sink, stop: &Stop) -> Result<Arc<Link>, CellError> {
+        loop {
+            let mut slot = match self.link.try_lock() {
+                Ok(slot) => slot,
+                Err(TryLockError::Poisoned(slot)) => slot.into_inner(),
+                Err(TryLockError::WouldBlock) => {
+                    build::pause(LOOK, stop)?;
+                    continue;
+                }
+            };
+            if let Some(link) = slot.as_ref().filter(|link| link.lives()) {
+                return Ok(Arc::clone(link));
+            }
+            if build::under_way().is_none() {
+                let link = Link::start(Arc::clone(&self.background))
+                    .map_err(|error| CellError::new("Error", format!("{error:#}")))?;
+                *slot = Some(Arc::clone(&link));
+                return Ok(link);
+            }
+            // A completion does not wait for it.
+            drop(slot);
+            build::wait(show, stop)?;
+        }
+    }
+}
+
+impl std::fmt::Debug for Session {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Session").finish_non_exhaustive()
+    }
+}

@@ -20,6 +20,7 @@ mod show;
 #[doc(hidden)]
 pub mod store;
 mod streams;
+mod timing;
 mod watch;
 
 pub use crate::base::{Interrupted, check_interrupt, interrupt_on};
@@ -30,6 +31,7 @@ pub use front::start;
 pub use progress::Progress;
 pub(crate) use show::faces;
 pub use show::{DebugDisplay, Display, ResultDisplay, display, show_view};
+pub use timing::Timing;
 pub use watch::{Diff, Line, diff, watch};
 
 #[cfg(doc)]

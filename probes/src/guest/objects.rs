@@ -9,6 +9,9 @@ use crate::object::{Mirror, NamedSymbols, Object};
 use crate::view::ListRing;
 use crate::{Error, ErrorKind, Result};
 
+/// How much is read at once, in bytes.
+const PIECE: usize = 1 << 20;
+
 impl Guest {
     /// The value of a C expression: `guest.eval("init_task.mm->pgd")`.
     pub fn eval(&self, expression: &str) -> Result<Object> {
@@ -54,6 +57,30 @@ impl Guest {
         let kernel = self.kernel()?;
         let ty = kernel.resolve_type(c_type)?;
         Ok(Object::in_memory(&kernel, ty, at))
+    }
+
+    /// The 64-bit word at a kernel address: `guest.read_u64(guest.symbol("jiffies_64")?)`.
+    ///
+    /// # Errors
+    /// When nothing is mapped there.
+    pub fn read_u64(&self, at: GuestVirt) -> Result<u64> {
+        self.kernel()?.read_u64(at)
+    }
+
+    /// `len` bytes from a kernel address on: `guest.read_bytes(guest.symbol("linux_banner")?, 64)`.
+    ///
+    /// # Errors
+    /// When one of them is not mapped.
+    pub fn read_bytes(&self, at: GuestVirt, len: usize) -> Result<Vec<u8>> {
+        let kernel = self.kernel()?;
+        let mut bytes = Vec::new();
+        // In pieces, so that a length without sense fails before there is memory for it.
+        while bytes.len() < len {
+            let (done, piece) = (bytes.len(), (len - bytes.len()).min(PIECE));
+            bytes.resize(done + piece, 0);
+            kernel.read(at.offset(done as u64), &mut bytes[done..])?;
+        }
+        Ok(bytes)
     }
 
     /// A [`Mirror`] filled from `at`.

@@ -46,6 +46,7 @@ pub use walk::{TASK_BOUND, for_each_process, for_each_thread};
 
 use crate::guest::Guest;
 use crate::kernel::Kernel;
+use crate::object::Object;
 use crate::{Error, Result};
 
 pub(crate) fn no_task(pid: i32) -> Error {
@@ -60,6 +61,17 @@ impl Guest {
         let kernel = self.kernel()?;
         let at = find_task_by_pid(&kernel, pid)?;
         walk::load(&kernel, at.ok_or_else(|| no_task(pid))?)
+    }
+
+    /// The `struct task_struct` with this pid in the initial pid namespace, as drgn's `find_task(prog, pid)` gives it:
+    /// `guest.find_task(1)?.member("comm")?`. [`Guest::task`] has its usual members read.
+    ///
+    /// # Errors
+    /// When there is no such task.
+    pub fn find_task(&self, pid: i32) -> Result<Object> {
+        let kernel = self.kernel()?;
+        let at = find_task_by_pid(&kernel, pid)?.ok_or_else(|| no_task(pid))?;
+        self.at("struct task_struct", at)
     }
 
     /// The threads of the process that `pid` belongs to, its leader first.

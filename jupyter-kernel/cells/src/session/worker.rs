@@ -2,21 +2,20 @@
 
 use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind, set_hook, take_hook};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError};
-use std::sync::{Arc, Once};
+use std::sync::{Arc, Mutex, Once, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow};
 use evcxr::{CommandContext, EvalCallbacks, EvalContext};
-use klab_protocol::{Bundle, CellError, Completion, Input, Match, Outcome, Shown, Sink};
+use klab_language::{Bundle, CellError, Completion, Input, Match, Outcome, Shown, Sink, Stage};
 use serde_json::{Map, Value};
 
 use super::code;
 use super::front::Front;
 use super::interrupt::Interrupter;
 use super::report;
-use super::stage::Stage;
 use crate::prepare;
 
 /// How long a client waits for what is at the cursor: the first time, evcxr may still be starting.
@@ -28,7 +27,7 @@ enum Job {
     Execute {
         code: String,
         waiting: Option<String>,
-        reply: mpsc::Sender<Outcome>,
+        wait: Arc<Wait>,
     },
     Complete {
         code: String,
@@ -42,13 +41,43 @@ enum Job {
     },
 }
 
+/// A cell that waits for its turn, while evcxr starts: an interrupt ends the wait, and evcxr goes on.
+struct Wait {
+    over: AtomicBool,
+    reply: mpsc::Sender<Outcome>,
+}
+
+impl Wait {
+    /// Ends it; false if it is over.
+    fn end(&self) -> bool {
+        !self.over.swap(true, Ordering::SeqCst)
+    }
+}
+
+/// A cell that was queued.
+pub(crate) struct Queued {
+    outcome: mpsc::Receiver<Outcome>,
+    waiting: Arc<AtomicUsize>,
+}
+
+impl Queued {
+    /// What it comes to; waits for its end.
+    pub(crate) fn outcome(self) -> Outcome {
+        let outcome = self.outcome.recv().unwrap_or_else(|_| Err(gone()));
+        self.waiting.fetch_sub(1, Ordering::SeqCst);
+        outcome
+    }
+}
+
 /// A handle to the thread.
 pub(crate) struct Session {
     jobs: mpsc::Sender<Job>,
     stage: Stage,
     /// How many cells run or wait.
     waiting: Arc<AtomicUsize>,
-    pub(crate) interrupter: Arc<Interrupter>,
+    /// The one that came last.
+    last: Mutex<Option<Arc<Wait>>>,
+    interrupter: Arc<Interrupter>,
 }
 
 impl Session {
@@ -78,29 +107,54 @@ impl Session {
             jobs,
             stage,
             waiting,
+            last: Mutex::default(),
             interrupter,
         })
     }
 
-    /// Runs a cell to its end. `waiting` is the cell for a session without tokio, if it awaits something.
-    pub(crate) fn execute(
+    /// Stops the cell that runs, or waits to.
+    pub(crate) fn interrupt(&self) {
+        let last = self
+            .last
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone();
+        match last {
+            Some(wait) if wait.end() => {
+                let _ = wait.reply.send(Err(not_run()));
+            }
+            _ => self.interrupter.interrupt(),
+        }
+    }
+
+    /// Kills the process of the cells and what compiles for it.
+    pub(crate) fn kill(&self) {
+        self.interrupter.kill();
+    }
+
+    /// Queues a cell. `waiting` is the cell for a session without tokio, if it awaits something.
+    pub(crate) fn queue(
         &self,
         code: String,
         waiting: Option<String>,
         show: Sink,
         input: Input,
-    ) -> Outcome {
+    ) -> Queued {
         self.stage.set(show, input);
         let (reply, outcome) = mpsc::channel();
+        let over = AtomicBool::new(false);
+        let wait = Arc::new(Wait { over, reply });
+        *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(&wait));
         self.waiting.fetch_add(1, Ordering::SeqCst);
         self.send(Job::Execute {
             code,
             waiting,
-            reply,
+            wait,
         });
-        let outcome = outcome.recv().unwrap_or_else(|_| Err(gone()));
-        self.waiting.fetch_sub(1, Ordering::SeqCst);
-        outcome
+        Queued {
+            outcome,
+            waiting: Arc::clone(&self.waiting),
+        }
     }
 
     /// What may stand at byte `at`; nothing while a cell runs.
@@ -188,6 +242,10 @@ fn has_tokio(context: &mut CommandContext, code: &str) -> bool {
     named(code) || known.is_some_and(|deps| deps.get("text/plain").is_some_and(named))
 }
 
+fn not_run() -> CellError {
+    CellError::new("Interrupted", "the cell was stopped before it ran")
+}
+
 fn gone() -> CellError {
     CellError::new(
         "Error",
@@ -230,20 +288,25 @@ impl Cells {
 impl Worker {
     fn serve(&mut self, jobs: &mpsc::Receiver<Job>) {
         loop {
-            let blind = self.cells.as_ref().is_some_and(|cells| cells.blind);
-            let job = match blind {
+            let job = match self.is_blind() {
                 true => jobs.recv_timeout(IDLE),
                 false => jobs.recv().map_err(RecvTimeoutError::from),
             };
             match job {
                 Ok(job) => self.work(job),
-                // A question has it read them now.
-                Err(RecvTimeoutError::Timeout) => {
-                    let _ = unbroken(|| self.complete("guest.", 6).ok());
-                }
+                Err(RecvTimeoutError::Timeout) => self.see(),
                 Err(RecvTimeoutError::Disconnected) => return,
             }
         }
+    }
+
+    fn is_blind(&self) -> bool {
+        self.cells.as_ref().is_some_and(|cells| cells.blind)
+    }
+
+    /// Asks rust-analyzer something, so that it reads the libraries now.
+    fn see(&mut self) {
+        let _ = unbroken(|| self.complete("guest.", 6).ok());
     }
 
     fn work(&mut self, job: Job) {
@@ -251,9 +314,10 @@ impl Worker {
             Job::Execute {
                 code,
                 waiting,
-                reply,
+                wait,
             } => {
-                let _ = reply.send(self.execute(code, waiting));
+                let outcome = self.execute(code, waiting, &wait);
+                let _ = wait.reply.send(outcome);
                 if self.cells.as_ref().is_some_and(|cells| cells.bare) {
                     // The next cell tries again, and reports.
                     let _ = self.ready();
@@ -302,12 +366,6 @@ impl Worker {
         prepare::session(&say).context("the library of the cells is not ready")?;
         let mut child = prepare::cell_process()?;
         child.env("KLAB_CELL", self.front.folder());
-        // A cell that starts a guest is linked to a copy of the sources, from which nothing is built.
-        if let Ok(agent) = vm::initramfs::agent_binary(&mut vm::Silent) {
-            child.env("KLAB_AGENT", agent);
-        }
-        // Rust cells and `%%drgn` cells share one drgn.
-        child.env("KLAB_DRGN", probes::drgn::socket()?);
         let (context, outputs) = EvalContext::with_subprocess_command(child)
             .map_err(|error| anyhow!("evcxr does not start: {error}"))?;
         let context = CommandContext::with_eval_context(context);
@@ -332,21 +390,25 @@ impl Worker {
         })
     }
 
-    fn execute(&mut self, mut code: String, waiting: Option<String>) -> Outcome {
+    fn execute(&mut self, mut code: String, waiting: Option<String>, wait: &Wait) -> Outcome {
         self.cell += 1;
         let cell = self.cell;
         if let Err(error) = self.ready() {
             self.cells = None;
             return Err(CellError::new("Error", format!("{error:#}")));
         }
+        if self.is_blind() && code::wants_types(&code) {
+            // An interrupt ends the wait for it, while nothing runs yet.
+            self.see();
+        }
         let Some(cells) = &mut self.cells else {
             return Err(gone());
         };
         self.front.begin();
         self.interrupter.begin(cell);
-        if code::wants_types(&code) {
-            // Without them the cell says which type is missing.
-            let _ = cells.show_libraries();
+        if !wait.end() {
+            self.interrupter.end();
+            return Err(not_run());
         }
         if let Some(waiting) = waiting
             && !has_tokio(&mut cells.context, &code)
@@ -392,10 +454,7 @@ impl Worker {
                 "the cell did not stop by itself, so its process was killed; variables are lost, \
                  `use`, functions and types are kept",
             )),
-            Err(_) if self.interrupter.requested() => Some(CellError::new(
-                "Interrupted",
-                "the cell was stopped before it ran",
-            )),
+            Err(_) if self.interrupter.requested() => Some(not_run()),
             Err(error) => Some(report::of_evcxr(error, code, &said)),
             Ok(_) => {
                 let source = cells.context.last_source().unwrap_or_default();

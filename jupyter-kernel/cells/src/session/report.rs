@@ -1,10 +1,8 @@
 //! Errors of a cell as a reader sees them: a name, one sentence, and where in the cell.
 
-use std::ops::Range;
-
 use annotate_snippets::{AnnotationKind, Group, Level, Renderer, Snippet};
 use evcxr::CompilationError;
-use klab_protocol::CellError;
+use klab_language::CellError;
 
 use super::front::{Panic, Said};
 
@@ -50,20 +48,6 @@ pub(super) fn stopped() -> CellError {
         "Interrupted",
         "the cell was stopped; its variables are kept",
     )
-}
-
-/// A cell that is not given to the compiler, for `what` is wrong at the bytes `at`.
-pub(crate) fn refused(what: &str, code: &str, at: Range<usize>) -> CellError {
-    let title = Level::ERROR.primary_title(what);
-    let place = Snippet::source(code)
-        .path("cell")
-        .annotation(AnnotationKind::Primary.span(at));
-    let drawn = Renderer::styled().render(&[title.element(place)]);
-    CellError {
-        ename: "CompileError".to_owned(),
-        evalue: what.to_owned(),
-        traceback: drawn.lines().map(str::to_owned).collect(),
-    }
 }
 
 /// The process of the cells died.
@@ -223,18 +207,6 @@ mod tests {
         assert_eq!(
             plain(help),
             "if you wanted to use a crate named `rand`, run `:dep rand` in a cell"
-        );
-    }
-
-    #[test]
-    fn a_refused_cell_shows_the_place() {
-        let error = refused("no", "let é;\n }", 9..10);
-        assert!(
-            error
-                .traceback
-                .iter()
-                .any(|line| line.contains("cell") && line.contains(":2:2")),
-            "{error:?}"
         );
     }
 

@@ -13,11 +13,10 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use klab_protocol::{Bundle, Shown};
+use klab_language::{Bundle, Shown, Stage};
 use tempfile::TempDir;
 
 use super::interrupt::Interrupter;
-use super::stage::Stage;
 use super::stream::{Event, Piece, Says, Splitter};
 use crate::prepare;
 

@@ -40,7 +40,7 @@ impl Folder {
     /// If the cache cannot be written.
     pub(crate) fn take() -> Result<Self> {
         let Some(path) = std::env::var_os(SESSION).map(PathBuf::from) else {
-            let path = vm::paths::cache()?
+            let path = super::cache()?
                 .join("sessions")
                 .join(uuid::Uuid::new_v4().to_string());
             let named = std::env::var_os(RUST_SRC_PATH).unwrap_or_default();
@@ -68,7 +68,7 @@ impl Drop for Folder {
     fn drop(&mut self) {
         // A compiler that was just stopped may still write. What stays, the next kernel removes.
         for _ in 0..20 {
-            if fs::remove_dir_all(&self.path).is_ok() {
+            if remove(&self.path).is_ok() {
                 return;
             }
             std::thread::sleep(Duration::from_millis(50));
@@ -142,6 +142,14 @@ pub(crate) fn owns(folder: &Path) -> Result<()> {
     Ok(symlink(folder, link)?)
 }
 
+/// Removes the folder of a session, and that of its sockets.
+fn remove(folder: &Path) -> std::io::Result<()> {
+    if let Ok(sockets) = fs::read_link(folder.join(SOCKETS)) {
+        let _ = fs::remove_dir_all(sockets);
+    }
+    fs::remove_dir_all(folder)
+}
+
 /// Removes the folders of kernels that were killed.
 fn remove_left(sessions: &Path) {
     let Ok(entries) = fs::read_dir(sessions) else {
@@ -157,10 +165,7 @@ fn remove_left(sessions: &Path) {
             continue;
         };
         if !matches!(lock.try_lock(), Err(TryLockError::WouldBlock)) {
-            if let Ok(sockets) = fs::read_link(folder.join(SOCKETS)) {
-                let _ = fs::remove_dir_all(sockets);
-            }
-            let _ = fs::remove_dir_all(folder);
+            let _ = remove(&folder);
         }
     }
 }

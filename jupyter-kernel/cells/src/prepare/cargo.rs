@@ -225,7 +225,9 @@ fn build(
     }
     cargo
         .args(rest)
-        .args([OsStr::new("--"), OsStr::new("--extern"), &external]);
+        .args([OsStr::new("--"), OsStr::new("--extern"), &external])
+        // A cell is compiled with all that was defined before it: a warning about that would head its own error.
+        .arg("--cap-lints=allow");
     Ok(None)
 }
 

@@ -29,10 +29,13 @@ pub(crate) use process::cell_process;
 pub(crate) use session::{Folder, owns, session};
 pub(crate) use template::{build, lock, prepare};
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
+use serde::Serialize;
 
+/// Names klab's cache.
+const CACHE: &str = "KLAB_CACHE";
 /// evcxr's variable for the folder it works in.
 const EVCXR_TMPDIR: &str = "EVCXR_TMPDIR";
 /// rust-analyzer's variable for the sources of the standard library.
@@ -76,8 +79,29 @@ pub(crate) fn prelude() -> &'static str {
     "#
 }
 
+/// klab's folder for what it keeps, as klab has said it.
+fn cache() -> Result<PathBuf> {
+    let cache = std::env::var_os(CACHE).filter(|path| !path.is_empty());
+    Ok(cache.context("KLAB_CACHE is not set: klab does it")?.into())
+}
+
+/// What is there of all this, or how to get it: what `klab doctor` says.
+#[derive(Debug, Serialize)]
+pub(crate) struct Status {
+    rust_src: Result<String, String>,
+    library: Result<String, String>,
+}
+
+/// Looks, and changes nothing.
+pub(crate) fn status() -> Status {
+    Status {
+        rust_src: rust_src(),
+        library: cell_library(),
+    }
+}
+
 /// Where the sources of std are; else how to get them.
-pub(crate) fn rust_src() -> Result<String, String> {
+fn rust_src() -> Result<String, String> {
     match rust_src::expected() {
         Err(error) => Err(format!("{error:#}")),
         Ok(path) if path.is_dir() => Ok(path.display().to_string()),
@@ -89,7 +113,7 @@ pub(crate) fn rust_src() -> Result<String, String> {
 }
 
 /// Where the library of the cells lies compiled; else how to get it.
-pub(crate) fn cell_library() -> Result<String, String> {
+fn cell_library() -> Result<String, String> {
     match template::folder() {
         Err(error) => Err(format!("{error:#}")),
         Ok(path) if path.is_dir() => Ok(path.display().to_string()),

@@ -14,7 +14,7 @@ use sha2::{Digest, Sha256};
 const PARTS: [&str; 5] = ["Cargo.toml", "Cargo.lock", "kmod", "probes", "vm"];
 
 /// The repository that this program was built from.
-const REPOSITORY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
+const REPOSITORY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../..");
 
 /// `CACHE/cells/HASH`: the hash is of the compiler and of the sources.
 pub(super) fn root() -> Result<PathBuf> {
@@ -45,7 +45,7 @@ pub(super) fn root() -> Result<PathBuf> {
         .take(8)
         .map(|byte| format!("{byte:02x}"))
         .collect();
-    let root = vm::paths::cache()?.join("cells").join(hash);
+    let root = super::cache()?.join("cells").join(hash);
     Ok(ROOT.get_or_init(|| root).clone())
 }
 

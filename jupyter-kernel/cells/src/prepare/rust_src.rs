@@ -37,7 +37,7 @@ pub(super) fn expected() -> Result<PathBuf> {
     let named = std::env::var_os(NAMED).or_else(|| std::env::var_os(RUST_SRC_PATH));
     match named.map(PathBuf::from) {
         Some(path) if path.is_dir() => Ok(path),
-        _ => Ok(vm::paths::cache()?.join("rust-library")),
+        _ => Ok(super::cache()?.join("rust-library")),
     }
 }
 
@@ -79,7 +79,7 @@ pub(super) fn prepare(say: &dyn Fn(&str)) -> Result<PathBuf> {
         return Ok(library);
     }
     say("getting the sources of the standard library from Debian, once\n");
-    let unpacked = vm::paths::cache()?.join("rust-src");
+    let unpacked = super::cache()?.join("rust-src");
     if unpacked.exists() {
         fs::remove_dir_all(&unpacked)?;
     }

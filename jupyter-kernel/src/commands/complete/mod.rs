@@ -1,11 +1,15 @@
 //! What the words of a `%` line may go on with, and what is under its cursor: by the commands' own definitions and by what
 //! the guest has.
 
+mod literal;
+mod shell;
+
 use std::collections::BTreeSet;
 
 use clap::{Command, CommandFactory as _};
 use probes::Guest;
 use probes::readers::{Kind, Parameter, READERS, Reader};
+use probes::view::View as _;
 use serde_json::Value;
 
 use super::cli::Line;
@@ -42,6 +46,14 @@ pub(crate) fn complete(line: &str, default: &str) -> Completed {
     let Some(command) = cell.find_subcommand(name) else {
         return Completed::default();
     };
+    if name == "sh" && !word.starts_with("--") {
+        let (guest, text) = of_shell(words, default);
+        let found = shell::complete(text, guest);
+        return Completed {
+            start: line.len() - text.len() + found.start,
+            ..found
+        };
+    }
     if word.starts_with("--") {
         let options = command.get_arguments().chain(cell.get_arguments());
         let names =
@@ -80,11 +92,7 @@ pub(crate) fn complete(line: &str, default: &str) -> Completed {
 
 /// What is under the cursor, which is at a byte of the line: a command's manual, an option's, else a symbol or a type.
 pub(crate) fn inspect(line: &str, at: usize, default: &str) -> Option<String> {
-    let is_part = |c: char| c.is_alphanumeric() || "_-:.>".contains(c);
-    let start = behind(line.get(..at)?, |c| !is_part(c));
-    let end = line[at..]
-        .find(|c| !is_part(c))
-        .map_or(line.len(), |end| at + end);
+    let (start, end) = word_at(line, at)?;
     let word = &line[start..end];
     let mut cell = Line::command();
     if line[..start]
@@ -99,20 +107,76 @@ pub(crate) fn inspect(line: &str, at: usize, default: &str) -> Option<String> {
                 .replace("Usage: ", "Usage: %"),
         );
     }
+    known(&attached(default).ok()?, word)
+}
+
+/// The guest that a `%%sh` line means, and the shell's text on it.
+fn of_shell<'a>(words: &'a str, default: &'a str) -> (&'a str, &'a str) {
+    let text = words.trim_start();
+    let Some(rest) = text.strip_prefix("--guest ").map(str::trim_start) else {
+        return (default, text);
+    };
+    rest.split_once(char::is_whitespace).unwrap_or((rest, ""))
+}
+
+/// Completes a `%%sh` cell, whose end is the cursor, below its first line.
+pub(crate) fn shell_cell(cell: &str, default: &str) -> Option<Completed> {
+    let (line, body) = cell.split_once('\n')?;
+    let words = line.trim_start().trim_start_matches('%').trim_start();
+    let guest = of_shell(words.strip_prefix("sh")?, default).0;
+    let found = shell::complete(body, guest);
+    Some(Completed {
+        start: cell.len() - body.len() + found.start,
+        ..found
+    })
+}
+
+/// Whether a string of Rust behind `before` is C of the kernel's.
+pub(crate) fn is_c(before: &str) -> bool {
+    literal::asked(before).is_some()
+}
+
+/// Completes such a string, whose beginning is `begun`.
+pub(crate) fn in_string(before: &str, begun: &str, default: &str) -> Completed {
+    match (literal::asked(before), attached(default)) {
+        (Some(asked), Ok(guest)) => literal::complete(&asked, begun, &guest),
+        _ => Completed::default(),
+    }
+}
+
+/// What is at a byte of such a string: a symbol, a type, a value.
+pub(crate) fn inspect_string(before: &str, text: &str, at: usize, default: &str) -> Option<String> {
+    let asked = literal::asked(before)?;
     let guest = attached(default).ok()?;
-    let named = guest
-        .symbols(word)
-        .map(|found| probes::view::View::text(&found));
-    let ty = || {
-        guest
-            .type_of(word)
-            .map(|found| probes::view::View::text(&found))
-    };
-    let value = || {
-        guest
-            .eval(word)
-            .map(|found| probes::view::View::text(&found))
-    };
+    let (start, end) = word_at(text, at)?;
+    match (asked, text.get(start..end)?) {
+        (literal::Asked::Member(_) | literal::Asked::MemberOf(_), _) => None,
+        (_, word) => known(&guest, word),
+    }
+}
+
+fn listed(names: Vec<String>, kind: &str) -> Vec<(String, String)> {
+    sorted(
+        names
+            .into_iter()
+            .map(|name| (name, kind.to_owned()))
+            .collect(),
+    )
+}
+
+/// The word of C that a byte is in or behind.
+fn word_at(text: &str, at: usize) -> Option<(usize, usize)> {
+    let is_part = |c: char| c.is_alphanumeric() || "_-:.>".contains(c);
+    let start = behind(text.get(..at)?, |c| !is_part(c));
+    let end = text[at..].find(|c| !is_part(c));
+    Some((start, end.map_or(text.len(), |end| at + end)))
+}
+
+/// What a word of C is: a symbol with its address and type, a type with its layout, else a value.
+fn known(guest: &Guest, word: &str) -> Option<String> {
+    let named = guest.symbols(word).map(|found| found.text());
+    let ty = || guest.type_of(word).map(|found| found.text());
+    let value = || guest.eval(word).map(|found| found.text());
     named.or_else(|_| ty()).or_else(|_| value()).ok()
 }
 

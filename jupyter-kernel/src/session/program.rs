@@ -1,0 +1,60 @@
+//! The program `klab-cells`: where it is, and what it does for others than the kernel.
+
+use std::path::PathBuf;
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+use serde::Deserialize;
+
+/// Its name, beside the program that runs.
+const NAME: &str = "klab-cells";
+/// Names it where it is elsewhere.
+const VARIABLE: &str = "KLAB_CELLS";
+
+/// What it says of what Rust cells need: where that is, or how to get it.
+#[derive(Debug, Deserialize)]
+pub(crate) struct Status {
+    pub(crate) rust_src: Result<String, String>,
+    pub(crate) library: Result<String, String>,
+}
+
+/// Where it is.
+///
+/// # Errors
+/// What to do where it is not.
+pub(crate) fn path() -> Result<PathBuf> {
+    let path = match std::env::var_os(VARIABLE).filter(|path| !path.is_empty()) {
+        Some(path) => path.into(),
+        None => std::env::current_exe()?.with_file_name(NAME),
+    };
+    if path.is_file() {
+        return Ok(path);
+    }
+    bail!(
+        "Rust cells need the program klab-cells, and there is no {}: `cargo xtask lab` in klab's repository builds it, and so \
+         does `cargo build --release -p klab-cells`",
+        path.display()
+    )
+}
+
+/// It, in the environment that it wants.
+pub(super) fn command() -> Result<Command> {
+    let mut command = Command::new(path()?);
+    command.env("KLAB_CACHE", vm::paths::cache()?);
+    Ok(command)
+}
+
+/// Makes what Rust cells need, once; it says on stderr what it does.
+pub(crate) fn prepare() -> Result<()> {
+    let status = command()?.arg("prepare").status().context(NAME)?;
+    if !status.success() {
+        bail!("what Rust cells need is not there: see above");
+    }
+    Ok(())
+}
+
+/// Asks it what there is.
+pub(crate) fn status() -> Result<Status> {
+    let output = command()?.arg("status").output().context(NAME)?;
+    serde_json::from_slice(&output.stdout).context("klab-cells does not say what there is")
+}
