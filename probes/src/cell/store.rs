@@ -8,6 +8,8 @@ use std::collections::HashMap;
 use std::fmt::Display;
 use std::sync::Arc;
 
+use super::front::{self, Event};
+
 /// Tells evcxr that a variable is of another type now.
 const VARIABLE_CHANGED_TYPE: &str = "EVCXR_VARIABLE_CHANGED_TYPE:";
 /// Tells evcxr that a `?` has ended the cell.
@@ -104,7 +106,13 @@ impl<T: Display> From<T> for EvcxrUserCodeError {
 }
 
 fn said(error: &dyn Display) -> EvcxrUserCodeError {
-    eprintln!("{error}");
+    match front::has_front() {
+        // With its own place in the output: what comes on stderr comes before or after.
+        true => front::send(&Event::Error {
+            evalue: &error.to_string(),
+        }),
+        false => eprintln!("{error}"),
+    }
     println!("{USER_ERROR_OCCURRED}");
     EvcxrUserCodeError(())
 }

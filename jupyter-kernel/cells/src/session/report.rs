@@ -34,12 +34,11 @@ pub(super) fn of_said(said: &Said, code: &str, source: &str) -> Option<CellError
         error.traceback.extend(place(panic, code, source));
         return Some(error);
     }
-    if said.question_mark {
-        return Some(CellError::new("Error", said.stderr.trim_end()));
+    match &said.error {
+        Some(evalue) => Some(CellError::new("Error", evalue)),
+        None if said.question_mark => Some(CellError::new("Error", said.stderr.trim_end())),
+        None => None,
     }
-    said.error
-        .as_ref()
-        .map(|evalue| CellError::new("Error", evalue))
 }
 
 /// The cell was stopped, and has left by itself.

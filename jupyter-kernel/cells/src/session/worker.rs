@@ -466,7 +466,8 @@ impl Worker {
                 }
             }
         };
-        if !said.question_mark && !cells.bare && !said.stderr.is_empty() {
+        let is_error = said.question_mark && said.error.is_none();
+        if !is_error && !cells.bare && !said.stderr.is_empty() {
             self.stage
                 .show(Shown::Stderr(std::mem::take(&mut said.stderr)));
         }
