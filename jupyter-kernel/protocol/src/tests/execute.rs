@@ -1,6 +1,7 @@
 //! Cells: what they publish, how they fail, how they queue.
 
 use std::collections::HashMap;
+use std::sync::atomic::Ordering;
 
 use jupyter_protocol::messaging::{
     ExecuteRequest, ExpressionResult, HistoryEntry, HistoryRequest, JupyterMessageContent,
@@ -49,8 +50,11 @@ async fn a_cell_publishes_input_streams_displays_and_its_value_in_order() {
 async fn an_error_is_published_and_replied_and_ends_what_waits() {
     let kernel = Kernel::start().await;
     let mut client = kernel.client().await;
-    let failed = client.send(cell("fail no\nout never")).await;
+    let failed = client.send(cell("hold\nfail no\nout never")).await;
     let waits = client.send(cell("out never")).await;
+    // Behind it on the same socket: the cell that waits is there.
+    client.ask(KernelInfoRequest {}).await;
+    kernel.language.go.store(true, Ordering::Relaxed);
     let ran = client.finish(&failed).await;
     assert_eq!(ran.kinds(), ["execute_input", "error"]);
     let error = json(&ran.published[1]);
@@ -64,7 +68,7 @@ async fn an_error_is_published_and_replied_and_ends_what_waits() {
     assert!(ended.kinds().is_empty());
     assert_eq!(client.run(cell("out on")).await.stdout(), "on");
     let ran = kernel.language.ran.lock().unwrap().clone();
-    assert_eq!(ran, ["fail no\nout never", "out on"]);
+    assert_eq!(ran, ["hold\nfail no\nout never", "out on"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

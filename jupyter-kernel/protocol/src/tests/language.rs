@@ -1,6 +1,6 @@
 //! A language of a few words.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
@@ -13,13 +13,15 @@ use crate::{
 };
 
 /// Each line of a cell is a word and its text: `out`, `err` and `show` show it, `value` is the cell's value, `fail` ends
-/// the cell, `ask` shows what the user answers, `wait` runs until it is stopped, `panic` panics.
+/// the cell, `ask` shows what the user answers, `wait` runs until it is stopped, `hold` until
+/// [`Fake::go`] says so, `panic` panics.
 #[derive(Default)]
 pub(super) struct Fake {
     background: OnceLock<Sink>,
     pub(super) ran: Mutex<Vec<String>>,
     pub(super) interrupts: AtomicUsize,
     pub(super) shutdowns: AtomicUsize,
+    pub(super) go: AtomicBool,
 }
 
 impl Fake {
@@ -84,6 +86,13 @@ impl Language for Fake {
                         std::thread::sleep(Duration::from_millis(1));
                     }
                     return Err(CellError::new("Interrupted", "stopped"));
+                }
+                "hold" => {
+                    let begin = Instant::now();
+                    while !self.go.load(Ordering::Relaxed) {
+                        assert!(begin.elapsed() < LIMIT, "nobody lets the cell go on");
+                        std::thread::sleep(Duration::from_millis(1));
+                    }
                 }
                 "panic" => panic!("as the cell says"),
                 _ => return Err(CellError::new("NoWord", word)),

@@ -3,7 +3,7 @@
 use std::sync::atomic::Ordering;
 
 use jupyter_protocol::messaging::{
-    InterruptRequest, JupyterMessageContent, ReplyStatus, ShutdownRequest,
+    InterruptRequest, JupyterMessageContent, KernelInfoRequest, ReplyStatus, ShutdownRequest,
 };
 
 use super::Kernel;
@@ -15,6 +15,8 @@ async fn an_interrupt_stops_the_cell_that_runs_and_what_waits() {
     let mut client = kernel.client().await;
     let runs = client.send(cell("out runs\nwait")).await;
     let waits = client.send(cell("out never")).await;
+    // Behind it on the same socket: the cell that waits is there.
+    client.ask(KernelInfoRequest {}).await;
     assert_eq!(client.output(&runs).await, "runs");
     let reply = client.control(InterruptRequest {}).await;
     assert!(matches!(reply, JupyterMessageContent::InterruptReply(_)));
