@@ -13,6 +13,7 @@
 
 mod block_on;
 mod bundle;
+mod diff;
 pub mod exercise;
 mod front;
 mod progress;
@@ -26,13 +27,14 @@ mod watch;
 pub use crate::base::{Interrupted, check_interrupt, interrupt_on};
 pub use block_on::block_on;
 pub use bundle::Bundle;
+pub use diff::{Diff, Line, diff};
 pub(crate) use front::has_front;
 pub use front::start;
 pub use progress::Progress;
 pub(crate) use show::faces;
 pub use show::{DebugDisplay, Display, ResultDisplay, display, show_view};
 pub use timing::Timing;
-pub use watch::{Diff, Line, diff, watch};
+pub use watch::watch;
 
 #[cfg(doc)]
 use std::fmt::Debug;
