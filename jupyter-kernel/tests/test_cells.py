@@ -218,3 +218,12 @@ def test_the_cure_of_no_guest_is_the_notebooks():
             assert "`klab up" not in "\n".join(error["traceback"]), error
     finally:
         kernel.stop()
+
+
+def test_what_begins_anew_and_what_stands_below_is_said(kernel):
+    atomic = "std::sync::atomic::AtomicU64"
+    cell = kernel.run(f"static COUNTED: {atomic} = {atomic}::new(0);")
+    assert cell.error is None and "`COUNTED` begins anew" in cell.stream("stderr")
+    cell = kernel.run("thread_local! { static T: u32 = const { 41 } }\nT.with(|t| *t + 1)")
+    assert cell.error is None and cell.value["text/plain"] == "42", cell.published
+    assert "at the top of a cell" in "\n".join(kernel.run("let below = 1;\n%ps").error["traceback"])

@@ -62,6 +62,15 @@ fn of_habit(error: &CellError, code: &str) -> Option<String> {
     {
         return Some("this is drgn: begin the cell with `%%drgn`".to_owned());
     }
+    let is_below = |line: &str| {
+        let words = line.trim_start().strip_prefix('%');
+        words.is_some_and(|words| {
+            commands::is_command(words.split_whitespace().next().unwrap_or_default())
+        })
+    };
+    if syntax && error.evalue.ends_with("found `%`") && code.lines().any(is_below) {
+        return Some("commands stand at the top of a cell, before its Rust".to_owned());
+    }
     let is_alone = code.trim().lines().count() == 1 && (syntax || unknown == Some(word));
     if is_alone && END.contains(&word) {
         return Some(

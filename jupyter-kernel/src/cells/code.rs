@@ -103,6 +103,64 @@ const ANEW: [&str; 4] = [
     ":sccache",
 ];
 
+/// Types whose values change where they stand.
+const CHANGING: [&str; 6] = ["Atomic", "Mutex", "RwLock", "Cell", "Lazy", "OnceLock"];
+
+/// What is to be said of a `static` that a cell defines to change it: each cell has its own copy, as evcxr compiles what was
+/// defined with each cell again.
+pub(super) fn begins_anew(rust: &str) -> Option<String> {
+    let block: syn::Block = syn::parse_str(&format!("{{{}}}", rust_of(rust))).ok()?;
+    let names: Vec<_> = block
+        .stmts
+        .iter()
+        .filter_map(|statement| match statement {
+            syn::Stmt::Item(syn::Item::Static(item)) => Some(item),
+            _ => None,
+        })
+        .filter(|item| {
+            let ty = quote::ToTokens::to_token_stream(&item.ty).to_string();
+            matches!(item.mutability, syn::StaticMutability::Mut(_))
+                || CHANGING.iter().any(|name| ty.contains(name))
+        })
+        .map(|item| format!("`{}`", item.ident))
+        .collect();
+    (!names.is_empty()).then(|| {
+        format!(
+            "{} begins anew in each cell that uses it: what is to last is a variable (`let n = std::sync::Arc::new(..);`)\n",
+            names.join(", ")
+        )
+    })
+}
+
+/// A cell with an end behind each `thread_local! { .. }`, which evcxr takes for an expression else.
+pub(super) fn ended(rust: String) -> String {
+    let Ok(tokens) = rust_of(&rust).parse::<TokenStream>() else {
+        return rust;
+    };
+    let tokens: Vec<_> = tokens.into_iter().collect();
+    let ends = tokens.windows(3).enumerate().filter_map(|(at, three)| {
+        let [
+            TokenTree::Ident(name),
+            TokenTree::Punct(sign),
+            TokenTree::Group(group),
+        ] = three
+        else {
+            return None;
+        };
+        let ended =
+            matches!(tokens.get(at + 3), Some(TokenTree::Punct(next)) if next.as_char() == ';');
+        (name == "thread_local" && sign.as_char() == '!' && !ended)
+            .then(|| group.span().byte_range().end)
+    });
+    let mut text = rust.clone();
+    for end in ends.collect::<Vec<_>>().into_iter().rev() {
+        if text.is_char_boundary(end) {
+            text.insert(end, ';');
+        }
+    }
+    text
+}
+
 /// Where a `let` stands without a pattern.
 fn no_pattern(rust: &str) -> Option<usize> {
     let mut tokens = rust.parse::<TokenStream>().ok()?.into_iter().peekable();
@@ -218,6 +276,30 @@ mod tests {
             "let r#let = b'\\''; 'a: loop { break 'a }",
         ] {
             assert_eq!(fault(code), None, "{code}");
+        }
+    }
+
+    #[test]
+    fn a_static_that_changes_begins_anew() {
+        let said = begins_anew("static N: AtomicU64 = AtomicU64::new(0);").unwrap();
+        assert!(said.starts_with("`N` begins anew"), "{said}");
+        assert!(begins_anew("static mut X: u8 = 0;\n1").is_some());
+        for code in [
+            "static NAMES: [&str; 1] = [\"a\"];",
+            "let x = 1;",
+            "fn f() { static N: AtomicU64 = x; }",
+        ] {
+            assert_eq!(begins_anew(code), None, "{code}");
+        }
+    }
+
+    #[test]
+    fn a_thread_local_has_an_end() {
+        let ended = |code: &str| ended(code.to_owned());
+        assert_eq!(ended("é;thread_local!{ x }"), "é;thread_local!{ x };");
+        assert_eq!(ended("thread_local! {a}\n1"), "thread_local! {a};\n1");
+        for code in ["thread_local!{a};", "println!(\"x\")", "thread_local"] {
+            assert_eq!(ended(code), code);
         }
     }
 

@@ -85,6 +85,10 @@ impl Cells {
         if let Some(value) = self.guest.answer(&rust) {
             return Ok(Some(value));
         }
+        if let Some(note) = code::begins_anew(&rust) {
+            (cell.show)(Shown::Stderr(note));
+        }
+        let rust = code::ended(rust);
         let waiting = wait::blocking(&rust);
         let text = rust.clone();
         let outcome = self
