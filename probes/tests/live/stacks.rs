@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use probes::Guest;
+use probes::{ErrorKind, Guest};
 use probes::memory::GuestVirt;
 use probes::sched::{Task, TaskState};
 use probes::text::Instruction;
@@ -328,8 +328,16 @@ pub(crate) fn in_the_middle_of_a_switch(kernel: &str) {
             for trace in [Some(on_cpu), other].into_iter().flatten() {
                 followed(&mut ledger, trace);
                 if trace.pid != 0 {
-                    let alone = guest.stack_trace(trace.pid).unwrap();
-                    ledger.same(told(trace), "the same alone", &alone, trace);
+                    match guest.stack_trace(trace.pid) {
+                        Ok(alone) => ledger.same(told(trace), "the same alone", &alone, trace),
+                        // In its last switch a task has no PID any more.
+                        Err(error) => ledger.same(
+                            told(trace),
+                            "gone from the PIDs",
+                            &(error.kind(), trace.state),
+                            &(ErrorKind::Absent, TaskState::Dead),
+                        ),
+                    }
                 }
             }
         }
