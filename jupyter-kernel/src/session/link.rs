@@ -79,9 +79,9 @@ impl Link {
         self.say(&Say::Interrupt);
     }
 
-    /// Whether the process is there.
+    /// Whether the process is there: asked of the system, as what the socket says of its end comes a moment later.
     pub(super) fn lives(&self) -> bool {
-        self.asking().is_some()
+        self.asking().is_some() && matches!(lock(&self.child).try_wait(), Ok(None))
     }
 
     /// The error of a cell that the process left without an answer.
