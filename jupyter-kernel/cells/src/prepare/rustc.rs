@@ -24,6 +24,8 @@ const KEY: &str = "KLAB_RUSTC_KEY";
 const PLACE: &str = "EVCXR_EXECUTION_SO_PATH";
 /// The loader's variable, which cargo sets for procedural macros.
 const LIBRARIES: &str = "LD_LIBRARY_PATH";
+/// The pipe by which cargo counts what runs at once: it goes with that cargo.
+const JOBS: &str = "CARGO_MAKEFLAGS";
 /// Stands for evcxr's folder in a call: a session's is a copy of the template's.
 const FOLDER: &str = "\u{1}";
 
@@ -76,7 +78,7 @@ fn write(args: &[std::ffi::OsString]) -> Option<()> {
     let build = env::current_dir().ok()?;
     let folder = build.parent()?.to_str()?;
     let of_folder = |text: &str| text.replace(folder, FOLDER);
-    let of_cargo = |name: &str| name.starts_with("CARGO") || name == LIBRARIES;
+    let of_cargo = |name: &str| name.starts_with("CARGO") && name != JOBS || name == LIBRARIES;
     let call = Call {
         key,
         args: args.iter().map(|arg| of_folder(arg)).collect(),
