@@ -112,7 +112,8 @@ def test_a_program_that_is_killed_is_an_error_and_the_next_cell_starts_another(k
     session = kernel.cells()
     os.kill(session, signal.SIGKILL)
     assert gone(session)
-    assert kernel.run("2 + 2").value["text/plain"] == "4"
+    cell = kernel.run("2 + 2")
+    assert cell.error is None and cell.value["text/plain"] == "4", cell.error
 
 
 def test_both_kinds_of_cells_share_one_drgn(kernel):

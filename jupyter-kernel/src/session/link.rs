@@ -81,7 +81,11 @@ impl Link {
 
     /// Whether the process is there: asked of the system, as what the socket says of its end comes a moment later.
     pub(super) fn lives(&self) -> bool {
-        self.asking().is_some() && matches!(lock(&self.child).try_wait(), Ok(None))
+        if self.asking().is_none() {
+            return false;
+        }
+        let mut child = lock(&self.child);
+        matches!(child.try_wait(), Ok(None)) && !is_ending(child.id())
     }
 
     /// The error of a cell that the process left without an answer.
@@ -156,6 +160,15 @@ impl Link {
         let _ = child.kill();
         child.wait().ok()
     }
+}
+
+/// Whether a process of several threads has lost its first one, and waits for the others' end: until then it is no child
+/// that has ended, and its socket is open.
+fn is_ending(pid: u32) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    // `PID (NAME) STATE ..`, where the name may hold anything.
+    let state = stat.rsplit_once(')').map(|(_, rest)| rest.trim_start());
+    state.is_none_or(|state| state.starts_with(['Z', 'X']))
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
