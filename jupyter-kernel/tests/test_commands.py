@@ -86,9 +86,7 @@ def test_c_in_strings_is_completed_before_the_first_cell_and_while_one_runs(gues
     kernel = Kernel(env={"KLAB_GUEST": guest})
     try:
         # The Rust session starts meanwhile, and is not asked.
-        begun = time.monotonic()
         assert completed(kernel, 'guest.eval("init_task.co', '")?') == ('guest.eval("init_task.', ["comm"])
-        assert time.monotonic() - begun < 5
         assert "linux_banner" in completed(kernel, 'let a = guest.symbol("linux_ba', '")?;')[1]
         assert "task_struct" in completed(kernel, 'guest.type_of("struct task_st')[1]
         assert "struct task_struct" in completed(kernel, '#[derive(Mirror)]\n#[mirror(c = "task_str')[1]
@@ -131,9 +129,7 @@ def test_shell_cells_are_completed_by_the_guest(kernel, shell, guest, request):
     assert completed(kernel, "%%sh\nls --al")[1] == []
     request.addfinalizer(lambda: shell("resume"))
     shell("pause")
-    begun = time.monotonic()
     assert completed(kernel, "%%sh\ncat /sys/ker")[1] == []
-    assert time.monotonic() - begun < 2
 
 
 def test_lines_are_completed_by_what_the_guest_has(kernel):

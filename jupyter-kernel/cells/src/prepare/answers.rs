@@ -13,8 +13,8 @@ use serde::{Deserialize, Serialize};
 const ANSWERS: &str = "answers.json";
 /// Stands for evcxr's folder, of which each session has its own.
 const FOLDER: &str = "\u{1}";
-/// The words of a question about the toolchain.
-const QUESTIONS: [&str; 3] = ["--print", "locate-project", "config"];
+/// The words of a question about the toolchain. What the user's configuration says is asked anew.
+const QUESTIONS: [&str; 2] = ["--print", "locate-project"];
 
 #[derive(Clone, Serialize, Deserialize)]
 struct Answer {
@@ -59,12 +59,16 @@ pub(super) fn answer(
                 stdout: text(&output.stdout),
                 stderr: text(&output.stderr),
             };
-            known.push(answer.clone());
-            // Two may be asked at a time: the later file is the whole file.
-            let new = folder.join(format!("{ANSWERS}.{}", std::process::id()));
-            let kept = serde_json::to_vec(&known).map_err(anyhow::Error::from);
-            let _ = kept
-                .and_then(|kept| Ok(fs::write(&new, kept).and_then(|()| fs::rename(&new, &file))?));
+            // A failure may be of the moment.
+            if answer.code == 0 {
+                known.push(answer.clone());
+                // Two may be asked at a time: the later file is the whole file.
+                let new = folder.join(format!("{ANSWERS}.{}", std::process::id()));
+                let kept = serde_json::to_vec(&known).map_err(anyhow::Error::from);
+                let _ = kept.and_then(|kept| {
+                    Ok(fs::write(&new, kept).and_then(|()| fs::rename(&new, &file))?)
+                });
+            }
             answer
         }
     };
