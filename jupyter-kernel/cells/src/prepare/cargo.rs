@@ -79,6 +79,12 @@ pub(super) fn give(command: &mut Command, folder: &Path) -> Result<()> {
     Ok(())
 }
 
+/// cargo's own folder, as it is outside of a session.
+pub(super) fn home() -> Option<PathBuf> {
+    let of_user = || Some(PathBuf::from(env::var_os("HOME")?).join(".cargo"));
+    env::var_os(HOME[1]).map(PathBuf::from).or_else(of_user)
+}
+
 /// Gives a process that is none of evcxr's tools the environment that this program was started in.
 pub(super) fn take(command: &mut Command) {
     let [home, before] = HOME;

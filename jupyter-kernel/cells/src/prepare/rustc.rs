@@ -12,7 +12,7 @@ use std::process::{Command, ExitCode};
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 
-use super::cargo::{BIN, TOOLS};
+use super::cargo::{self, BIN, TOOLS};
 
 /// The name in a session's `bin` by which cargo calls this program for rustc.
 pub(super) const NAME: &str = "rustc-of-cells";
@@ -37,10 +37,17 @@ struct Call {
     env: Vec<(String, String)>,
 }
 
-/// What a call depends on: the manifest, the words of evcxr's call of cargo, and the flags in the environment.
+/// What a call depends on: the manifest, the words of evcxr's call of cargo, the flags in the environment, and what the
+/// user's configuration of cargo says now.
 pub(super) fn key(manifest: &str, words: &[std::ffi::OsString]) -> String {
     let flags = env::var("RUSTFLAGS").unwrap_or_default();
-    format!("{manifest}\n{words:?}\n{flags}")
+    let configuration = cargo::home().map(|home| configuration(&home));
+    format!("{manifest}\n{words:?}\n{flags}\n{configuration:?}")
+}
+
+/// The texts of cargo's files, of which as a rule there is none.
+fn configuration(home: &Path) -> [Option<String>; 2] {
+    ["config.toml", "config"].map(|name| fs::read_to_string(home.join(name)).ok())
 }
 
 /// Has `cargo` call rustc by [`NAME`], which writes the call down.
@@ -111,4 +118,17 @@ pub(super) fn again(folder: &Path, build: &Path, key: &str) -> Option<Command> {
         .envs(call.env.iter().map(|(name, value)| (name, here(value))))
         .current_dir(build);
     Some(command)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_user_configures_is_seen_at_the_next_cell() {
+        let home = tempfile::tempdir().unwrap();
+        let before = configuration(home.path());
+        fs::write(home.path().join("config.toml"), "[build]\n").unwrap();
+        assert_ne!(configuration(home.path()), before);
+    }
 }
