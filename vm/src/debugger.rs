@@ -23,6 +23,8 @@ const LONGEST: usize = 64 << 10;
 const PATIENCE: Duration = Duration::from_secs(10);
 /// Time limit for a running guest to stop.
 const STOPS: Duration = Duration::from_secs(2);
+/// Steps after which a CPU whose registers are the same stands in an instruction that changes none: one that jumps to itself.
+const STEPS: u32 = 3;
 /// Byte that asks the stub to stop the guest.
 const BREAK: u8 = 3;
 /// `GDB_SIGNAL_TRAP`: a breakpoint, or one step.
@@ -181,22 +183,12 @@ impl Debugger {
     /// # Errors
     /// When QEMU does not tell.
     pub fn registers(&mut self, cpu: u32) -> Result<Registers> {
-        self.done(&format!("Hg{:x}", cpu + 1))?;
-        let text = self.ask("g")?;
+        let text = words_of(&mut self.rsp, cpu)?;
         registers_of(cpu, &text).ok_or_else(|| Error::Debugger("it gives no registers".to_owned()))
     }
 
     fn done(&mut self, packet: &str) -> Result<()> {
-        match self.ask(packet)?.as_str() {
-            "OK" => Ok(()),
-            other => Err(Error::Debugger(format!("`{packet}` gives `{other}`"))),
-        }
-    }
-
-    fn ask(&mut self, packet: &str) -> Result<String> {
-        self.send(packet)?;
-        self.packet(PATIENCE)?
-            .ok_or_else(|| Error::Debugger(format!("no answer to `{packet}`")))
+        done(&mut self.rsp, packet)
     }
 
     fn stop(&mut self, patience: Duration) -> Result<Option<Stop>> {
@@ -205,10 +197,6 @@ impl Debugger {
 
     fn send(&mut self, data: &str) -> Result<()> {
         send(&mut self.rsp, data)
-    }
-
-    fn packet(&mut self, patience: Duration) -> Result<Option<String>> {
-        packet_of(&mut self.rsp, patience)
     }
 }
 
@@ -234,10 +222,27 @@ fn word(text: &str, at: usize, bytes: usize) -> Option<u64> {
     Some(word >> (64 - bytes * 8))
 }
 
-/// One step of a CPU; the others stand.
+/// One step of a CPU; the others stand. Where two CPUs have stopped at once, what the second one asked for may stop the guest
+/// again before anything was executed (`debug_requested` stays set over `vm_stop()`, softmmu/runstate.c@v7.2.0): then the CPU's
+/// registers are as they were, and it is asked for its step once more.
 fn step(rsp: &mut Rsp, cpu: u32) -> Result<Stop> {
-    send(rsp, &format!("vCont;s:{:x}", cpu + 1))?;
-    stop_of(rsp, PATIENCE)?.ok_or_else(|| Error::Debugger("a step does not end".to_owned()))
+    let ends = || Error::Debugger("a step does not end".to_owned());
+    let before = words_of(rsp, cpu)?;
+    let mut steps = 0;
+    loop {
+        send(rsp, &format!("vCont;s:{:x}", cpu + 1))?;
+        let stop = stop_of(rsp, PATIENCE)?.ok_or_else(ends)?;
+        steps += 1;
+        if steps == STEPS || stop.watch.is_some() || words_of(rsp, cpu)? != before {
+            return Ok(stop);
+        }
+    }
+}
+
+/// The gdbstub's text of a CPU's registers. A stop makes the CPU that stopped the one that is asked: it is named anew.
+fn words_of(rsp: &mut Rsp, cpu: u32) -> Result<String> {
+    done(rsp, &format!("Hg{:x}", cpu + 1))?;
+    ask(rsp, "g")
 }
 
 /// The next stop reply: `T05thread:01;`, `T05thread:02;watch:ffffffff8115d020;`.
@@ -268,6 +273,18 @@ fn stop_of(rsp: &mut Rsp, patience: Duration) -> Result<Option<Stop>> {
             return Err(Error::Debugger("the guest ended".to_owned()));
         }
     }
+}
+
+fn done(rsp: &mut Rsp, packet: &str) -> Result<()> {
+    match ask(rsp, packet)?.as_str() {
+        "OK" => Ok(()),
+        other => Err(Error::Debugger(format!("`{packet}` gives `{other}`"))),
+    }
+}
+
+fn ask(rsp: &mut Rsp, packet: &str) -> Result<String> {
+    send(rsp, packet)?;
+    packet_of(rsp, PATIENCE)?.ok_or_else(|| Error::Debugger(format!("no answer to `{packet}`")))
 }
 
 fn send(rsp: &mut Rsp, data: &str) -> Result<()> {
@@ -394,7 +411,15 @@ mod tests {
             "+$T05thread:01;#",
             "+$OK#",
             "+$T05thread:02;watch:ffffffff8115d020;#",
+            "+$OK#",
+            "+$9c20005181ffffff#",
+            // Another CPU's stop: nothing was executed, and the step is asked for again.
+            "+$T05thread:01;#",
+            "+$OK#",
+            "+$9c20005181ffffff#",
             "+$T05thread:02;#",
+            "+$OK#",
+            "+$9d20005181ffffff#",
             "+$OK#",
         ]);
         let mut debugger = attach(folder.path()).unwrap();

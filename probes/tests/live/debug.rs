@@ -295,7 +295,6 @@ fn watchpoints_tell_the_writer(kernel: &str) {
 
 /// Two CPUs at a function at once, hundreds of times: no call is lost.
 #[test]
-#[ignore = "failed one run of four, on two CPUs: QEMU may answer a step before the CPU has stepped; branch motion-step"]
 fn breakpoints_lose_no_call() {
     for cpus in [1, 2] {
         let mut ground = Ground::of(Options { cpus, ..Options::default() });
