@@ -18,7 +18,7 @@ use crate::tally::Tally;
 #[derive(Debug, Default)]
 pub(crate) struct Report {
     pub(crate) lines: Vec<String>,
-    /// The end of what the failed programs said.
+    /// What failed tests and programs said.
     pub(crate) last_words: Vec<String>,
     pub(crate) total: Tally,
 }
@@ -78,11 +78,7 @@ impl<'a> Lane<'a> {
         let mut tally = Tally::default();
         for program in (stage.programs)(self.paths)? {
             let (counted, said) = program.run(self.paths, &self.guests, stage)?;
-            if counted.failed > 0 {
-                last_words.push(format!("==> {}: the last that was said", stage.name));
-                last_words.extend(said);
-                last_words.push(String::new());
-            }
+            last_words.extend(said);
             tally += counted;
         }
         Ok(tally)

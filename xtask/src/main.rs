@@ -10,6 +10,7 @@ mod clean;
 #[cfg(test)]
 mod documents;
 mod drgn;
+mod failures;
 mod guests;
 mod lab;
 mod lane;

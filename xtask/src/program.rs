@@ -1,4 +1,4 @@
-//! A program that a stage runs, and what its end means.
+//! A program that a stage runs, what its end means, and its second run.
 
 use std::collections::VecDeque;
 use std::ffi::OsString;
@@ -9,14 +9,17 @@ use std::{env, fs};
 
 use anyhow::{Context, Result, bail};
 
+use crate::failures::Failures;
 use crate::guests::Guests;
 use crate::paths::Paths;
 use crate::process::tied;
 use crate::stages::Stage;
 use crate::tally::Tally;
 
-/// Lines of a failed program that are said again at the end of all.
+/// Lines of a program that failed without a failed test that are said again at the end of all.
 const LAST_WORDS: usize = 60;
+/// With more failed tests than these nothing is run again: that is no chance.
+const MOST_AGAIN: u64 = 3;
 /// After how many seconds a program of a stage is ended, and counts as failed.
 const LIMIT: &str = "2700";
 /// The same of a stage that is named to be run: a soak of an hour is one of them.
@@ -25,18 +28,84 @@ const LIMIT_OF_NAMED: &str = "5400";
 /// A program, and how its tests are counted.
 pub(crate) struct Program {
     pub(crate) words: Vec<OsString>,
-    /// Whether its closing line says how many tests it ran; else it is one test itself.
-    pub(crate) counts: bool,
+    pub(crate) kind: Kind,
+}
+
+/// What a program says of its tests.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// Nothing: it is one test itself.
+    Check,
+    /// What cargo says.
+    Cargo,
+    /// What pytest says, and `run.py`. The words behind the first so many are the files.
+    Files(usize),
+}
+
+/// One run of a program.
+struct Ran {
+    tally: Tally,
+    failures: Failures,
+    last: VecDeque<String>,
 }
 
 impl Program {
-    /// Run it, show what it prints, and count. The lines are its last.
+    /// Runs it, shows what it prints, and counts. Where few of its tests fail, those are run once more by themselves; the ones that
+    /// pass then are counted as such. The lines say what failed.
     pub(crate) fn run(
         &self,
         paths: &Paths,
         guests: &Guests,
         stage: &Stage,
-    ) -> Result<(Tally, VecDeque<String>)> {
+    ) -> Result<(Tally, Vec<String>)> {
+        let first = self.once(paths, guests, stage)?;
+        let (tally, names) = (first.tally, &first.failures.names);
+        if tally.failed == 0 {
+            return Ok((tally, Vec::new()));
+        }
+        let mut said = first.failures.said(stage.name);
+        if names.is_empty() {
+            said.push(format!("==> {}: the last that was said", stage.name));
+            said.extend(first.last);
+        }
+        if tally.failed != names.len() as u64 || tally.failed > MOST_AGAIN {
+            return Ok((tally, said));
+        }
+        println!("==> {}: {} again", stage.name, tally.failed);
+        let second = Self {
+            words: self.only(names.iter().map(String::as_str)),
+            kind: self.kind,
+        };
+        let second = second.once(paths, guests, stage)?;
+        said.extend(second.failures.said(&format!("{}, again", stage.name)));
+        let passed = second.tally.passed.min(tally.failed);
+        said.push(format!(
+            "{}: {passed} of {} passed when run again",
+            stage.name, tally.failed
+        ));
+        Ok((
+            tally.passed_again(if second.tally.failed == 0 { passed } else { 0 }),
+            said,
+        ))
+    }
+
+    /// Its words to run these tests only.
+    fn only<'n>(&self, names: impl Iterator<Item = &'n str>) -> Vec<OsString> {
+        let (words, between): (&[OsString], &[&str]) = match self.kind {
+            Kind::Check => (&self.words, &[]),
+            Kind::Cargo => (&self.words, &["--", "--exact"]),
+            Kind::Files(before) => (&self.words[..before], &[]),
+        };
+        let mut words = words.to_vec();
+        words.extend(between.iter().map(OsString::from));
+        words.extend(names.map(|name| match name.ends_with(".md") {
+            true => OsString::from(format!("notebooks/{name}")),
+            false => name.into(),
+        }));
+        words
+    }
+
+    fn once(&self, paths: &Paths, guests: &Guests, stage: &Stage) -> Result<Ran> {
         let words: Vec<_> = self
             .words
             .iter()
@@ -73,6 +142,7 @@ impl Program {
             .context("cannot start `setpriv` and `timeout`")?;
         drop(command);
         let mut counted = Tally::default();
+        let mut failures = Failures::default();
         let mut last = VecDeque::new();
         for line in BufReader::new(output).split(b'\n') {
             let line = String::from_utf8_lossy(&line?).into_owned();
@@ -81,10 +151,9 @@ impl Program {
                 // Another stage's lines stand between.
                 false => println!("{:<10} {line}", stage.name),
             }
-            if self.counts
-                && let Some(tally) = Tally::parse(&line)
-            {
-                counted += tally;
+            if self.kind != Kind::Check {
+                failures.line(&line);
+                counted += Tally::parse(&line).unwrap_or_default();
             }
             if last.len() == LAST_WORDS {
                 last.pop_front();
@@ -95,13 +164,20 @@ impl Program {
         if status.code() == Some(124) {
             println!("ended after {limit} s");
         }
-        Ok((verdict(self.counts, counted, status.success()), last))
+        Ok(Ran {
+            tally: verdict(self.kind, counted, status.success()),
+            failures,
+            last,
+        })
     }
 }
 
 /// Judges a program's end: one that fails without a failed test, or runs no test, failed.
-fn verdict(counts: bool, counted: Tally, success: bool) -> Tally {
-    let mut tally = if counts { counted } else { Tally::one(success) };
+fn verdict(kind: Kind, counted: Tally, success: bool) -> Tally {
+    let mut tally = match kind {
+        Kind::Check => Tally::one(success),
+        Kind::Cargo | Kind::Files(_) => counted,
+    };
     if tally.failed == 0 && (!success || tally.passed == 0) {
         tally.failed = 1;
     }
@@ -109,19 +185,19 @@ fn verdict(counts: bool, counted: Tally, success: bool) -> Tally {
 }
 
 pub(crate) fn check(words: &[&str]) -> Program {
-    cargo(words, false)
+    cargo(words, Kind::Check)
 }
 
 pub(crate) fn tests(words: &[&str]) -> Program {
-    cargo(words, true)
+    cargo(words, Kind::Cargo)
 }
 
-fn cargo(words: &[&str], counts: bool) -> Program {
+fn cargo(words: &[&str], kind: Kind) -> Program {
     let program = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let words = std::iter::once(program)
         .chain(words.iter().map(OsString::from))
         .collect();
-    Program { words, counts }
+    Program { words, kind }
 }
 
 /// The Python tests in a folder whose file names are `wanted`.
@@ -148,12 +224,10 @@ pub(crate) fn pytest(
     }
     files.sort();
     let mut words: Vec<OsString> = vec![paths.venv_program("python").into()];
-    words.extend(["-m", "pytest", "-q", "-rs", "-p", "no:cacheprovider"].map(OsString::from));
+    words.extend(["-m", "pytest", "-q", "-rsfE", "-p", "no:cacheprovider"].map(OsString::from));
+    let kind = Kind::Files(words.len());
     words.append(&mut files);
-    Ok(Program {
-        words,
-        counts: true,
-    })
+    Ok(Program { words, kind })
 }
 
 #[cfg(test)]
@@ -161,25 +235,47 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_second_run_is_of_the_failed_alone() {
+        let of = |program: &Program, name| -> Vec<String> {
+            let words = program.only(std::iter::once(name)).into_iter();
+            words
+                .skip(1)
+                .map(|word| word.into_string().unwrap())
+                .collect()
+        };
+        let cargo = tests(&["test", "--test", "live"]);
+        assert_eq!(
+            of(&cargo, "a::b"),
+            ["test", "--test", "live", "--", "--exact", "a::b"]
+        );
+        let files = Program {
+            words: ["python", "-q", "a.py", "b.py"].map(OsString::from).into(),
+            kind: Kind::Files(2),
+        };
+        assert_eq!(of(&files, "a.py::x"), ["-q", "a.py::x"]);
+        assert_eq!(of(&files, "01-a.md"), ["-q", "notebooks/01-a.md"]);
+    }
+
+    #[test]
     fn what_did_not_run_failed() {
         let counted = |passed, failed| Tally {
             passed,
             failed,
-            skipped: 0,
+            ..Tally::default()
         };
-        assert_eq!(verdict(true, counted(3, 0), true), counted(3, 0));
-        assert_eq!(verdict(true, counted(3, 1), false), counted(3, 1));
+        assert_eq!(verdict(Kind::Cargo, counted(3, 0), true), counted(3, 0));
+        assert_eq!(verdict(Kind::Cargo, counted(3, 1), false), counted(3, 1));
         assert_eq!(
-            verdict(true, counted(3, 0), false),
+            verdict(Kind::Cargo, counted(3, 0), false),
             counted(3, 1),
             "a crash after its tests"
         );
         assert_eq!(
-            verdict(true, counted(0, 0), true),
+            verdict(Kind::Cargo, counted(0, 0), true),
             counted(0, 1),
             "no test ran"
         );
-        assert_eq!(verdict(false, counted(0, 0), true), counted(1, 0));
-        assert_eq!(verdict(false, counted(0, 0), false), counted(0, 1));
+        assert_eq!(verdict(Kind::Check, counted(0, 0), true), counted(1, 0));
+        assert_eq!(verdict(Kind::Check, counted(0, 0), false), counted(0, 1));
     }
 }

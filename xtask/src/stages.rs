@@ -9,7 +9,7 @@ use anyhow::{Result, bail};
 use crate::guests::Guests;
 use crate::lane::Lane;
 use crate::paths::Paths;
-use crate::program::{Program, check, pytest, tests};
+use crate::program::{Kind, Program, check, pytest, tests};
 
 /// The crates that build in seconds, by exclusion so that a new one is not forgotten. `klab-cells` pulls in rust-analyzer:
 /// it is built once, for release, and never together with others (their features would build it again). `klab` is tested
@@ -217,15 +217,14 @@ const STAGES: &[Stage] = &[
         always: true,
         kernel: None,
         programs: |paths| {
-            Ok(vec![Program {
-                words: vec![
-                    paths.venv_program("python").into(),
-                    paths.python("run.py").into(),
-                    "--save".into(),
-                    paths.target.join("notebooks").into(),
-                ],
-                counts: true,
-            }])
+            let words = vec![
+                paths.venv_program("python").into(),
+                paths.python("run.py").into(),
+                "--save".into(),
+                paths.target.join("notebooks").into(),
+            ];
+            let kind = Kind::Files(words.len());
+            Ok(vec![Program { words, kind }])
         },
     },
 ];

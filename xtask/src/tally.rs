@@ -9,6 +9,8 @@ pub(crate) struct Tally {
     pub(crate) passed: u64,
     pub(crate) failed: u64,
     pub(crate) skipped: u64,
+    /// Of those that passed, the ones that did only when they were run again.
+    pub(crate) again: u64,
 }
 
 impl Tally {
@@ -17,8 +19,16 @@ impl Tally {
         Self {
             passed: u64::from(passed),
             failed: u64::from(!passed),
-            skipped: 0,
+            ..Self::default()
         }
+    }
+
+    /// The same, after so many of the failed were run again and passed.
+    pub(crate) fn passed_again(mut self, count: u64) -> Self {
+        self.passed += count;
+        self.failed -= count;
+        self.again += count;
+        self
     }
 
     /// The counts in a runner's closing line, if this is one: cargo's (`test result: ok. 3 passed; 0 failed; ..`),
@@ -62,6 +72,7 @@ impl AddAssign for Tally {
         self.passed += other.passed;
         self.failed += other.failed;
         self.skipped += other.skipped;
+        self.again += other.again;
     }
 }
 
@@ -70,6 +81,9 @@ impl fmt::Display for Tally {
         write!(f, "{} passed, {} failed", self.passed, self.failed)?;
         if self.skipped > 0 {
             write!(f, ", {} skipped", self.skipped)?;
+        }
+        if self.again > 0 {
+            write!(f, ", {} ONLY WHEN RUN AGAIN", self.again)?;
         }
         Ok(())
     }
@@ -98,7 +112,17 @@ mod tests {
             passed,
             failed,
             skipped,
+            again: 0,
         })
+    }
+
+    #[test]
+    fn what_passes_the_second_time_is_told() {
+        let tally = tally(5, 2, 0).unwrap().passed_again(2);
+        assert_eq!(
+            tally.to_string(),
+            "7 passed, 0 failed, 2 ONLY WHEN RUN AGAIN"
+        );
     }
 
     #[test]
