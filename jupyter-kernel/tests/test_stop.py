@@ -6,7 +6,7 @@ import signal
 import subprocess
 import time
 
-from conftest import KERNEL, Kernel, children, gone, session_of
+from conftest import KERNEL, Kernel, gone, session_of
 from jupyter_client.manager import KernelManager
 
 #: Rounds of the tests that kill at random points: more than a few take a quarter of an hour.
@@ -39,8 +39,71 @@ def test_a_wait_for_the_agent_stops_and_variables_are_kept(kernel):
     assert kernel.run('guest.tasks()?.iter().filter(|task| task.comm == "sleep").count()').value["text/plain"] == "0"
 
 
-def test_a_runaway_loop_is_killed(kernel):
+#: Ways for a cell to end its process, or to need that, and what is said.
+ENDS = {
+    "loop { std::hint::spin_loop(); }": "Interrupted",
+    'loop { println!("running"); std::thread::sleep(std::time::Duration::from_millis(1)); }': "Interrupted",
+    "loop { std::hint::black_box(vec![0_u8; 1 << 16]); }": "Interrupted",
+    "let mut more = kept.clone(); loop { more.push(1); more.truncate(100); }": "Interrupted",
+    "unsafe { std::ptr::without_provenance_mut::<u8>(8).write_volatile(1) }": "segmentation fault",
+    "std::process::abort()": "ProcessDied",
+    "std::process::exit(3)": "ProcessDied",
+    "fn deep(n: u64) -> u64 { std::hint::black_box([n; 512]); 1 + deep(n + 1) } deep(kept[0] as u64)": "ProcessDied",
+}
+
+
+def test_what_ends_the_process_leaves_the_variables(kernel):
+    kernel.run("let mut kept = vec![40, 1]; fn double(x: i32) -> i32 { 2 * x }")
+    before = child(kernel)
+    for code, said in ENDS.items():
+        kernel.run("kept[1] += 1; // counted")
+        cell = interrupt(kernel, code) if said == "Interrupted" else kernel.run(code)
+        told = cell.reply["ename"] + cell.reply["evalue"]
+        assert said in told and "kept as they were" in told, (code, cell.error)
+        assert cell.stream().count("counted") == 0
+    # Each of the cells before it has counted, in whichever process.
+    assert kernel.run("double(kept[0] + kept[1])").value["text/plain"] == str(2 * (41 + len(ENDS)))
+    assert child(kernel) != before
+    # The copy has all that the prelude set up: panics are errors, loops can be interrupted, its stdin is the user's.
+    assert kernel.run('panic!("seen")').reply["ename"] == "Panic"
+    assert "kept" in interrupt(kernel, "loop { check_interrupt(); }").reply["evalue"]
+    assert kernel.run("guest.task(1)?.comm").value["text/plain"] == '"init"'
+    kernel.run("let added = kept.len();")
+    assert kernel.run("added + 1").value["text/plain"] == "3"
+    assert len([pid for pid, environ in everyone(kernel) if b"KLAB_CELL" in environ]) == 1
+
+
+def parent(pid):
+    return int(open(f"/proc/{pid}/stat").read().rsplit(")", 1)[1].split()[1])
+
+
+def test_how_the_process_died_is_said():
+    for code, said in {"std::process::abort()": "SIGABRT", "std::process::exit(3)": "exit status: 3"}.items():
+        kernel = Kernel()
+        kernel.run("let kept = 41;")
+        told = kernel.run(code).reply["evalue"]
+        assert said in told and "kept as they were" in told
+        # A gentle stop is one in the copy, too.
+        cell = interrupt(kernel, "loop { check_interrupt(); }")
+        assert cell.reply["evalue"] == "the cell was stopped; its variables are kept"
+        assert kernel.run("kept + 1").value["text/plain"] == "42"
+        kernel.stop()
+
+
+def everyone(kernel):
+    """All processes of the kernel's session, with their environment."""
+    folder = session_of(kernel.manager.provisioner.pid)[1][b"KLAB_SESSION"].decode()
+    for pid in of_session(folder):
+        try:
+            if "Z" not in open(f"/proc/{pid}/stat").read().rsplit(")", 1)[1].split()[0]:
+                yield pid, open(f"/proc/{pid}/environ", "rb").read()
+        except OSError:
+            pass
+
+
+def test_with_threads_of_its_own_the_process_ends_with_its_variables(kernel):
     kernel.run("let lost = 1; fn double(x: i32) -> i32 { 2 * x }")
+    kernel.run("std::thread::spawn(|| std::thread::sleep(std::time::Duration::from_secs(1000)));")
     cell = interrupt(kernel, "loop { std::hint::spin_loop(); }")
     assert cell.reply["ename"] == "Interrupted" and "lost" in cell.reply["evalue"]
     assert kernel.run("lost").reply["ename"] == "E0425"
@@ -81,11 +144,11 @@ def test_a_process_that_is_killed_comes_back(kernel):
 
 
 def pid_of_cells(kernel):
-    """The process that runs the cells: the child of klab-cells that was started with KLAB_CELL."""
-    for pid, environ in children(kernel.cells()):
-        if b"KLAB_CELL" in environ:
-            return pid
-    raise AssertionError("the kernel has no process for cells")
+    """The process that runs the cells: of those that were started with KLAB_CELL the one that is no copy of another."""
+    cells = [pid for pid, environ in everyone(kernel) if b"KLAB_CELL" in environ]
+    runs = [pid for pid in cells if parent(pid) not in cells]
+    assert len(runs) == 1, f"the kernel has {cells} for cells"
+    return runs[0]
 
 
 def test_restart_begins_anew(kernel):

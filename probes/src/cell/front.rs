@@ -17,6 +17,7 @@ use std::thread::{self, ThreadId};
 use serde::Serialize;
 
 use super::Bundle;
+use super::keep;
 use super::streams::Streams;
 use crate::base::{self, Interrupted};
 
@@ -28,6 +29,18 @@ const CELL: &str = "KLAB_CELL";
 
 /// The thread that runs the cells, once [`start`] reached klab's kernel.
 static CELL_THREAD: OnceLock<ThreadId> = OnceLock::new();
+
+/// The ways to the kernel, for a process that goes on with them.
+static WAYS: OnceLock<Ways> = OnceLock::new();
+
+#[derive(Debug)]
+struct Ways {
+    /// What evcxr writes, and reads.
+    commands: File,
+    evcxr: File,
+    out: UnixStream,
+    err: UnixStream,
+}
 
 /// Messages from a cell to its front end.
 #[derive(Serialize)]
@@ -52,6 +65,10 @@ pub(super) enum Event<'a> {
     },
     /// The cell reads its stdin.
     Input {},
+    /// This process is there if the cell ends the one that runs it.
+    Copy { pid: i32 },
+    /// It goes on instead.
+    Kept {},
     /// All output up to here belongs to cell `cell`.
     End { cell: u64 },
 }
@@ -74,20 +91,34 @@ pub fn start() -> io::Result<()> {
     if CELL_THREAD.set(thread::current().id()).is_err() {
         return Ok(());
     }
-    let evcxr = File::from(io::stdout().as_fd().try_clone_to_owned()?);
-    let out = connect(&folder, "out")?;
-    let err = connect(&folder, "err")?;
-    nix::unistd::dup2_stdout(&out)?;
-    nix::unistd::dup2_stderr(&err)?;
+    let ways = Ways {
+        commands: File::from(io::stdin().as_fd().try_clone_to_owned()?),
+        evcxr: File::from(io::stdout().as_fd().try_clone_to_owned()?),
+        out: connect(&folder, "out")?,
+        err: connect(&folder, "err")?,
+    };
+    nix::unistd::dup2_stdout(&ways.out)?;
+    nix::unistd::dup2_stderr(&ways.err)?;
     base::install()?;
-    let streams = Streams::start(out.try_clone()?)?;
+    serve(WAYS.get_or_init(|| ways))
+}
+
+/// Goes on as the process of the cells, in a copy of it.
+pub(super) fn go_on() -> io::Result<()> {
+    base::clear();
+    serve(WAYS.get().ok_or(io::ErrorKind::NotConnected)?)
+}
+
+/// Begins the threads that listen to the kernel.
+fn serve(ways: &'static Ways) -> io::Result<()> {
+    let streams = Streams::start(ways.commands.try_clone()?, ways.out.try_clone()?)?;
     let at_panic = Arc::clone(&streams);
     std::panic::set_hook(Box::new(move |info| report_panic(info, &at_panic)));
     thread::Builder::new()
-        .name("klab front end".to_owned())
+        .name(keep::FRONT_END.to_owned())
         .spawn(move || {
             // The kernel is gone, or broken: nobody would end a cell that runs for ever.
-            let _ = obey(out, evcxr, err, &streams);
+            let _ = obey(ways, &streams);
             let _ = nix::sys::signal::raise(nix::sys::signal::Signal::SIGKILL);
         })?;
     Ok(())
@@ -98,13 +129,9 @@ fn connect(folder: &Path, name: &str) -> io::Result<UnixStream> {
 }
 
 /// Does what the kernel says, line by line, until it hangs up.
-fn obey(
-    out: UnixStream,
-    mut evcxr: File,
-    mut err: UnixStream,
-    streams: &Streams,
-) -> io::Result<()> {
-    for line in BufReader::new(out).lines() {
+fn obey(ways: &Ways, streams: &Streams) -> io::Result<()> {
+    let (mut evcxr, mut err) = (&ways.evcxr, &ways.err);
+    for line in BufReader::new(&ways.out).lines() {
         let line = line?;
         match line.split_once(' ').unwrap_or((&line, "")) {
             ("begin", _) => base::clear(),
@@ -114,6 +141,7 @@ fn obey(
             ("forget", _) => streams.forget(),
             ("end", cell) => {
                 streams.end();
+                keep::end();
                 let cell = cell.parse().map_err(|_| io::ErrorKind::InvalidData)?;
                 send(&Event::End { cell });
                 writeln!(
@@ -193,7 +221,11 @@ fn try_send(event: &Event<'_>) -> io::Result<()> {
             error = Bundle::text(format!("error: {evalue}"));
             &error
         }
-        Event::Panic { .. } | Event::Input {} | Event::End { .. } => return Ok(()),
+        Event::Panic { .. }
+        | Event::Input {}
+        | Event::Copy { .. }
+        | Event::Kept {}
+        | Event::End { .. } => return Ok(()),
     };
     if evcxr {
         for (mime, data) in data.iter() {

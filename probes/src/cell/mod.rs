@@ -16,6 +16,7 @@ mod bundle;
 mod diff;
 pub mod exercise;
 mod front;
+mod keep;
 mod progress;
 mod show;
 #[doc(hidden)]

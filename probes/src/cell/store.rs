@@ -9,6 +9,7 @@ use std::fmt::Display;
 use std::sync::Arc;
 
 use super::front::{self, Event};
+use super::keep;
 
 /// Tells evcxr that a variable is of another type now.
 const VARIABLE_CHANGED_TYPE: &str = "EVCXR_VARIABLE_CHANGED_TYPE:";
@@ -25,8 +26,12 @@ impl VariableStore {
         self.put(name, Box::new(value));
     }
 
-    /// Returns whether `name` is a `T`, or is not there; says else that it is lost.
+    /// Returns whether `name` is a `T`, or is not there; says else that it is lost. Each cell asks this of its variables
+    /// before it runs; `false` ends it.
     pub fn check_variable<T: 'static>(&mut self, name: &str) -> bool {
+        if keep::keep() {
+            return false;
+        }
         let kept = self.get(name).is_none_or(|value| value.is::<T>());
         if !kept {
             lost(name);

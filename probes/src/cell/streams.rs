@@ -9,7 +9,6 @@
 
 use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader};
-use std::os::fd::AsFd;
 use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -19,6 +18,7 @@ use std::time::Duration;
 use nix::libc;
 
 use super::front::{Event, send};
+use super::keep;
 use crate::base;
 
 /// How evcxr says that a cell is to run.
@@ -46,9 +46,9 @@ struct State {
 }
 
 impl Streams {
-    /// Takes over stdin, and stdout for as long as a cell that prints is stopped; `out` is what stdout is else.
-    pub(super) fn start(out: UnixStream) -> io::Result<Arc<Self>> {
-        let commands = File::from(io::stdin().as_fd().try_clone_to_owned()?);
+    /// Takes over stdin, and stdout for as long as a cell that prints is stopped; `out` is what stdout is else, and `commands` is
+    /// where evcxr writes.
+    pub(super) fn start(commands: File, out: UnixStream) -> io::Result<Arc<Self>> {
         let (stdin, feed) = UnixDatagram::pair()?;
         nix::unistd::dup2_stdin(&stdin)?;
         let streams = Arc::new(Self {
@@ -59,9 +59,9 @@ impl Streams {
             changed: Condvar::new(),
         });
         let pump = Arc::clone(&streams);
-        spawn("klab stdin", move || pump.pump(commands))?;
+        spawn(keep::STDIN, move || pump.pump(commands))?;
         let watch = Arc::clone(&streams);
-        spawn("klab streams", move || watch.watch())?;
+        spawn(keep::STREAMS, move || watch.watch())?;
         Ok(streams)
     }
 

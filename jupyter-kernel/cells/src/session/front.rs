@@ -46,6 +46,10 @@ pub(crate) struct Said {
     pub(crate) panicked: bool,
     /// A `?` ended the cell.
     pub(crate) question_mark: bool,
+    /// The process has died, and a copy of it from before the cell goes on.
+    pub(crate) kept: bool,
+    /// How it died then, where that is known.
+    pub(crate) status: Option<String>,
     /// The fault that the process died of, as evcxr's handler of it says.
     pub(crate) fault: Option<&'static str>,
     /// What stderr got last and was not passed on.
@@ -245,12 +249,25 @@ fn read_out(mut stream: UnixStream, shared: &Arc<Shared>) {
                         data,
                     });
                 }
-                Piece::Event(event) => shared.change(|state| note(state, event)),
-                Piece::Evcxr { line, says } => shared.change(|state| pass(state, &line, says)),
+                Piece::Event(Event::Copy { pid }) => shared.interrupter.copied(pid),
+                Piece::Event(event) => {
+                    if event == (Event::Kept {}) {
+                        let status = shared.interrupter.moved();
+                        shared.lock().said.status = status.map(|status| status.to_string());
+                    }
+                    shared.change(|state| note(state, event));
+                }
+                Piece::Evcxr { line, says } => {
+                    if says == Says::Complete {
+                        shared.interrupter.copied(0);
+                    }
+                    shared.change(|state| pass(state, &line, says));
+                }
             }
         }
         shared.let_it_stop();
     }
+    shared.interrupter.gone();
     shared.lock().back = None;
 }
 
@@ -289,8 +306,9 @@ fn note(state: &mut State, event: Event) {
                 interrupted,
             });
         }
+        Event::Kept {} => state.said.kept = true,
         Event::End { cell } if cell == state.cell => state.out_ends += 1,
-        Event::End { .. } | Event::Display { .. } | Event::Input {} => {}
+        Event::End { .. } | Event::Display { .. } | Event::Input {} | Event::Copy { .. } => {}
     }
 }
 

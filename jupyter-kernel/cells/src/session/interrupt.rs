@@ -1,11 +1,11 @@
 //! Stopping what runs: gently, then for good.
 //!
 //! A signal makes the loops of `probes` leave, which keeps the cell's variables. A cell that has not
-//! ended soon after is killed with its process. While rustc compiles nothing runs yet, and ending cargo
-//! keeps all.
+//! ended soon after is killed with its process; the copy that the process made of itself before the cell goes on then, if there
+//! is one. While rustc compiles nothing runs yet, and ending cargo keeps all.
 
-use std::process::Child;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::process::{Child, ExitStatus};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -14,11 +14,17 @@ use nix::unistd::Pid;
 
 /// How long a cell may take to leave by itself.
 const GRACE: Duration = Duration::from_millis(600);
+/// How long the copy of its process may take to go on.
+const GOES_ON: Duration = Duration::from_secs(3);
 
 /// Stops the cell that runs, from any thread.
 #[derive(Debug, Default)]
 pub(crate) struct Interrupter {
     child: OnceLock<Arc<Mutex<Child>>>,
+    /// The copy that goes on when the process dies; 0 while there is none.
+    copy: AtomicI32,
+    /// The copy that runs the cells instead of evcxr's child; 0 while that does.
+    moved: AtomicI32,
     /// The number of the cell that runs; 0 between cells.
     running: AtomicU64,
     requested: AtomicBool,
@@ -29,6 +35,32 @@ impl Interrupter {
     /// Says which process runs the cells; the handle outlives restarts.
     pub(super) fn watch(&self, child: Arc<Mutex<Child>>) {
         let _ = self.child.set(child);
+    }
+
+    /// Says that there is a copy of the process, or none any more (0).
+    pub(super) fn copied(&self, pid: i32) {
+        self.copy.store(pid, Ordering::SeqCst);
+    }
+
+    /// Says that the copy runs the cells now, and gives how its maker has ended: of evcxr's own child that is known, and asking ends
+    /// it for good; a copy is nobody's here.
+    pub(super) fn moved(&self) -> Option<ExitStatus> {
+        let copy = self.copy.swap(0, Ordering::SeqCst);
+        if self.moved.swap(copy, Ordering::SeqCst) != 0 {
+            return None;
+        }
+        let mut child = self
+            .child
+            .get()?
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        child.try_wait().ok().flatten()
+    }
+
+    /// Says that the process has gone with all its copies.
+    pub(super) fn gone(&self) {
+        self.copied(0);
+        self.moved.store(0, Ordering::SeqCst);
     }
 
     pub(super) fn begin(&self, cell: u64) {
@@ -67,19 +99,34 @@ impl Interrupter {
                 .into_iter()
                 .for_each(|pid| signal(Some(pid), Signal::SIGTERM));
         }
+        if self.ends(cell, GRACE) {
+            return;
+        }
+        self.killed.store(true, Ordering::SeqCst);
+        // It may run the cells in a moment, and be none any more.
+        let has_copy = self.copy.load(Ordering::SeqCst) != 0;
+        signal(self.child_pid(), Signal::SIGKILL);
+        if !has_copy || !self.ends(cell, GOES_ON) {
+            self.kill();
+        }
+    }
+
+    /// Waits for the cell to end.
+    fn ends(&self, cell: u64, patience: Duration) -> bool {
         let start = Instant::now();
-        while start.elapsed() < GRACE {
+        while start.elapsed() < patience {
             if self.running.load(Ordering::SeqCst) != cell {
-                return;
+                return true;
             }
             std::thread::sleep(Duration::from_millis(5));
         }
-        self.killed.store(true, Ordering::SeqCst);
-        self.kill();
+        false
     }
 
-    /// Kills the process of the cells and what compiles for it.
+    /// Kills the process of the cells, its copy, and what compiles for it.
     pub(crate) fn kill(&self) {
+        let copy = self.copy.load(Ordering::SeqCst);
+        signal((copy != 0).then_some(copy), Signal::SIGKILL);
         let child = self.child_pid();
         signal(child, Signal::SIGKILL);
         compilers(child)
@@ -88,6 +135,10 @@ impl Interrupter {
     }
 
     fn child_pid(&self) -> Option<i32> {
+        let moved = self.moved.load(Ordering::SeqCst);
+        if moved != 0 {
+            return Some(moved);
+        }
         let child = self
             .child
             .get()?

@@ -6,11 +6,18 @@ use klab_language::CellError;
 
 use super::front::{Panic, Said};
 
+/// What is left where the process of the cells has died: with a copy of it, and without.
+const KEPT: &str = "variables are kept as they were before it";
+const LOST: &str = "variables are lost, `use`, functions and types are kept";
+
 /// The error that evcxr reports, for the cell `code` of which the process `said`.
 pub(super) fn of_evcxr(error: &evcxr::Error, code: &str, said: &Said) -> CellError {
     match error {
         evcxr::Error::CompilationErrors(errors) => of_compiler(errors, code),
-        evcxr::Error::SubprocessTerminated(status) => died(status, said),
+        evcxr::Error::SubprocessTerminated(status) => {
+            let status = status.rsplit_once("status: ");
+            died(status.map(|(_, status)| status.trim().to_owned()), said)
+        }
         error => CellError::new("Error", error.to_string()),
     }
 }
@@ -49,16 +56,28 @@ pub(super) fn stopped() -> CellError {
     )
 }
 
-/// The process of the cells died.
-fn died(status: &str, said: &Said) -> CellError {
+/// The cell was stopped, and did not leave by itself. Without a copy from before it its variables are gone.
+pub(super) fn killed(kept: bool) -> CellError {
+    let variables = match kept {
+        true => KEPT,
+        false => LOST,
+    };
+    let evalue = format!("the cell did not stop by itself, so its process was killed; {variables}");
+    CellError::new("Interrupted", evalue)
+}
+
+/// The process of the cells died, with this status.
+pub(super) fn died(status: Option<String>, said: &Said) -> CellError {
     let why = said
         .fault
         .map(|fault| fault.trim_end_matches('.').to_lowercase())
-        .or_else(|| Some(status.rsplit_once("status: ")?.1.trim().to_owned()))
-        .unwrap_or_else(|| "no status".to_owned());
-    let evalue = format!(
-        "the process of the cells died ({why}); variables are lost, `use`, functions and types are kept"
-    );
+        .or(status)
+        .unwrap_or_else(|| "of what is not known".to_owned());
+    let variables = match said.kept {
+        true => KEPT,
+        false => LOST,
+    };
+    let evalue = format!("the process of the cells died ({why}); {variables}");
     let mut error = CellError::new("ProcessDied", evalue);
     error
         .traceback

@@ -65,6 +65,10 @@ pub(crate) enum Event {
     },
     /// The cell reads its stdin.
     Input {},
+    /// There is a copy of the process, in case that the cell ends it.
+    Copy { pid: i32 },
+    /// The copy goes on: the process has died.
+    Kept {},
     /// All output up to here belongs to this cell.
     End { cell: u64 },
 }

@@ -449,11 +449,8 @@ impl Worker {
         cells.bare = matches!(run, Err(evcxr::Error::SubprocessTerminated(_)));
         let mut said = self.front.end(cells.bare);
         let error = match &run {
-            _ if self.interrupter.killed() => Some(CellError::new(
-                "Interrupted",
-                "the cell did not stop by itself, so its process was killed; variables are lost, \
-                 `use`, functions and types are kept",
-            )),
+            _ if self.interrupter.killed() => Some(report::killed(said.kept)),
+            Ok(_) if said.kept => Some(report::died(said.status.clone(), &said)),
             Err(_) if self.interrupter.requested() => Some(not_run()),
             Err(error) => Some(report::of_evcxr(error, code, &said)),
             Ok(_) => {
@@ -467,7 +464,7 @@ impl Worker {
             }
         };
         let is_error = said.question_mark && said.error.is_none();
-        if !is_error && !cells.bare && !said.stderr.is_empty() {
+        if !is_error && !cells.bare && !said.kept && !said.stderr.is_empty() {
             self.stage
                 .show(Shown::Stderr(std::mem::take(&mut said.stderr)));
         }
