@@ -12,6 +12,7 @@ extern crate self as probes;
 mod arrows;
 mod base;
 pub mod cell;
+pub mod change;
 mod core;
 pub mod debug;
 pub mod drgn;

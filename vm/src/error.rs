@@ -157,6 +157,9 @@ pub enum Error {
         "the memory of the guest `{0}` is read by its gdbstub, which is needed for breakpoints: `klab detach {0}`, then `klab attach {0} --qmp SOCKET` without --gdb"
     )]
     GdbstubReads(String),
+    /// The guest's memory cannot be written to: why, and the cure.
+    #[error("{0}")]
+    NoWrites(String),
     /// The guest does not run.
     #[error("{0}")]
     Halted(Halt),

@@ -35,6 +35,7 @@ mod temporary;
 pub mod toolchain;
 mod unix;
 mod userfile;
+mod written;
 
 pub use debugger::{Debugger, Stop};
 pub use error::{Error, Result};
@@ -52,3 +53,4 @@ pub use ram::{RamFile, RamRange};
 pub use registers::Registers;
 pub use status::{State, Status};
 pub use userfile::UserFile;
+pub use written::Part;

@@ -16,6 +16,7 @@ use crate::lease::Open;
 use crate::process;
 use crate::qemu::Accel;
 use crate::qmp::Qmp;
+use crate::written;
 
 /// A guest as it is now.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -42,6 +43,8 @@ pub struct Status {
     pub owned: bool,
     /// The control socket of the QEMU that it was attached to; `None` for one that klab started.
     pub attached: Option<PathBuf>,
+    /// What was written into its memory by hand since it was started or reset.
+    pub writes: Vec<String>,
     /// Folder of its sockets.
     pub run_dir: PathBuf,
 }
@@ -139,6 +142,7 @@ fn attached(folder: &Path, adopted: &Adopted) -> Status {
         since: adopted.since,
         owned: false,
         attached: Some(adopted.qmp.clone()),
+        writes: written::of(folder),
         run_dir: folder.to_owned(),
     }
 }
@@ -215,6 +219,7 @@ fn own(folder: &Path, meta: &Meta) -> Status {
         since: meta.since,
         owned: meta.owner.is_some(),
         attached: None,
+        writes: written::of(folder),
         run_dir: folder.to_owned(),
     }
 }

@@ -5,6 +5,7 @@ use anyhow::Result;
 use clap::Subcommand;
 use serde_json::json;
 
+use super::change::{self, Set};
 use super::debug::{self, Break, WhoWrites};
 use super::output::{Context, Output};
 use super::read::Read;
@@ -29,6 +30,9 @@ pub(crate) enum Look {
     /// Show what writes to a variable next: function, instruction, task, stack
     #[command(after_long_help = include_str!("manual/who-writes.txt"))]
     WhoWrites(WhoWrites),
+    /// Write a value to a variable or member of the running kernel
+    #[command(after_long_help = include_str!("manual/set.txt"))]
+    Set(Set),
 }
 
 impl Look {
@@ -39,6 +43,7 @@ impl Look {
             Self::Skb(what) => &what.source,
             Self::Break(what) => &what.source,
             Self::WhoWrites(what) => &what.source,
+            Self::Set(what) => &what.source,
         }
     }
 
@@ -59,6 +64,7 @@ impl Look {
             Self::Skb(what) => skb::run(what, &guest, cx),
             Self::Break(what) => debug::calls(what, &guest, cx),
             Self::WhoWrites(what) => debug::who_writes(what, &guest, cx),
+            Self::Set(what) => change::run(what, &guest),
         }
     }
 
@@ -70,6 +76,7 @@ impl Look {
             Self::Skb(what) => Ok(skb::code(what, guest)),
             Self::Break(what) => Ok(debug::code_of_calls(what, guest)),
             Self::WhoWrites(what) => Ok(debug::code_of_write(what, guest)),
+            Self::Set(what) => Ok(change::code(what, guest)),
         }
     }
 }

@@ -195,6 +195,13 @@ fn status(name: Option<&str>) -> Result<Output> {
         if let Some(detail) = &guest.detail {
             text.push_str(&format!("{}: {detail}\n", guest.name));
         }
+        if let Some(last) = guest.writes.last() {
+            text.push_str(&format!(
+                "{}: changed by hand, {} times, the last time {last}; `klab reset {0}` undoes it\n",
+                guest.name,
+                guest.writes.len()
+            ));
+        }
     }
     Ok(Output {
         html: table.html(),

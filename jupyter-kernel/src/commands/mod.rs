@@ -10,6 +10,7 @@
 //! $ klab p 'init_task.comm'
 //! ```
 
+mod change;
 mod cli;
 pub(crate) mod complete;
 mod copy;

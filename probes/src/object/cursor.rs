@@ -109,6 +109,14 @@ impl Object {
         }
     }
 
+    /// The first bit, in the byte at its address, and the width of a bit field.
+    pub(super) const fn bits(&self) -> Option<(u8, u8)> {
+        match self.place {
+            Place::Memory { bits, .. } => bits,
+            _ => None,
+        }
+    }
+
     fn wrong(&self, what: &str) -> Error {
         Error::Invalid(format!("`{}` is no {what}", self.type_name()))
     }

@@ -3,6 +3,7 @@
 mod constants;
 mod ctype;
 mod cursor;
+mod encode;
 mod expr;
 mod fields;
 mod globals;
@@ -18,6 +19,7 @@ mod within;
 
 pub use ctype::CType;
 pub use cursor::{MAX_STRING, Object};
+pub use encode::NewValue;
 pub use fields::{FixedStr, Ptr};
 pub use mirror::{Decoder, Mirror, MirrorField, Resolver};
 pub use plan::Plan;

@@ -282,3 +282,48 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn values_are_the_bytes_of_their_type() -> Test {
+    let kernel = kernel()?;
+    let task = Object::at(&kernel, "struct task_struct", GuestVirt(TASK))?;
+    let bytes =
+        |member: &str, value: NewValue| task.member(member)?.encode(&value).map(|(_, bytes)| bytes);
+    assert_eq!(bytes("pid", (-2).into())?, [0xfe, 0xff, 0xff, 0xff]);
+    assert_eq!(bytes("prio", 258.into())?, [2, 1]);
+    assert_eq!(bytes("se.on_rq", true.into())?, [1]);
+    assert_eq!(
+        bytes("parent", GuestVirt(0x1234).into())?,
+        0x1234_u64.to_le_bytes()
+    );
+    let mut comm = *b"hello\0\0\0\0\0\0\0\0\0\0\0";
+    assert_eq!(bytes("comm", "hello".into())?, comm);
+    comm[..15].copy_from_slice(b"fifteen letters");
+    assert_eq!(bytes("comm", "fifteen letters".into())?, comm);
+    // Bit fields: the bits around them stay what they are.
+    let mut now = [0];
+    kernel.read(GuestVirt(TASK + 6), &mut now)?;
+    for value in -4..4_i32 {
+        let (at, new) = task.member("level")?.encode(&value.into())?;
+        assert_eq!((at, new.len()), (GuestVirt(TASK + 6), 1));
+        assert_eq!(new[0] & !0b1110, now[0] & !0b1110);
+        assert_eq!(new[0] >> 1 & 7, (value & 7) as u8);
+    }
+    for (member, value) in [
+        ("pid", NewValue::Number(1 << 31)),
+        ("prio", (-40_000).into()),
+        ("flag", 2.into()),
+        ("level", 4.into()),
+        ("se.on_rq", 2.into()),
+        ("parent", (-1).into()),
+        ("comm", "sixteen letters!".into()),
+        ("comm", "a\0b".into()),
+        ("comm", 1.into()),
+        ("pid", "one".into()),
+        ("se", 1.into()),
+    ] {
+        assert!(bytes(member, value).is_err(), "{member}");
+    }
+    assert!(kernel.eval("1 + 1")?.encode(&1.into()).is_err());
+    Ok(())
+}

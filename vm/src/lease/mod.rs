@@ -121,7 +121,7 @@ fn halted_name(folder: &Path) -> String {
 }
 
 /// The QEMU of the guest in `folder`.
-fn qemu_of(folder: &Path) -> Option<Process> {
+pub(crate) fn qemu_of(folder: &Path) -> Option<Process> {
     let identity = match Record::read(folder) {
         Ok(Some(Record::Adopted(adopted))) => Some(adopted.qemu),
         _ => process::recorded(folder).and_then(process::Identity::of),

@@ -70,6 +70,12 @@ impl Machine {
             .collect())
     }
 
+    /// Whether klab did not start it.
+    #[must_use]
+    pub const fn is_attached(&self) -> bool {
+        matches!(self.record, Record::Adopted(_))
+    }
+
     /// Its name.
     pub fn name(&self) -> &str {
         match &self.record {

@@ -8,7 +8,7 @@ use probes::readers::{Kind, READERS, Reader};
 use super::{Completed, behind, expression, listed, types};
 
 /// Methods that take a symbol or an expression, besides the readers.
-const NAMES: [&str; 7] = [
+const NAMES: [&str; 8] = [
     "object",
     "symbol",
     "place",
@@ -16,6 +16,7 @@ const NAMES: [&str; 7] = [
     "breakpoint",
     "break_at",
     "who_writes",
+    "set",
 ];
 
 /// What a string is asked for.

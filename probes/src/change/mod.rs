@@ -1,0 +1,157 @@
+//! Writing into the guest's memory: typed, checked, and told.
+//!
+//! ```no_run
+//! # use probes::prelude::*;
+//! # fn demo(guest: &Guest) -> probes::Result<()> {
+//! let change = guest.writable()?;
+//! change.set("init_task.comm", "hello")?;
+//! change.store(&guest.eval("vm_swappiness")?, 7)?;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! Nothing in klab writes guest memory but this, and only after [`Guest::writable`]. A write is one of a C object, checked by its type:
+//! a number that does not fit, or a text without room for its NUL, is refused. The guest stands still meanwhile. Each write is noted
+//! before it is made; `klab status` tells of it until the guest is reset, which undoes them all.
+//!
+//! What is refused: code, since QEMU goes on to run what it has translated before, and a processor what it has cached; a dump; a
+//! machine that klab did not start, unless asked for by [`Guest::writable_attached`].
+
+mod view;
+
+use serde::Serialize;
+use vm::{Machine, Part};
+
+use crate::guest::Guest;
+use crate::memory::{GuestVirt, PAGE_SIZE};
+use crate::object::{NewValue, Object, Value};
+use crate::{Error, Result};
+
+/// A guest whose memory may be written to.
+#[derive(Debug, Clone)]
+pub struct Writable {
+    guest: Guest,
+    machine: Machine,
+}
+
+/// A write that was made.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Change {
+    /// The expression, or the type where there is none.
+    pub what: String,
+    /// Address of the object.
+    pub at: GuestVirt,
+    /// Its type in C.
+    pub ty: String,
+    /// What it was.
+    pub old: Value,
+    /// What it is now, read back.
+    pub new: Value,
+    /// The guest's name.
+    pub guest: String,
+}
+
+impl Guest {
+    /// Allows writes to the memory of a guest that klab started.
+    ///
+    /// # Errors
+    /// Unsupported, for a dump and for a machine that was attached.
+    pub fn writable(&self) -> Result<Writable> {
+        let machine = self.machine()?;
+        if machine.is_attached() {
+            return Err(Error::Unsupported(format!(
+                "the machine `{}` was not started by klab, and no reset of klab's undoes a write to it: `--write`, or `guest.writable_attached()?`, says that you want that",
+                machine.name()
+            )));
+        }
+        self.writable_attached()
+    }
+
+    /// Allows writes to the memory of whatever machine this is: nothing undoes them on one that klab did not start.
+    ///
+    /// # Errors
+    /// Unsupported, for a dump.
+    pub fn writable_attached(&self) -> Result<Writable> {
+        Ok(Writable {
+            guest: self.clone(),
+            machine: self.machine()?,
+        })
+    }
+}
+
+impl Writable {
+    /// Writes to what a C expression names: a variable, a member, an element.
+    ///
+    /// # Errors
+    /// Those of [`Guest::eval`] and of [`store`](Self::store).
+    pub fn set(&self, expression: &str, value: impl Into<NewValue>) -> Result<Change> {
+        let value = value.into();
+        self.guest.paused(|guest| {
+            let object = guest.eval(expression)?;
+            self.write(expression.to_owned(), &object, &value)
+        })
+    }
+
+    /// Writes to an object in memory.
+    ///
+    /// # Errors
+    /// Invalid, for a value that its type does not take, and for code; absent, where no RAM is.
+    pub fn store(&self, object: &Object, value: impl Into<NewValue>) -> Result<Change> {
+        let value = value.into();
+        let what = format!("{object:?}");
+        self.guest.paused(|_| self.write(what, object, &value))
+    }
+
+    /// The guest stands.
+    fn write(&self, what: String, object: &Object, value: &NewValue) -> Result<Change> {
+        let (at, bytes) = object.encode(value)?;
+        let old = object.to_value()?;
+        let parts = self.parts(object, at, &bytes)?;
+        let name = self.machine.name();
+        let said = match value {
+            NewValue::Number(number) => format!("{what} = {number}"),
+            NewValue::Text(text) => format!("{what} = {text:?}"),
+        };
+        self.machine.write(&said, &parts)?;
+        let mut back = vec![0; bytes.len()];
+        object.kernel().read(at, &mut back)?;
+        if back != bytes {
+            return Err(Error::machine(format!(
+                "what was written to {at} is not there: its memory takes no writes"
+            )));
+        }
+        Ok(Change {
+            what,
+            at,
+            ty: object.type_name(),
+            old,
+            new: object.to_value()?,
+            guest: name.to_owned(),
+        })
+    }
+
+    /// The bytes, page by page, with their guest-physical addresses.
+    fn parts(&self, object: &Object, at: GuestVirt, bytes: &[u8]) -> Result<Vec<Part>> {
+        let kernel = object.kernel();
+        let mut parts = Vec::new();
+        let (mut at, mut rest) = (at, bytes);
+        while !rest.is_empty() {
+            let walk = kernel.space().walk(at)?;
+            if walk.phys.is_some() && !walk.steps.iter().any(|step| step.entry.no_execute()) {
+                return Err(Error::Invalid(format!(
+                    "{at} is code: QEMU goes on to run what it has translated before; gdb writes it (`klab status --json` has its socket)"
+                )));
+            }
+            let room = PAGE_SIZE - at.0 % PAGE_SIZE;
+            let len = usize::try_from(room).unwrap_or(rest.len()).min(rest.len());
+            let (now, later) = rest.split_at(len);
+            parts.push(Part {
+                gpa: kernel.space().translate(at)?.0,
+                bytes: now.to_vec(),
+            });
+            at = at.offset(len as u64);
+            rest = later;
+        }
+        Ok(parts)
+    }
+}

@@ -1,0 +1,105 @@
+//! Writes: the kernel itself says what is there then, by its own files; what is refused, and who is told.
+
+use probes::object::Value;
+use probes::{ErrorKind, Guest};
+use vm::Machine;
+
+use crate::ground::Ground;
+
+crate::on_kernels!(writes_are_what_the_kernel_reads);
+
+fn writes_are_what_the_kernel_reads(kernel: &str) {
+    let mut ground = Ground::bare(kernel, 512 << 20);
+    let guest = ground.guest.clone();
+    let machine = guest.machine().unwrap();
+    assert!(machine.writes().is_empty());
+    let change = guest.writable().unwrap();
+
+    // An integer, as /proc/sys shows it and as the kernel takes it.
+    let before: i64 = ground.sh("cat /proc/sys/vm/swappiness").trim().parse().unwrap();
+    let done = change.set("*(int *)&vm_swappiness", 7).unwrap();
+    assert_eq!((done.old, done.new), (Value::Int(before), Value::Int(7)));
+    assert_eq!(ground.sh("cat /proc/sys/vm/swappiness"), "7\n");
+    // A text: the task's name in /proc, and nothing left of a longer one.
+    let pid: i32 = ground.sh("sleep 1000 >/dev/null 2>&1 </dev/null & echo $!").trim().parse().unwrap();
+    let task = guest.find_task(pid).unwrap().unwrap();
+    let comm = guest.eval(&format!("((struct task_struct *){:#x})->comm", task.at.0)).unwrap();
+    for name in ["a_long_name_of_1", "hello"] {
+        let name = &name[..name.len().min(15)];
+        change.store(&comm, name).unwrap();
+        assert_eq!(ground.sh(&format!("cat /proc/{pid}/comm")).trim(), name);
+    }
+    // A member that is followed by others: its neighbours stay.
+    let oom = |field: &str| format!("((struct task_struct *){:#x})->signal->{field}", task.at.0);
+    let least = guest.eval(&oom("oom_score_adj_min")).unwrap().i64().unwrap();
+    change.set(&oom("oom_score_adj"), -17).unwrap();
+    assert_eq!(ground.sh(&format!("cat /proc/{pid}/oom_score_adj")), "-17\n");
+    assert_eq!(guest.eval(&oom("oom_score_adj_min")).unwrap().i64().unwrap(), least);
+    // A bit field, by prctl's own reading of it.
+    let flag = format!("((struct task_struct *){:#x})->no_cgroup_migration", task.at.0);
+    let neighbours = |guest: &Guest| -> Vec<u64> {
+        let all = ["sched_reset_on_fork", "sched_contributes_to_load", "in_execve"];
+        let value = |name: &&str| guest.eval(&format!("((struct task_struct *){:#x})->{name}", task.at.0));
+        all.iter().filter_map(|name| value(name).ok()?.u64().ok()).collect()
+    };
+    let around = neighbours(&guest);
+    assert!(around.len() >= 2);
+    for value in [1, 0] {
+        change.set(&flag, value).unwrap();
+        assert_eq!(guest.eval(&flag).unwrap().u64().unwrap(), value);
+        assert_eq!(neighbours(&guest), around);
+    }
+    // A pointer, followed by the kernel: the name of the network namespace's loopback device stays what it was.
+    let parent = format!("((struct task_struct *){:#x})->real_parent", task.at.0);
+    let was = guest.eval(&parent).unwrap().pointer().unwrap();
+    let init = guest.find_task(1).unwrap().unwrap().at;
+    guest
+        .paused(|_| {
+            change.set(&parent, init)?;
+            assert_eq!(guest.find_task(pid)?.unwrap().ppid, 1);
+            change.set(&parent, was)
+        })
+        .unwrap();
+
+    // What does not fit is refused, and nothing is written.
+    let told = machine.writes().len();
+    for (what, value, kind) in [
+        ("*(int *)&vm_swappiness", i64::MAX, ErrorKind::Invalid),
+        (flag.as_str(), 2, ErrorKind::Invalid),
+        ("init_task", 1, ErrorKind::Invalid),
+        ("1 + 1", 1, ErrorKind::Invalid),
+        ("*(int *)&vfs_read", 1, ErrorKind::Invalid),
+        ("*(int *)0x1000", 1, ErrorKind::Unmapped),
+        ("no_such_variable", 1, ErrorKind::Absent),
+    ] {
+        let fault = change.set(what, value).unwrap_err();
+        assert_eq!(fault.kind(), kind, "{what}: {fault}");
+    }
+    let fault = change.store(&comm, "sixteen letters!").unwrap_err();
+    assert!(fault.to_string().contains("15 bytes and its NUL"), "{fault}");
+    assert_eq!(machine.writes().len(), told);
+
+    // All are told, by whoever asks, until the reset.
+    assert_eq!(told, 8);
+    assert!(machine.writes()[0].contains("vm_swappiness = 7"));
+    assert_eq!(Machine::attach(machine.name()).unwrap().status().writes.len(), told);
+    let mut machine = machine;
+    machine.reset().unwrap();
+    assert!(machine.status().writes.is_empty());
+    assert_eq!(guest.eval("*(int *)&vm_swappiness").unwrap().i64().unwrap(), before);
+}
+
+#[test]
+fn what_klab_did_not_start_is_written_to_when_asked() {
+    let mut ground = Ground::bare("default", 512 << 20);
+    let own = ground.guest.machine().unwrap();
+    let attached = format!("{}-q", own.name());
+    let guest = Guest::attach_qmp(&attached, own.qmp_socket()).unwrap();
+    let fault = guest.writable().unwrap_err();
+    assert_eq!(fault.kind(), ErrorKind::Unsupported);
+    assert!(fault.to_string().contains("--write"), "{fault}");
+    let change = guest.writable_attached().unwrap();
+    change.set("*(int *)&vm_swappiness", 9).unwrap();
+    assert_eq!(ground.sh("cat /proc/sys/vm/swappiness"), "9\n");
+    guest.machine().unwrap().detach().unwrap();
+}
