@@ -22,42 +22,37 @@ fn writes_are_what_the_kernel_reads(kernel: &str) {
     assert_eq!(ground.sh("cat /proc/sys/vm/swappiness"), "7\n");
     // A text: the task's name in /proc, and nothing left of a longer one.
     let pid: i32 = ground.sh("sleep 1000 >/dev/null 2>&1 </dev/null & echo $!").trim().parse().unwrap();
-    let task = guest.find_task(pid).unwrap().unwrap();
-    let comm = guest.eval(&format!("((struct task_struct *){:#x})->comm", task.at.0)).unwrap();
-    for name in ["a_long_name_of_1", "hello"] {
-        let name = &name[..name.len().min(15)];
+    let task = guest.find_task(pid).unwrap();
+    let comm = task.member("comm").unwrap();
+    for name in ["fifteen letters", "hello"] {
         change.store(&comm, name).unwrap();
         assert_eq!(ground.sh(&format!("cat /proc/{pid}/comm")).trim(), name);
     }
     // A member that is followed by others: its neighbours stay.
-    let oom = |field: &str| format!("((struct task_struct *){:#x})->signal->{field}", task.at.0);
-    let least = guest.eval(&oom("oom_score_adj_min")).unwrap().i64().unwrap();
-    change.set(&oom("oom_score_adj"), -17).unwrap();
+    let value = |member: &str| task.member(member).unwrap().i64().unwrap();
+    let signal = task.member("signal").unwrap();
+    let least = || signal.member("oom_score_adj_min").unwrap().i64().unwrap();
+    let before_it = least();
+    change.store(&signal.member("oom_score_adj").unwrap(), -17).unwrap();
     assert_eq!(ground.sh(&format!("cat /proc/{pid}/oom_score_adj")), "-17\n");
-    assert_eq!(guest.eval(&oom("oom_score_adj_min")).unwrap().i64().unwrap(), least);
-    // A bit field, by prctl's own reading of it.
-    let flag = format!("((struct task_struct *){:#x})->no_cgroup_migration", task.at.0);
-    let neighbours = |guest: &Guest| -> Vec<u64> {
-        let all = ["sched_reset_on_fork", "sched_contributes_to_load", "in_execve"];
-        let value = |name: &&str| guest.eval(&format!("((struct task_struct *){:#x})->{name}", task.at.0));
-        all.iter().filter_map(|name| value(name).ok()?.u64().ok()).collect()
-    };
-    let around = neighbours(&guest);
-    assert!(around.len() >= 2);
-    for value in [1, 0] {
-        change.set(&flag, value).unwrap();
-        assert_eq!(guest.eval(&flag).unwrap().u64().unwrap(), value);
-        assert_eq!(neighbours(&guest), around);
+    assert_eq!(least(), before_it);
+    // A bit field.
+    let flag = task.member("no_cgroup_migration").unwrap();
+    let around = ["sched_reset_on_fork", "sched_contributes_to_load", "in_execve"].map(value);
+    for bit in [1_i64, 0] {
+        change.store(&flag, bit).unwrap();
+        assert_eq!(flag.i64().unwrap(), bit);
+        assert_eq!(["sched_reset_on_fork", "sched_contributes_to_load", "in_execve"].map(value), around);
     }
-    // A pointer, followed by the kernel: the name of the network namespace's loopback device stays what it was.
-    let parent = format!("((struct task_struct *){:#x})->real_parent", task.at.0);
-    let was = guest.eval(&parent).unwrap().pointer().unwrap();
-    let init = guest.find_task(1).unwrap().unwrap().at;
+    // A pointer.
+    let parent = task.member("real_parent").unwrap();
+    let was = parent.pointer().unwrap();
+    let init = guest.find_task(1).unwrap().pointer().unwrap();
     guest
         .paused(|_| {
-            change.set(&parent, init)?;
-            assert_eq!(guest.find_task(pid)?.unwrap().ppid, 1);
-            change.set(&parent, was)
+            change.store(&parent, init)?;
+            assert_eq!(guest.task(pid)?.ppid, 1);
+            change.store(&parent, was)
         })
         .unwrap();
 
@@ -65,7 +60,6 @@ fn writes_are_what_the_kernel_reads(kernel: &str) {
     let told = machine.writes().len();
     for (what, value, kind) in [
         ("*(int *)&vm_swappiness", i64::MAX, ErrorKind::Invalid),
-        (flag.as_str(), 2, ErrorKind::Invalid),
         ("init_task", 1, ErrorKind::Invalid),
         ("1 + 1", 1, ErrorKind::Invalid),
         ("*(int *)&vfs_read", 1, ErrorKind::Invalid),
@@ -75,6 +69,7 @@ fn writes_are_what_the_kernel_reads(kernel: &str) {
         let fault = change.set(what, value).unwrap_err();
         assert_eq!(fault.kind(), kind, "{what}: {fault}");
     }
+    assert_eq!(change.store(&flag, 2).unwrap_err().kind(), ErrorKind::Invalid);
     let fault = change.store(&comm, "sixteen letters!").unwrap_err();
     assert!(fault.to_string().contains("15 bytes and its NUL"), "{fault}");
     assert_eq!(machine.writes().len(), told);
