@@ -11,7 +11,7 @@ use super::source::Source;
 /// What is written where.
 #[derive(Debug, Args)]
 pub(crate) struct Set {
-    /// The variable or member, as a C expression: `vm_swappiness`, `init_task.comm`, `((struct task_struct *)0x..)->prio`
+    /// The variable or member, as a C expression: `jiffies`, `init_task.comm`, `((struct task_struct *)0x..)->prio`
     expression: String,
     /// The value, as a C expression: `7`, `-1`, `&init_task`, `"text"`; for an enumeration also the name of an enumerator
     #[arg(allow_hyphen_values = true)]

@@ -5,7 +5,7 @@
 //! # fn demo(guest: &Guest) -> probes::Result<()> {
 //! let change = guest.writable()?;
 //! change.set("init_task.comm", "hello")?;
-//! change.store(&guest.eval("vm_swappiness")?, 7)?;
+//! change.store(&guest.eval("*(int *)&vm_swappiness")?, 7)?;
 //! # Ok(())
 //! # }
 //! ```

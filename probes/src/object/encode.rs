@@ -90,6 +90,8 @@ impl Object {
                 bytes.resize(count as usize, 0);
                 bytes
             }
+            // It says how to give it a type.
+            (Form::Void, _) => self.u64()?.to_le_bytes().to_vec(),
             _ => return Err(self.takes_no(value)),
         };
         Ok((at, bytes))
