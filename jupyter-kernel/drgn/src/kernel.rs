@@ -1,12 +1,13 @@
 //! `Kernel`: a guest's kernel for Python.
 
+use std::ffi::CString;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use probes::Guest;
 use probes::kernel::btf::{Btf, Kind, TypeId};
 use probes::memory::{GuestPhys, GuestVirt};
-use pyo3::exceptions::{PyOSError, PyValueError};
+use probes::{Guest, Listing, Missing};
+use pyo3::exceptions::{PyOSError, PyRuntimeWarning, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 
@@ -28,6 +29,17 @@ pub(crate) fn fault(error: probes::Error) -> PyErr {
     PyOSError::new_err(error.to_string())
 }
 
+/// Warns of what could not be read, once for each sentence as Python has it: others may have what was asked for, so
+/// that it is no error.
+fn warn(py: Python<'_>, missing: &[Missing]) -> PyResult<()> {
+    let category = py.get_type::<PyRuntimeWarning>();
+    for one in missing {
+        let text = CString::new(one.to_string().replace('\0', "\\0"))?;
+        PyErr::warn(py, &category, &text, 2)?;
+    }
+    Ok(())
+}
+
 impl Kernel {
     fn of(guest: Guest) -> probes::Result<Self> {
         let kernel = guest.kernel()?;
@@ -43,14 +55,13 @@ impl Kernel {
         self.types.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The kernel's BTF, then those of its modules that can be read.
-    fn btfs(&self) -> probes::Result<Vec<Arc<Btf>>> {
-        let modules = self.kernel.module_btfs()?;
-        let modules = modules.into_iter().filter_map(|module| module.btf.ok());
-        Ok([Arc::clone(self.kernel.btf()?)]
-            .into_iter()
-            .chain(modules)
-            .collect())
+    /// The kernel's BTF, then those of its modules; those that cannot be read are missing.
+    fn btfs(&self) -> probes::Result<Listing<Arc<Btf>>> {
+        let mut all = Listing::from(vec![Arc::clone(self.kernel.btf()?)]);
+        for module in self.kernel.module_btfs()? {
+            all.take(module.btf, || format!("module {}, its types", module.name));
+        }
+        Ok(all)
     }
 }
 
@@ -144,7 +155,7 @@ impl Kernel {
     }
 
     /// The place of the type of this kind (`struct`, `union`, `enum`, `typedef`, `int`, `float`) and name.
-    fn find_type(&self, kind: &str, name: &str) -> PyResult<Option<Place>> {
+    fn find_type(&self, py: Python<'_>, kind: &str, name: &str) -> PyResult<Option<Place>> {
         let kinds: &[Kind] = match kind {
             "struct" => &[Kind::Struct],
             "union" => &[Kind::Union],
@@ -155,6 +166,9 @@ impl Kernel {
             _ => return Ok(None),
         };
         let found = self.kernel.find_type(kinds, name).map_err(fault)?;
+        if found.is_none() {
+            warn(py, &self.btfs().map_err(fault)?.missing)?;
+        }
         Ok(found.map(|(btf, id)| self.types().place(&btf, id)))
     }
 
@@ -164,19 +178,23 @@ impl Kernel {
     }
 
     /// The constant of an enumeration: the place of the enumeration, and the value.
-    fn find_enumerator(&self, name: &str) -> PyResult<Option<(Place, i64)>> {
+    fn find_enumerator(&self, py: Python<'_>, name: &str) -> PyResult<Option<(Place, i64)>> {
         let btfs = self.btfs().map_err(fault)?;
-        Ok(self.types().enumerator(&btfs, name))
+        let found = self.types().enumerator(&btfs, name);
+        if found.is_none() {
+            warn(py, &btfs.missing)?;
+        }
+        Ok(found)
     }
 
     /// The place of the type of a function.
-    fn find_function(&self, name: &str) -> PyResult<Option<Place>> {
-        self.find_named(Kind::Func, name)
+    fn find_function(&self, py: Python<'_>, name: &str) -> PyResult<Option<Place>> {
+        self.find_named(py, Kind::Func, name)
     }
 
     /// The place of the type of a per-CPU variable: BTF has no others.
-    fn find_variable(&self, name: &str) -> PyResult<Option<Place>> {
-        self.find_named(Kind::Var, name)
+    fn find_variable(&self, py: Python<'_>, name: &str) -> PyResult<Option<Place>> {
+        self.find_named(py, Kind::Var, name)
     }
 
     /// The declared type of a global variable that BTF has no type for, in C.
@@ -197,24 +215,35 @@ impl Kernel {
 
     /// The symbols of this name; all of them where none is given. The kernel's own are left out where `own` is not;
     /// modules' may be left out where `one` is enough.
-    fn symbols(&self, name: Option<&str>, own: bool, one: bool) -> PyResult<Vec<Sym>> {
-        let symbols = Symbols::of(&self.kernel).map_err(fault)?;
-        symbols.named(name, own, one).map_err(fault)
+    fn symbols(
+        &self,
+        py: Python<'_>,
+        name: Option<&str>,
+        own: bool,
+        one: bool,
+    ) -> PyResult<Vec<Sym>> {
+        let mut symbols = Symbols::of(&self.kernel).map_err(fault)?;
+        let found = symbols.named(name, own, one).map_err(fault)?;
+        if found.is_empty() || !one {
+            warn(py, &symbols.missing)?;
+        }
+        Ok(found)
     }
 
     /// The symbols that hold an address: several names of one thing, the best first.
-    fn symbols_at(&self, address: u64) -> PyResult<Vec<Sym>> {
-        let at = GuestVirt(address);
-        Symbols::of(&self.kernel)
-            .map_err(fault)?
-            .at(at)
-            .map_err(fault)
+    fn symbols_at(&self, py: Python<'_>, address: u64) -> PyResult<Vec<Sym>> {
+        let mut symbols = Symbols::of(&self.kernel).map_err(fault)?;
+        let found = symbols.at(GuestVirt(address)).map_err(fault)?;
+        warn(py, &symbols.missing)?;
+        Ok(found)
     }
 
     /// The modules that are loaded.
     fn modules(&self, py: Python<'_>) -> PyResult<Vec<Loaded>> {
-        py.detach(|| modules::loaded(&self.guest, &self.kernel))
-            .map_err(fault)
+        let modules = py.detach(|| modules::loaded(&self.guest, &self.kernel));
+        let modules = modules.map_err(fault)?;
+        warn(py, &modules.missing)?;
+        Ok(modules.items)
     }
 
     /// The sections of a module: name and address.
@@ -226,8 +255,9 @@ impl Kernel {
 }
 
 impl Kernel {
-    fn find_named(&self, kind: Kind, name: &str) -> PyResult<Option<Place>> {
-        for btf in self.btfs().map_err(fault)? {
+    fn find_named(&self, py: Python<'_>, kind: Kind, name: &str) -> PyResult<Option<Place>> {
+        let btfs = self.btfs().map_err(fault)?;
+        for btf in btfs.items {
             let target = btf
                 .named(name)
                 .find(|ty| ty.kind == kind)
@@ -236,6 +266,7 @@ impl Kernel {
                 return Ok(Some(self.types().place(&btf, id)));
             }
         }
+        warn(py, &btfs.missing)?;
         Ok(None)
     }
 }

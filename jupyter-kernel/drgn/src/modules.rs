@@ -1,9 +1,9 @@
 //! The kernel's modules, for what drgn keeps of them.
 
-use probes::Guest;
 use probes::kernel::Kernel;
 use probes::memory::GuestVirt;
 use probes::object::Mirror;
+use probes::{Guest, Listing};
 
 /// Name of a module, address of its `struct module`, and a number that no other module has had since the boot, nor the
 /// same one when it was loaded before: that of its folder in sysfs. 0 for a module that has none.
@@ -22,17 +22,24 @@ struct Folder {
     id: u64,
 }
 
-/// The modules that are loaded, hidden ones too.
-pub(crate) fn loaded(guest: &Guest, kernel: &Kernel) -> probes::Result<Vec<Loaded>> {
-    let mut all = Vec::new();
-    for module in guest.modules()? {
-        let Sysfs { folder } = kernel.load(module.at)?;
-        let id = if folder.is_null() {
-            0
-        } else {
-            kernel.load::<Folder>(folder)?.id
-        };
-        all.push((module.name, module.at.0, id));
+/// The modules that are loaded, hidden ones too; those that cannot be read are missing.
+pub(crate) fn loaded(guest: &Guest, kernel: &Kernel) -> probes::Result<Listing<Loaded>> {
+    let modules = guest.modules()?;
+    let mut all = Listing::new();
+    all.missing.extend(modules.missing);
+    for module in modules.items {
+        let id = folder(kernel, module.at).map(|id| (module.name.clone(), module.at.0, id));
+        all.take(id, || {
+            format!("module {}, its folder in sysfs", module.name)
+        });
     }
     Ok(all)
+}
+
+fn folder(kernel: &Kernel, module: GuestVirt) -> probes::Result<u64> {
+    let Sysfs { folder } = kernel.load(module)?;
+    if folder.is_null() {
+        return Ok(0);
+    }
+    Ok(kernel.load::<Folder>(folder)?.id)
 }

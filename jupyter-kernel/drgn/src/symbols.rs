@@ -1,6 +1,7 @@
 //! Symbols as drgn has them: with a size, a binding and a kind, which kallsyms tells by a letter and modules by their ELF
 //! symbol tables.
 
+use probes::Missing;
 use probes::kernel::{ElfSymbol, Kallsyms, Kernel, ModuleSymbols, Symbol};
 use probes::memory::GuestVirt;
 
@@ -29,6 +30,8 @@ pub(crate) struct Symbols<'k> {
     own: &'k Kallsyms,
     /// Where the kernel's code begins and ends, and that of its boot.
     text: Vec<(GuestVirt, GuestVirt)>,
+    /// The modules that could not be asked.
+    pub(crate) missing: Vec<Missing>,
 }
 
 impl<'k> Symbols<'k> {
@@ -37,13 +40,18 @@ impl<'k> Symbols<'k> {
         let bounds = [("_stext", "_etext"), ("_sinittext", "_einittext")];
         let bounds = bounds.map(|(start, end)| own.lookup(start).zip(own.lookup(end)));
         let text = bounds.into_iter().flatten().collect();
-        Ok(Self { kernel, own, text })
+        Ok(Self {
+            kernel,
+            own,
+            text,
+            missing: Vec::new(),
+        })
     }
 
     /// The symbols of this name, or all, in the order of their tables; the kernel's own among them or not. Where one is
     /// enough, modules are not asked for what is a global symbol of the kernel's.
     pub(crate) fn named(
-        &self,
+        &mut self,
         name: Option<&str>,
         own: bool,
         one: bool,
@@ -56,7 +64,9 @@ impl<'k> Symbols<'k> {
         if one && found.iter().any(|(.., binding, _)| rank(*binding) == 3) {
             return Ok(found);
         }
-        for module in self.kernel.module_symbols()? {
+        let modules = self.kernel.module_symbols()?;
+        self.missing.extend(modules.missing);
+        for module in modules.items {
             let same = module
                 .with_elf()
                 .filter(|(symbol, _)| name.is_none_or(|name| symbol.name == name));
@@ -66,13 +76,16 @@ impl<'k> Symbols<'k> {
     }
 
     /// The symbols that hold an address.
-    pub(crate) fn at(&self, at: GuestVirt) -> probes::Result<Vec<Sym>> {
+    pub(crate) fn at(&mut self, at: GuestVirt) -> probes::Result<Vec<Sym>> {
         let mut found: Vec<Sym> = if let Some(first) = self.own.at(at) {
             let start = at.back(first.offset);
             self.own.aliases(start).map(|s| self.kernels(s)).collect()
         } else {
             let modules = self.kernel.module_symbols()?;
             let module = modules.iter().find(|module| module.holds(at));
+            if module.is_some_and(|module| !module.is_read) {
+                self.missing.extend(modules.missing.iter().cloned());
+            }
             module.map_or_else(Vec::new, |module| holding(module, at))
         };
         found.sort_by_key(|(_, start, size, binding, _)| {

@@ -1,6 +1,6 @@
 //! BTF types as plain tuples, of which `klab/types.py` makes drgn types.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use probes::kernel::btf::{Btf, Kind, Type, TypeId};
@@ -15,7 +15,8 @@ pub(crate) type Place = (usize, u32);
 pub(crate) struct Types {
     btfs: Vec<Arc<Btf>>,
     enumerators: HashMap<String, (Place, i64)>,
-    indexed: usize,
+    /// The BTFs whose constants are in it: a module that is loaded later stands before others in the kernel's list.
+    indexed: HashSet<usize>,
 }
 
 impl Types {
@@ -27,31 +28,35 @@ impl Types {
         {
             return self.place(&Arc::clone(base), id);
         }
+        (self.number(btf), id.0)
+    }
+
+    fn number(&mut self, btf: &Arc<Btf>) -> usize {
         let known = self.btfs.iter().position(|known| Arc::ptr_eq(known, btf));
-        let number = known.unwrap_or_else(|| {
+        known.unwrap_or_else(|| {
             self.btfs.push(Arc::clone(btf));
             self.btfs.len() - 1
-        });
-        (number, id.0)
+        })
     }
 
     /// The constant of an enumeration: the enumeration's place and the value.
     pub(crate) fn enumerator(&mut self, btfs: &[Arc<Btf>], name: &str) -> Option<(Place, i64)> {
-        if self.indexed < btfs.len() {
-            for btf in &btfs[self.indexed..] {
-                for ty in btf.types() {
-                    if !matches!(ty.kind, Kind::Enum | Kind::Enum64) {
-                        continue;
-                    }
-                    let place = self.place(btf, ty.id);
-                    for constant in ty.enumerators() {
-                        self.enumerators
-                            .entry(constant.name.to_owned())
-                            .or_insert((place, constant.value));
-                    }
+        for btf in btfs {
+            let known = self.number(btf);
+            if !self.indexed.insert(known) {
+                continue;
+            }
+            for ty in btf.types() {
+                if !matches!(ty.kind, Kind::Enum | Kind::Enum64) {
+                    continue;
+                }
+                let place = self.place(btf, ty.id);
+                for constant in ty.enumerators() {
+                    self.enumerators
+                        .entry(constant.name.to_owned())
+                        .or_insert((place, constant.value));
                 }
             }
-            self.indexed = btfs.len();
         }
         self.enumerators.get(name).copied()
     }

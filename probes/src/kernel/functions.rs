@@ -7,8 +7,8 @@ use serde::Serialize;
 
 use super::demangle::{demangled, place};
 use super::{Kernel, ModuleSymbols};
-use crate::Result;
 use crate::memory::GuestVirt;
+use crate::{Listing, Result};
 
 /// A pointer to code, and the symbol that it lies in. As text the names of Rust functions are demangled; JSON has both.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize)]
@@ -20,15 +20,19 @@ pub struct Function {
     pub name: Option<String>,
     /// Bytes from the symbol to it.
     pub offset: u64,
-    /// The module that has the symbol; `None` for the kernel's image.
+    /// The module that has the symbol, or that holds the address and whose symbols cannot be read; `None` for the kernel's
+    /// image.
     pub module: Option<String>,
 }
 
 impl fmt::Display for Function {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.name {
-            Some(name) => f.write_str(&place(name, self.offset, self.module.as_deref())),
-            None => write!(f, "{}", self.at),
+        match (&self.name, &self.module) {
+            (Some(name), module) => f.write_str(&place(name, self.offset, module.as_deref())),
+            (None, Some(module)) => {
+                write!(f, "{} [{module}, its symbols cannot be read]", self.at)
+            }
+            (None, None) => write!(f, "{}", self.at),
         }
     }
 }
@@ -59,7 +63,7 @@ impl From<Function> for FunctionJson {
 #[derive(Debug)]
 pub(crate) struct Functions<'k> {
     kernel: &'k Kernel,
-    modules: OnceCell<Vec<ModuleSymbols>>,
+    modules: OnceCell<Listing<ModuleSymbols>>,
 }
 
 impl<'k> Functions<'k> {
@@ -72,10 +76,15 @@ impl<'k> Functions<'k> {
 
     /// The function at `at`.
     pub(crate) fn at(&self, at: GuestVirt) -> Result<Function> {
+        let mut unread = None;
         let symbol = match self.kernel.symbols()?.at(at) {
             Some(symbol) => Some(symbol),
             None if at.is_null() => None,
-            None => self.modules()?.iter().find_map(|module| module.at(at)),
+            None => {
+                let holder = self.modules()?.iter().find(|module| module.holds(at));
+                unread = holder.filter(|module| !module.is_read);
+                holder.and_then(|module| module.at(at))
+            }
         };
         Ok(match symbol {
             Some(symbol) => Function {
@@ -88,7 +97,7 @@ impl<'k> Functions<'k> {
                 at,
                 name: None,
                 offset: 0,
-                module: None,
+                module: unread.map(|module| module.module.clone()),
             },
         })
     }

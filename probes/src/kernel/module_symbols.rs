@@ -3,6 +3,8 @@
 //! A module keeps its own table, plain ELF symbols and strings, in `struct module::kallsyms` (`struct mod_kallsyms`,
 //! `kernel/module/kallsyms.c`); the modules are in the list `modules`.
 
+use std::collections::HashSet;
+
 use super::btf::{Btf, Field, Kind, Shape, TypeId};
 use super::{Kernel, Symbol, SymbolAt};
 use crate::base::Of as _;
@@ -19,6 +21,8 @@ const MAX_STRINGS: u32 = 16 << 20;
 const MAX_NAME: usize = 512;
 /// `sizeof(Elf64_Sym)`: name `u32`, info, other, section `u16`, value `u64`, size `u64`.
 const ELF_SYM: usize = 24;
+/// The upper 2 GiB: the kernel's image, and above it the modules (`MODULES_VADDR`).
+const MODULES: GuestVirt = GuestVirt(0xffff_ffff_8000_0000);
 /// The section of a symbol that the module only refers to.
 const SHN_UNDEF: u16 = 0;
 
@@ -33,6 +37,8 @@ pub struct ModuleSymbols {
     elf: Vec<ElfSymbol>,
     /// Ranges of its memory: first byte, and length in bytes.
     areas: Vec<(GuestVirt, u64)>,
+    /// Whether its table could be read.
+    pub is_read: bool,
 }
 
 /// The rest of a symbol in a module's symbol table, beside its name and address (`Elf64_Sym`).
@@ -114,84 +120,122 @@ fn elements(btf: &Btf, array: TypeId) -> Result<(u32, u64)> {
 }
 
 impl Kernel {
-    /// The symbols of each module that is loaded now, in the order of the kernel's list: the last loaded first.
+    /// The symbols of each module that is loaded now, in the order of the kernel's list: the last loaded first. A module
+    /// whose table cannot be read has no symbols, is named beside the others, and still says which addresses it holds.
     ///
     /// They are read anew each time, since modules come and go.
-    pub fn module_symbols(&self) -> Result<Vec<ModuleSymbols>> {
-        let tables = self.module_tables()?.into_iter();
-        tables.map(|table| Ok(table?.decode())).collect()
-    }
-
-    /// As [`module_symbols`](Self::module_symbols), with those that could not be read beside the others.
-    pub(crate) fn module_symbols_each(&self) -> Result<Listing<ModuleSymbols>> {
+    pub fn module_symbols(&self) -> Result<Listing<ModuleSymbols>> {
         let mut all = Listing::new();
         for table in self.module_tables()? {
-            all.take(table.map(|table| table.decode()), || "");
+            if let Ok(Table {
+                unread: Some(error),
+                ..
+            })
+            | Err(error) = &table
+            {
+                all.miss("", error);
+            }
+            all.items.extend(table.map(Table::decode));
         }
         Ok(all)
     }
 
-    /// The symbol tables of the modules as they lie in memory; or why one cannot be read.
+    /// The symbol tables of the modules as they lie in memory; or why not even a module's name and memory can be read.
     pub(super) fn module_tables(&self) -> Result<Vec<Result<Table>>> {
         // A kernel without CONFIG_MODULES has no such list.
         let Some(head) = self.symbols()?.lookup("modules") else {
             return Ok(Vec::new());
         };
-        let mut node = GuestVirt(self.read_u64(head)?);
-        if node == head {
+        let (nodes, broken) = self.module_nodes(head);
+        if nodes.is_empty() && broken.is_none() {
             return Ok(Vec::new());
         }
         let offsets = self.once(|| Offsets::new(self))?;
-        let mut tables = Vec::new();
-        while node != head {
-            if tables.len() == MAX_MODULES {
-                tables.push(Err(Error::TooLong {
-                    what: "list of modules",
-                    at: head,
-                    bound: MAX_MODULES,
-                }));
-                break;
-            }
-            let module = node.back(offsets.list);
-            let name = self.read_cstr(module.offset(offsets.name.offset()), 64);
-            tables.push(match name {
-                Ok(name) => self
-                    .table_of(module, name.clone(), &offsets)
-                    .of(|| format!("module {name}, its symbols")),
-                Err(error) => Err(error).of(|| format!("the name of the module at {module}")),
-            });
-            let next = self.read_u64(node).map(GuestVirt);
-            node = match next.of(|| format!("the modules behind that at {module}")) {
-                Ok(next) => next,
-                Err(error) => {
-                    tables.push(Err(error));
-                    break;
-                }
-            };
-        }
+        let mut tables: Vec<Result<Table>> = nodes
+            .into_iter()
+            .map(|node| self.table_at(node.back(offsets.list), &offsets))
+            .collect();
+        tables.extend(broken.map(Err));
         Ok(tables)
     }
 
-    fn table_of(&self, module: GuestVirt, name: String, offsets: &Offsets) -> Result<Table> {
-        let pointer = |at: GuestVirt| self.read_u64(at).map(GuestVirt);
-        let mut areas = Vec::new();
-        for (base, size) in &offsets.areas {
-            areas.push((
-                pointer(module.offset(*base))?,
-                u64::from(self.read_u32(module.offset(*size))?),
-            ));
+    /// The nodes of the list of modules: those before a break, and those that the list has from its other end.
+    fn module_nodes(&self, head: GuestVirt) -> (Vec<GuestVirt>, Option<Error>) {
+        let mut nodes = Vec::new();
+        let Err(error) = self.follow(head, 0, &mut nodes) else {
+            return (nodes, None);
+        };
+        let broken: Result<()> = Err(error).of(|| match nodes.last() {
+            Some(last) => format!("the list of modules behind {last}"),
+            None => "the list of modules".to_owned(),
+        });
+        let mut from_the_end = Vec::new();
+        // Where it breaks in this direction, too, has been said.
+        let _ = self.follow(head, 8, &mut from_the_end);
+        from_the_end.reverse();
+        from_the_end.retain(|node| !nodes.contains(node));
+        nodes.extend(from_the_end);
+        (nodes, broken.err())
+    }
+
+    /// Follows `next` (at 0) or `prev` (at 8) of a `list_head` back to it.
+    fn follow(&self, head: GuestVirt, link: u64, nodes: &mut Vec<GuestVirt>) -> Result<()> {
+        let mut seen = HashSet::new();
+        let mut node = head;
+        loop {
+            node = GuestVirt(self.read_u64(node.offset(link))?);
+            if node == head {
+                return Ok(());
+            }
+            if nodes.len() == MAX_MODULES || !seen.insert(node) {
+                return Err(Error::TooLong {
+                    what: "list of modules",
+                    at: head,
+                    bound: nodes.len(),
+                });
+            }
+            // One that cannot be read is none.
+            self.read_u64(node)?;
+            nodes.push(node);
         }
-        let mut found = Table {
+    }
+
+    fn table_at(&self, module: GuestVirt, offsets: &Offsets) -> Result<Table> {
+        let name = self
+            .read_cstr(module.offset(offsets.name.offset()), 64)
+            .of(|| format!("the name of the module at {module}"))?;
+        let mut table = Table {
+            areas: self
+                .areas_of(module, offsets)
+                .of(|| format!("module {name}, its memory"))?,
             module: name,
-            areas,
             entries: Vec::new(),
             kinds: Vec::new(),
             strings: Vec::new(),
+            unread: None,
         };
+        if let Err(error) = self.read_table(module, &mut table, offsets) {
+            let name = &table.module;
+            let error = Err::<(), _>(error).of(|| format!("module {name}, its symbols"));
+            (table.unread, table.entries) = (error.err(), Vec::new());
+        }
+        Ok(table)
+    }
+
+    fn areas_of(&self, module: GuestVirt, offsets: &Offsets) -> Result<Vec<(GuestVirt, u64)>> {
+        let area = |(base, size): &(u64, u64)| {
+            let base = GuestVirt(self.read_u64(module.offset(*base))?);
+            Ok((base, self.read_u32(module.offset(*size))?.into()))
+        };
+        offsets.areas.iter().map(area).collect()
+    }
+
+    fn read_table(&self, module: GuestVirt, found: &mut Table, offsets: &Offsets) -> Result<()> {
+        let pointer = |at: GuestVirt| self.read_u64(at).map(GuestVirt);
         let table = pointer(module.offset(offsets.kallsyms))?;
         // A module that is still being set up has none yet.
         if table.is_null() {
-            return Ok(found);
+            return Ok(());
         }
         let malformed = |why: String| Error::Malformed {
             what: "the symbol table of a module",
@@ -225,7 +269,7 @@ impl Kernel {
                 .read_cstr(strings.offset(last.into()), MAX_NAME)?;
             found.strings.extend(name);
         }
-        Ok(found)
+        Ok(())
     }
 
     /// Describes a kernel address by the symbol at or before it: the kernel's own, or that of a module whose
@@ -234,10 +278,24 @@ impl Kernel {
         if let Some(symbol) = self.symbols()?.at(at) {
             return Ok(Some(symbol));
         }
-        Ok(self
-            .module_symbols()?
-            .iter()
-            .find_map(|module| module.at(at)))
+        let mut unread = None;
+        for table in self.module_tables()? {
+            match table {
+                Ok(table) if table.holds(at) => {
+                    return match table.unread {
+                        Some(error) => Err(error),
+                        None => Ok(table.decode().at(at)),
+                    };
+                }
+                Ok(_) => {}
+                Err(error) => unread = Some(error),
+            }
+        }
+        // It may be in the module that could not be read, if it is where modules are.
+        match unread {
+            Some(error) if at >= MODULES => Err(error),
+            _ => Ok(None),
+        }
     }
 }
 
@@ -271,9 +329,15 @@ pub(super) struct Table {
     entries: Vec<Entry>,
     kinds: Vec<u8>,
     strings: Vec<u8>,
+    /// The reason why it is empty.
+    pub(super) unread: Option<Error>,
 }
 
 impl Table {
+    fn holds(&self, at: GuestVirt) -> bool {
+        area_of(&self.areas, at).is_some()
+    }
+
     fn name(&self, entry: &Entry) -> &[u8] {
         let rest = self.strings.get(entry.name as usize..).unwrap_or_default();
         memchr::memchr(0, rest).map_or(rest, |end| &rest[..end])
@@ -321,6 +385,7 @@ impl Table {
             elf,
             module: self.module,
             areas: self.areas,
+            is_read: self.unread.is_none(),
         }
     }
 }
@@ -334,8 +399,7 @@ impl ModuleSymbols {
     /// Whether an address is in the module's memory.
     #[must_use]
     pub fn holds(&self, at: GuestVirt) -> bool {
-        let holds = |(base, len): &(GuestVirt, u64)| at.0.wrapping_sub(base.0) < *len;
-        self.areas.iter().any(holds)
+        self.area(at).is_some()
     }
 
     /// The symbol at or before `at`, in the same area of the module's memory; the first of those that share an address,
@@ -351,8 +415,7 @@ impl ModuleSymbols {
     }
 
     fn area(&self, at: GuestVirt) -> Option<(GuestVirt, u64)> {
-        let holds = |(base, len): &(GuestVirt, u64)| at.0.wrapping_sub(base.0) < *len;
-        self.areas.iter().copied().find(holds)
+        area_of(&self.areas, at)
     }
 
     fn nearest(&self, at: GuestVirt) -> Option<&Symbol> {
@@ -377,6 +440,12 @@ impl ModuleSymbols {
         });
         [sized, next, Some(end)].into_iter().flatten().min()
     }
+}
+
+/// The area of a module's memory that holds an address.
+fn area_of(areas: &[(GuestVirt, u64)], at: GuestVirt) -> Option<(GuestVirt, u64)> {
+    let holds = |(base, len): &(GuestVirt, u64)| at.0.wrapping_sub(base.0) < *len;
+    areas.iter().copied().find(holds)
 }
 
 /// `is_mapping_symbol()` of `include/linux/module_symbol.h`: marks of the assembler, no names of things.

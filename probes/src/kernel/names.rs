@@ -165,7 +165,7 @@ impl Kernel {
         };
         let (items, unread) = self.meant(&spelling)?;
         let mut all = Listing::from(items);
-        if let Some(error) = unread {
+        for error in unread {
             all.miss("what modules have of this name", &error);
         }
         Ok(all)
@@ -195,10 +195,10 @@ impl Kernel {
         match (all.len(), all.pop()) {
             (1, Some(one)) => Ok(one),
             (0, _) | (_, None) => {
-                let hint = match (unread, spelling.module) {
-                    (Some(why), _) => format!("; {why}"),
-                    (None, Some(module)) => self.no_such_in(module)?,
-                    (None, None) => match self.symbols()?.nearest(spelling.name) {
+                let hint = match (unread.is_empty(), spelling.module) {
+                    (false, _) => unread.iter().map(|why| format!("; {why}")).collect(),
+                    (true, Some(module)) => self.no_such_in(module)?,
+                    (true, None) => match self.symbols()?.nearest(spelling.name) {
                         Some(near) => format!("; did you mean `{near}`?"),
                         None => String::new(),
                     },
@@ -251,7 +251,7 @@ impl Kernel {
     }
 
     /// The definitions, and what could not be read of the modules that may have more.
-    fn meant(&self, spelling: &Spelling<'_>) -> Result<(Vec<Definition>, Option<Error>)> {
+    fn meant(&self, spelling: &Spelling<'_>) -> Result<(Vec<Definition>, Vec<Error>)> {
         let (mut all, unread) = self.named(spelling)?;
         // Of Rust the path, not the mangled name, is what people know.
         if all.is_empty() && (is_identifier(spelling.name) || spelling.name.contains("::")) {
@@ -268,14 +268,14 @@ impl Kernel {
         Ok((all, unread))
     }
 
-    fn named(&self, spelling: &Spelling<'_>) -> Result<(Vec<Definition>, Option<Error>)> {
+    fn named(&self, spelling: &Spelling<'_>) -> Result<(Vec<Definition>, Vec<Error>)> {
         let name = bytes_of(spelling.name);
         let mut all = Vec::new();
         if spelling.module.is_none_or(|module| module == VMLINUX) {
             let found = self.symbols()?.named(spelling.name);
             all.extend(numbered(found.collect(), None));
         }
-        let mut unread = None;
+        let mut unread = Vec::new();
         if spelling.module != Some(VMLINUX) {
             // Modules that cannot be read do not hide what the others and the kernel have.
             for table in self
@@ -285,7 +285,7 @@ impl Kernel {
                 let table = match table {
                     Ok(table) => table,
                     Err(error) => {
-                        unread.get_or_insert(error);
+                        unread.push(error);
                         continue;
                     }
                 };
@@ -293,6 +293,7 @@ impl Kernel {
                     .module
                     .is_none_or(|module| same_module(&table.module, module))
                 {
+                    unread.extend(table.unread.clone());
                     let found = table.named(|known| known == name);
                     all.extend(numbered(found.collect(), Some(&table.module)));
                 }

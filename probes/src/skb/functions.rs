@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashSet};
 use serde::Serialize;
 
 use crate::Listing;
-use crate::base::check_interrupt;
+use crate::base::{Of as _, check_interrupt};
 use crate::guest::Guest;
 use crate::kernel::Kernel;
 use crate::kernel::btf::{Btf, Kind, TypeId};
@@ -150,11 +150,17 @@ impl Functions {
             }
         }
         let btfs = kernel.module_btfs()?;
-        for module in kernel.module_symbols()? {
+        let modules = kernel.module_symbols()?;
+        let mut missing = modules.missing;
+        for module in modules.items {
             let Some(btf) = btfs.iter().find(|btf| btf.name == module.module) else {
                 continue;
             };
-            let wanted = by_type(&*btf.btf.clone()?);
+            let what = || format!("module {}, its types", module.module);
+            let Some(btf) = btf.btf.clone().or_miss(&mut missing, what) else {
+                continue;
+            };
+            let wanted = by_type(&btf);
             for symbol in module.symbols.iter().filter(|symbol| can(symbol.at)) {
                 if let Some(position) = wanted.get(&symbol.name) {
                     found.push(SkbFunction {
@@ -168,7 +174,10 @@ impl Functions {
         }
         found.sort_by_key(|function| function.at);
         found.dedup_by_key(|function| function.at);
-        Ok(Self::from(found))
+        Ok(Self {
+            items: found,
+            missing,
+        })
     }
 
     /// Those of a name.

@@ -165,6 +165,11 @@ pub(crate) fn stack_traces(guest: &Guest) -> Result<StackTraces> {
             Err(error) => traces.miss(thread.who(), &error),
         }
     }
+    let mut frames = traces.iter().flat_map(|trace| &trace.frames);
+    if frames.any(|frame| frame.function.is_empty()) {
+        let unread = &tracer.names.modules.missing;
+        traces.missing.extend(unread.iter().cloned());
+    }
     Ok(traces)
 }
 

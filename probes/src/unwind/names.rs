@@ -5,9 +5,9 @@ use std::collections::{HashMap, HashSet};
 
 use super::orc::Tables;
 use super::trace::Name;
-use crate::Result;
 use crate::kernel::{Kernel, ModuleSymbols};
 use crate::memory::GuestVirt;
+use crate::{Listing, Result};
 
 /// Addresses that are remembered at most: more are looked up again.
 const KNOWN: usize = 1 << 16;
@@ -18,7 +18,7 @@ type At = (Name, u64, Option<Name>);
 /// The symbols of the kernel, its modules, and of code that it made while it ran.
 pub(super) struct Names<'k> {
     kernel: &'k Kernel,
-    modules: Vec<ModuleSymbols>,
+    pub(super) modules: Listing<ModuleSymbols>,
     known: RefCell<HashMap<GuestVirt, At>>,
     shared: RefCell<HashSet<Name>>,
 }
@@ -34,7 +34,7 @@ impl<'k> Names<'k> {
         })
     }
 
-    /// Function that an address is in; an empty name if that is not known.
+    /// Function that an address is in; an empty name if that is not known, with the module whose memory it is in.
     pub(super) fn at(&self, at: GuestVirt, tables: &Tables<'_>) -> Result<At> {
         if let Some(known) = self.known.borrow().get(&at) {
             return Ok(known.clone());
@@ -51,7 +51,12 @@ impl<'k> Names<'k> {
                 let group = Some(self.share(code.group()));
                 (self.share(&code.name), at.0 - code.start.0, group)
             }
-            (None, None) => (self.share(""), 0, None),
+            (None, None) => {
+                // The module is known even where its symbols are not.
+                let holder = self.modules.iter().find(|module| module.holds(at));
+                let holder = holder.map(|module| self.share(&module.module));
+                (self.share(""), 0, holder)
+            }
         };
         let mut known = self.known.borrow_mut();
         if known.len() < KNOWN {

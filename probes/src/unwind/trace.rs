@@ -84,13 +84,13 @@ pub struct Frame {
 
 impl fmt::Display for Frame {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "{} {}+{:#x}",
-            self.ip,
-            shown(&self.function),
-            self.offset
-        )?;
+        match self.function.is_empty() {
+            true => write!(f, "{} ?", self.ip)?,
+            false => {
+                let (name, offset) = (shown(&self.function), self.offset);
+                write!(f, "{} {name}+{offset:#x}", self.ip)?;
+            }
+        }
         if let Some(module) = &self.module {
             write!(f, " [{module}]")?;
         }

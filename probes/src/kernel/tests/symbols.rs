@@ -88,16 +88,24 @@ fn symbols_of_a_module() {
     assert_eq!(modules[0].after(text.offset(30)), Some(text.offset(64)));
     assert_eq!(kernel.symbol_at(text.offset(8)).unwrap(), None);
     assert_eq!(kernel.symbol_at(text.offset(128)).unwrap(), None);
-    let fault = build(u64::from(u32::MAX))
-        .0
-        .module_symbols()
-        .unwrap_err()
-        .to_string();
+    // Of a module whose table cannot be read it is known what it holds, and what is wrong.
+    let (kernel, text) = build(u64::from(u32::MAX));
+    let modules = kernel.module_symbols().unwrap();
+    assert!(modules[0].symbols.is_empty() && modules[0].holds(text) && !modules[0].is_read);
+    let fault = modules.missing[0].to_string();
+    assert!(fault.contains("module veth, its symbols"), "{fault}");
     assert!(fault.contains("claims 4294967295 symbols"), "{fault}");
 }
 
 /// A kernel with two modules, each with a function `show` and a type `struct own`, and of the kernel's own a `show` too.
 fn two_modules() -> (Kernel, GuestVirt, [GuestVirt; 2]) {
+    two_modules_damaged(|_, _| ())
+}
+
+/// The same, with something of it overwritten: what `damage` does with the head of the list and the modules.
+fn two_modules_damaged(
+    damage: impl FnOnce(&mut FakeKernel, [GuestVirt; 3]),
+) -> (Kernel, GuestVirt, [GuestVirt; 2]) {
     let mut btf = btf::build::Builder::new();
     let (byte, int) = (btf.int("char", 1, true), btf.int("unsigned int", 4, false));
     let (pointer, name) = (btf.pointer(byte), btf.array(byte, 56));
@@ -165,7 +173,54 @@ fn two_modules() -> (Kernel, GuestVirt, [GuestVirt; 2]) {
         fake.write_u64(at.offset(8), ring[(index + 2) % 3].0)
             .unwrap();
     }
+    damage(&mut fake, ring);
     (fake.finish().unwrap(), own, places.map(|(_, text)| text))
+}
+
+#[test]
+fn a_module_that_cannot_be_read_hides_no_other() {
+    // The pointer to its table of symbols.
+    let (kernel, _, [tun, looped]) = two_modules_damaged(|fake, [_, tun, _]| {
+        fake.write_u64(tun.offset(72), 0x1000).unwrap();
+    });
+    let modules = kernel.module_symbols().unwrap();
+    let read: Vec<_> = modules.iter().map(|m| (&*m.module, m.is_read)).collect();
+    assert_eq!(read, [("tun", false), ("loop", true)]);
+    assert_eq!(modules.missing[0].what, "module tun, its symbols");
+    let at = |at| kernel.symbol_at(at);
+    assert_eq!(at(looped.offset(20)).unwrap().unwrap().name, "show");
+    let error = at(tun.offset(20)).unwrap_err().to_string();
+    assert!(error.starts_with("module tun, its symbols: "), "{error}");
+    assert_eq!(kernel.symbol("only_loop"), Ok(looped.offset(32)));
+    let error = kernel.symbol("only_tun").unwrap_err().to_string();
+    assert!(error.contains("module tun, its symbols"), "{error}");
+    let all = kernel.definitions("show").unwrap();
+    assert_eq!((all.len(), all.missing.len()), (2, 1));
+    let functions = super::super::functions::Functions::new(&kernel);
+    let name = |at| functions.at(at).unwrap().to_string();
+    assert_eq!(name(looped.offset(20)), "show+0x4 [loop]");
+    assert_eq!(
+        name(tun.offset(20)),
+        format!("{} [tun, its symbols cannot be read]", tun.offset(20))
+    );
+}
+
+#[test]
+fn modules_behind_a_broken_link_are_found_from_the_other_end() {
+    let (kernel, _, [_, looped]) = two_modules_damaged(|fake, [head, ..]| {
+        fake.write_u64(head, 0x1000).unwrap();
+    });
+    let modules = kernel.module_symbols().unwrap();
+    let names: Vec<_> = modules.iter().map(|m| &*m.module).collect();
+    assert_eq!(names, ["tun", "loop"]);
+    assert_eq!(modules.missing[0].what, "the list of modules");
+    assert_eq!(kernel.symbol("only_loop"), Ok(looped.offset(32)));
+    // One that leads back into the list is a loop, and each module is there once.
+    let (kernel, ..) = two_modules_damaged(|fake, [_, tun, looped]| {
+        fake.write_u64(looped, tun.0).unwrap();
+    });
+    let modules = kernel.module_symbols().unwrap();
+    assert_eq!((modules.len(), modules.missing.len()), (2, 1));
 }
 
 #[test]

@@ -97,7 +97,11 @@ struct Vm {
 
 /// The areas of the vmalloc space: `/proc/vmallocinfo`, in ascending order.
 pub(crate) fn vmalloc_areas(kernel: &Kernel) -> Result<VmallocAreas> {
-    areas(kernel, &kernel.module_symbols()?)
+    let modules = kernel.module_symbols()?;
+    let mut areas = areas(kernel, &modules)?;
+    // What their functions have made has no caller.
+    areas.missing.extend(modules.missing);
+    Ok(areas)
 }
 
 /// The areas; `modules` are what their callers are looked up in.

@@ -83,7 +83,7 @@ impl Known {
     }
 
     pub(super) fn modules(&self) -> Result<&Listing<ModuleSymbols>> {
-        once(&self.modules, || self.kernel.module_symbols_each())
+        once(&self.modules, || self.kernel.module_symbols())
     }
 
     /// The code that the kernel made while it ran.

@@ -26,7 +26,7 @@ use self::patch::Sites;
 use crate::kernel::{Kernel, ModuleSymbols, SymbolAt};
 use crate::memory::GuestVirt;
 use crate::structures::twice;
-use crate::{Error, Result};
+use crate::{Error, Listing, Missing, Result};
 
 /// Bytes of the longest function that is read: what is longer is not code, or no symbol ends it.
 const MOST: u64 = 128 << 10;
@@ -61,14 +61,22 @@ pub struct Disassembly {
     pub here: GuestVirt,
     /// Its instructions, without what fills the room to the next function.
     pub instructions: Vec<Instruction>,
+    /// The modules whose symbols cannot be read, if an instruction goes to what may be one of them.
+    pub missing: Vec<Missing>,
 }
 
 /// The function that an address of the kernel or a module lies in, instruction by instruction, as it is in memory now.
 pub(crate) fn disassembly(kernel: &Kernel, at: GuestVirt) -> Result<Disassembly> {
     let names = Rc::new(Names::of(kernel)?);
     let nowhere = || {
+        let unread: String = names
+            .modules
+            .missing
+            .iter()
+            .map(|missing| format!("; {}: {}", missing.what, missing.error))
+            .collect();
         Error::Absent(format!(
-            "{at} lies in no function of the kernel or a module: `klab sym NAME` finds one by its name"
+            "{at} lies in no function of the kernel or a module: `klab sym NAME` finds one by its name{unread}"
         ))
     };
     let symbol = names.at(at).ok_or_else(nowhere)?;
@@ -94,19 +102,26 @@ pub(crate) fn disassembly(kernel: &Kernel, at: GuestVirt) -> Result<Disassembly>
         Ok(code)
     })?;
     let sites = Sites::between(kernel, start..end)?;
+    let instructions = decode(&names, &sites, start, &code);
+    let mut targets = instructions.iter().filter_map(|one| one.target);
+    let missing = match targets.any(|target| names.at(target).is_none()) {
+        true => names.modules.missing.clone(),
+        false => Vec::new(),
+    };
     Ok(Disassembly {
-        instructions: decode(&names, &sites, start, &code),
+        instructions,
         function: symbol.name,
         module: symbol.module,
         start,
         here: at,
+        missing,
     })
 }
 
 /// The symbols of the kernel and its modules.
 struct Names {
     kernel: Kernel,
-    modules: Vec<ModuleSymbols>,
+    modules: Listing<ModuleSymbols>,
 }
 
 impl Names {

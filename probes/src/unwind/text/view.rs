@@ -49,6 +49,7 @@ fn table(function: &Disassembly) -> Table {
         true => String::new(),
         false => format!(", {} shown", shown.len()),
     };
+    table.lacks(&function.missing);
     table.note(format!("{name}{module}: {count} instructions{part}"));
     table
 }
