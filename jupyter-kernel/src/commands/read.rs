@@ -2,7 +2,10 @@
 //!
 //! What there is of them, [`READERS`] says; nothing here names one.
 
+use std::cmp::Reverse;
+
 use anyhow::{Result, anyhow};
+use clap::parser::ValueSource;
 use clap::{Arg, ArgMatches, Args, Command, FromArgMatches, Subcommand};
 use probes::guest::Guest;
 use probes::readers::{Kind, Parameter, READERS, Reader};
@@ -137,16 +140,24 @@ impl FromArgMatches for Read {
             among.iter().any(|(_, other)| other.name == parameter.name)
                 && matches.contains_id(parameter.name)
         };
-        // The one that needs most of what was given.
+        // The one that needs most of what was given, and takes all of it; of several the one that takes the least.
+        let typed = |id: &str| matches.value_source(id) == Some(ValueSource::CommandLine);
+        let all = parameters(&readers);
+        let takes_all = |reader: &&&Reader| {
+            let mut given = all.iter().filter(|(_, one)| typed(one.name));
+            given.all(|(_, one)| reader.parameters.iter().any(|own| own.name == one.name))
+        };
         let suits = |reader: &&&Reader| {
             let mut all = reader.parameters.iter();
             all.all(|parameter| !parameter.is_required() || given(parameter))
         };
         let needs = |reader: &&&Reader| {
             let all = reader.parameters.iter();
-            all.filter(|parameter| parameter.is_required()).count()
+            let needed = all.filter(|parameter| parameter.is_required()).count();
+            (needed, Reverse(reader.parameters.len()))
         };
-        let reader = readers.iter().filter(suits).max_by_key(needs);
+        let suiting = readers.iter().filter(suits).filter(takes_all);
+        let reader = suiting.max_by_key(needs);
         let reader = *reader.ok_or_else(missing)?;
         let word = |parameter: &Parameter| {
             let words = matches.get_many::<String>(parameter.name)?;

@@ -40,7 +40,7 @@ pub type Words<'a> = [Option<&'a str>];
 pub struct Reader {
     /// The method of [`Guest`].
     pub method: &'static str,
-    /// The command. Readers that share one differ by the parameters that they need.
+    /// The command. Readers that share one differ by their parameters.
     pub command: &'static str,
     /// Names that other tools have made familiar: `ps`, `dis`.
     pub aliases: &'static [&'static str],
@@ -175,15 +175,14 @@ mod tests {
     }
 
     #[test]
-    fn readers_of_one_command_differ_by_what_they_need() {
+    fn readers_of_one_command_differ_by_what_they_take() {
         for reader in READERS {
-            let needs = |reader: &Reader| {
+            let takes = |reader: &Reader| {
                 let all = reader.parameters.iter();
-                let needed = all.filter(|parameter| parameter.is_required());
-                needed.map(|parameter| parameter.name).collect::<Vec<_>>()
+                all.map(|parameter| parameter.name).collect::<Vec<_>>()
             };
             let same = Reader::of_command(reader.command);
-            let same = same.iter().filter(|other| needs(other) == needs(reader));
+            let same = same.iter().filter(|other| takes(other) == takes(reader));
             assert_eq!(same.count(), 1, "{}", reader.command);
         }
     }

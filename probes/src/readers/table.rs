@@ -398,6 +398,14 @@ readers! {
     ///
     /// Read record by record from the kernel's ring buffer (prb), without the guest's help: it works after a panic too.
     log() -> printk::Log = |kernel| core::printk::log(kernel);
+    /// Print records of the kernel's log from a level up, with their level and their writer
+    log_of as "log"(
+        /// Only records of this level and of worse ones: emerg, alert, crit, err, warn, notice, info, debug, or 0 to 7
+        level: Option<&str>,
+        /// What stands before each text: `level` (with the facility, as `dmesg -x`), `caller` (the task or CPU that wrote it),
+        /// or both with a comma between them
+        show: Option<&str>,
+    ) -> printk::Log = |kernel| core::printk::log_of(kernel, level, show), flags [level, show], try [["--level", "warn"], ["--show", "level,caller"]];
     /// Print the kernel stacks of tasks, frame by frame, by the ORC tables
     ///
     /// Frames are found by the ORC tables in the kernel's own memory. A task that sleeps has saved its registers on its

@@ -67,6 +67,12 @@ pub(crate) fn records(kernel: &str) {
     });
     let (caller, said) = own.unwrap();
     assert_eq!(caller, said);
+    let warnings = ground.guest.log_of(Some("warn"), Some("level")).unwrap();
+    for level in 0..8 {
+        let line = format!("level {level}");
+        let there = warnings.iter().any(|record| record.text == line);
+        assert_eq!(there, level <= 4, "{line}");
+    }
     ledger.end(&[("text", 250)]);
 }
 

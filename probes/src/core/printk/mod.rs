@@ -4,8 +4,10 @@
 //! holds the texts, each behind the id of its descriptor. Writers are lock-free, so a record is believed only if its
 //! descriptor was finalized with the right id before and after it was read, as the kernel's own readers do.
 
+mod level;
 mod view;
 
+use std::fmt;
 use std::ops::Deref;
 
 use serde::Serialize;
@@ -31,6 +33,8 @@ const MAX_BITS: u32 = 31;
 /// `LOG_CONT`, of `kernel/printk/internal.h`.
 const LOG_CONT: u8 = 8;
 
+pub use self::level::{facility_name, level_name};
+
 /// Writer of a record: `printk_info.caller_id`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub enum Caller {
@@ -38,6 +42,16 @@ pub enum Caller {
     Task(u32),
     /// A CPU, outside of any task.
     Cpu(u32),
+}
+
+/// As the kernel prints it with CONFIG_PRINTK_CALLER: `T1`, `C0`.
+impl fmt::Display for Caller {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Task(pid) => write!(f, "T{pid}"),
+            Self::Cpu(cpu) => write!(f, "C{cpu}"),
+        }
+    }
 }
 
 /// One record of the kernel's log.
@@ -79,9 +93,38 @@ pub struct Log {
     /// Older ones, which newer ones have overwritten.
     #[serde(skip)]
     pub overwritten: u64,
+    /// Gaps in the numbers, each as the number before it and its length: records that were overwritten while the log was
+    /// read, or were being written.
+    #[serde(skip)]
+    pub holes: Vec<(u64, u64)>,
+    /// What the text of each begins with, after the time.
+    #[serde(skip)]
+    pub prefix: Prefix,
+}
+
+/// What the text of a record begins with. JSON has all of it in any case.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Prefix {
+    /// Facility and level, as `dmesg -x` prints them.
+    pub level: bool,
+    /// The writer.
+    pub caller: bool,
 }
 
 impl Log {
+    fn of(records: Listing<LogRecord>, overwritten: u64) -> Self {
+        let holes = records.windows(2).filter_map(|pair| {
+            let missing = pair[1].seq.wrapping_sub(pair[0].seq).wrapping_sub(1);
+            (missing > 0).then_some((pair[0].seq, missing))
+        });
+        Self {
+            holes: holes.collect(),
+            overwritten,
+            records,
+            prefix: Prefix::default(),
+        }
+    }
+
     /// The last `n` records.
     #[must_use]
     pub fn tail(mut self, n: usize) -> Self {
@@ -89,17 +132,17 @@ impl Log {
         self.records.items.drain(..older);
         if older > 0 {
             self.overwritten = 0;
+            let first = self.records.first().map_or(u64::MAX, |first| first.seq);
+            self.holes.retain(|(before, _)| *before >= first);
         }
         self
     }
 
-    /// Gaps in the numbers, each as the number before it and its length: records that were overwritten while the
-    /// log was read, or were being written.
-    pub fn holes(&self) -> impl Iterator<Item = (u64, u64)> {
-        self.records.windows(2).filter_map(|pair| {
-            let missing = pair[1].seq.wrapping_sub(pair[0].seq).wrapping_sub(1);
-            (missing > 0).then_some((pair[0].seq, missing))
-        })
+    /// The records of a level and of worse ones.
+    #[must_use]
+    pub fn at_least(mut self, level: u8) -> Self {
+        self.records.items.retain(|record| record.level <= level);
+        self
     }
 }
 
@@ -113,10 +156,7 @@ impl Deref for Log {
 
 impl FromIterator<LogRecord> for Log {
     fn from_iter<I: IntoIterator<Item = LogRecord>>(records: I) -> Self {
-        Self {
-            records: records.into_iter().collect(),
-            overwritten: 0,
-        }
+        Self::of(records.into_iter().collect(), 0)
     }
 }
 
@@ -189,7 +229,7 @@ struct Info {
 
 /// The kernel's log: every record that `/dev/kmsg` would give, oldest first, and the last one before its line is ended.
 ///
-/// Records that are overwritten while they are read are left out, as they are gone: [`Log::holes`].
+/// Records that are overwritten while they are read are left out, as they are gone: `Log::holes`.
 pub(crate) fn log(kernel: &Kernel) -> Result<Log> {
     let reader = Reader::new(kernel)?;
     let Ring {
@@ -218,9 +258,30 @@ pub(crate) fn log(kernel: &Kernel) -> Result<Log> {
             Err(error) => records.miss(format!("the record with the id {id:#x}"), &error),
         }
     }
-    Ok(Log {
-        overwritten: records.first().map_or(0, |first| first.seq),
-        records,
+    let overwritten = records.first().map_or(0, |first| first.seq);
+    Ok(Log::of(records, overwritten))
+}
+
+/// The records of a level and of worse ones, each shown with what is asked for of `level` and `caller`.
+pub(crate) fn log_of(kernel: &Kernel, level: Option<&str>, show: Option<&str>) -> Result<Log> {
+    let level = level.map(level::parse).transpose()?;
+    let mut prefix = Prefix::default();
+    for word in show.into_iter().flat_map(|show| show.split(',')) {
+        match word.trim() {
+            "level" => prefix.level = true,
+            "caller" => prefix.caller = true,
+            other => {
+                let why =
+                    format!("`{other}` cannot be shown of a record: `level` and `caller` can");
+                return Err(Error::Invalid(why));
+            }
+        }
+    }
+    let mut log = log(kernel)?;
+    log.prefix = prefix;
+    Ok(match level {
+        Some(level) => log.at_least(level),
+        None => log,
     })
 }
 

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use crate::Missing;
-use crate::core::printk::{Log, LogRecord};
+use crate::core::printk::{Log, LogRecord, Prefix, facility_name, level_name};
 use crate::kernel::readable;
 use crate::view::{View, clean, escape, missing_text};
 
@@ -11,7 +11,7 @@ impl View for Log {
     fn text(&self) -> String {
         let mut out = String::new();
         for record in self.iter() {
-            out.push_str(&clean_lines(record));
+            out.push_str(&clean_lines(record, self.prefix));
             out.push('\n');
         }
         out.push_str(&notes(self));
@@ -37,7 +37,7 @@ impl View for Log {
             let _ = writeln!(
                 out,
                 "<span style=\"{style}\">{}</span>",
-                escape_lines(record)
+                escape_lines(record, self.prefix)
             );
         }
         out.push_str(&escape(&notes(self)));
@@ -53,7 +53,7 @@ fn notes(log: &Log) -> String {
     if log.overwritten > 0 {
         let _ = writeln!(out, "{} older records are overwritten", log.overwritten);
     }
-    let lost: u64 = log.holes().map(|(_, lost)| lost).sum();
+    let lost: u64 = log.holes.iter().map(|(_, lost)| lost).sum();
     if lost > 0 {
         let _ = writeln!(
             out,
@@ -64,33 +64,57 @@ fn notes(log: &Log) -> String {
 }
 
 /// One record as `dmesg` prints it: further lines of a text begin below its first.
-fn lines(record: &LogRecord) -> impl Iterator<Item = String> {
+fn lines(record: &LogRecord, prefix: Prefix) -> Vec<String> {
+    let stamp = stamp(record, prefix);
+    let blank = " ".repeat(stamp.chars().count());
+    let open = if record.open { " <line not ended>" } else { "" };
+    format!("{}{open}", record.text)
+        .split('\n')
+        .enumerate()
+        .map(|(i, line)| format!("{}{line}", if i == 0 { &stamp } else { &blank }))
+        .collect()
+}
+
+/// What stands before a text: facility and level as by `dmesg -x`, the time, the writer as CONFIG_PRINTK_CALLER has it, with
+/// what the kernel keeps of it besides.
+fn stamp(record: &LogRecord, prefix: Prefix) -> String {
+    let mut out = String::new();
+    // Writing to a String does not fail.
+    if prefix.level {
+        let (facility, level) = (facility_name(record.facility), level_name(record.level));
+        let _ = write!(out, "{facility:<6}:{level:<6}: ");
+    }
     let (s, us) = (
         record.ts_nsec / 1_000_000_000,
         record.ts_nsec / 1000 % 1_000_000,
     );
-    let stamp = format!("[{s:5}.{us:06}] ");
-    let blank = " ".repeat(stamp.len());
-    let open = if record.open { " <line not ended>" } else { "" };
-    format!("{}{open}", record.text)
-        .split('\n')
-        .map(str::to_owned)
-        .collect::<Vec<_>>()
-        .into_iter()
-        .enumerate()
-        .map(move |(i, line)| format!("{}{line}", if i == 0 { &stamp } else { &blank }))
+    let _ = write!(out, "[{s:5}.{us:06}]");
+    if prefix.caller {
+        let _ = write!(out, "[{:>6}", record.caller.to_string());
+        if let Some(other) = record.caller2 {
+            let _ = write!(out, " {other}");
+        }
+        if let Some(comm) = &record.comm {
+            let _ = write!(out, " {comm}");
+        }
+        out.push(']');
+    }
+    out.push(' ');
+    out
 }
 
-fn clean_lines(record: &LogRecord) -> String {
-    lines(record)
-        .map(|line| clean(&readable(&line)))
+fn clean_lines(record: &LogRecord, prefix: Prefix) -> String {
+    lines(record, prefix)
+        .iter()
+        .map(|line| clean(&readable(line)))
         .collect::<Vec<_>>()
         .join("\n")
 }
 
-fn escape_lines(record: &LogRecord) -> String {
-    lines(record)
-        .map(|line| escape(&readable(&line)))
+fn escape_lines(record: &LogRecord, prefix: Prefix) -> String {
+    lines(record, prefix)
+        .iter()
+        .map(|line| escape(&readable(line)))
         .collect::<Vec<_>>()
         .join("\n")
 }
@@ -129,7 +153,7 @@ mod tests {
             "[    1.234567] <b>one\\u{1b}[1m\n               two\n"
         );
         assert!(log.html().unwrap().contains("&lt;b&gt;one"));
-        let mut log: Log = [record, last].into_iter().collect();
+        let mut log: Log = [record.clone(), last].into_iter().collect();
         log.overwritten = 7;
         let text = log.text();
         assert!(
@@ -137,6 +161,28 @@ mod tests {
             "{text}"
         );
         assert!(text.contains("\n2 records in between"), "{text}");
-        assert_eq!(log.tail(1).overwritten, 0);
+        // Records that are not asked for are no holes.
+        let worse = log.clone().at_least(2);
+        assert!(worse.is_empty() && worse.text().contains("\n2 records in between"));
+        assert_eq!(log.clone().at_least(3).len(), 2);
+        let tail = log.tail(1);
+        assert_eq!((tail.overwritten, tail.holes.len()), (0, 0));
+        // What comes of `show`.
+        let whose = LogRecord {
+            facility: 3,
+            caller2: Some(Caller::Cpu(1)),
+            comm: Some("a\nb".to_owned()),
+            ..record.clone()
+        };
+        let mut log: Log = [record, whose].into_iter().collect();
+        (log.prefix.level, log.prefix.caller) = (true, true);
+        let text = log.text();
+        let lines: Vec<&str> = text.lines().collect();
+        assert_eq!(
+            lines[0],
+            "kern  :err   : [    1.234567][    T1] <b>one\\u{1b}[1m"
+        );
+        assert_eq!(lines[1], format!("{}two", " ".repeat(38)));
+        assert!(lines[2].starts_with("daemon:err   : [    1.234567][    T1 C1 a\\u{a}b] <b>one"));
     }
 }

@@ -62,6 +62,7 @@ pub struct Disassembly {
     /// Its instructions, without what fills the room to the next function.
     pub instructions: Vec<Instruction>,
     /// The modules whose symbols cannot be read, if an instruction goes to what may be one of them.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
     pub missing: Vec<Missing>,
 }
 
