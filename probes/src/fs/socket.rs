@@ -11,6 +11,7 @@ pub fn family(family: u16) -> String {
         17 => "PACKET",
         38 => "ALG",
         40 => "VSOCK",
+        44 => "XDP",
         other => return other.to_string(),
     };
     name.to_owned()

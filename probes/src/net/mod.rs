@@ -16,9 +16,11 @@
 
 mod details;
 mod device;
+mod mptcp;
 mod namespace;
 mod neigh;
 pub mod netfilter;
+mod netlink;
 pub mod packet_type;
 mod route;
 mod sock;
@@ -84,7 +86,7 @@ impl Guest {
     }
 }
 
-/// The TCP, UDP, raw, unix and packet sockets of all network namespaces, each with the tasks that have it open.
+/// The IP, MPTCP, unix, packet, XDP and netlink sockets of all network namespaces, each with the tasks that have it open.
 pub(crate) fn sockets(guest: &Guest) -> Result<Sockets> {
     let kernel = guest.kernel()?;
     let namespaces = net_namespaces(&kernel)?;

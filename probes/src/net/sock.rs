@@ -7,11 +7,11 @@ use serde::Serialize;
 
 use super::namespace::ending;
 use super::table::{self, Buckets, SocketTable};
-use super::{NetNamespace, device};
+use super::{NetNamespace, device, mptcp, netlink};
 use crate::kernel::Kernel;
 use crate::memory::GuestVirt;
 use crate::object::{Mirror, Plan};
-use crate::structures::{list_for_each_entry, offset_of, settle_all};
+use crate::structures::{list_for_each_entry, offset_of, settle, settle_all};
 use crate::{Error, Listing, Of as _, Result, text_of};
 
 /// `AF_INET6` of `include/linux/socket.h`.
@@ -93,9 +93,10 @@ pub struct Socket {
     pub local: Option<SocketAddr>,
     /// The other end, of an IP socket; zeros without one.
     pub remote: Option<SocketAddr>,
-    /// Name of a unix socket, `@` for each NUL; protocol and device of a packet socket.
+    /// Name of a unix socket, `@` for each NUL; protocol and device of a packet socket; device and queue of an XDP
+    /// socket; protocol, port and groups of a netlink socket.
     pub name: String,
-    /// `struct sock` of the other end of a unix socket.
+    /// `struct sock` of the other end of a unix socket; of a subflow that of its MPTCP socket.
     pub peer: Option<GuestVirt>,
     /// The device it is bound to, by name; the device of its address, if that is a link-local one.
     pub device: Option<String>,
@@ -115,8 +116,9 @@ pub struct Socket {
     pub owners: Box<[Owner]>,
 }
 
-/// Sockets, table by table. Those of the other families (netlink, XDP, ..), of MPTCP and of ping, and IP sockets without a
-/// port are in none of these tables; the [open files](crate::Guest::files) of a task have all of its sockets.
+/// Sockets, table by table. Those of other families (vsock, ALG, ..), IP sockets without a port, and MPTCP sockets that are
+/// neither connected nor listen are in none of these tables; the [open files](crate::Guest::files) of a task have all of its
+/// sockets.
 pub type Sockets = Listing<Socket>;
 
 #[derive(Debug, PartialEq, Eq, Mirror)]
@@ -184,6 +186,13 @@ struct UnixSock {
 }
 
 #[derive(Debug, Mirror)]
+#[mirror(c = "struct xdp_sock")]
+struct XdpSock {
+    dev: GuestVirt,
+    queue_id: u16,
+}
+
+#[derive(Debug, Mirror)]
 #[mirror(c = "struct packet_sock")]
 struct PacketSock {
     ifindex: i32,
@@ -229,6 +238,7 @@ pub(super) fn read(kernel: &Kernel, namespaces: &[NetNamespace]) -> Result<Socke
             }
         }
     }
+    reader.listening_mptcp(&mut all);
     Ok(all)
 }
 
@@ -302,7 +312,7 @@ impl<'k> Reader<'k> {
         raw: &Common,
     ) -> Result<Socket> {
         let kernel = self.kernel;
-        let is_ip = !matches!(table, SocketTable::Unix | SocketTable::Packet);
+        let is_ip = table.is_ip();
         let ends = is_ip.then(|| ends(raw));
         let device = (is_ip && raw.skc_bound_dev_if != 0).then(|| {
             let known = self.devices.get(&(netns, raw.skc_bound_dev_if));
@@ -379,7 +389,14 @@ impl<'k> Reader<'k> {
                 let deficit = kernel.load::<UdpSock>(at)?.forward_deficit;
                 rx_queue = sock.rmem_alloc.wrapping_sub(deficit);
             }
-            SocketTable::Raw => {}
+            SocketTable::Raw | SocketTable::Ping => {}
+            // mptcp_diag_get_info(): `ss` has the connections that wait, where it listens.
+            SocketTable::Mptcp if raw.skc_state == TCP_LISTEN => {
+                (rx_queue, tx_queue) = (sock.sk_ack_backlog, 0);
+            }
+            SocketTable::Mptcp => {}
+            SocketTable::Netlink => socket.name = netlink::describe(kernel, at)?,
+            SocketTable::Xdp => socket.name = self.xdp(netns, at)?,
             SocketTable::Unix => {
                 let unix: UnixSock = kernel.load(at)?;
                 socket.name =
@@ -395,8 +412,41 @@ impl<'k> Reader<'k> {
                 socket.name = format!("protocol {protocol:#06x} device {}", packet.ifindex);
             }
         }
+        if matches!(table, SocketTable::Tcp | SocketTable::Listen) {
+            socket.peer = mptcp::of_subflow(kernel, at).of(|| "its icsk_ulp_data")?;
+        }
         (socket.rx_queue, socket.tx_queue) = (Some(rx_queue), Some(tx_queue));
         Ok(socket)
+    }
+
+    /// The device and the queue that an XDP socket is bound to.
+    fn xdp(&self, netns: u32, at: GuestVirt) -> Result<String> {
+        let xdp: XdpSock = self.kernel.load(at)?;
+        if xdp.dev.is_null() {
+            return Ok("no device".to_owned());
+        }
+        let ifindex = offset_of(self.kernel, "struct net_device", "ifindex")?;
+        let ifindex = self.kernel.read_u32(xdp.dev.offset(ifindex));
+        let ifindex = ifindex.of(|| format!("its dev {}", xdp.dev))? as i32;
+        let known = self.devices.get(&(netns, ifindex));
+        let device = known.map_or_else(|| ifindex.to_string(), Clone::clone);
+        Ok(format!("device {device} queue {}", xdp.queue_id))
+    }
+
+    /// MPTCP sockets that are in no table, and have a subflow that listens.
+    fn listening_mptcp(&self, all: &mut Sockets) {
+        let of = |socket: &Socket| socket.peer.filter(|_| socket.table == SocketTable::Listen);
+        let mut wanted: Vec<GuestVirt> = all.iter().filter_map(of).collect();
+        wanted.sort_unstable();
+        wanted.dedup();
+        wanted.retain(|at| all.iter().all(|socket| socket.at != *at));
+        for at in wanted {
+            let what = format!("the MPTCP sock {at}");
+            match settle(&what, || self.one(SocketTable::Mptcp, at)) {
+                Ok(socket) => all.items.extend(socket),
+                Err(error) => all.miss(what, &error),
+            }
+        }
     }
 }
 

@@ -1,8 +1,10 @@
 //! The kernel's hash tables of sockets: one for each protocol, or for each namespace and protocol.
 
+use std::iter::once;
+
 use serde::Serialize;
 
-use super::NetNamespace;
+use super::{NetNamespace, mptcp, netlink};
 use crate::kernel::Kernel;
 use crate::memory::GuestVirt;
 use crate::structures::{array, hlist_for_each_entry, hlist_nulls_for_each_entry, offset_of};
@@ -31,27 +33,47 @@ pub enum SocketTable {
     Unix,
     /// Packet sockets.
     Packet,
+    /// Datagram sockets of ICMP, whose port is the identifier of their echo requests.
+    Ping,
+    /// MPTCP sockets, whose subflows are TCP's.
+    Mptcp,
+    /// XDP sockets.
+    Xdp,
+    /// Netlink sockets, the kernel's own ends too.
+    Netlink,
+}
+
+impl SocketTable {
+    /// Whether its sockets have an IP address and a port.
+    pub(super) const fn is_ip(self) -> bool {
+        !matches!(self, Self::Unix | Self::Packet | Self::Xdp | Self::Netlink)
+    }
 }
 
 /// Buckets that lie side by side, and what is on their lists.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Buckets {
     pub(super) table: SocketTable,
-    first: GuestVirt,
+    pub(super) first: GuestVirt,
     pub(super) count: u64,
-    stride: u64,
-    links: Links,
+    pub(super) stride: u64,
+    pub(super) links: Links,
 }
 
 /// The links between the sockets of a bucket.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Links {
+pub(super) enum Links {
     /// `hlist_head`
     Hlist,
     /// `hlist_nulls_head`
     Nulls,
     /// `hlist_nulls_head`, whose end mark is the bucket's number.
     Numbered,
+    /// `rhash_lock_head`: the first node, with bit 0 set while the bucket is locked; the end is odd.
+    Rhash {
+        /// Offset of the `rhash_head` in a `struct sock`.
+        node: u64,
+    },
     /// The `inet_bind_hashbucket`s of TCP's `bhash2`: lists of `inet_bind2_bucket`, each with a list of its sockets.
     Bound {
         /// Offset of `inet_bind_hashbucket.chain`.
@@ -88,6 +110,14 @@ impl Buckets {
                     list.miss(what, &Error::broken("table of sockets", head, why));
                 }
                 list
+            }
+            Links::Rhash { node } => {
+                let first = GuestVirt(kernel.read_u64(head)? & !1);
+                if first.is_null() {
+                    return Ok(Listing::new());
+                }
+                let rest = hlist_nulls_for_each_entry(kernel, first, node);
+                Listing::walk(&what, once(Ok(first.back(node))).chain(rest))
             }
             Links::Bound {
                 chain,
@@ -126,6 +156,7 @@ pub(super) fn all(kernel: &Kernel, namespaces: &[NetNamespace]) -> Listing<Bucke
             ("unix", unix(kernel, net.at)),
             ("packet", packet(kernel, net.at)),
             ("UDP", udp(kernel, net.at)),
+            ("XDP", xdp(kernel, net.at)),
         ] {
             match found {
                 Ok(buckets) => tables.items.extend(buckets),
@@ -133,21 +164,43 @@ pub(super) fn all(kernel: &Kernel, namespaces: &[NetNamespace]) -> Listing<Bucke
             }
         }
     }
-    for symbol in ["raw_v4_hashinfo", "raw_v6_hashinfo"] {
+    for (symbol, table, c, member) in [
+        (
+            "raw_v4_hashinfo",
+            SocketTable::Raw,
+            "struct raw_hashinfo",
+            "ht",
+        ),
+        (
+            "raw_v6_hashinfo",
+            SocketTable::Raw,
+            "struct raw_hashinfo",
+            "ht",
+        ),
+        ("ping_table", SocketTable::Ping, "struct ping_table", "hash"),
+    ] {
         // IPv6 may be a module, or absent.
         if let Ok(at) = kernel.symbol(symbol) {
-            tables.take(raw(kernel, at), || symbol);
+            tables.take(in_array(kernel, table, at, (c, member)), || symbol);
         }
     }
+    match mptcp::buckets(kernel) {
+        Ok(buckets) => tables.items.extend(buckets),
+        Err(error) => tables.miss("the MPTCP sockets", &error),
+    }
+    match netlink::buckets(kernel) {
+        Ok(buckets) => tables.append(buckets),
+        Err(error) => tables.miss("the netlink sockets", &error),
+    }
     // Namespaces without tables of their own share them.
-    let mut once: Vec<Buckets> = Vec::new();
+    let mut all: Vec<Buckets> = Vec::new();
     for table in tables.items {
-        if !once.contains(&table) {
-            once.push(table);
+        if !all.contains(&table) {
+            all.push(table);
         }
     }
     Listing {
-        items: once,
+        items: all,
         missing: tables.missing,
     }
 }
@@ -158,7 +211,7 @@ fn pointer(kernel: &Kernel, at: GuestVirt, c: &str, member: &str) -> Result<Gues
 }
 
 /// The size of a structure.
-fn size_of(kernel: &Kernel, c: &str) -> Result<u64> {
+pub(super) fn size_of(kernel: &Kernel, c: &str) -> Result<u64> {
     let (btf, id) = kernel.find_composite(c)?;
     btf.size_of(id)?
         .ok_or_else(|| Error::Unsupported(format!("`{c}` has no size in BTF")))
@@ -251,9 +304,15 @@ fn udp(kernel: &Kernel, net: GuestVirt) -> Result<Vec<Buckets>> {
     }]))
 }
 
-fn raw(kernel: &Kernel, info: GuestVirt) -> Result<Buckets> {
-    let (ht, count, stride) = array(kernel, "struct raw_hashinfo", "ht")?;
-    let first = info.offset(ht);
+/// Buckets that are an array in a structure.
+fn in_array(
+    kernel: &Kernel,
+    table: SocketTable,
+    at: GuestVirt,
+    (c, member): (&str, &str),
+) -> Result<Buckets> {
+    let (offset, count, stride) = array(kernel, c, member)?;
+    let first = at.offset(offset);
     // Lists of either kind, from kernel to kernel. An empty one of the nulls kind has an odd head, of the other NULL.
     let (mut odd, mut null) = (0, 0);
     for bucket in 0..count as u64 {
@@ -262,7 +321,7 @@ fn raw(kernel: &Kernel, info: GuestVirt) -> Result<Buckets> {
         null += u64::from(head == 0);
     }
     Ok(Buckets {
-        table: SocketTable::Raw,
+        table,
         first,
         count: count as u64,
         stride,
@@ -288,13 +347,27 @@ fn unix(kernel: &Kernel, net: GuestVirt) -> Result<Vec<Buckets>> {
 
 /// One list a namespace. Kernels without packet sockets have none.
 fn packet(kernel: &Kernel, net: GuestVirt) -> Result<Vec<Buckets>> {
-    let list = match offset_of(kernel, "struct net", "packet.sklist") {
+    of_namespace(kernel, net, SocketTable::Packet, "packet.sklist")
+}
+
+/// The same of XDP.
+fn xdp(kernel: &Kernel, net: GuestVirt) -> Result<Vec<Buckets>> {
+    of_namespace(kernel, net, SocketTable::Xdp, "xdp.list")
+}
+
+fn of_namespace(
+    kernel: &Kernel,
+    net: GuestVirt,
+    table: SocketTable,
+    member: &str,
+) -> Result<Vec<Buckets>> {
+    let list = match offset_of(kernel, "struct net", member) {
         Ok(list) => list,
         Err(Error::NoMember { .. }) => return Ok(Vec::new()),
         Err(error) => return Err(error),
     };
     Ok(Vec::from([Buckets {
-        table: SocketTable::Packet,
+        table,
         first: net.offset(list),
         count: 1,
         stride: 8,

@@ -5,7 +5,8 @@ use std::net::SocketAddr;
 use crate::Missing;
 use crate::cell::faces;
 use crate::net::{
-    AllDeviceDetails, Neighbours, NetDevices, Routes, Socket, Sockets, family, socket_type,
+    AllDeviceDetails, Neighbours, NetDevices, Routes, Socket, SocketTable, Sockets, family,
+    socket_type,
 };
 use crate::view::sections::{Sections, fields, lacking};
 use crate::view::{Align, Table, View};
@@ -119,10 +120,15 @@ fn sockets(sockets: &Sockets) -> Table {
             .iter()
             .map(|owner| format!("{} {} fd {}", owner.pid, owner.comm, owner.fd))
             .collect();
+        let of_mptcp = socket.peer.filter(|_| socket.table.is_ip());
+        let owners = match of_mptcp {
+            Some(socket) => format!("subflow of {socket}"),
+            None => owners.join(", "),
+        };
         table.row([
             socket.netns.to_string(),
             family(socket.family),
-            socket_type(socket.type_).to_owned(),
+            kind(socket),
             socket.state.to_string(),
             number(socket.rx_queue),
             number(socket.tx_queue),
@@ -131,16 +137,26 @@ fn sockets(sockets: &Sockets) -> Table {
             number(socket.uid),
             number(socket.ino),
             socket.at.to_string(),
-            owners.join(", "),
+            owners,
         ]);
     }
     let s = if sockets.len() == 1 { "" } else { "s" };
     table.note(format!(
-        "{} socket{s} of TCP, UDP, raw IP, unix and packets; not listed: netlink, XDP, MPTCP, ping, other families, and IP sockets without a port (the open files of a task have all of its sockets)",
+        "{} socket{s} of TCP, MPTCP, UDP, raw IP, ping, unix, packets, XDP and netlink; not listed: other families (vsock, ALG, ..), IP sockets without a port, and MPTCP sockets that are neither connected nor listen (the open files of a task have all of its sockets)",
         sockets.len()
     ));
     table.lacks(&sockets.missing);
     table
+}
+
+/// The type, with the protocol where that is another than the one that the type alone means.
+fn kind(socket: &Socket) -> String {
+    let protocol = match socket.table {
+        SocketTable::Mptcp => " MPTCP",
+        SocketTable::Ping => " ICMP",
+        _ => "",
+    };
+    format!("{}{protocol}", socket_type(socket.type_))
 }
 
 /// Nothing where the kernel keeps no such number.

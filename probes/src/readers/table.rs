@@ -166,10 +166,10 @@ readers! {
     ///
     /// Every struct net has its list of devices; their addresses come off in_device and inet6_dev.
     net_devices | "net"() -> net::NetDevices = |kernel| net::net_devices(kernel);
-    /// List TCP, UDP, raw, unix and packet sockets, and who has them open
+    /// List sockets, and who has them open: TCP, MPTCP, UDP, raw, ping, unix, packet, XDP, netlink
     ///
-    /// Walked in the hash tables of the kernel: TCP (connected, listening), UDP, raw, unix, packet. NETNS is the inode
-    /// number of /proc/PID/ns/net; RECV and SEND are bytes that wait, or connections that wait to be accepted.
+    /// Walked in the hash tables of the kernel; what is in none of them, the last line names. NETNS is the inode number of
+    /// /proc/PID/ns/net; RECV and SEND are bytes that wait, or connections that wait to be accepted.
     sockets() -> net::Sockets = |guest| net::sockets(guest);
     /// Show the network devices of a name in detail: features, queues, NAPI, counters
     ///

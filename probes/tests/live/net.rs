@@ -4,11 +4,12 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use probes::net::{NetDevices, Socket, SocketTable, Sockets};
 use probes::{Guest, Result};
+use vm::agent::{SocketKind, WorkloadKind};
 
 use crate::ground::Ground;
 use crate::ledger::Ledger;
 
-crate::on_kernels!(are_those_of_proc);
+crate::on_kernels!(are_those_of_proc, of_other_families);
 
 /// Sockets of every kind.
 const OPENERS: &str = r"
@@ -183,6 +184,67 @@ pub(crate) fn are_those_of_proc(kernel: &str) {
         ("owners", 8),
         ("device", 1),
     ]);
+}
+
+/// Netlink, ping, XDP and MPTCP sockets. Of the latter two `/proc` says nothing: the files of their processes do.
+pub(crate) fn of_other_families(kernel: &str) {
+    let mut ground = Ground::bare(kernel, 512 << 20);
+    ground.sh("ip link set lo up");
+    for kind in [
+        SocketKind::Mptcp { port: 7010 },
+        SocketKind::Ping { port: 77 },
+        SocketKind::Xdp,
+    ] {
+        let netns = String::new();
+        let kind = WorkloadKind::Socket { kind, netns };
+        ground.agent.workload(kind).unwrap();
+    }
+    let ask = |ground: &mut Ground| {
+        let all = ["netlink", "icmp"].map(|table| ground.sh(&format!("cat /proc/net/{table}")));
+        (all, ground.sh("for f in /proc/[0-9]*/fd/*; do readlink $f; done; true"))
+    };
+    let (([netlink, icmp], fds), sockets, _) = ground.sandwich(ask, Guest::sockets);
+    assert!(sockets.is_whole(), "{:?}", sockets.missing);
+    let of = |table| sockets.iter().filter(move |socket| socket.table == table);
+    let mut ledger = Ledger::new(format!("sockets of other families on {kernel}"));
+    // sk Eth Pid Groups Rmem Wmem Dump Locks Drops Inode
+    let said: BTreeSet<_> = netlink
+        .lines()
+        .skip(1)
+        .map(|line| {
+            let words: Vec<&str> = line.split_whitespace().collect();
+            let groups = u32::from_str_radix(words[3], 16).unwrap();
+            let name = format!("portid {} groups {groups:#x}", words[2]);
+            (words[9].parse::<u64>().unwrap(), name)
+        })
+        .collect();
+    let seen: BTreeSet<_> = of(SocketTable::Netlink)
+        .map(|socket| {
+            let (_, name) = socket.name.split_once(' ').unwrap();
+            (socket.ino.unwrap_or(0), name.to_owned())
+        })
+        .collect();
+    both(&mut ledger, "netlink", &seen, &said, &said);
+    let said: BTreeSet<_> = icmp.lines().skip(1).map(proc_ip_line).collect();
+    let seen: BTreeSet<_> = of(SocketTable::Ping).map(ip_line).collect();
+    both(&mut ledger, "ping", &seen, &said, &said);
+    let open = |socket: &Socket| fds.contains(&format!("socket:[{}]", socket.ino.unwrap()));
+    for socket in of(SocketTable::Xdp) {
+        ledger.same(&socket.name, "xdp", &open(socket), &true);
+    }
+    // Both are MPTCP's, what comes of the connection is not accepted yet; each has a subflow among TCP's sockets.
+    let mptcp: Vec<&Socket> = of(SocketTable::Mptcp).collect();
+    for socket in &mptcp {
+        let (at, state) = (socket.at, socket.state);
+        if socket.ino.is_some() {
+            ledger.same(at, "mptcp", &open(socket), &true);
+        }
+        let subflow = sockets.iter().any(|tcp| tcp.peer == Some(at) && tcp.state == state);
+        ledger.same(at, "subflow of mptcp", &subflow, &true);
+    }
+    let states: BTreeSet<_> = mptcp.iter().map(|socket| socket.state.name()).collect();
+    assert_eq!(states, BTreeSet::from(["ESTABLISHED", "LISTEN"]));
+    ledger.end(&[("netlink", 8), ("ping", 1), ("xdp", 1), ("mptcp", 2)]);
 }
 
 /// What both readings of `/proc` have, memory has; and it has nothing that neither of them has.

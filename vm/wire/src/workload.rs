@@ -88,6 +88,18 @@ pub enum SocketKind {
     RawTcp,
     /// A packet socket (packet(7)): gets a copy of every frame of every device, in both directions.
     Packet,
+    /// An MPTCP socket that listens on 127.0.0.1, and one that is connected to it.
+    Mptcp {
+        /// Its port.
+        port: u16,
+    },
+    /// A datagram socket of ICMP (icmp(7)): what `ping` without privileges has. Its port is the echo request's identifier.
+    Ping {
+        /// Its port.
+        port: u16,
+    },
+    /// An XDP socket that is not bound to a device yet.
+    Xdp,
 }
 
 impl WorkloadKind {

@@ -16,6 +16,7 @@ use nix::{
         AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrIn, recv, sendto, socket,
     },
 };
+use rustix::net;
 
 use crate::error::{Context as _, Error, Result};
 
@@ -56,7 +57,45 @@ pub(super) fn open(kind: SocketKind, netns: &str) -> Result<()> {
         SocketKind::RawIcmp => raw(AddressFamily::Inet, SockProtocol::Icmp)?,
         SocketKind::RawTcp => raw(AddressFamily::Inet, SockProtocol::Tcp)?,
         SocketKind::Packet => raw(AddressFamily::Packet, SockProtocol::EthAll)?,
+        SocketKind::Mptcp { port } => mptcp(port)?,
+        SocketKind::Ping { port } => ping(port)?,
+        SocketKind::Xdp => forget(net::socket(
+            net::AddressFamily::XDP,
+            net::SocketType::RAW,
+            None,
+        )?),
     }
+    Ok(())
+}
+
+fn mptcp(port: u16) -> Result<()> {
+    let local = SocketAddrV4::new(Ipv4Addr::LOCALHOST, port);
+    let new = || {
+        net::socket(
+            net::AddressFamily::INET,
+            net::SocketType::STREAM,
+            Some(net::ipproto::MPTCP),
+        )
+    };
+    let (listener, connected) = (new()?, new()?);
+    net::bind(&listener, &local)?;
+    net::listen(&listener, 8)?;
+    net::connect(&connected, &local)?;
+    forget(connected);
+    forget(listener);
+    Ok(())
+}
+
+fn ping(port: u16) -> Result<()> {
+    // Whose group may have one: nobody's, unless this says otherwise.
+    std::fs::write("/proc/sys/net/ipv4/ping_group_range", "0 0")?;
+    let socket = net::socket(
+        net::AddressFamily::INET,
+        net::SocketType::DGRAM,
+        Some(net::ipproto::ICMP),
+    )?;
+    net::bind(&socket, &SocketAddrV4::new(Ipv4Addr::LOCALHOST, port))?;
+    forget(socket);
     Ok(())
 }
 
@@ -75,8 +114,10 @@ fn forget(socket: OwnedFd) {
     thread::spawn(move || {
         let mut packet = [0; 4096];
         loop {
-            // An error is a message too: a port that was unreachable.
-            let _ = recv(socket.as_raw_fd(), &mut packet, MsgFlags::empty());
+            // An error is a message too: a port that was unreachable. One that comes at once, always, is no reason to spin.
+            if recv(socket.as_raw_fd(), &mut packet, MsgFlags::empty()).is_err() {
+                thread::sleep(Duration::from_millis(10));
+            }
         }
     });
 }
