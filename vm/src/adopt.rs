@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::address::Address;
 use crate::error::{At, Error, Result};
 use crate::folder::{self, FORMAT, Record};
+use crate::lease;
 use crate::machine::{BRIEF, Machine, PATIENCE, now};
 use crate::mappings::reach;
 use crate::memory::Memory;
@@ -28,6 +29,9 @@ pub(crate) struct Adopted {
     pub(crate) qmp: PathBuf,
     /// QEMU's process.
     pub(crate) qemu: Identity,
+    /// The name that this QEMU had here first, if this is another one: its folder has the record of who holds the guest.
+    #[serde(default)]
+    pub(crate) first: Option<String>,
     /// Seconds since 1970 at which it was attached.
     pub(crate) since: u64,
     pub(crate) accel: Accel,
@@ -56,7 +60,7 @@ impl Machine {
     /// When the name is taken, the socket is none of a living QEMU or is busy, or the RAM cannot be read by this user.
     pub fn adopt(name: &str, qmp: &Path, gdb: Option<&str>) -> Result<Self> {
         let folder = folder::of(name)?;
-        folder::sweep()?;
+        let others = folder::sweep()?;
         let lock =
             folder::lock(&folder, true, PATIENCE)?.ok_or_else(|| Error::Locked(name.to_owned()))?;
         if let Some(record) = Record::read(&folder)? {
@@ -65,7 +69,7 @@ impl Machine {
                 adopted: matches!(record, Record::Adopted(_)),
             });
         }
-        let made = make(name, &folder, qmp, gdb);
+        let made = make(name, &folder, &others, qmp, gdb);
         if made.is_err() {
             // The first error is the one to tell.
             let _ = folder::remove(&folder);
@@ -75,7 +79,13 @@ impl Machine {
     }
 }
 
-fn make(name: &str, folder: &Path, socket: &Path, gdb: Option<&str>) -> Result<Adopted> {
+fn make(
+    name: &str,
+    folder: &Path,
+    others: &[PathBuf],
+    socket: &Path,
+    gdb: Option<&str>,
+) -> Result<Adopted> {
     let socket = match Address::parse(socket) {
         Address::Unix(path) => fs::canonicalize(&path).at("find", &path)?,
         Address::Tcp(address) => return Err(Error::QmpByTcp(address)),
@@ -88,11 +98,13 @@ fn make(name: &str, folder: &Path, socket: &Path, gdb: Option<&str>) -> Result<A
         path: socket.clone(),
         why: "its process is in another pid namespace".to_owned(),
     })?;
+    let qemu = Identity::of(pid).ok_or(Error::Ended(pid))?;
     let adopted = Adopted {
         format: FORMAT,
         name: name.to_owned(),
         qmp: socket,
-        qemu: Identity::of(pid).ok_or(Error::Ended(pid))?,
+        qemu,
+        first: lease::first_name(others, qemu),
         since: now(),
         accel: if qmp.kvm()? { Accel::Kvm } else { Accel::Tcg },
         shape: Shape::ask(&mut qmp, pid, gdb.as_deref())?,

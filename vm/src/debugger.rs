@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use nix::fcntl::Flock;
 
 use crate::error::{At, Error, Result};
-use crate::lease::{Stopper, book::clear};
+use crate::lease::{self, Stopper, book::clear};
 use crate::paths;
 use crate::registers::Registers;
 use crate::rsp::{Rsp, Stream, packet};
@@ -85,7 +85,7 @@ pub struct Debugger {
 impl Debugger {
     /// Connects to the gdbstub at `address` of the guest in `folder`.
     pub(crate) fn attach(folder: &Path, guest: &str, address: &str) -> Result<Self> {
-        let lock = paths::lock(&folder.join("gdb.lock"), Duration::ZERO)?;
+        let lock = paths::lock(&lease::home(folder).join("gdb.lock"), Duration::ZERO)?;
         let lock = lock.ok_or_else(|| Error::DebuggerTaken(guest.to_owned()))?;
         Self::connect(folder, address, lock)
     }

@@ -7,7 +7,7 @@
 //! pid           QEMU's process
 //! qmp qmp2      QEMU's control sockets: ours, and one for other tools
 //! gdb serial    gdbstub and console; serial.log and qemu.log say what went over them
-//! holds         who keeps it from running (`lease::book`)
+//! holds         who keeps it from running (`lease::book`); of a QEMU with several names in the folder of the first
 //! agent.0-7     the agent's ports, each with a lock
 //! ram           guest RAM, or a link to it
 //! ```

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use nix::fcntl::Flock;
 
 use crate::error::{Error, Result};
-use crate::lease::Hold;
+use crate::lease::{self, Hold};
 use crate::machine::Machine;
 use crate::memory::Memory;
 use crate::paths;
@@ -45,13 +45,16 @@ impl Machine {
             Memory::Gdb { address, .. } => address.clone(),
             _ => self.gdb_socket().to_string_lossy().into_owned(),
         };
-        let lock = paths::lock(&self.run_dir().join("gdb.lock"), Duration::from_secs(10))?
-            .ok_or_else(|| Error::Busy {
-                path: address.clone().into(),
-                holders: Vec::new(),
-                cure: "another command of klab's reads this guest: try again when it has ended"
-                    .to_owned(),
-            })?;
+        let lock = paths::lock(
+            &lease::home(self.run_dir()).join("gdb.lock"),
+            Duration::from_secs(10),
+        )?
+        .ok_or_else(|| Error::Busy {
+            path: address.clone().into(),
+            holders: Vec::new(),
+            cure: "another command of klab's reads this guest: try again when it has ended"
+                .to_owned(),
+        })?;
         let hold = self.hold_by(&address)?;
         let mut gdb = Gdb::connect(&address, Some(lock))?;
         gdb.hold = Some(hold);

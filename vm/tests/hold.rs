@@ -243,6 +243,53 @@ fn holds_overlap_and_are_told() {
 }
 
 #[test]
+fn of_two_names_of_a_guest_each_sees_what_the_other_does() {
+    isolated(
+        "of_two_names_of_a_guest_each_sees_what_the_other_does",
+        || {
+            let machine = up();
+            let others = ["held-2", "held-3"]
+                .map(|name| Machine::adopt(name, &machine.qmp_socket(), None).unwrap());
+            let paused = |by: &Machine| {
+                let detail = by.status().detail.unwrap_or_default();
+                assert_eq!(state(by), State::Paused, "{detail}");
+                assert!(detail.contains("process "), "{detail}");
+            };
+            let all = || others.iter().chain([&machine]);
+            for pauses in all() {
+                pauses.pause().unwrap();
+                all().for_each(paused);
+                for goes_on in all() {
+                    goes_on.resume().unwrap();
+                    all().for_each(|machine| assert_eq!(state(machine), State::Running));
+                    pauses.pause().unwrap();
+                }
+                machine.resume().unwrap();
+                // It goes on after the last hold, by whatever name.
+                let hold = pauses.hold().unwrap();
+                for other in all() {
+                    let error = other.resume().unwrap_err();
+                    assert!(matches!(halt_of(&error).why, Why::Held(_)), "{error}");
+                    other.hold().unwrap().end().unwrap();
+                    assert!(!machine.runs().unwrap());
+                }
+                hold.end().unwrap();
+                assert!(machine.runs().unwrap());
+            }
+            // A pause by a name that is gone stays, and is known by the others.
+            let [second, third] = others;
+            second.pause().unwrap();
+            second.detach().unwrap();
+            paused(&third);
+            paused(&machine);
+            machine.resume().unwrap();
+            third.detach().unwrap();
+            machine.down().unwrap();
+        },
+    );
+}
+
+#[test]
 fn breakpoints_end_with_their_debugger() {
     isolated("breakpoints_end_with_their_debugger", || {
         let machine = up();

@@ -36,6 +36,8 @@ static NEXT: AtomicU32 = AtomicU32::new(1);
 pub(crate) struct Open<'a> {
     pub(crate) book: Book,
     folder: &'a Path,
+    /// Where the record is.
+    home: PathBuf,
     qemu: Qemu<'a>,
     _lock: File,
 }
@@ -43,22 +45,24 @@ pub(crate) struct Open<'a> {
 impl<'a> Open<'a> {
     /// Takes the record, and undoes what processes that are gone have left.
     pub(crate) fn of(folder: &'a Path) -> Result<Self> {
-        let path = folder.join("holds.lock");
-        let lock = book::lock_of(folder, PATIENCE).at("lock", &path)?;
+        let home = home(folder);
+        let path = home.join("holds.lock");
+        let lock = book::lock_of(&home, PATIENCE).at("lock", &path)?;
         let lock = lock.ok_or_else(|| Error::Locked(halted_name(folder)))?;
         let present = qemu_of(folder);
-        let mut book = Book::read(folder);
+        let mut book = Book::read(&home);
         if book.qemu != present {
             // It was reset, or another one has its name: those who held it hold nothing.
             book = Book {
                 qemu: present,
                 ..Book::default()
             };
-            book.write(folder).at("write", &path)?;
+            book.write(&home).at("write", &path)?;
         }
         let mut open = Self {
             book,
             folder,
+            home,
             qemu: Qemu::new(folder),
             _lock: lock,
         };
@@ -71,8 +75,8 @@ impl<'a> Open<'a> {
 
     pub(crate) fn write(&self) -> Result<()> {
         self.book
-            .write(self.folder)
-            .at("write", &self.folder.join("holds"))
+            .write(&self.home)
+            .at("write", &self.home.join("holds"))
     }
 
     /// QEMU's own word.
@@ -129,6 +133,31 @@ pub(crate) fn qemu_of(folder: &Path) -> Option<Process> {
     identity.map(Into::into)
 }
 
+/// The folder that has the record of the guest in `folder`: of one QEMU there is one, under whatever names it is known. That
+/// of the name that it had first, as long as that is there.
+pub(crate) fn home(folder: &Path) -> PathBuf {
+    let first = match Record::read(folder) {
+        Ok(Some(Record::Adopted(own))) => own.first.clone().and_then(|first| {
+            let home = folder.with_file_name(first);
+            let is_first = match Record::read(&home) {
+                Ok(Some(Record::Adopted(other))) => other.since <= own.since,
+                _ => true,
+            };
+            (is_first && qemu_of(&home) == Some(own.qemu.into())).then_some(home)
+        }),
+        _ => None,
+    };
+    first.unwrap_or_else(|| folder.to_owned())
+}
+
+/// The first of the names that the QEMU with this process already has among the guests in these folders.
+pub(crate) fn first_name(folders: &[PathBuf], qemu: process::Identity) -> Option<String> {
+    let mut same = folders
+        .iter()
+        .filter(|folder| qemu_of(folder) == Some(qemu.into()));
+    same.next().map(|folder| halted_name(&home(folder)))
+}
+
 /// Why the guest in `folder` does not run; `None` if it does, or if QEMU cannot be asked now.
 pub(crate) fn halt(folder: &Path) -> Option<Halt> {
     Open::of(folder).and_then(|mut open| open.halt()).ok()?
@@ -148,7 +177,7 @@ pub(crate) fn unanswering(folder: &Path) -> Option<Halt> {
 
 /// Undoes what processes that are gone have left of holding the guest in `folder`; costs nothing where there is no record.
 pub(crate) fn mend(folder: &Path) {
-    if Book::is_there(folder) {
+    if Book::is_there(&home(folder)) {
         // Whatever keeps it from being done, the next command does it, and the one at hand says what it finds.
         let _ = Open::of(folder);
     }
@@ -169,6 +198,7 @@ impl Machine {
         self.alive()?;
         let mut open = Open::of(self.run_dir())?;
         let state = open.state()?;
+        keeper::watches(&open.home)?;
         let book = &mut open.book;
         if state == RunState::running {
             // Somebody else has let it go on.
@@ -182,7 +212,6 @@ impl Machine {
             id: NEXT.fetch_add(1, Ordering::Relaxed),
             open: true,
         };
-        keeper::watches(&hold.folder)?;
         book.holds.push(Entry::ours(hold.id, stub));
         open.write()?;
         if state == RunState::running {
@@ -291,7 +320,7 @@ impl Stopper {
         {
             return Err(Error::Halted(halt));
         }
-        keeper::watches(folder)?;
+        keeper::watches(&open.home)?;
         open.book.ran = true;
         open.book.debugger = Some(Entry::ours(0, stub));
         open.write()?;
@@ -392,7 +421,7 @@ impl Control for Qemu<'_> {
         address: &str,
         talk: &mut dyn FnMut(&mut Ask<'_>) -> io::Result<()>,
     ) -> io::Result<()> {
-        let lock = paths::lock(&self.folder.join("gdb.lock"), Duration::ZERO);
+        let lock = paths::lock(&home(self.folder).join("gdb.lock"), Duration::ZERO);
         let Ok(Some(_lock)) = lock else {
             return Err(io::ErrorKind::ResourceBusy.into());
         };
