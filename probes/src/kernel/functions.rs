@@ -74,6 +74,11 @@ impl<'k> Functions<'k> {
         }
     }
 
+    /// The kernel whose functions they are.
+    pub(crate) const fn kernel(&self) -> &'k Kernel {
+        self.kernel
+    }
+
     /// The function at `at`.
     pub(crate) fn at(&self, at: GuestVirt) -> Result<Function> {
         let mut unread = None;

@@ -4,12 +4,11 @@ use serde::Serialize;
 
 use super::stats::{self, DeviceStats};
 use super::{NetDevice, device, net_namespaces};
-use crate::Listing;
 use crate::kernel::Kernel;
 use crate::memory::GuestVirt;
 use crate::object::Mirror;
-use crate::structures::{enumerator, list_for_each_entry, offset_of, possible_cpus};
-use crate::{Error, Result};
+use crate::structures::{enumerator, offset_of, possible_cpus, whole_list};
+use crate::{Error, Listing, Missing, Of as _, Result};
 
 /// Queues and NAPI instances of one device that are read at most.
 const QUEUES: u64 = 4096;
@@ -149,7 +148,10 @@ pub(crate) fn net_device(kernel: &Kernel, name: &str) -> Result<AllDeviceDetails
     for device in devices.items {
         if device.name == name {
             let what = format!("device {name} at {}", device.at);
-            all.take(details(kernel, device), || what);
+            let mut parts = Vec::new();
+            all.take(details(kernel, device, &mut parts), || what.as_str());
+            all.missing
+                .extend(parts.into_iter().map(|part| part.of(&what)));
         }
     }
     // One that could not be read may be the one: that is said then.
@@ -161,21 +163,26 @@ pub(crate) fn net_device(kernel: &Kernel, name: &str) -> Result<AllDeviceDetails
     }
 }
 
-fn details(kernel: &Kernel, device: NetDevice) -> Result<DeviceDetails> {
+/// The details; parts that cannot be read are missing, and empty.
+fn details(
+    kernel: &Kernel,
+    device: NetDevice,
+    missing: &mut Vec<Missing>,
+) -> Result<DeviceDetails> {
     let at = device.at;
     let raw: Raw = kernel.load(at)?;
-    let (stats, stats_by) = stats::read(kernel, at)?;
-    let kind = match raw.rtnl_link_ops.is_null() {
-        true => String::new(),
-        false => {
-            let kind = offset_of(kernel, "struct rtnl_link_ops", "kind")?;
-            let kind = kernel.read_u64(raw.rtnl_link_ops.offset(kind))?;
-            kernel.read_cstr(GuestVirt(kind), 32)?
-        }
-    };
+    let stats = stats::read(kernel, at).or_miss(missing, || "its counters");
+    let (stats, stats_by) = stats.unwrap_or_default();
+    let kind = kind(kernel, raw.rtnl_link_ops).or_miss(missing, || "its rtnl_link_ops");
+    let ops = named(kernel, raw.netdev_ops).or_miss(missing, || "its netdev_ops");
+    let features = features(kernel, raw.features).or_miss(missing, || "its features");
+    let mut tx = Vec::new();
+    for at in each(kernel, raw.tx, "struct netdev_queue", device.tx_queues)? {
+        tx.extend(tx_queue(kernel, at).or_miss(missing, || format!("its netdev_queue {at}")));
+    }
     Ok(DeviceDetails {
-        kind,
-        ops: named(kernel, raw.netdev_ops)?,
+        kind: kind.unwrap_or_default(),
+        ops: ops.unwrap_or_else(|| raw.netdev_ops.to_string()),
         // __LINK_STATE_START is 0: one that nobody has set up is down, whatever it was before.
         operstate: match raw.state & 1 {
             0 => "down",
@@ -186,17 +193,23 @@ fn details(kernel: &Kernel, device: NetDevice) -> Result<DeviceDetails> {
         },
         carrier_changes: raw.ups.wrapping_add(raw.downs),
         tx_queue_len: raw.tx_queue_len,
-        features: features(kernel, raw.features)?,
-        tx: each(kernel, raw.tx, "struct netdev_queue", device.tx_queues)?
-            .into_iter()
-            .map(|at| tx_queue(kernel, at))
-            .collect::<Result<_>>()?,
+        features: features.unwrap_or_default(),
+        tx,
         rx: each(kernel, raw.rx, "struct netdev_rx_queue", device.rx_queues)?,
-        napi: napi(kernel, at)?,
+        napi: napi(kernel, at, missing)?,
         stats,
         stats_by,
         device,
     })
+}
+
+fn kind(kernel: &Kernel, link_ops: GuestVirt) -> Result<String> {
+    if link_ops.is_null() {
+        return Ok(String::new());
+    }
+    let kind = offset_of(kernel, "struct rtnl_link_ops", "kind")?;
+    let kind = kernel.read_u64(link_ops.offset(kind))?;
+    kernel.read_cstr(GuestVirt(kind), 32)
 }
 
 /// The elements of an array of structures.
@@ -276,7 +289,7 @@ fn tx_queue(kernel: &Kernel, at: GuestVirt) -> Result<TxQueue> {
     Ok(queue)
 }
 
-fn napi(kernel: &Kernel, dev: GuestVirt) -> Result<Vec<Napi>> {
+fn napi(kernel: &Kernel, dev: GuestVirt, missing: &mut Vec<Missing>) -> Result<Vec<Napi>> {
     let states = [
         ("NAPI_STATE_SCHED", "SCHED"),
         ("NAPI_STATE_MISSED", "MISSED"),
@@ -292,9 +305,7 @@ fn napi(kernel: &Kernel, dev: GuestVirt) -> Result<Vec<Napi>> {
     let head = dev.offset(offset_of(kernel, "struct net_device", "napi_list")?);
     let member = offset_of(kernel, "struct napi_struct", "dev_list")?;
     let pid = offset_of(kernel, "struct task_struct", "pid")?;
-    let mut all = Vec::new();
-    for at in list_for_each_entry(kernel, head, member).bound(QUEUES as usize) {
-        let at = at?;
+    let one = |at: GuestVirt| -> Result<Napi> {
         let raw: NapiStruct = kernel.load(at)?;
         let mut state = Vec::new();
         for (bit, name) in states {
@@ -303,7 +314,7 @@ fn napi(kernel: &Kernel, dev: GuestVirt) -> Result<Vec<Napi>> {
             }
         }
         let thread = raw.thread.filter(|thread| !thread.is_null());
-        all.push(Napi {
+        Ok(Napi {
             at,
             id: raw.napi_id,
             poll: named(kernel, raw.poll)?,
@@ -313,7 +324,12 @@ fn napi(kernel: &Kernel, dev: GuestVirt) -> Result<Vec<Napi>> {
                 Some(thread) => Some(kernel.read_u32(thread.offset(pid))?.cast_signed()),
                 None => None,
             },
-        });
+        })
+    };
+    let nodes = whole_list(kernel, head, member, QUEUES as usize, "its napi_list");
+    let mut all = Vec::new();
+    for at in nodes.into_items(missing) {
+        all.extend(one(at).or_miss(missing, || format!("its napi_struct {at}")));
     }
     Ok(all)
 }

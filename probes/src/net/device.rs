@@ -11,7 +11,7 @@ use crate::kernel::Kernel;
 use crate::memory::GuestVirt;
 use crate::object::{FixedStr, Mirror, Plan};
 use crate::structures::{list_for_each_entry, offset_of, settle_all, whole_list};
-use crate::{Error, Listing, Of as _, Result};
+use crate::{Error, Listing, Missing, Of as _, Result};
 
 /// Devices of one namespace, and addresses of one device, that are read at most.
 const BOUND: usize = 1 << 16;
@@ -107,12 +107,13 @@ pub(super) fn read(kernel: &Kernel, namespaces: &[NetNamespace]) -> Result<NetDe
         let what = format!("the devices of the network namespace {}", net.inum);
         let found = settle_all(&what, || {
             let nodes = whole_list(kernel, net.at.offset(head), list, BOUND, &what);
+            let mut parts = Vec::new();
             let found = Listing::each(
                 nodes,
                 |at| name(kernel, at),
                 |at| {
                     let raw = plan.load(at)?;
-                    let device = device(kernel, net, at, &raw)?;
+                    let device = device(kernel, net, at, &raw, &mut parts)?;
                     if raw.net != net.at && plan.load(at)? == raw {
                         let why = format!(
                             "its nd_net is {}, but it is on the list of {}",
@@ -123,7 +124,10 @@ pub(super) fn read(kernel: &Kernel, namespaces: &[NetNamespace]) -> Result<NetDe
                     Ok((plan.load(at)? == raw).then_some(device))
                 },
             );
-            Ok(found)
+            Ok(found.map(|mut found| {
+                found.missing.append(&mut parts);
+                found
+            }))
         });
         match found {
             Ok(found) => devices.append(found),
@@ -146,22 +150,35 @@ pub(super) fn name(kernel: &Kernel, at: GuestVirt) -> String {
     }
 }
 
-fn device(kernel: &Kernel, net: &NetNamespace, at: GuestVirt, raw: &Raw) -> Result<NetDevice> {
+/// The device; what cannot be read of what it points to is missing, and empty.
+fn device(
+    kernel: &Kernel,
+    net: &NetNamespace,
+    at: GuestVirt,
+    raw: &Raw,
+    missing: &mut Vec<Missing>,
+) -> Result<NetDevice> {
     if raw.addr_len > MAX_ADDR_LEN {
         let why = format!("its addr_len is {}", raw.addr_len);
         return Err(Error::broken("net_device", at, why));
     }
+    let name = raw.name.to_str().into_owned();
+    let its = |member: &str, to: GuestVirt| format!("device {name} at {at}, its {member} {to}");
     let mut address = vec![0; raw.addr_len.into()];
-    kernel
+    if kernel
         .read(raw.dev_addr, &mut address)
-        .of(|| format!("its dev_addr {}", raw.dev_addr))?;
-    let mut addresses = ipv4(kernel, raw.ip_ptr).of(|| format!("its ip_ptr {}", raw.ip_ptr))?;
-    let v6 = ipv6(kernel, raw.ip6_ptr).of(|| format!("its ip6_ptr {}", raw.ip6_ptr))?;
-    addresses.extend(v6);
+        .or_miss(missing, || its("dev_addr", raw.dev_addr))
+        .is_none()
+    {
+        address.clear();
+    }
+    let mut addresses = Vec::new();
+    ipv4(kernel, raw.ip_ptr, &mut addresses).or_miss(missing, || its("ip_ptr", raw.ip_ptr));
+    ipv6(kernel, raw.ip6_ptr, &mut addresses).or_miss(missing, || its("ip6_ptr", raw.ip6_ptr));
+    let qdisc = qdisc(kernel, raw.qdisc).or_miss(missing, || its("qdisc", raw.qdisc));
     Ok(NetDevice {
         at,
         ifindex: raw.ifindex,
-        name: raw.name.to_str().into_owned(),
         netns: net.inum,
         flags: raw.flags,
         mtu: raw.mtu,
@@ -169,8 +186,9 @@ fn device(kernel: &Kernel, net: &NetNamespace, at: GuestVirt, raw: &Raw) -> Resu
         address,
         tx_queues: raw.real_num_tx_queues,
         rx_queues: raw.real_num_rx_queues.unwrap_or(1),
-        qdisc: qdisc(kernel, raw.qdisc).of(|| format!("its qdisc {}", raw.qdisc))?,
+        qdisc: qdisc.unwrap_or_default(),
         addresses,
+        name,
     })
 }
 
@@ -184,11 +202,10 @@ pub(super) fn qdisc(kernel: &Kernel, qdisc: GuestVirt) -> Result<String> {
     kernel.read_cstr(GuestVirt(kernel.read_u64(ops)?).offset(id), 16)
 }
 
-/// `in_dev_for_each_ifa_rcu()`
-fn ipv4(kernel: &Kernel, in_device: GuestVirt) -> Result<Vec<DeviceAddress>> {
-    let mut addresses = Vec::new();
+/// `in_dev_for_each_ifa_rcu()`, as far as the list leads.
+fn ipv4(kernel: &Kernel, in_device: GuestVirt, addresses: &mut Vec<DeviceAddress>) -> Result<()> {
     if in_device.is_null() {
-        return Ok(addresses);
+        return Ok(());
     }
     let first = in_device.offset(offset_of(kernel, "struct in_device", "ifa_list")?);
     let mut next = GuestVirt(kernel.read_u64(first)?);
@@ -209,23 +226,21 @@ fn ipv4(kernel: &Kernel, in_device: GuestVirt) -> Result<Vec<DeviceAddress>> {
         });
         next = raw.ifa_next;
     }
-    Ok(addresses)
+    Ok(())
 }
 
-fn ipv6(kernel: &Kernel, inet6_dev: GuestVirt) -> Result<Vec<DeviceAddress>> {
+fn ipv6(kernel: &Kernel, inet6_dev: GuestVirt, addresses: &mut Vec<DeviceAddress>) -> Result<()> {
     if inet6_dev.is_null() {
-        return Ok(Vec::new());
+        return Ok(());
     }
     let head = inet6_dev.offset(offset_of(kernel, "struct inet6_dev", "addr_list")?);
     let member = offset_of(kernel, "struct inet6_ifaddr", "if_list")?;
-    list_for_each_entry(kernel, head, member)
-        .bound(BOUND)
-        .map(|at| {
-            let raw: Inet6Ifaddr = kernel.load(at?)?;
-            Ok(DeviceAddress {
-                address: Ipv6Addr::from(raw.addr).into(),
-                prefix: raw.prefix_len,
-            })
-        })
-        .collect()
+    for at in list_for_each_entry(kernel, head, member).bound(BOUND) {
+        let raw: Inet6Ifaddr = kernel.load(at?)?;
+        addresses.push(DeviceAddress {
+            address: Ipv6Addr::from(raw.addr).into(),
+            prefix: raw.prefix_len,
+        });
+    }
+    Ok(())
 }

@@ -276,7 +276,13 @@ impl<'k> Reader<'k> {
                 continue;
             }
             seen += 1;
-            let node = self.vector.load(at)?;
+            let node = match self.vector.load(at) {
+                Ok(node) => node,
+                Err(error) => {
+                    self.miss(format!("what is below the key_vector {at}"), &error);
+                    continue;
+                }
+            };
             if node.bits > 31 || seen > BOUND || work.len() > BOUND {
                 return Err(Error::TooLong {
                     what: "trie of routes",
@@ -369,18 +375,32 @@ impl<'k> Reader<'k> {
             if at.is_null() {
                 continue;
             }
-            let node: Fib6Node = kernel.load(at)?;
+            let node = kernel.load::<Fib6Node>(at);
+            let node = node.and_then(|node| Ok((self.fn_flags(at)?, node)));
+            let (flags, node) = match node {
+                Ok(read) => read,
+                Err(error) => {
+                    self.miss(format!("what is below the fib6_node {at}"), &error);
+                    continue;
+                }
+            };
             work.extend([node.right, node.left]);
             work.extend(node.subtree);
             let mut leaf = node.leaf;
             // A node without a route of its own points to one below it, where it is found again.
-            let own = RTN_RTINFO & self.fn_flags(at)? != 0;
+            let own = RTN_RTINFO & flags != 0;
             while own && !leaf.is_null() {
                 seen += 1;
                 if seen > BOUND {
                     break;
                 }
-                let info: Fib6Info = kernel.load(leaf).of(|| format!("the fib6_info {leaf}"))?;
+                let info: Fib6Info = match kernel.load(leaf) {
+                    Ok(info) => info,
+                    Err(error) => {
+                        self.miss(format!("the fib6_info {leaf}, and those behind it"), &error);
+                        break;
+                    }
+                };
                 if leaf != null
                     && let Err(error) = self.ipv6_route(id, leaf, &info)
                 {

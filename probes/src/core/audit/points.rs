@@ -5,9 +5,10 @@ use crate::core::trace;
 use crate::kernel::{Functions, Kernel};
 use crate::memory::GuestVirt;
 use crate::net::netfilter::Family;
+use crate::net::{NetNamespace, net_namespaces};
 use crate::object::{Mirror, Object, Plan};
-use crate::structures::{chain, list_for_each_entry, offset_of};
-use crate::{Error, Listing, Result};
+use crate::structures::{chain, offset_of, whole_list};
+use crate::{Error, Listing, Of as _, Result};
 
 /// Entries of one table, and namespaces and devices, that are read at most.
 const BOUND: u64 = 1 << 16;
@@ -91,49 +92,64 @@ fn syscalls(kernel: &Kernel, points: &mut Listing<Point>) -> Result<()> {
     };
     let end = symbols.after(table).map_or(0, |end| end.0 - table.0);
     for nr in 0..(end / 8).min(SYSCALLS) {
-        let function = pointer(kernel, table.offset(nr * 8))?;
-        if function.is_null() {
-            break;
-        }
         let place = format!("sys_call_table[{nr}]");
-        points.items.push((HookPoint::Syscall, place, function));
+        match pointer(kernel, table.offset(nr * 8)) {
+            Ok(function) if function.is_null() => break,
+            Ok(function) => points.items.push((HookPoint::Syscall, place, function)),
+            Err(error) => points.miss(place, &error),
+        }
     }
     Ok(())
 }
 
 fn netfilter(kernel: &Kernel, points: &mut Listing<Point>) -> Result<()> {
-    let head = kernel.symbol("net_namespace_list")?;
-    let list = offset_of(kernel, "struct net", "list")?;
-    let dev_list = offset_of(kernel, "struct net_device", "dev_list")?;
-    for net in list_for_each_entry(kernel, head, list).bound(BOUND as usize) {
-        let net = Object::at(kernel, "struct net", net?)?;
-        let inum = net.member("ns.inum")?.u64()?;
-        for family in Family::ALL {
-            let (hooks, count) = (family.member(), family.count(kernel)?);
-            if count == 0 {
-                continue;
-            }
-            let table = net.member(&format!("nf.{hooks}"))?;
-            for hook in 0..count {
-                let place = format!("netns {inum} {hooks}[{hook}]");
-                let table = table.index(hook as i64)?.pointer();
-                if let Err(error) = table.and_then(|at| entries(kernel, at, &place, points)) {
-                    points.miss(place, &error);
-                }
+    let namespaces = net_namespaces(kernel)?;
+    points.missing.extend(namespaces.missing);
+    for net in namespaces.items {
+        let what = format!("netns {}, netfilter's hooks from there on", net.inum);
+        if let Err(error) = of_namespace(kernel, &net, points) {
+            points.miss(what, &error);
+        }
+    }
+    Ok(())
+}
+
+fn of_namespace(kernel: &Kernel, net: &NetNamespace, points: &mut Listing<Point>) -> Result<()> {
+    let inum = net.inum;
+    let net = Object::at(kernel, "struct net", net.at)?;
+    for family in Family::ALL {
+        let (hooks, count) = (family.member(), family.count(kernel)?);
+        if count == 0 {
+            continue;
+        }
+        let table = net.member(&format!("nf.{hooks}"))?;
+        for hook in 0..count {
+            let place = format!("netns {inum} {hooks}[{hook}]");
+            let table = table.index(hook as i64)?.pointer();
+            if let Err(error) = table.and_then(|at| entries(kernel, at, &place, points)) {
+                points.miss(place, &error);
             }
         }
-        let devices = net.member("dev_base_head")?.address().unwrap_or_default();
-        for device in list_for_each_entry(kernel, devices, dev_list).bound(BOUND as usize) {
-            let device = Object::at(kernel, "struct net_device", device?)?;
-            for hooks in OF_DEVICE {
-                let table = match device.member(hooks) {
-                    Ok(table) => table,
-                    // Not in each configuration.
-                    Err(Error::NoMember { .. }) => continue,
-                    Err(error) => return Err(error),
-                };
-                let place = format!("netns {inum} {} {hooks}", device.member("name")?.string()?);
-                entries(kernel, table.pointer()?, &place, points)?;
+    }
+    let devices = net.member("dev_base_head")?.address().unwrap_or_default();
+    let dev_list = offset_of(kernel, "struct net_device", "dev_list")?;
+    let what = format!("netns {inum}, the list of devices");
+    let devices = whole_list(kernel, devices, dev_list, BOUND as usize, &what);
+    for at in devices.into_items(&mut points.missing) {
+        let device = Object::at(kernel, "struct net_device", at)?;
+        let name = device.member("name")?.string();
+        let name = name.unwrap_or_else(|_| format!("the net_device at {at}"));
+        for hooks in OF_DEVICE {
+            let table = match device.member(hooks) {
+                Ok(table) => table,
+                // Not in each configuration.
+                Err(Error::NoMember { .. }) => continue,
+                Err(error) => return Err(error),
+            };
+            let place = format!("netns {inum} {name} {hooks}");
+            let table = table.pointer();
+            if let Err(error) = table.and_then(|at| entries(kernel, at, &place, points)) {
+                points.miss(place, &error);
             }
         }
     }
@@ -200,52 +216,71 @@ fn tracepoints(kernel: &Kernel, points: &mut Listing<Point>) -> Result<()> {
     }
     let head = kernel.symbol("modules")?;
     let list = offset_of(kernel, "struct module", "list")?;
-    for module in list_for_each_entry(kernel, head, list).bound(BOUND as usize) {
-        let module = Object::at(kernel, "struct module", module?)?;
-        let count = module.member("num_tracepoints")?.u64()?;
-        if count > 0 {
-            arrays.push((module.member("tracepoints_ptrs")?.pointer()?, count));
-        }
+    let modules = whole_list(kernel, head, list, BOUND as usize, "the list of modules");
+    for at in modules.into_items(&mut points.missing) {
+        let array = array_of(kernel, at);
+        let array = array.or_miss(&mut points.missing, || {
+            format!("the tracepoints of the module at {at}")
+        });
+        arrays.extend(array.filter(|(_, count)| *count > 0));
     }
     let plan = Plan::<Tracepoint>::new(kernel)?;
-    let size = kernel.c_type("struct tracepoint_func")?.size()?;
     for (first, count) in arrays {
-        if count > BOUND {
-            return Err(Error::TooLong {
-                what: "array of tracepoints",
-                at: first,
-                bound: BOUND as usize,
-            });
-        }
         for index in 0..count {
             let element = first.offset(index * 4);
-            let distance = i64::from(kernel.read_u32(element)? as i32);
-            let at = GuestVirt(element.0.wrapping_add_signed(distance));
-            let tracepoint = plan.load(at)?;
-            if tracepoint.funcs.is_null() {
-                continue;
-            }
-            let place = kernel.read_cstr(tracepoint.name, 256)?;
-            // They end with one without a function.
-            for nr in 0..=PROBES {
-                let function = pointer(kernel, tracepoint.funcs.offset(nr * size))?;
-                if function.is_null() {
-                    break;
-                }
-                if nr == PROBES {
-                    return Err(Error::TooLong {
-                        what: "array of a tracepoint's functions",
-                        at: tracepoint.funcs,
-                        bound: PROBES as usize,
-                    });
-                }
-                points
-                    .items
-                    .push((HookPoint::Tracepoint, place.clone(), function));
+            if let Err(error) = tracepoint(kernel, &plan, element, points) {
+                points.miss(format!("the tracepoint of the element {element}"), &error);
             }
         }
     }
     Ok(())
+}
+
+/// A module's array of tracepoints, and its length.
+fn array_of(kernel: &Kernel, module: GuestVirt) -> Result<(GuestVirt, u64)> {
+    let module = Object::at(kernel, "struct module", module)?;
+    let count = module.member("num_tracepoints")?.u64()?;
+    let first = module.member("tracepoints_ptrs")?.pointer()?;
+    if count > BOUND {
+        return Err(Error::TooLong {
+            what: "array of tracepoints",
+            at: first,
+            bound: BOUND as usize,
+        });
+    }
+    Ok((first, count))
+}
+
+/// The functions of the tracepoint that an element leads to.
+fn tracepoint(
+    kernel: &Kernel,
+    plan: &Plan<Tracepoint>,
+    element: GuestVirt,
+    points: &mut Listing<Point>,
+) -> Result<()> {
+    let size = kernel.c_type("struct tracepoint_func")?.size()?;
+    let distance = i64::from(kernel.read_u32(element)? as i32);
+    let tracepoint = plan.load(GuestVirt(element.0.wrapping_add_signed(distance)))?;
+    if tracepoint.funcs.is_null() {
+        return Ok(());
+    }
+    let place = kernel.read_cstr(tracepoint.name, 256)?;
+    // They end with one without a function.
+    for nr in 0..PROBES {
+        let function = pointer(kernel, tracepoint.funcs.offset(nr * size))
+            .of(|| format!("function {nr} at {place}"))?;
+        if function.is_null() {
+            return Ok(());
+        }
+        points
+            .items
+            .push((HookPoint::Tracepoint, place.clone(), function));
+    }
+    Err(Error::TooLong {
+        what: "array of a tracepoint's functions",
+        at: tracepoint.funcs,
+        bound: PROBES as usize,
+    })
 }
 
 fn notifiers(kernel: &Kernel, points: &mut Listing<Point>) -> Result<()> {
@@ -258,14 +293,15 @@ fn notifiers(kernel: &Kernel, points: &mut Listing<Point>) -> Result<()> {
         let Some(at) = kernel.symbols()?.lookup(symbol) else {
             continue;
         };
-        let first = pointer(kernel, at.offset(offset_of(kernel, head, "head")?))?;
+        let first = pointer(kernel, at.offset(offset_of(kernel, head, "head")?));
+        let Some(first) = first.or_miss(&mut points.missing, || *symbol) else {
+            continue;
+        };
         let blocks = Listing::walk(symbol, chain(kernel, first, next));
-        points.missing.extend(blocks.missing);
-        for block in blocks.items {
-            let function = pointer(kernel, block.offset(call))?;
-            points
-                .items
-                .push((HookPoint::Notifier, (*symbol).to_owned(), function));
+        for block in blocks.into_items(&mut points.missing) {
+            let function = pointer(kernel, block.offset(call));
+            let function = function.map(|at| (HookPoint::Notifier, (*symbol).to_owned(), at));
+            points.take(function, || format!("{symbol}, the notifier_block {block}"));
         }
     }
     Ok(())
@@ -284,10 +320,11 @@ fn operations(kernel: &Kernel, points: &mut Listing<Point>) -> Result<()> {
             if !member.type_name().contains("(*)(") {
                 continue;
             }
-            let function = member.pointer()?;
-            if !function.is_null() {
-                let place = format!("{symbol}.{name}");
-                points.items.push((HookPoint::Operations, place, function));
+            let place = format!("{symbol}.{name}");
+            match member.pointer() {
+                Ok(function) if function.is_null() => {}
+                Ok(function) => points.items.push((HookPoint::Operations, place, function)),
+                Err(error) => points.miss(place, &error),
             }
         }
     }

@@ -14,7 +14,7 @@ use vm::{Machine, Options, Owner, Silent, Start};
 use crate::Listing;
 use crate::base::check_interrupt;
 use crate::guest::Guest;
-use crate::kernel::Kernel;
+use crate::kernel::{Functions, Kernel};
 use crate::memory::{GuestVirt, RamFile};
 use crate::{Error, Result};
 
@@ -133,7 +133,8 @@ fn read(kernel: &Kernel) -> Result<Initcalls> {
     }
     // A place relative to the entry, or a pointer where CONFIG_HAVE_ARCH_PREL32_RELOCATIONS is not set.
     let size = kernel.c_type("initcall_entry_t")?.size()?;
-    let mut calls = Vec::new();
+    let functions = Functions::new(kernel);
+    let mut calls = Initcalls::new();
     for (i, (start, level)) in starts.iter().enumerate() {
         let stop = starts.get(i + 1).map_or(end, |(next, _)| *next);
         let bytes = stop.0.checked_sub(start.0).unwrap_or(u64::MAX);
@@ -144,21 +145,24 @@ fn read(kernel: &Kernel) -> Result<Initcalls> {
                 why: format!("{level} has {bytes} bytes of entries of {size} each"),
             });
         }
-        for entry in (0..bytes / size).map(|i| start.offset(i * size)) {
+        let call = |entry: GuestVirt| {
             let at = if size == 4 {
                 let relative = kernel.read_u32(entry)?.cast_signed();
                 GuestVirt(entry.0.wrapping_add_signed(relative.into()))
             } else {
                 GuestVirt(kernel.read_u64(entry)?)
             };
-            let symbol = kernel.symbol_at(at)?;
-            calls.push(Initcall {
+            let name = functions.at(at)?.name.unwrap_or_else(|| at.to_string());
+            Ok(Initcall {
                 level,
                 entry,
                 at,
-                name: symbol.map_or_else(|| at.to_string(), |symbol| symbol.name),
-            });
+                name,
+            })
+        };
+        for entry in (0..bytes / size).map(|i| start.offset(i * size)) {
+            calls.take(call(entry), || format!("the entry at {entry}"));
         }
     }
-    Ok(Listing::from(calls))
+    Ok(calls)
 }

@@ -3,12 +3,13 @@
 use serde::Serialize;
 
 use super::{MODULE_BOUND, Module, Raw, one};
+use crate::base::parts;
 use crate::guest::Guest;
 use crate::kernel::{Function, Functions, Kernel};
 use crate::memory::GuestVirt;
 use crate::object::{FixedStr, Mirror, Object, Plan};
-use crate::structures::{array, checked_list, offset_of, settle};
-use crate::{Error, Result};
+use crate::structures::{array, offset_of, settle, whole_list};
+use crate::{Error, Listing, Missing, Of as _, Result};
 
 /// Sections and parameters that are read at most, of each.
 const BOUND: u64 = 1 << 12;
@@ -73,6 +74,9 @@ pub struct ModuleDetails {
     pub needs: Vec<String>,
     /// The modules that need it: `/sys/module/NAME/holders`.
     pub used_by: Vec<String>,
+    /// Parts that could not be read, each with the reason.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub missing: Vec<Missing>,
 }
 
 #[derive(Debug, Mirror)]
@@ -149,17 +153,28 @@ fn read(kernel: &Kernel, at: GuestVirt, listed: bool) -> Result<ModuleDetails> {
         false => kernel.read_cstr(at, VALUE).map(Some),
     };
     let functions = Functions::new(kernel);
+    let mut missing = Vec::new();
+    let to = &mut missing;
+    let version = text(more.version).or_miss(to, || "its version");
+    let srcversion = text(more.srcversion).or_miss(to, || "its srcversion");
+    let areas = areas(kernel, at).or_miss(to, || "its memory");
+    let mut found = Vec::new();
+    sections(kernel, more.sect_attrs, &mut found).or_miss(to, || "its sections, from there on");
+    let parameters = parameters(kernel, more.kp, more.num_kp);
+    let needs = uses(kernel, at, ("target_list", "target"));
+    let used_by = uses(kernel, at, ("source_list", "source"));
     Ok(ModuleDetails {
         module: one(kernel, at, &raw, listed)?,
-        version: text(more.version)?,
-        srcversion: text(more.srcversion)?,
+        version: version.flatten(),
+        srcversion: srcversion.flatten(),
         exit: functions.of(more.exit)?,
         exports: more.num_syms.saturating_add(more.num_gpl_syms.unwrap_or(0)),
-        areas: areas(kernel, at)?,
-        sections: sections(kernel, more.sect_attrs)?,
-        parameters: parameters(kernel, more.kp, more.num_kp)?,
-        needs: uses(kernel, at, ("target_list", "target"))?,
-        used_by: uses(kernel, at, ("source_list", "source"))?,
+        areas: areas.unwrap_or_default(),
+        sections: found,
+        parameters: parts(to, "its parameters", parameters),
+        needs: parts(to, "what it needs", needs),
+        used_by: parts(to, "what needs it", used_by),
+        missing,
     })
 }
 
@@ -213,11 +228,10 @@ pub(crate) fn text(kernel: &Kernel, at: GuestVirt) -> Result<Vec<(GuestVirt, u64
 }
 
 /// Its sections, by the attributes that sysfs has for them: an array of pointers that ends with NULL.
-fn sections(kernel: &Kernel, attrs: GuestVirt) -> Result<Vec<ModuleSection>> {
-    let mut sections = Vec::new();
+fn sections(kernel: &Kernel, attrs: GuestVirt, sections: &mut Vec<ModuleSection>) -> Result<()> {
     // Without CONFIG_KALLSYMS there are none.
     if attrs.is_null() {
-        return Ok(sections);
+        return Ok(());
     }
     let group = offset_of(kernel, "struct module_sect_attrs", "grp.bin_attrs")?;
     let first = GuestVirt(kernel.read_u64(attrs.offset(group))?);
@@ -243,25 +257,27 @@ fn sections(kernel: &Kernel, attrs: GuestVirt) -> Result<Vec<ModuleSection>> {
             at: GuestVirt(kernel.read_u64(attribute.offset(address))?),
         });
     }
-    Ok(sections)
+    Ok(())
 }
 
 /// The modules at the other end of the uses on one of its lists (`struct module_use`).
-fn uses(kernel: &Kernel, at: GuestVirt, (list, end): (&str, &str)) -> Result<Vec<String>> {
+fn uses(kernel: &Kernel, at: GuestVirt, (list, end): (&str, &str)) -> Result<Listing<String>> {
     let head = at.offset(offset_of(kernel, "struct module", list)?);
     let c = "struct module_use";
     let (member, end) = (offset_of(kernel, c, list)?, offset_of(kernel, c, end)?);
     let plan = Plan::<Name>::new(kernel)?;
-    checked_list(kernel, head, member, MODULE_BOUND)?
-        .into_iter()
-        .map(|at| {
-            let module = GuestVirt(kernel.read_u64(at.offset(end))?);
-            Ok(plan.load(module)?.name.to_str().into_owned())
-        })
-        .collect()
+    let nodes = whole_list(kernel, head, member, MODULE_BOUND, list);
+    let mut names = Listing::new();
+    for at in nodes.into_items(&mut names.missing) {
+        let module = kernel.read_u64(at.offset(end)).map(GuestVirt);
+        let name = module.and_then(|module| plan.load(module));
+        let name = name.map(|read| read.name.to_str().into_owned());
+        names.take(name, || format!("the module of the module_use {at}"));
+    }
+    Ok(names)
 }
 
-fn parameters(kernel: &Kernel, first: GuestVirt, count: u32) -> Result<Vec<ModuleParameter>> {
+fn parameters(kernel: &Kernel, first: GuestVirt, count: u32) -> Result<Listing<ModuleParameter>> {
     if u64::from(count) > BOUND {
         return Err(Error::TooLong {
             what: "array of parameters",
@@ -271,23 +287,36 @@ fn parameters(kernel: &Kernel, first: GuestVirt, count: u32) -> Result<Vec<Modul
     }
     let plan = Plan::<Param>::new(kernel)?;
     let functions = Functions::new(kernel);
-    let mut parameters = Vec::new();
+    let mut parameters = Listing::new();
     for index in 0..u64::from(count) {
-        let raw = plan.load(first.offset(index * plan.size()))?;
-        let get = getter(kernel, &functions, raw.ops)?;
-        let (kind, value) = match standard(get.as_ref()) {
-            Some("array") => by_element(kernel, &functions, raw.arg)?,
-            Some(kind) => (kind.to_owned(), value(kernel, kind, raw.arg)?),
-            None => (get.map_or_else(String::new, |get| get.to_string()), None),
-        };
-        parameters.push(ModuleParameter {
-            name: kernel.read_cstr(raw.name, VALUE)?,
-            perm: raw.perm,
-            kind,
-            value,
-        });
+        let at = first.offset(index * plan.size());
+        let one = parameter(kernel, &functions, &plan, at);
+        parameters.take(one, || format!("the kernel_param {at}"));
     }
     Ok(parameters)
+}
+
+fn parameter(
+    kernel: &Kernel,
+    functions: &Functions<'_>,
+    plan: &Plan<Param>,
+    at: GuestVirt,
+) -> Result<ModuleParameter> {
+    let raw = plan.load(at)?;
+    let name = kernel.read_cstr(raw.name, VALUE)?;
+    let its = || format!("the parameter {name}");
+    let get = getter(kernel, functions, raw.ops).of(its)?;
+    let (kind, value) = match standard(get.as_ref()) {
+        Some("array") => by_element(kernel, functions, raw.arg).of(its)?,
+        Some(kind) => (kind.to_owned(), value(kernel, kind, raw.arg).of(its)?),
+        None => (get.map_or_else(String::new, |get| get.to_string()), None),
+    };
+    Ok(ModuleParameter {
+        name,
+        perm: raw.perm,
+        kind,
+        value,
+    })
 }
 
 /// Function that prints a parameter's value: `kernel_param_ops.get`.

@@ -54,6 +54,10 @@ impl View for ModuleDetails {
     fn html(&self) -> Option<String> {
         tables(self).iter().map(View::html).collect()
     }
+
+    fn missing(&self) -> Vec<crate::Missing> {
+        self.missing.clone()
+    }
 }
 
 /// Its fields, its memory, its sections, its parameters: those that there are.
@@ -102,6 +106,7 @@ fn tables(details: &ModuleDetails) -> Vec<Table> {
             parameter.value.clone().unwrap_or_default(),
         ]);
     }
+    fields.lacks(&details.missing);
     let all = [fields, areas, sections, parameters];
     all.into_iter().filter(|table| !table.is_empty()).collect()
 }

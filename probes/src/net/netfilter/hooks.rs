@@ -5,7 +5,7 @@ use std::ops::Deref;
 
 use serde::Serialize;
 
-use crate::kernel::Kernel;
+use crate::kernel::{Functions, Kernel};
 use crate::memory::GuestVirt;
 use crate::net::{NetNamespace, net_namespaces};
 use crate::object::Object;
@@ -153,6 +153,7 @@ impl HookFunctions {
             missing: namespaces.missing,
             ..Self::default()
         };
+        let functions = Functions::new(kernel);
         for NetNamespace { at, inum: netns } in namespaces.items {
             let net = Object::at(kernel, "struct net", at)?;
             all.namespaces.push(netns);
@@ -164,7 +165,7 @@ impl HookFunctions {
                 let hooks = net.member(&format!("nf.{}", family.member()))?;
                 for hook in 0..count {
                     let place = (netns, family, hook);
-                    if let Err(error) = entries_of(kernel, &hooks, place, &mut all) {
+                    if let Err(error) = entries_of(&functions, &hooks, place, &mut all) {
                         let family = family.name();
                         let what =
                             format!("netns {netns}, the functions at {family}'s hook {hook}");
@@ -179,11 +180,13 @@ impl HookFunctions {
 
 /// `struct nf_hook_entries`: a count, as many `nf_hook_entry`, an rcu_head's room, as many `nf_hook_ops *`.
 fn entries_of(
-    kernel: &Kernel,
+    functions: &Functions<'_>,
     hooks: &Object,
-    (netns, family, hook): (u32, Family, usize),
+    place: (u32, Family, usize),
     found: &mut HookFunctions,
 ) -> Result<()> {
+    let kernel = functions.kernel();
+    let (netns, family, hook) = place;
     let entries = hooks.index(hook as i64)?;
     if entries.pointer()?.is_null() {
         return Ok(());
@@ -203,38 +206,51 @@ fn entries_of(
     // nf_hook_entries_get_hook_ops() of include/linux/netfilter.h: they follow the entries.
     let ops = first.offset(count * size);
     for index in 0..count {
-        let entry = Object::at(kernel, "struct nf_hook_entry", first.offset(index * size))?;
-        let function = entry.member("hook")?.pointer()?;
-        let ops = Object::at(
-            kernel,
-            "struct nf_hook_ops",
-            GuestVirt(kernel.read_u64(ops.offset(index * 8))?),
-        )?;
-        let symbol = kernel.symbol_at(function)?;
-        let (name, module) = match symbol {
-            Some(symbol) if symbol.offset == 0 => (symbol.name, symbol.module),
-            _ => (function.to_string(), None),
+        let at = (first.offset(index * size), ops.offset(index * 8));
+        let what = || {
+            let family = family.name();
+            format!("netns {netns}, function {index} at {family}'s hook {hook}")
         };
-        // An entry that is being unregistered is `accept_all` with `dummy_ops` for a while.
-        let chain = match ops.member("hook_ops_type")?.enumerator()? {
-            Some(kind) if kind == NF_TABLES => {
-                let what = format!("the chain of {name} in netns {netns}");
-                chain(&ops).or_miss(&mut found.missing, || what)
-            }
-            _ => None,
-        };
-        found.functions.push(HookFunction {
-            netns,
-            family,
-            hook,
-            priority: ops.member("priority")?.i64()? as i32,
-            at: function,
-            name,
-            module,
-            chain,
-        });
+        let one = function(functions, place, at, &mut found.missing);
+        let one = one.or_miss(&mut found.missing, what);
+        found.functions.extend(one);
     }
     Ok(())
+}
+
+/// The function of an entry; `at` is where that is, and where the pointer to its `nf_hook_ops` is.
+fn function(
+    functions: &Functions<'_>,
+    (netns, family, hook): (u32, Family, usize),
+    at: (GuestVirt, GuestVirt),
+    missing: &mut Vec<Missing>,
+) -> Result<HookFunction> {
+    let kernel = functions.kernel();
+    let entry = Object::at(kernel, "struct nf_hook_entry", at.0)?;
+    let function = functions.at(entry.member("hook")?.pointer()?)?;
+    let ops = GuestVirt(kernel.read_u64(at.1)?);
+    let ops = Object::at(kernel, "struct nf_hook_ops", ops)?;
+    let name = match function.name {
+        Some(name) if function.offset == 0 => name,
+        _ => function.at.to_string(),
+    };
+    // An entry that is being unregistered is `accept_all` with `dummy_ops` for a while.
+    let chain = match ops.member("hook_ops_type")?.enumerator()? {
+        Some(kind) if kind == NF_TABLES => {
+            chain(&ops).or_miss(missing, || format!("the chain of {name} in netns {netns}"))
+        }
+        _ => None,
+    };
+    Ok(HookFunction {
+        netns,
+        family,
+        hook,
+        priority: ops.member("priority")?.i64()? as i32,
+        at: function.at,
+        name,
+        module: function.module,
+        chain,
+    })
 }
 
 /// `table/chain` of a base chain, in which nftables keeps the `nf_hook_ops`.

@@ -6,9 +6,9 @@ use crate::Listing;
 use crate::guest::Guest;
 use crate::kernel::Kernel;
 use crate::memory::GuestVirt;
-use crate::net::net_namespaces;
+use crate::net::{NetNamespace, net_namespaces};
 use crate::object::Object;
-use crate::structures::{list_for_each_entry, offset_of, settle};
+use crate::structures::{offset_of, settle, whole_list};
 use crate::{Error, Result};
 
 /// Tables of a namespace, chains of a table, rules of a chain, expressions of a rule that are read at most.
@@ -98,35 +98,47 @@ fn read(kernel: &Kernel, id: GuestVirt) -> Result<NftRules> {
     let mut rules = NftRules::new();
     rules.missing = namespaces.missing;
     for net in namespaces.items {
-        // net_generic() of include/net/netns/generic.h: `ptr[id]`, and `ptr` is where the structure begins.
-        let generic = Object::at(kernel, "struct net", net.at)?
-            .member("gen")?
-            .pointer()?;
-        let own = GuestVirt(kernel.read_u64(generic.offset(id.min(BOUND as u64) * 8))?);
-        if own.is_null() {
-            continue;
-        }
-        let tables = own.offset(offset_of(kernel, "struct nftables_pernet", "tables")?);
-        for table in entries(kernel, tables, "struct nft_table")? {
-            let chains = table.member("chains")?;
-            let chains = chains.address().unwrap_or_default();
-            for chain in entries(kernel, chains, "struct nft_chain")? {
-                let read = of_chain(kernel, net.inum, &table, &chain, &mut rules.items);
-                if let Err(error) = read {
-                    let what = format!("rules of the chain at {:?}", chain.address());
-                    rules.miss(what, &error);
-                }
-            }
+        if let Err(error) = of_namespace(kernel, id, &net, &mut rules) {
+            rules.miss(format!("the rules of netns {}", net.inum), &error);
         }
     }
     Ok(rules)
 }
 
-fn entries(kernel: &Kernel, head: GuestVirt, c_type: &str) -> Result<Vec<Object>> {
-    list_for_each_entry(kernel, head, offset_of(kernel, c_type, "list")?)
-        .bound(BOUND)
-        .map(|at| Object::at(kernel, c_type, at?))
-        .collect()
+fn of_namespace(kernel: &Kernel, id: u64, net: &NetNamespace, rules: &mut NftRules) -> Result<()> {
+    // net_generic() of include/net/netns/generic.h: `ptr[id]`, and `ptr` is where the structure begins.
+    let generic = Object::at(kernel, "struct net", net.at)?
+        .member("gen")?
+        .pointer()?;
+    let own = GuestVirt(kernel.read_u64(generic.offset(id.min(BOUND as u64) * 8))?);
+    if own.is_null() {
+        return Ok(());
+    }
+    let tables = own.offset(offset_of(kernel, "struct nftables_pernet", "tables")?);
+    for table in entries(kernel, tables, "struct nft_table", rules)? {
+        let chains = table.member("chains")?;
+        let chains = chains.address().unwrap_or_default();
+        for chain in entries(kernel, chains, "struct nft_chain", rules)? {
+            if let Err(error) = of_chain(kernel, net.inum, &table, &chain, rules) {
+                let at = chain.address().unwrap_or_default();
+                rules.miss(format!("rules of the chain at {at}"), &error);
+            }
+        }
+    }
+    Ok(())
+}
+
+fn entries(
+    kernel: &Kernel,
+    head: GuestVirt,
+    c_type: &str,
+    rules: &mut NftRules,
+) -> Result<Vec<Object>> {
+    let member = offset_of(kernel, c_type, "list")?;
+    let what = format!("the list of {c_type} at {head}");
+    let all = whole_list(kernel, head, member, BOUND, &what);
+    let all = all.into_items(&mut rules.missing).into_iter();
+    all.map(|at| Object::at(kernel, c_type, at)).collect()
 }
 
 /// The rules of both generations, which are one but while a change is under way.
@@ -135,7 +147,7 @@ fn of_chain(
     netns: u32,
     table: &Object,
     chain: &Object,
-    rules: &mut Vec<NftRule>,
+    rules: &mut NftRules,
 ) -> Result<()> {
     let family = table.member("family")?.u64()?;
     let family = FAMILIES
@@ -165,14 +177,17 @@ fn of_chain(
             }
             let length = rule.member("dlen")?.u64()?;
             let data = at.offset(WORD);
-            rules.push(NftRule {
+            let handle = rule.member("handle")?.u64()?;
+            let one = expressions(kernel, data, length).map(|expressions| NftRule {
                 netns,
                 family: family.clone(),
                 table: table.clone(),
                 chain: name.clone(),
-                handle: rule.member("handle")?.u64()?,
-                expressions: expressions(kernel, data, length)?,
+                handle,
+                expressions,
             });
+            let what = || format!("the rule {handle} of {family} {table} {name} in netns {netns}");
+            rules.take(one, what);
             at = data.offset(length);
         }
     }
