@@ -42,13 +42,13 @@ fn listed(reader: &Reader, guest: &Guest) -> Result<Listing> {
 }
 
 /// The guest's RAM as something else writes it.
-struct Ram {
+pub(crate) struct Ram {
     file: File,
     ranges: RamFile,
 }
 
 impl Ram {
-    fn of(machine: &Machine) -> Self {
+    pub(crate) fn of(machine: &Machine) -> Self {
         let ranges = machine.ram().unwrap().clone();
         let file = OpenOptions::new()
             .read(true)
@@ -59,7 +59,7 @@ impl Ram {
     }
 
     /// Puts a word at a virtual address, and gives the one that was there.
-    fn put(&self, guest: &Guest, at: GuestVirt, word: u64) -> u64 {
+    pub(crate) fn put(&self, guest: &Guest, at: GuestVirt, word: u64) -> u64 {
         let phys = guest.kernel().unwrap().space().translate(at).unwrap();
         let range = self.ranges.ranges.iter();
         let range = range
