@@ -26,7 +26,7 @@ pub(crate) fn ready(
 ) -> Result<Ready> {
     let remembered = recall(qemu, release);
     spec.accel = Accel::Kvm;
-    if usable() && remembered != Some(Accel::Tcg) {
+    if !spec.recorded && usable() && remembered != Some(Accel::Tcg) {
         match Ready::get(spec, qemu, KVM_PATIENCE, progress) {
             Ok(ready) => {
                 remember(qemu, release, Accel::Kvm)?;

@@ -77,6 +77,8 @@ pub struct Stop {
 pub struct Debugger {
     rsp: Rsp,
     runs: bool,
+    /// Whether the guest is to run when this ends.
+    ran: bool,
     stopper: Stopper,
     /// Held for its life.
     _lock: Flock<File>,
@@ -85,14 +87,17 @@ pub struct Debugger {
 impl Debugger {
     /// Connects to the gdbstub at `address` of the guest in `folder`.
     pub(crate) fn attach(folder: &Path, guest: &str, address: &str) -> Result<Self> {
-        let lock = paths::lock(&lease::home(folder).join("gdb.lock"), Duration::ZERO)?;
-        let lock = lock.ok_or_else(|| Error::DebuggerTaken(guest.to_owned()))?;
-        Self::connect(folder, address, lock)
+        Self::connect(folder, address, taken(folder, guest)?, true)
     }
 
-    /// Connecting stops the guest.
-    fn connect(folder: &Path, address: &str, lock: Flock<File>) -> Result<Self> {
-        let stopper = Stopper::begin(folder, address)?;
+    /// The same of a replay, which stands when nobody lets it run.
+    pub(crate) fn attach_replay(folder: &Path, guest: &str, address: &str) -> Result<Self> {
+        Self::connect(folder, address, taken(folder, guest)?, false)
+    }
+
+    /// Connecting stops the guest; it runs again in the end, if it `ran`.
+    fn connect(folder: &Path, address: &str, lock: Flock<File>, ran: bool) -> Result<Self> {
+        let stopper = Stopper::begin(folder, address, ran)?;
         let stream = match Stream::connect(address) {
             Ok(stream) => stream,
             Err(error) => {
@@ -104,6 +109,7 @@ impl Debugger {
         let mut debugger = Self {
             rsp: Rsp::new(stream, LONGEST),
             runs: false,
+            ran,
             stopper,
             _lock: lock,
         };
@@ -198,6 +204,12 @@ impl Debugger {
     fn send(&mut self, data: &str) -> Result<()> {
         send(&mut self.rsp, data)
     }
+}
+
+/// The lock of the gdbstub, which serves one client.
+fn taken(folder: &Path, guest: &str) -> Result<Flock<File>> {
+    let lock = paths::lock(&lease::home(folder).join("gdb.lock"), Duration::ZERO)?;
+    lock.ok_or_else(|| Error::DebuggerTaken(guest.to_owned()))
 }
 
 /// The registers in a gdbstub's answer, each as its bytes lie in memory, two digits a byte.
@@ -315,7 +327,11 @@ fn gone() -> Error {
 impl Drop for Debugger {
     fn drop(&mut self) {
         let Self {
-            rsp, runs, stopper, ..
+            rsp,
+            runs,
+            ran,
+            stopper,
+            ..
         } = self;
         // Else QEMU is gone, or the keeper does it.
         let _ = stopper.end(|go_on| {
@@ -325,7 +341,7 @@ impl Drop for Debugger {
                 stop_of(rsp, STOPS)?;
             }
             // Both take the breakpoints away; the first lets the guest run.
-            if go_on {
+            if go_on && *ran {
                 send(rsp, "D")?;
                 packet_of(rsp, PATIENCE).map(drop)
             } else {

@@ -142,6 +142,11 @@ pub enum Error {
         "another cell or command is on the network cable of the guest `{0}`: drop its `net` first"
     )]
     CableTaken(String),
+    /// A guest that is recorded has no network card.
+    #[error(
+        "the guest `{0}` is recorded and has no network card, since QEMU cannot replay one: `klab up NAME` without --record boots one that has"
+    )]
+    NoCard(String),
     /// Another process stops the guest at breakpoints.
     #[error(
         "another cell or command waits for the guest `{0}` to reach a place in its kernel: end that first"
@@ -316,6 +321,36 @@ pub enum Error {
     /// Ended early, as the user wanted: what was done until then.
     #[error("{0}")]
     Interrupted(String),
+    /// What needs a record, of a guest without one.
+    #[error(
+        "the run of the guest `{0}` is not recorded, so there is no way back: `klab up NAME --record` boots one that is"
+    )]
+    NotRecorded(String),
+    /// What needs a guest that runs, of a replay.
+    #[error(
+        "the guest `{0}` is a replay, in which all has happened: its memory can be read, `klab replay {0} --at INSTRUCTION` goes to another moment, and `klab reset {0}` begins a new record"
+    )]
+    Replayed(String),
+    /// A moment that is not in the record.
+    #[error("the record has the instructions {first} to {last}, and not {instruction}")]
+    OutsideRecord {
+        /// What was asked for.
+        instruction: u64,
+        /// Where the record begins.
+        first: u64,
+        /// Where it ends.
+        last: u64,
+    },
+    /// A replay that does not get on.
+    #[error(
+        "the replay of the guest `{name}` gets no further than instruction {at}: the record ends there, or QEMU cannot replay what came then; `klab replay {name} --at INSTRUCTION` goes to an earlier one"
+    )]
+    ReplayStands {
+        /// The guest's name.
+        name: String,
+        /// Where it stands.
+        at: u64,
+    },
     /// An option is out of range.
     #[error("{0}")]
     BadOption(String),

@@ -10,6 +10,7 @@
 //! holds         who keeps it from running (`lease::book`); of a QEMU with several names in the folder of the first
 //! agent.0-7     the agent's ports, each with a lock
 //! ram           guest RAM, or a link to it
+//! states events where the record of a recorded guest begins, and what came from outside since
 //! ```
 
 use std::fs::{self, DirBuilder, File};
@@ -25,6 +26,7 @@ use serde::{Deserialize, Serialize};
 use crate::adopt::Adopted;
 use crate::error::{At, Error, Result};
 use crate::kernels::Kernel;
+use crate::machine::Recording;
 use crate::paths;
 use crate::process::{self, Identity};
 use crate::qemu::Spec;
@@ -49,6 +51,9 @@ pub(crate) struct Meta {
     pub(crate) ram: RamFile,
     /// The ready state that it came from.
     pub(crate) ready: String,
+    /// Its record, if it has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) recording: Option<Recording>,
 }
 
 /// What stands in a guest's folder.

@@ -11,9 +11,11 @@ use qapi::qmp::RunState;
 
 use crate::agent;
 use crate::error::{At, Error, Result};
+use crate::machine::Recording;
 use crate::paths;
 use crate::process;
-use crate::qemu::{self, Begin, Qemu, Spec};
+use crate::qcow2;
+use crate::qemu::{self, Begin, Qemu, STATES, Spec};
 use crate::qmp::Qmp;
 use crate::snapshot::Ready;
 use crate::sparse::{self, Zeros};
@@ -63,7 +65,8 @@ pub(crate) fn ram(folder: &Path, bytes: u64) -> Result<(PathBuf, File)> {
 impl Launch<'_> {
     fn start(&self, ram: &Path, begin: Begin) -> Result<()> {
         // A restored guest's console goes on where the saved one was.
-        let console = (begin != Begin::Incoming).then_some("serial.log");
+        let boots = matches!(begin, Begin::Boot | Begin::Held);
+        let console = boots.then_some("serial.log");
         for name in ["pid", "qmp", "qemu.log"].into_iter().chain(console) {
             match fs::remove_file(self.folder.join(name)) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => {
@@ -73,8 +76,14 @@ impl Launch<'_> {
             }
         }
         let args = qemu::args(self.name, self.spec, self.folder, ram, begin);
-        // Room for a dump of its memory, and as much as a console may print.
-        let limit = self.spec.memory.saturating_add(64 << 20);
+        // Room for a dump of its memory, and as much as a console may print; for two states of a machine that is recorded,
+        // and for that of its record.
+        let dumps = if self.spec.recorded { 2 } else { 1 };
+        let limit = self
+            .spec
+            .memory
+            .saturating_mul(dumps)
+            .saturating_add(64 << 20);
         let start = match self.owner {
             Owner::ThisProcess => process::start_owned,
             Owner::Detached => process::start_detached,
@@ -85,6 +94,9 @@ impl Launch<'_> {
     /// Boots the kernel and waits until the agent answers.
     pub(crate) fn boot(&self, patience: Duration) -> Result<()> {
         let (ram, _) = ram(self.folder, self.spec.memory)?;
+        if self.spec.recorded {
+            qcow2::create(&self.folder.join(STATES))?;
+        }
         self.start(&ram, Begin::Boot)?;
         drop(connect(self.folder)?);
         answering(self.folder, patience)
@@ -98,18 +110,48 @@ impl Launch<'_> {
         Ok(ram)
     }
 
-    /// Starts from a ready state and waits until the agent answers. RAM is replaced in its file.
-    pub(crate) fn restore(&self, ready: &Ready) -> Result<PathBuf> {
+    /// Starts from a ready state and waits until the agent answers. RAM is replaced in its file. Gives that file, and the record
+    /// that has begun.
+    pub(crate) fn restore(&self, ready: &Ready) -> Result<(PathBuf, Option<Recording>)> {
         let (path, file) = ram(self.folder, self.spec.memory)?;
         let serial = self.folder.join("serial.log");
         fs::copy(ready.folder.join("serial.log"), &serial).at("write", &serial)?;
+        let mut qmp = if self.spec.recorded {
+            let states = self.folder.join(STATES);
+            fs::copy(ready.folder.join("state"), &states).at("write", &states)?;
+            self.start(&path, Begin::Incoming)?;
+            connect(self.folder)?
+        } else {
+            self.incoming(ready, &path, &file)?
+        };
+        let recording = match self.spec.recorded {
+            true => qmp
+                .instruction()?
+                .map(|first| Recording { first, last: None }),
+            false => None,
+        };
+        qmp.cont()?;
+        drop(qmp);
+        answering(self.folder, Duration::from_secs(20))?;
+        Ok((path, recording))
+    }
+
+    /// Starts QEMU at the beginning of the run that was recorded, where it stands.
+    pub(crate) fn replay(&self) -> Result<()> {
+        let (path, _) = ram(self.folder, self.spec.memory)?;
+        self.start(&path, Begin::Replay)?;
+        connect(self.folder).map(drop)
+    }
+
+    /// Starts QEMU and gives it the ready state, in which it stands.
+    fn incoming(&self, ready: &Ready, path: &Path, file: &File) -> Result<Qmp> {
         let source = ready.folder.join("ram");
         let from = File::open(&source).at("open", &source)?;
         let mut state = File::open(ready.folder.join("state")).at("open", &ready.folder)?;
         // QEMU starts while RAM is copied; it reads RAM only when it gets the device state.
         let mut qmp = std::thread::scope(|scope| {
-            let copy = scope.spawn(|| sparse::copy(&from, &file, Zeros::Keep));
-            let started = self.start(&path, Begin::Incoming).and_then(|()| {
+            let copy = scope.spawn(|| sparse::copy(&from, file, Zeros::Keep));
+            let started = self.start(path, Begin::Incoming).and_then(|()| {
                 let mut qmp = connect(self.folder)?;
                 qmp.migrate_incoming(Path::new("incoming"))?;
                 Ok(qmp)
@@ -117,7 +159,7 @@ impl Launch<'_> {
             let copied = copy
                 .join()
                 .unwrap_or_else(|_| Err(io::Error::other("the copy failed")));
-            copied.at("write", &path).and(started)
+            copied.at("write", path).and(started)
         })?;
         let socket = self.folder.join("incoming");
         let mut stream = UnixStream::connect(&socket).at("connect to", &socket)?;
@@ -125,10 +167,7 @@ impl Launch<'_> {
         drop(stream);
         qmp.migrated()?;
         let _ = fs::remove_file(&socket);
-        qmp.cont()?;
-        drop(qmp);
-        answering(self.folder, Duration::from_secs(20))?;
-        Ok(path)
+        Ok(qmp)
     }
 }
 
@@ -162,7 +201,7 @@ fn connect(folder: &Path) -> Result<Qmp> {
 fn answering(folder: &Path, patience: Duration) -> Result<()> {
     let until = Instant::now() + patience;
     loop {
-        match agent::Client::connect(folder, Duration::from_secs(1)) {
+        match agent::Client::connect(folder, Duration::from_secs(2)) {
             Ok(_) => return Ok(()),
             Err(
                 agent::Error::Silent(_)

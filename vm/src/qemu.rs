@@ -6,12 +6,21 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use klab_wire::LINE;
 use serde::{Deserialize, Serialize};
 
 use crate::agent::PORTS;
 use crate::error::{At, Error, Result};
 use crate::nic::{GUEST_END, GUEST_MAC, HOST_END};
 
+/// File of a recorded guest that has what came from outside, and when.
+pub(crate) const EVENTS: &str = "events";
+/// Its file with the states of the machine, and the names of those: after its boot, and where its record begins.
+pub(crate) const STATES: &str = "states";
+pub(crate) const READY: &str = "ready";
+const FIRST: &str = "first";
+/// The end of a console's options.
+const LOG: &str = "logfile=serial.log,logappend=on";
 const TCG_CPU: &str = "max,cx16=off";
 const PROGRAM: &str = "qemu-system-x86_64";
 /// The first version known to work: it migrates with `x-ignore-shared` and has `-action`.
@@ -28,9 +37,10 @@ pub enum Accel {
 }
 
 impl Accel {
-    /// Arguments of QEMU's `-accel` and `-cpu`, for a guest that boots or for one that goes on from a saved state.
-    pub(crate) fn options(self, incoming: bool) -> [&'static str; 2] {
-        match (self, incoming) {
+    /// Arguments of QEMU's `-accel` and `-cpu`, for a guest that boots or is recorded (`one_thread`), or for
+    /// one that goes on from a saved state.
+    pub(crate) fn options(self, one_thread: bool) -> [&'static str; 2] {
+        match (self, one_thread) {
             (Self::Kvm, _) => ["kvm", "host"],
             // The translator's buffer would be 1 GiB a guest. QEMU 7.2 now and then leaves garbage in EFLAGS after
             // cmpxchg16b, of which Linux 6.12 then dies (a double fault in kmem_cache_alloc_noprof, one guest in
@@ -40,8 +50,8 @@ impl Accel {
             // `arch/x86/kernel/alternative.c:2810@v7.3.4`): a breakpoint goes in, the rest, the first byte. QEMU 7.2 can
             // keep a translation with the breakpoint when another thread translates meanwhile, and the kernel dies
             // of it ("Oops: int3" in `sched_clock_cpu`: 3 of 120 boots on a busy host, none of 120 on one thread).
-            (Self::Tcg, false) => ["tcg,thread=single,tb-size=256", TCG_CPU],
-            (Self::Tcg, true) => ["tcg,thread=multi,tb-size=256", TCG_CPU],
+            (Self::Tcg, true) => ["tcg,thread=single,tb-size=256", TCG_CPU],
+            (Self::Tcg, false) => ["tcg,thread=multi,tb-size=256", TCG_CPU],
         }
     }
 }
@@ -72,6 +82,9 @@ pub(crate) struct Spec {
     pub(crate) memory: u64,
     pub(crate) cpus: u32,
     pub(crate) accel: Accel,
+    /// Whether its run is recorded: then it has one CPU, and only devices that QEMU can replay.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) recorded: bool,
 }
 
 impl Qemu {
@@ -140,8 +153,10 @@ pub(crate) enum Begin {
     Boot,
     /// It waits before the first instruction.
     Held,
-    /// It waits for a device state.
+    /// It waits for a device state; one that is recorded has it, and waits before it goes on.
     Incoming,
+    /// It waits at the beginning of the run that was recorded.
+    Replay,
 }
 
 /// QEMU's arguments for a guest in `folder`, which is its working directory: so the sockets' names stay short
@@ -161,7 +176,13 @@ pub(crate) fn args(
     }
     add("-display", "none");
     // No device that a stock kernel would spend its boot on and no lesson shows.
-    add("-M", "q35,memory-backend=ram,smm=off,vmport=off,sata=off");
+    let machine = "q35,memory-backend=ram,smm=off,vmport=off,sata=off";
+    if spec.recorded {
+        // With the HPET a replay stands still.
+        add("-M", &format!("{machine},hpet=off"));
+    } else {
+        add("-M", machine);
+    }
     let ram = ram.display().to_string().replace(',', ",,");
     add(
         "-object",
@@ -172,7 +193,9 @@ pub(crate) fn args(
     );
     add("-m", &format!("{}M", spec.memory >> 20));
     add("-smp", &spec.cpus.to_string());
-    let [accel, cpu] = spec.accel.options(begin == Begin::Incoming);
+    let [accel, cpu] = spec
+        .accel
+        .options(spec.recorded || begin != Begin::Incoming);
     add("-accel", accel);
     add("-cpu", cpu);
     add("-device", "vmcoreinfo");
@@ -182,17 +205,59 @@ pub(crate) fn args(
     // Says in qemu.log why the guest stopped; only the event does otherwise, and there is no one to hear it.
     add("-trace", "qemu_system_shutdown_request");
     let socket = |id: &str| format!("socket,id={id},path={id},server=on,wait=off");
-    add(
-        "-chardev",
-        &format!("{},logfile=serial.log,logappend=on", socket("serial")),
-    );
-    add("-serial", "chardev:serial");
+    if spec.recorded {
+        recorded(begin, &mut add);
+    } else {
+        add("-chardev", &format!("{},{LOG}", socket("serial")));
+        add("-serial", "chardev:serial");
+    }
     for id in ["qmp", "qmp2"] {
         add("-chardev", &socket(id));
         add("-mon", &format!("chardev={id},mode=control"));
     }
     add("-chardev", &socket("gdb"));
     add("-gdb", "chardev:gdb");
+    if !spec.recorded {
+        virtio(&mut add, &socket);
+    }
+    // The check of the timer's interrupt waits for what a busy host's translator may not do in time, and then panics
+    // ("IO-APIC + timer doesn't work", arch/x86/kernel/apic/io_apic.c).
+    let mut words = "console=ttyS0 loglevel=5 panic=-1 no_timer_check".to_owned();
+    if spec.recorded {
+        words += &format!(" {LINE}ttyS1");
+    }
+    if begin == Begin::Held {
+        // Somebody wants to see it boot: each initcall says its name, in a log that has room for all of them.
+        add("-append", &format!("{words} initcall_debug log_buf_len=1M"));
+        add("-S", "");
+    } else {
+        add("-append", &words);
+    }
+    add(
+        "-sandbox",
+        "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny",
+    );
+    match (begin, spec.recorded) {
+        (Begin::Incoming, false) => add("-incoming", "defer"),
+        (Begin::Incoming | Begin::Replay, true) => add("-S", ""),
+        _ => {}
+    }
+    args.retain(|arg| !arg.is_empty());
+    let paths = [
+        ("-kernel", &spec.vmlinuz),
+        ("-initrd", &spec.initramfs),
+        ("-pidfile", &folder.join("pid")),
+    ];
+    args.extend(
+        paths
+            .into_iter()
+            .flat_map(|(flag, path)| [flag.into(), path.into()]),
+    );
+    args
+}
+
+/// The agent's ports and the network card.
+fn virtio(add: &mut impl FnMut(&str, &str), socket: &impl Fn(&str) -> String) {
     add(
         "-device",
         &format!("virtio-serial-pci,id=ports,max_ports={}", PORTS + 1),
@@ -220,35 +285,35 @@ pub(crate) fn args(
         "-device",
         &format!("virtio-net-pci,netdev=net,mac={mac},romfile="),
     );
-    // The check of the timer's interrupt waits for what a busy host's translator may not do in time, and then panics
-    // ("IO-APIC + timer doesn't work", arch/x86/kernel/apic/io_apic.c).
-    let words = "console=ttyS0 loglevel=5 panic=-1 no_timer_check";
-    if begin == Begin::Held {
-        // Somebody wants to see it boot: each initcall says its name, in a log that has room for all of them.
-        add("-append", &format!("{words} initcall_debug log_buf_len=1M"));
-        add("-S", "");
-    } else {
-        add("-append", words);
-    }
+}
+
+/// What records or replays, and the serial lines of a guest that is recorded: what comes over those is recorded too, unlike what
+/// comes over a `-chardev`. With virtio-serial ports a replay stands still.
+fn recorded(begin: Begin, add: &mut impl FnMut(&str, &str)) {
+    let (mode, state) = match begin {
+        Begin::Replay => ("replay", format!(",rrsnapshot={FIRST}")),
+        Begin::Incoming => ("record", format!(",rrsnapshot={FIRST}")),
+        Begin::Boot | Begin::Held => ("record", String::new()),
+    };
     add(
-        "-sandbox",
-        "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny",
+        "-icount",
+        &format!("shift=5,rr={mode},rrfile={EVENTS}{state}"),
+    );
+    add(
+        "-drive",
+        &format!("file={STATES},if=none,format=qcow2,id=states"),
     );
     if begin == Begin::Incoming {
-        add("-incoming", "defer");
+        add("-loadvm", READY);
     }
-    args.retain(|arg| !arg.is_empty());
-    let paths = [
-        ("-kernel", &spec.vmlinuz),
-        ("-initrd", &spec.initramfs),
-        ("-pidfile", &folder.join("pid")),
-    ];
-    args.extend(
-        paths
-            .into_iter()
-            .flat_map(|(flag, path)| [flag.into(), path.into()]),
-    );
-    args
+    let line = |path: &str| format!("unix:{path},server=on,wait=off");
+    if begin == Begin::Replay {
+        // Its console has been printed before.
+        add("-serial", &line("serial"));
+    } else {
+        add("-serial", &format!("{},{LOG}", line("serial")));
+    }
+    add("-serial", &line("agent.0"));
 }
 
 #[cfg(test)]

@@ -26,6 +26,8 @@ const GREETING: Duration = Duration::from_secs(5);
 /// Time that one and the same client may have the socket before that is said: a command has it for some milliseconds, on a
 /// busy host for longer.
 const TAKEN: Duration = Duration::from_secs(1);
+/// Time limit for a machine's state to be written.
+const SAVING: Duration = Duration::from_secs(120);
 /// Interval between two looks at who has it.
 const LOOK: Duration = Duration::from_millis(50);
 
@@ -136,6 +138,25 @@ impl Qmp {
         self.run(&qmp::cont {}, Duration::from_secs(10)).map(drop)
     }
 
+    /// `query-replay`: how many instructions were executed since the boot; `None` where nothing is recorded.
+    pub(crate) fn instruction(&mut self) -> Result<Option<u64>> {
+        let replay = self.run(&qmp::query_replay {}, Duration::from_secs(5))?;
+        let mode = replay.mode;
+        Ok((mode != qmp::ReplayMode::none).then_some(u64::try_from(replay.icount).unwrap_or(0)))
+    }
+
+    /// `replay-break`: a replay stops before it executes more instructions.
+    pub(crate) fn replay_break(&mut self, instruction: u64) -> Result<()> {
+        let icount = i64::try_from(instruction).unwrap_or(i64::MAX);
+        self.run(&qmp::replay_break { icount }, Duration::from_secs(5))
+            .map(drop)
+    }
+
+    /// `replay-delete-break`; nothing where there is none.
+    pub(crate) fn no_replay_break(&mut self) {
+        let _ = self.run(&qmp::replay_delete_break {}, Duration::from_secs(5));
+    }
+
     /// The names of the memory backends (`query-memdev`): of the machine's RAM, and of nothing else.
     pub(crate) fn memory_backends(&mut self) -> Result<Vec<String>> {
         let all = self.run(&qmp::query_memdev {}, Duration::from_secs(5))?;
@@ -167,6 +188,23 @@ impl Qmp {
             command_line: line.to_owned(),
         };
         self.run(&command, Duration::from_secs(10))
+    }
+
+    /// Saves the machine with its RAM, under a name, on the one disk that can hold that; it stands still meanwhile.
+    pub(crate) fn save(&mut self, name: &str) -> Result<()> {
+        let command_line = format!("savevm {name}");
+        let command = qmp::human_monitor_command {
+            cpu_index: None,
+            command_line: command_line.clone(),
+        };
+        // It is silent if all went well.
+        match self.run(&command, SAVING)?.trim() {
+            "" => Ok(()),
+            why => Err(Error::Qmp {
+                command: command_line,
+                why: why.to_owned(),
+            }),
+        }
     }
 
     /// Leaves RAM that is shared with us out of migration: it is in its file already.

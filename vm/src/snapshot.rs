@@ -19,7 +19,7 @@ use crate::launch::{self, Launch, Owner};
 use crate::paths;
 use crate::process;
 use crate::progress::Progress;
-use crate::qemu::{self, Accel, Begin, Qemu, Spec};
+use crate::qemu::{self, Accel, Begin, Qemu, READY, STATES, Spec};
 use crate::qmp::Qmp;
 use crate::ram::{self, RamRange};
 use crate::sparse::{self, Zeros};
@@ -129,7 +129,6 @@ fn make(
     let mut qmp = Qmp::connect(launch.folder)?;
     qmp.stop()?;
     let ranges = ram::parse(&qmp.human("info mtree -f")?, launch.spec.memory)?;
-    save_devices(&mut qmp, launch.folder, &temporary.path().join("state"))?;
     let (path, file) = launch::ram(launch.folder, launch.spec.memory)?;
     // What is in use, not the whole: both files are sparse.
     let used = file
@@ -138,6 +137,7 @@ fn make(
         .blocks()
         .saturating_mul(512);
     paths::need_room(all, used, "KLAB_CACHE")?;
+    let state = temporary.path().join("state");
     let to = temporary.path().join("ram");
     let saved = File::options()
         .read(true)
@@ -145,7 +145,15 @@ fn make(
         .create_new(true)
         .open(&to)
         .at("make", &to)?;
-    sparse::copy(&file, &saved, Zeros::Drop).at("save", &path)?;
+    if launch.spec.recorded {
+        // QEMU's own state has the RAM too.
+        qmp.save(READY)?;
+        let from = launch.folder.join(STATES);
+        fs::copy(&from, &state).at("save", &from)?;
+    } else {
+        save_devices(&mut qmp, launch.folder, &state)?;
+        sparse::copy(&file, &saved, Zeros::Drop).at("save", &path)?;
+    }
     let serial = temporary.path().join("serial.log");
     fs::copy(launch.folder.join("serial.log"), &serial).at("write", &serial)?;
     qmp.quit();

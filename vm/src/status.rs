@@ -13,6 +13,7 @@ use crate::folder::{Meta, Record};
 use crate::halt::{Halt, Why};
 use crate::launch;
 use crate::lease::Open;
+use crate::machine::Recording;
 use crate::process;
 use crate::qemu::Accel;
 use crate::qmp::Qmp;
@@ -45,6 +46,9 @@ pub struct Status {
     pub attached: Option<PathBuf>,
     /// What was written into its memory by hand since it was started or reset.
     pub writes: Vec<String>,
+    /// Its record, of a guest that is recorded or replayed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub recording: Option<Recording>,
     /// Folder of its sockets.
     pub run_dir: PathBuf,
 }
@@ -143,6 +147,7 @@ fn attached(folder: &Path, adopted: &Adopted) -> Status {
         owned: false,
         attached: Some(adopted.qmp.clone()),
         writes: written::of(folder),
+        recording: None,
         run_dir: folder.to_owned(),
     }
 }
@@ -189,12 +194,27 @@ pub(crate) fn ended(folder: &Path, state: RunState) -> Option<Why> {
 
 fn own(folder: &Path, meta: &Meta) -> Status {
     let pid = process::recorded(folder);
-    let (state, why) = match pid {
-        None => (
+    // Another process may have ended it.
+    let recording = match meta.recording {
+        Some(_) => Meta::read(folder)
+            .ok()
+            .flatten()
+            .and_then(|now| now.recording),
+        None => None,
+    };
+    let (state, why) = match (pid, recording) {
+        (None, _) => (
             State::Dead,
             Some(format!("QEMU ended: {}", launch::last_words(folder))),
         ),
-        Some(_) => live(folder),
+        (
+            Some(_),
+            Some(Recording {
+                first,
+                last: Some(last),
+            }),
+        ) => replay(folder, first, last),
+        (Some(_), _) => live(folder),
     };
     let cure = match state {
         State::Running | State::Paused | State::Starting | State::Unreachable => None,
@@ -220,7 +240,27 @@ fn own(folder: &Path, meta: &Meta) -> Status {
         owned: meta.owner.is_some(),
         attached: None,
         writes: written::of(folder),
+        recording,
         run_dir: folder.to_owned(),
+    }
+}
+
+/// A replay stands, or goes to where it will.
+fn replay(folder: &Path, first: u64, last: u64) -> (State, Option<String>) {
+    let asked = Qmp::connect(folder).and_then(|mut qmp| Ok((qmp.status()?, qmp.instruction()?)));
+    match asked {
+        Ok((state, here)) => {
+            let at = here.unwrap_or(0);
+            let state = match state {
+                RunState::running => State::Running,
+                _ => State::Paused,
+            };
+            let said = format!(
+                "a replay, at instruction {at} of {first} to {last}: `klab replay --at INSTRUCTION` goes to another"
+            );
+            (state, Some(said))
+        }
+        Err(error) => (State::Unreachable, Some(error.to_string())),
     }
 }
 

@@ -163,6 +163,14 @@ pub(crate) enum Machine {
         /// The guest [default: $KLAB_GUEST, else `default`]
         name: Option<String>,
     },
+    /// End a guest's record, and go to a moment of it: its memory is read as it was then
+    Replay {
+        /// The guest [default: $KLAB_GUEST, else `default`]
+        name: Option<String>,
+        /// Instructions since its boot [default: where the record ends]
+        #[arg(long, value_name = "INSTRUCTION")]
+        at: Option<u64>,
+    },
     /// Let a paused guest run
     Resume {
         /// The guest [default: $KLAB_GUEST, else `default`]
@@ -239,6 +247,9 @@ pub(crate) struct Up {
     /// Hold it before the kernel's first instruction, instead of its ready state; `resume` boots it
     #[arg(long)]
     pub(crate) hold: bool,
+    /// Record its run, so that `replay`, `last-write` and `history` can go back; it has one CPU and no network card
+    #[arg(long, conflicts_with_all = ["hold", "cpus"])]
+    pub(crate) record: bool,
 }
 
 /// Run a command in a guest, streaming what it writes; exit code is the command's

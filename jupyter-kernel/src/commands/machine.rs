@@ -49,6 +49,22 @@ pub(crate) fn run(command: &cli::Machine, cx: &mut Context<'_>) -> Result<Output
             machine.pause()?;
             done(machine.name(), "paused")
         }
+        M::Replay { name, at } => {
+            let (machine, start) = (attach(name.as_deref(), cx)?, Instant::now());
+            let position = machine.seek(*at, &mut Shown::on(cx))?;
+            let seconds = start.elapsed().as_secs_f64();
+            let text = format!(
+                "{} is at instruction {} of {} to {} ({seconds:.2} s)\n",
+                machine.name(),
+                position.instruction,
+                position.first,
+                position.last
+            );
+            let mut value = serde_json::to_value(position)?;
+            value["name"] = json!(machine.name());
+            value["seconds"] = json!(seconds);
+            Output::new(text, &value)
+        }
         M::Resume { name } => {
             let machine = attach(name.as_deref(), cx)?;
             machine.resume()?;
@@ -129,7 +145,11 @@ fn start(up: &Up, cx: &mut Context<'_>) -> Result<Output> {
         kernel,
         memory: up.memory,
         cpus: up.cpus,
-        start: if up.hold { Start::Held } else { Start::Ready },
+        start: match (up.hold, up.record) {
+            (true, _) => Start::Held,
+            (_, true) => Start::Recorded,
+            _ => Start::Ready,
+        },
         ..Options::default()
     };
     let (name, start) = (

@@ -1,13 +1,16 @@
-//! One virtio-serial port: bytes in, frames out, and whether the host is there.
+//! One virtio-serial port, or a serial line: bytes in, frames out, and whether the host is there.
 //!
 //! Semantics rest on `port_fops_read`, `port_fops_write` and `port_fops_poll` of `drivers/char/virtio_console.c`:
 //! without a host, reads give 0 and poll says `POLLHUP`, always; a blocking write waits for a host for ever. So
 //! the port is non-blocking, and what waits for a host is an edge-triggered epoll: it wakes when the driver
 //! wakes the port's queue (a host came or went, data came) and never else, so an idle guest has no timer.
+//!
+//! A serial line says nothing of hosts: what one has begun goes on until the next one's greeting. What was taken off it is told,
+//! since a host that sends faster would lose bytes.
 
 use std::{
     fs::{File, OpenOptions},
-    io::{self, ErrorKind, Read as _, Write as _},
+    io::{self, ErrorKind, IsTerminal as _, Read as _, Write as _},
     os::{fd::AsFd as _, unix::fs::OpenOptionsExt as _},
     sync::{
         Mutex, PoisonError,
@@ -16,10 +19,13 @@ use std::{
     time::{Duration, Instant},
 };
 
-use klab_wire::{Answer, Reply, frame};
+use klab_wire::{Answer, LINE_QUIET, Reply, frame};
 use nix::{
     poll::{PollFd, PollFlags, PollTimeout, poll},
-    sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout},
+    sys::{
+        epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout},
+        termios::{ControlFlags, SetArg, cfmakeraw, tcgetattr, tcsetattr},
+    },
 };
 
 /// Bytes and the news of hosts come by different queues: a host's first bytes may be here before the driver
@@ -33,6 +39,8 @@ pub(crate) enum Input<'a> {
     Bytes(&'a [u8]),
     /// The host has gone.
     Gone,
+    /// A serial line was quiet: a frame that was begun before has no end.
+    Quiet,
 }
 
 /// An open port.
@@ -43,6 +51,8 @@ pub(crate) struct Port {
     write: Mutex<()>,
     /// Grows with every host that comes or goes; what was begun in an earlier one has no reader.
     epoch: AtomicU64,
+    /// Whether it is a serial line.
+    line: bool,
 }
 
 impl Port {
@@ -50,8 +60,15 @@ impl Port {
         let file = OpenOptions::new()
             .read(true)
             .write(true)
-            .custom_flags(libc::O_NONBLOCK)
+            .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY)
             .open(device)?;
+        let line = file.is_terminal();
+        if line {
+            let mut settings = tcgetattr(&file)?;
+            cfmakeraw(&mut settings);
+            settings.control_flags |= ControlFlags::CLOCAL | ControlFlags::CREAD;
+            tcsetattr(&file, SetArg::TCSANOW, &settings)?;
+        }
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
         epoll.add(
             &file,
@@ -62,6 +79,7 @@ impl Port {
             epoll,
             write: Mutex::new(()),
             epoch: AtomicU64::new(0),
+            line,
         })
     }
 
@@ -81,6 +99,7 @@ impl Port {
         let mut buf = vec![0; 64 * 1024];
         // Since when no host has been there, while that is not yet told.
         let mut alone = Some(Instant::now());
+        let mut heard = Instant::now();
         loop {
             let n = match (&self.file).read(&mut buf) {
                 Ok(n) => n,
@@ -96,6 +115,14 @@ impl Port {
             };
             if n > 0 {
                 alone = None;
+                if self.line {
+                    if heard.elapsed() > LINE_QUIET {
+                        on(Input::Quiet);
+                    }
+                    heard = Instant::now();
+                    let taken = u32::try_from(n).unwrap_or(u32::MAX);
+                    self.send(self.epoch(), 0, Answer::Taken(taken))?;
+                }
                 on(Input::Bytes(&buf[..n]));
             } else if alone.get_or_insert_with(Instant::now).elapsed() < ARRIVAL {
                 std::thread::sleep(Duration::from_millis(5));

@@ -1,4 +1,4 @@
-//! The server: one thread for every port of klab's.
+//! The server: one thread for every port of klab's, or for the serial line that it has instead.
 
 use std::{
     collections::BTreeSet,
@@ -10,7 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use klab_wire::{PORTS, port_name};
+use klab_wire::{LINE, PORTS, port_name};
 
 use crate::{
     kmsg::{panic_text, say},
@@ -29,6 +29,10 @@ const SETTLED: Duration = Duration::from_secs(2);
 pub(crate) fn serve() -> ! {
     let _ = nix::sys::prctl::set_name(c"klab-agent");
     let workloads = Arc::new(Workloads::default());
+    if let Some(device) = line() {
+        say(format_args!("ready on {device}"));
+        serve_port(&device, &workloads);
+    }
     let mut serving = BTreeSet::new();
     let (mut news, mut said) = (Instant::now(), 0);
     loop {
@@ -79,7 +83,16 @@ fn ports() -> Vec<(String, String)> {
     ports
 }
 
-fn serve_port(device: &str, workloads: &Arc<Workloads>) {
+/// The serial line that the kernel's command line names, of a guest without such ports.
+fn line() -> Option<String> {
+    let words = fs::read_to_string("/proc/cmdline").ok()?;
+    let name = words
+        .split_ascii_whitespace()
+        .find_map(|word| word.strip_prefix(LINE))?;
+    Some(format!("/dev/{name}"))
+}
+
+fn serve_port(device: &str, workloads: &Arc<Workloads>) -> ! {
     loop {
         let served = catch_unwind(AssertUnwindSafe(|| {
             let port = Arc::new(Port::open(device)?);

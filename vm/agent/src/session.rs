@@ -81,6 +81,7 @@ impl Session {
         let port = Arc::clone(&self.port);
         let result = port.read(|input| match input {
             Input::Bytes(bytes) => decoder.feed(bytes, |request| self.request(request)),
+            Input::Quiet => decoder.reset(),
             Input::Gone => {
                 decoder.reset();
                 self.end();

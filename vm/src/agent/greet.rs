@@ -10,7 +10,7 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use klab_wire::{Answer, Ask, Hello, HelloReply, PORTS};
+use klab_wire::{Answer, Ask, Hello, HelloReply, LINE_QUIET, PORTS};
 
 use super::{Error, Result, link::Link};
 
@@ -40,7 +40,16 @@ pub(super) fn find(run_dir: &Path, timeout: Duration) -> Result<(Port, HelloRepl
     let until = began + timeout;
     let mut first = Port::take(run_dir, 0..PORTS)?.ok_or(Error::Busy)?;
     first.greet(timeout)?;
-    let mut again = Some(began + SECOND_HELLO);
+    let line = first.link.is_line();
+    // A line has to be quiet, to end such a frame.
+    let mut again = Some(
+        began
+            + if line {
+                LINE_QUIET * 3 / 2
+            } else {
+                SECOND_HELLO
+            },
+    );
     // Another port besides, and until when.
     let mut other: Option<(Port, Instant)> = None;
     let (mut last, mut turn, mut next) = (first.number, TURN, began + TURN);
@@ -65,7 +74,12 @@ pub(super) fn find(run_dir: &Path, timeout: Duration) -> Result<(Port, HelloRepl
         }
         if again.is_some_and(|again| now >= again) {
             again = None;
-            match first.link.flush(FLUSH) {
+            let flushed = if line {
+                Ok(())
+            } else {
+                first.link.flush(FLUSH)
+            };
+            match flushed {
                 Ok(()) => first.greet(FLUSH)?,
                 // It takes nothing.
                 Err(Error::Silent(_)) => {}
@@ -94,6 +108,11 @@ impl Port {
     /// The first of these ports whose lock is free, connected to.
     fn take(run_dir: &Path, ports: std::ops::Range<usize>) -> Result<Option<Self>> {
         for number in ports {
+            let socket = run_dir.join(format!("agent.{number}"));
+            // A guest that is recorded has one alone.
+            if number > 0 && !socket.exists() {
+                continue;
+            }
             let path = run_dir.join(format!("agent.{number}.lock"));
             let lock = OpenOptions::new()
                 .create(true)
@@ -105,12 +124,11 @@ impl Port {
             if lock.try_lock().is_err() {
                 continue;
             }
-            let socket = run_dir.join(format!("agent.{number}"));
             let stream =
                 UnixStream::connect(&socket).map_err(|why| Error::NoGuest { socket, why })?;
             return Ok(Some(Self {
                 number,
-                link: Link::new(stream, run_dir),
+                link: Link::new(stream, run_dir, !run_dir.join("agent.1").exists()),
                 lock,
                 nonce: nonce(),
                 hello: 0,

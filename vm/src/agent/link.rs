@@ -12,7 +12,7 @@ use std::{
 };
 
 use klab_wire::{
-    Answer, Ask, Reply, Request,
+    Answer, Ask, LINE_ROOM, Reply, Request,
     frame::{self, Decoder, FrameError},
 };
 
@@ -23,6 +23,8 @@ use crate::lease;
 const FIRST_LOOK: Duration = Duration::from_millis(200);
 /// Interval of the questions then.
 const LOOK: Duration = Duration::from_secs(1);
+/// Time limit for the agent to take off a serial line what it holds.
+const TAKES: Duration = Duration::from_millis(500);
 
 /// The socket, what it has brought, and the ids that were used.
 #[derive(Debug)]
@@ -34,6 +36,8 @@ pub(super) struct Link {
     last_id: u32,
     buf: Vec<u8>,
     watch: Watch,
+    /// Of a serial line: how many bytes are under way to the agent.
+    line: Option<usize>,
 }
 
 /// State of the guest while its agent says nothing.
@@ -105,7 +109,8 @@ impl Watch {
 }
 
 impl Link {
-    pub(super) fn new(stream: UnixStream, folder: &Path) -> Self {
+    /// Over a port's socket, or a serial line's (`line`).
+    pub(super) fn new(stream: UnixStream, folder: &Path, line: bool) -> Self {
         Self {
             stream,
             decoder: Decoder::new(),
@@ -113,7 +118,29 @@ impl Link {
             last_id: 0,
             buf: vec![0; 64 * 1024],
             watch: Watch::new(folder),
+            line: line.then_some(0),
         }
+    }
+
+    /// Whether it is a serial line.
+    pub(super) fn is_line(&self) -> bool {
+        self.line.is_some()
+    }
+
+    /// How many bytes may be sent now; over a serial line the agent has to take what was sent before.
+    fn room(&mut self) -> Result<usize> {
+        let Some(under_way) = self.line else {
+            return Ok(usize::MAX);
+        };
+        let until = Instant::now() + TAKES;
+        while self.line.is_some_and(|under_way| under_way > 0) && Instant::now() < until {
+            self.pull(Duration::from_millis(20))?;
+        }
+        if self.line == Some(under_way) && under_way > 0 {
+            // Nobody has told: they are lost, or were another client's.
+            self.line = Some(0);
+        }
+        Ok(LINE_ROOM.saturating_sub(self.line.unwrap_or(0)).max(1))
     }
 
     /// Sends a request with a new id.
@@ -161,12 +188,14 @@ impl Link {
         let mut rest = bytes;
         let mut began = Instant::now();
         while !rest.is_empty() {
+            let room = self.room()?.min(rest.len());
             self.stream
                 .set_write_timeout(Some(FIRST_LOOK))
                 .map_err(Error::io("cannot set a time-out"))?;
-            match self.stream.write(rest) {
+            match self.stream.write(&rest[..room]) {
                 Ok(0) => return Err(Error::Gone),
                 Ok(len) => {
+                    self.line = self.line.map(|under_way| under_way + len);
                     rest = &rest[len..];
                     began = Instant::now();
                 }
@@ -230,27 +259,43 @@ impl Link {
             let left = deadline
                 .min(self.watch.next())
                 .saturating_duration_since(now);
-            self.stream
-                .set_read_timeout(Some(left.max(Duration::from_millis(1))))
-                .map_err(Error::io("cannot set a time-out"))?;
-            match self.stream.read(&mut self.buf) {
-                Ok(0) => return Err(Error::Gone),
-                Ok(n) => {
-                    self.watch.restart();
-                    self.decoder
-                        .feed(&self.buf[..n], |reply| self.ready.push_back(reply));
-                }
-                Err(e) => match e.kind() {
-                    ErrorKind::WouldBlock | ErrorKind::TimedOut | ErrorKind::Interrupted => {}
-                    ErrorKind::ConnectionReset => return Err(Error::Gone),
-                    _ => {
-                        return Err(Error::Io {
-                            what: "cannot read the agent's socket".to_owned(),
-                            why: e,
-                        });
-                    }
-                },
+            self.pull(left)?;
+        }
+    }
+
+    /// Takes what comes within `left`.
+    fn pull(&mut self, left: Duration) -> Result<()> {
+        self.stream
+            .set_read_timeout(Some(left.max(Duration::from_millis(1))))
+            .map_err(Error::io("cannot set a time-out"))?;
+        match self.stream.read(&mut self.buf) {
+            Ok(0) => Err(Error::Gone),
+            Ok(n) => {
+                self.watch.restart();
+                let (line, ready) = (&mut self.line, &mut self.ready);
+                self.decoder
+                    .feed(&self.buf[..n], |reply: Result<Reply, FrameError>| {
+                        match (&reply, &mut *line) {
+                            (
+                                Ok(Reply {
+                                    answer: Answer::Taken(taken),
+                                    ..
+                                }),
+                                Some(under_way),
+                            ) => *under_way = under_way.saturating_sub(*taken as usize),
+                            _ => ready.push_back(reply),
+                        }
+                    });
+                Ok(())
             }
+            Err(e) => match e.kind() {
+                ErrorKind::WouldBlock | ErrorKind::TimedOut | ErrorKind::Interrupted => Ok(()),
+                ErrorKind::ConnectionReset => Err(Error::Gone),
+                _ => Err(Error::Io {
+                    what: "cannot read the agent's socket".to_owned(),
+                    why: e,
+                }),
+            },
         }
     }
 }

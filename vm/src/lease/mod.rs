@@ -226,6 +226,7 @@ impl Machine {
     /// When QEMU does not answer, or the guest has ended.
     pub fn pause(&self) -> Result<()> {
         self.alive()?;
+        self.not_replayed()?;
         let mut open = Open::of(self.run_dir())?;
         match open.halt()? {
             None => open.qemu.qmp()?.stop()?,
@@ -244,6 +245,7 @@ impl Machine {
     /// [`Error::Halted`] for one that panicked or powered off, and while somebody holds it: then it goes on when that ends.
     pub fn resume(&self) -> Result<()> {
         self.alive()?;
+        self.not_replayed()?;
         let mut open = Open::of(self.run_dir())?;
         open.book.paused = None;
         open.book.ran = true;
@@ -312,16 +314,17 @@ impl Stopper {
     /// Before the gdbstub at `stub` is connected to, whose lock the caller has.
     ///
     /// # Errors
-    /// [`Error::Halted`] when somebody keeps the guest from running.
-    pub(crate) fn begin(folder: &Path, stub: &str) -> Result<Self> {
+    /// [`Error::Halted`] when somebody keeps the guest from running, if it is to run (`runs`) when nobody does.
+    pub(crate) fn begin(folder: &Path, stub: &str, runs: bool) -> Result<Self> {
         let mut open = Open::of(folder)?;
-        if open.book.is_held()
+        if runs
+            && open.book.is_held()
             && let Some(halt) = open.halt()?
         {
             return Err(Error::Halted(halt));
         }
         keeper::watches(&open.home)?;
-        open.book.ran = true;
+        open.book.ran = runs;
         open.book.debugger = Some(Entry::ours(0, stub));
         open.write()?;
         Ok(Self {

@@ -1,6 +1,7 @@
 //! A guest by its name: what it is, where its RAM lies, its end. [`up`] starts it, [`reach`] connects to it.
 
 mod reach;
+mod replay;
 mod up;
 
 use std::path::PathBuf;
@@ -16,6 +17,7 @@ use crate::ram::RamFile;
 use crate::status::{self, Status};
 
 pub(crate) use reach::BRIEF;
+pub use replay::{Position, Recording, Replay};
 pub use up::{Options, Start};
 
 /// How long another command may hold a guest before we say so.

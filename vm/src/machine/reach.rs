@@ -32,6 +32,7 @@ impl Machine {
     /// [`Error::Halted`] when it stands still already, [`Error::DebuggerTaken`], [`Error::NoGdbstub`], [`Error::Dead`].
     pub fn debugger(&self) -> Result<Debugger> {
         self.alive()?;
+        self.not_replayed()?;
         let address = match &self.record {
             Record::Own(_) => self.gdb_socket().to_string_lossy().into_owned(),
             Record::Adopted(adopted) => adopted.gdbstub(&self.folder)?,
@@ -74,6 +75,7 @@ impl Machine {
     pub fn agent(&self) -> Result<agent::Client> {
         self.own("so no agent of klab's runs in it: `klab up` starts one that has it")?;
         self.alive()?;
+        self.not_replayed()?;
         // One that somebody only reads goes on in a moment.
         if let Some(halt) = lease::halt(&self.folder).filter(|halt| !halt.passes()) {
             return Err(Error::Halted(halt));
@@ -91,6 +93,9 @@ impl Machine {
     pub fn cable(&self) -> Result<Cable> {
         let meta = self.own("so klab has no end of its network cable: `klab up` starts one")?;
         self.alive()?;
+        if meta.spec.recorded {
+            return Err(Error::NoCard(meta.name.clone()));
+        }
         Cable::connect(&self.folder, &meta.name)
     }
 

@@ -38,6 +38,9 @@ pub enum Start {
     Ready,
     /// Before the kernel's first instruction, held there until [`Machine::resume`].
     Held,
+    /// From a ready state, and what runs from then on is recorded, for [`Machine::seek`]. It has one CPU, whose instructions are
+    /// counted, no network card, and one port of the agent's: one client at a time.
+    Recorded,
 }
 
 impl Default for Options {
@@ -141,7 +144,7 @@ impl Machine {
             qemu: &qemu,
             owner,
         };
-        launch.restore(&ready)?;
+        (_, meta.recording) = launch.restore(&ready)?;
         meta.since = now();
         meta.write(&self.folder)?;
         self.record = Record::Own(meta);
@@ -168,12 +171,14 @@ fn check(options: &Options) -> Result<u64> {
 /// What to start, with the kernel that it boots.
 fn spec(options: &Options, memory: u64, progress: &mut dyn Progress) -> Result<(Spec, Kernel)> {
     let kernel = Kernel::resolve(&options.kernel, progress)?;
+    let recorded = options.start == Start::Recorded;
     let spec = Spec {
         vmlinuz: kernel.vmlinuz.clone(),
         initramfs: initramfs::build(&kernel, progress)?,
         memory,
-        cpus: options.cpus,
+        cpus: if recorded { 1 } else { options.cpus },
         accel: Accel::Tcg,
+        recorded,
     };
     Ok((spec, kernel))
 }
@@ -198,11 +203,11 @@ fn make(
             owner: options.owner,
         };
         match options.start {
-            Start::Ready => launch.restore(ready),
-            Start::Held => launch.hold(),
+            Start::Ready | Start::Recorded => launch.restore(ready),
+            Start::Held => Ok((launch.hold()?, None)),
         }
     };
-    let ram = match restore(&spec, &ready) {
+    let (ram, recording) = match restore(&spec, &ready) {
         Err(error) if spec.accel == Accel::Kvm => {
             // It booted with KVM and does not run with it: as good as no KVM.
             progress.step(&format!(
@@ -237,6 +242,7 @@ fn make(
         owner,
         ram,
         ready: ready.key,
+        recording,
     };
     meta.write(folder)?;
     Ok(meta)

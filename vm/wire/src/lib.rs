@@ -9,6 +9,8 @@ mod message;
 pub mod proc;
 mod workload;
 
+use std::time::Duration;
+
 pub use message::{
     Answer, Ask, CHUNK, Exit, Hello, HelloReply, MAX_FEEDS, MAX_IOCTL, MAX_PAGES, MAX_STDIN,
     ProcPart, ProcQuery, Reply, Request, Run, Stream,
@@ -19,6 +21,15 @@ pub use workload::{Made, SocketKind, WorkloadInfo, WorkloadKind};
 pub fn port_name(n: usize) -> String {
     format!("klab.{n}")
 }
+
+/// The word of the kernel's command line that names the serial line (`ttyS1`) of a guest that has no ports.
+pub const LINE: &str = "klab.line=";
+
+/// Bytes that may be under way over a serial line: what its UART (a 16550A) holds. QEMU does not see when that is full while it
+/// records, and the rest would be lost.
+pub const LINE_ROOM: usize = 16;
+/// A serial line that is quiet for so long has ended a frame, whole or not.
+pub const LINE_QUIET: Duration = Duration::from_secs(1);
 
 /// How many ports a guest has, so how many clients it serves at once.
 pub const PORTS: usize = 8;

@@ -183,6 +183,8 @@ pub enum Answer {
         /// The signal's number.
         signal: i32,
     },
+    /// To nobody's request, over a serial line: so many bytes were taken off it.
+    Taken(u32),
 }
 
 /// The host's greeting.
