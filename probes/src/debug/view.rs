@@ -2,6 +2,7 @@
 
 use super::breakpoint::Hits;
 use super::calls::{CallRecord, Calls, Return};
+use super::rewind::{History, Moment, PastWrite};
 use super::watchpoint::Write;
 use super::writer::{Found, Written};
 use crate::Missing;
@@ -158,4 +159,84 @@ impl View for Hits {
     }
 }
 
-crate::displays!(Write, Calls, Hits);
+impl View for Moment {
+    fn text(&self) -> String {
+        let Self {
+            instruction,
+            first,
+            last,
+        } = self;
+        format!("at instruction {instruction} of {first} to {last}\n")
+    }
+}
+
+impl View for PastWrite {
+    fn text(&self) -> String {
+        self.head() + &self.write.text()
+    }
+
+    fn html(&self) -> Option<String> {
+        let head = escape(self.head().trim_end());
+        Some(format!("<div>{head}</div>") + &self.write.html().unwrap_or_default())
+    }
+
+    fn missing(&self) -> Vec<Missing> {
+        self.write.missing()
+    }
+}
+
+impl PastWrite {
+    fn head(&self) -> String {
+        format!("at instruction {}\n", self.instruction)
+    }
+}
+
+impl History {
+    fn table(&self) -> Table {
+        let mut table = Table::new([
+            ("INSTRUCTION", Align::Right),
+            ("PID", Align::Right),
+            ("COMM", Align::Left),
+            ("WRITER", Align::Left),
+            ("OLD", Align::Right),
+            ("NEW", Align::Right),
+        ]);
+        for PastWrite { instruction, write } in &self.writes {
+            table.row([
+                instruction.to_string(),
+                write.pid.to_string(),
+                write.comm.clone(),
+                write.place.to_string(),
+                short(&write.old),
+                short(&write.new),
+            ]);
+        }
+        let Self {
+            object,
+            writes,
+            total,
+            between: (first, last),
+        } = self;
+        let plural = if *total == 1 { "write" } else { "writes" };
+        let shown = match writes.len() as u64 == *total {
+            true => String::new(),
+            false => format!(", of which the first {} are shown", writes.len()),
+        };
+        table.note(format!(
+            "{total} {plural} to the {object} between the instructions {first} and {last}{shown}"
+        ));
+        table
+    }
+}
+
+impl View for History {
+    fn text(&self) -> String {
+        self.table().text()
+    }
+
+    fn html(&self) -> Option<String> {
+        self.table().html()
+    }
+}
+
+crate::displays!(Write, Calls, Hits, Moment, PastWrite, History);

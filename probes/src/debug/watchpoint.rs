@@ -9,13 +9,14 @@ use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use serde::Serialize;
+use vm::Registers;
 
 use super::breakpoint::Ended;
-use super::stop::{Bounds, Session, Standing, bounded};
+use super::stop::{Bounds, Current, Session, bounded};
 use super::work::Work;
 use super::writer::{self, Written};
 use crate::guest::{Guest, Pause};
-use crate::kernel::{Function, Functions};
+use crate::kernel::{Function, Functions, Kernel};
 use crate::memory::{GuestVirt, PAGE_SIZE};
 use crate::object::{Object, Value};
 use crate::unwind::StackTrace;
@@ -57,8 +58,8 @@ pub struct Write {
 /// A watchpoint that is not set yet.
 #[derive(Debug, Clone)]
 pub struct Watchpoint {
-    guest: Guest,
-    object: Object,
+    pub(super) guest: Guest,
+    pub(super) object: Object,
     bounds: Bounds,
 }
 
@@ -140,7 +141,7 @@ impl Watchpoint {
         let until = self.bounds.until();
         let mut work = Work::begin(&self.guest, &self.bounds)?;
         let mut session = Session::begin(&self.guest, &self.bounds)?;
-        let ranges = self.ranges(&session)?;
+        let ranges = self.ranges(&session.kernel)?;
         for range in &ranges {
             session
                 .debugger
@@ -164,7 +165,16 @@ impl Watchpoint {
                 continue;
             }
             writes += 1;
-            let write = self.write(&session, &standing, (old.1, new.1.clone()), writer)?;
+            let cpu = standing.registers.cpu;
+            let (_, current) = session
+                .current(cpu)
+                .of(|| format!("current of CPU {cpu}"))?;
+            let write = self.write(
+                &standing.registers,
+                &current,
+                (old.1, new.1.clone()),
+                writer,
+            )?;
             old = new;
             if !look(&write)? {
                 break;
@@ -176,8 +186,7 @@ impl Watchpoint {
     }
 
     /// What is watched: the object's bytes, and the same memory in the direct map, page by page.
-    fn ranges(&self, session: &Session) -> Result<Vec<Range<u64>>> {
-        let kernel = &session.kernel;
+    pub(super) fn ranges(&self, kernel: &Kernel) -> Result<Vec<Range<u64>>> {
         let start = self.start()?.0;
         let end = start.checked_add(self.object.size()?).ok_or_else(|| {
             Error::Invalid(format!(
@@ -199,42 +208,40 @@ impl Watchpoint {
         Ok(ranges)
     }
 
-    fn start(&self) -> Result<GuestVirt> {
+    pub(super) fn start(&self) -> Result<GuestVirt> {
         let gone = || Error::Invalid("a computed value lies nowhere".to_owned());
         self.object.address().ok_or_else(gone)
     }
 
-    fn bytes(&self) -> Result<Vec<u8>> {
+    pub(super) fn bytes(&self) -> Result<Vec<u8>> {
         let mut bytes = vec![0; self.object.size()? as usize];
         self.object.kernel().read(self.start()?, &mut bytes)?;
         Ok(bytes)
     }
 
-    fn write(
+    /// What is to be said of a write, with the registers that the CPU has behind it.
+    pub(super) fn write(
         &self,
-        session: &Session,
-        standing: &Standing,
+        registers: &Registers,
+        current: &Current,
         (old, new): (Value, Value),
         writer: Option<Written>,
     ) -> Result<Write> {
-        let cpu = standing.registers.cpu;
+        let cpu = registers.cpu;
         let mut missing = Vec::new();
         let stack = self
             .guest
             .stack_of_cpu(cpu)
             .or_miss(&mut missing, || "the stack of the writer");
-        let (_, current) = session
-            .current(cpu)
-            .of(|| format!("current of CPU {cpu}"))?;
         let at = writer
             .as_ref()
-            .map_or(GuestVirt(standing.registers.rip), |one| one.instruction.at);
+            .map_or(GuestVirt(registers.rip), |one| one.instruction.at);
         Ok(Write {
             at: self.start()?,
             ty: self.object.type_name(),
             old,
             new,
-            place: Functions::new(&session.kernel).at(at)?,
+            place: Functions::new(self.object.kernel()).at(at)?,
             writer,
             cpu,
             pid: current.pid,

@@ -1,0 +1,187 @@
+//! The way back, in a guest whose run is recorded: to any moment of it, and to what wrote a word.
+//!
+//! ```no_run
+//! # use probes::prelude::*;
+//! # fn demo(guest: &Guest) -> probes::Result<()> {
+//! let write = guest.last_write(&guest.eval("vm_swappiness")?)?;
+//! // The task list as it was before that instruction.
+//! guest.seek(write.instruction - 1)?;
+//! guest.tasks()?;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! `klab up NAME --record` begins a record, in the ready state. Whatever here goes back first ends it: from then on the guest is a
+//! replay, whose memory every reader reads, and in which nothing new can happen. Writes are found by a replay from the beginning
+//! with a watchpoint: the instructions are the same each time, so there is no write that is missed or seen twice.
+
+use serde::Serialize;
+use vm::Progress;
+
+use super::stop::Current;
+use super::watchpoint::Write;
+use super::writer;
+use crate::cell::check_interrupt;
+use crate::guest::{Guest, Pause};
+use crate::object::{Object, Plan};
+use crate::{Error, Result, sched};
+
+/// Writes of a history that are kept.
+const MOST: usize = 1000;
+
+/// Where a recorded guest stands, in instructions since its boot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Moment {
+    /// Instructions that were executed.
+    pub instruction: u64,
+    /// Where the record begins.
+    pub first: u64,
+    /// Where it ends.
+    pub last: u64,
+}
+
+/// A write of the past.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct PastWrite {
+    /// Instructions that were executed when it was done: `guest.seek(instruction)` is behind it, one less before it.
+    pub instruction: u64,
+    /// What it was.
+    #[serde(flatten)]
+    pub write: Write,
+}
+
+/// Writes to an object, from the beginning of the record to where the guest stands.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct History {
+    /// Type of the object in C, and its address.
+    pub object: String,
+    /// In their order; the first 1000.
+    pub writes: Vec<PastWrite>,
+    /// How many there were.
+    pub total: u64,
+    /// The moments between which they were looked for.
+    pub between: (u64, u64),
+}
+
+impl Guest {
+    /// Where it stands in its record; while that goes on, its end.
+    ///
+    /// # Errors
+    /// When it has none.
+    pub fn position(&self) -> Result<Moment> {
+        Ok(Moment::of(self.machine()?.position()?))
+    }
+
+    /// Goes to a moment of the record; every reader reads what was there then.
+    ///
+    /// # Errors
+    /// When it has no record, or one without that instruction; when QEMU cannot replay it.
+    pub fn seek(&self, instruction: u64) -> Result<Moment> {
+        let machine = self.machine()?;
+        Ok(Moment::of(
+            machine.seek(Some(instruction), &mut Interrupts)?,
+        ))
+    }
+
+    /// Ends the record and goes to its beginning.
+    ///
+    /// # Errors
+    /// As [`Self::seek`].
+    pub fn rewind(&self) -> Result<Moment> {
+        self.seek(self.machine()?.recording()?.first)
+    }
+
+    /// What last wrote to an object before the moment at which the guest stands, and where it stands again afterwards: function,
+    /// offset and instruction, task, stack, old and new value. Takes about as long as the record did.
+    ///
+    /// # Errors
+    /// Absent, when nothing has written to it since the record began; Invalid, for what cannot be [watched](Self::watch); those
+    /// of [`Self::seek`].
+    pub fn last_write(&self, object: &Object) -> Result<PastWrite> {
+        let mut last = None;
+        let between = self.replayed(object, |write| last = Some(write))?;
+        last.ok_or_else(|| {
+            Error::Absent(format!(
+                "nothing wrote to the `{}` between the instructions {} and {}: what it holds is older than the record, which begins when the guest was ready",
+                object.type_name(), between.0, between.1
+            ))
+        })
+    }
+
+    /// All that wrote to an object, from the beginning of the record to the moment at which the guest stands.
+    ///
+    /// # Errors
+    /// As [`Self::last_write`].
+    pub fn history(&self, object: &Object) -> Result<History> {
+        let (mut writes, mut total) = (Vec::new(), 0);
+        let between = self.replayed(object, |write| {
+            total += 1;
+            if writes.len() < MOST {
+                writes.push(write);
+            }
+        })?;
+        let at = object.address().map(|at| format!(" at {at}"));
+        Ok(History {
+            object: object.type_name() + &at.unwrap_or_default(),
+            writes,
+            total,
+            between,
+        })
+    }
+
+    /// Replays the record up to here, and hands each write to `on`. Gives between which moments.
+    fn replayed(&self, object: &Object, mut on: impl FnMut(PastWrite)) -> Result<(u64, u64)> {
+        let (watch, machine, kernel) = (self.watch(object)?, self.machine()?, self.kernel()?);
+        let ranges = watch.ranges(&kernel)?;
+        let task = Plan::<Current>::new(&kernel)?;
+        let here = match machine.replays() {
+            true => machine.position()?,
+            false => machine.seek(None, &mut Interrupts)?,
+        };
+        let mut replay = machine.replay(here.instruction)?;
+        let _still = Pause::of_debugger(self);
+        for range in &ranges {
+            replay
+                .debugger
+                .watch(range.start, range.end - range.start)?;
+        }
+        let mut old = (watch.bytes()?, object.to_value()?);
+        let mut stop = None;
+        while let Some((next, instruction)) = replay.next(stop.take(), &check_interrupt)? {
+            stop = Some(next);
+            let registers = replay.debugger.registers(next.cpu)?;
+            let new = (watch.bytes()?, object.to_value()?);
+            let writer = ranges
+                .iter()
+                .find_map(|range| writer::find(self, &registers, range));
+            let current = task.load(sched::current(&kernel, next.cpu)?)?;
+            let write = watch.write(&registers, &current, (old.1, new.1.clone()), writer)?;
+            old = new;
+            on(PastWrite { instruction, write });
+        }
+        Ok((here.first, here.instruction))
+    }
+}
+
+impl Moment {
+    const fn of(position: vm::Position) -> Self {
+        Self {
+            instruction: position.instruction,
+            first: position.first,
+            last: position.last,
+        }
+    }
+}
+
+/// Leaves a long way by the interrupt of a cell.
+#[derive(Debug)]
+struct Interrupts;
+
+impl Progress for Interrupts {
+    fn step(&mut self, _: &str) {}
+
+    fn stopped(&self) -> bool {
+        check_interrupt();
+        false
+    }
+}
