@@ -301,7 +301,8 @@ fn recorded(begin: Begin, add: &mut impl FnMut(&str, &str)) {
     );
     add(
         "-drive",
-        &format!("file={STATES},if=none,format=qcow2,id=states"),
+        // A QEMU that was killed may have its lock for a moment longer than its command line, by which it is found.
+        &format!("file={STATES},file.locking=off,if=none,format=qcow2,id=states"),
     );
     if begin == Begin::Incoming {
         add("-loadvm", READY);

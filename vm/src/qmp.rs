@@ -145,6 +145,12 @@ impl Qmp {
         Ok((mode != qmp::ReplayMode::none).then_some(u64::try_from(replay.icount).unwrap_or(0)))
     }
 
+    /// Whether it writes a record.
+    pub(crate) fn records(&mut self) -> Result<bool> {
+        let replay = self.run(&qmp::query_replay {}, Duration::from_secs(5))?;
+        Ok(replay.mode == qmp::ReplayMode::record)
+    }
+
     /// `replay-break`: a replay stops before it executes more instructions.
     pub(crate) fn replay_break(&mut self, instruction: u64) -> Result<()> {
         let icount = i64::try_from(instruction).unwrap_or(i64::MAX);

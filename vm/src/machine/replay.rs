@@ -166,14 +166,18 @@ impl Machine {
             let mut qmp = self.qmp()?;
             qmp.stop()?;
             recording.last = qmp.instruction()?;
-            qmp.quit();
-            drop(qmp);
+            meta.recording = Some(recording);
+            meta.write(self.run_dir())?;
+        }
+        // Also one whose end somebody began, and was killed.
+        if self.lives() && self.qmp()?.records()? {
+            let _lock = self.lock()?;
+            // A record whose QEMU was killed cannot be replayed.
+            self.qmp()?.quit();
             let until = Instant::now() + ENDS;
             while process::any(self.run_dir()) && Instant::now() < until {
                 std::thread::sleep(LOOK);
             }
-            meta.recording = Some(recording);
-            meta.write(self.run_dir())?;
         }
         if !self.lives() {
             self.relaunch(&meta)?;
