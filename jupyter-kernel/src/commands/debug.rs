@@ -1,4 +1,5 @@
-//! `klab break`, `klab who-writes`: the kernel stopped where it comes by or has written, and the cells that do the same.
+//! `klab break`, `klab who-writes`, `klab last-write`, `klab history`: the kernel stopped where it comes by, writes or has written, and
+//! the cells that do the same.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -47,6 +48,15 @@ pub(crate) struct WhoWrites {
     command: Vec<String>,
 }
 
+/// Which word of a recorded guest.
+#[derive(Debug, Args)]
+pub(crate) struct Past {
+    /// The variable or member, as a C expression: `total_forks`, `*(int *)&vm_swappiness`
+    expression: String,
+    #[command(flatten)]
+    pub(super) source: Source,
+}
+
 /// Shows the calls.
 pub(super) fn calls(what: &Break, guest: &Guest, cx: &mut Context<'_>) -> Result<Output> {
     let mut breakpoint = guest
@@ -80,6 +90,21 @@ pub(super) fn who_writes(what: &WhoWrites, guest: &Guest, cx: &Context<'_>) -> R
         watch = watch.run(&what.command);
     }
     Output::of(&watch.next()?)
+}
+
+/// Shows the last write before the moment at which the guest stands.
+pub(super) fn last_write(what: &Past, guest: &Guest) -> Result<Output> {
+    Output::of(&guest.last_write(&guest.eval(&what.expression)?)?)
+}
+
+/// Shows all writes before that.
+pub(super) fn history(what: &Past, guest: &Guest) -> Result<Output> {
+    Output::of(&guest.history(&guest.eval(&what.expression)?)?)
+}
+
+/// The cell of `last-write` or `history`, by the name of its method.
+pub(super) fn code_of_past(what: &Past, method: &str, guest: &str) -> String {
+    format!("{guest}.{method}(&{guest}.eval({:?})?)?", what.expression)
 }
 
 /// The cell of `break`.

@@ -6,7 +6,7 @@ use clap::Subcommand;
 use serde_json::json;
 
 use super::change::{self, Set};
-use super::debug::{self, Break, WhoWrites};
+use super::debug::{self, Break, Past, WhoWrites};
 use super::output::{Context, Output};
 use super::read::Read;
 use super::search::{self, SearchFor};
@@ -30,6 +30,12 @@ pub(crate) enum Look {
     /// Show what writes to a variable next: function, instruction, task, stack
     #[command(after_long_help = include_str!("manual/who-writes.txt"))]
     WhoWrites(WhoWrites),
+    /// Show what wrote to a variable last, in a recorded guest: function, instruction, task, stack
+    #[command(after_long_help = include_str!("manual/last-write.txt"))]
+    LastWrite(Past),
+    /// Show all that wrote to a variable, in a recorded guest
+    #[command(after_long_help = include_str!("manual/history.txt"))]
+    History(Past),
     /// Write a value to a variable or member of the running kernel
     #[command(after_long_help = include_str!("manual/set.txt"))]
     Set(Set),
@@ -43,6 +49,7 @@ impl Look {
             Self::Skb(what) => &what.source,
             Self::Break(what) => &what.source,
             Self::WhoWrites(what) => &what.source,
+            Self::LastWrite(what) | Self::History(what) => &what.source,
             Self::Set(what) => &what.source,
         }
     }
@@ -64,6 +71,8 @@ impl Look {
             Self::Skb(what) => skb::run(what, &guest, cx),
             Self::Break(what) => debug::calls(what, &guest, cx),
             Self::WhoWrites(what) => debug::who_writes(what, &guest, cx),
+            Self::LastWrite(what) => debug::last_write(what, &guest),
+            Self::History(what) => debug::history(what, &guest),
             Self::Set(what) => change::run(what, &guest),
         }
     }
@@ -76,6 +85,8 @@ impl Look {
             Self::Skb(what) => Ok(skb::code(what, guest)),
             Self::Break(what) => Ok(debug::code_of_calls(what, guest)),
             Self::WhoWrites(what) => Ok(debug::code_of_write(what, guest)),
+            Self::LastWrite(what) => Ok(debug::code_of_past(what, "last_write", guest)),
+            Self::History(what) => Ok(debug::code_of_past(what, "history", guest)),
             Self::Set(what) => Ok(change::code(what, guest)),
         }
     }

@@ -8,7 +8,7 @@ use probes::readers::{Kind, READERS, Reader};
 use super::{Completed, behind, expression, listed, types};
 
 /// Methods that take a symbol or an expression, besides the readers.
-const NAMES: [&str; 8] = [
+const NAMES: [&str; 10] = [
     "object",
     "symbol",
     "place",
@@ -16,6 +16,8 @@ const NAMES: [&str; 8] = [
     "breakpoint",
     "break_at",
     "who_writes",
+    "last_write",
+    "history",
     "set",
 ];
 
