@@ -15,7 +15,7 @@
 //! before it is made; `klab status` tells of it until the guest is reset, which undoes them all.
 //!
 //! What is refused: code, since QEMU goes on to run what it has translated before, and a processor what it has cached; a dump; a
-//! machine that klab did not start, unless asked for by [`Guest::writable_attached`].
+//! guest whose run is recorded; a machine that klab did not start, unless asked for by [`Guest::writable_attached`].
 
 mod view;
 
@@ -70,11 +70,18 @@ impl Guest {
     /// Allows writes to the memory of whatever machine this is: nothing undoes them on one that klab did not start.
     ///
     /// # Errors
-    /// Unsupported, for a dump.
+    /// Unsupported, for a dump, and for a guest whose run is recorded.
     pub fn writable_attached(&self) -> Result<Writable> {
+        let machine = self.machine()?;
+        if machine.recording().is_ok() {
+            return Err(Error::Unsupported(format!(
+                "the run of the guest `{}` is recorded, and a write of klab's is not in the record: what is replayed would be another run",
+                machine.name()
+            )));
+        }
         Ok(Writable {
             guest: self.clone(),
-            machine: self.machine()?,
+            machine,
         })
     }
 }

@@ -109,6 +109,7 @@ fn the_last_writer_is_named() {
     assert!(fault.to_string().contains("the record has the instructions"), "{fault}");
     let fault = guest.agent().unwrap_err();
     assert!(fault.to_string().contains("is a replay"), "{fault}");
+    assert_eq!(guest.writable().unwrap_err().kind(), ErrorKind::Unsupported);
     let fault = guest.who_writes(&swappiness).unwrap_err();
     assert!(fault.to_string().contains("is a replay"), "{fault}");
     guest.seek(end.first + 1000).unwrap();
