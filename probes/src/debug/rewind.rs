@@ -134,11 +134,14 @@ impl Guest {
         let (watch, machine, kernel) = (self.watch(object)?, self.machine()?, self.kernel()?);
         let ranges = watch.ranges(&kernel)?;
         let task = Plan::<Current>::new(&kernel)?;
-        let here = match machine.replays() {
-            true => machine.position()?,
-            false => machine.seek(None, &mut Interrupts)?,
+        // A record that goes on ends here; its end is not gone to twice.
+        let (first, here) = match machine.replays() {
+            true => machine
+                .position()
+                .map(|here| (here.first, here.instruction))?,
+            false => machine.end_record().map(|here| (here.first, here.last))?,
         };
-        let mut replay = machine.replay(here.instruction)?;
+        let mut replay = machine.replay(here)?;
         let _still = Pause::of_debugger(self);
         for range in &ranges {
             replay
@@ -159,7 +162,7 @@ impl Guest {
             old = new;
             on(PastWrite { instruction, write });
         }
-        Ok((here.first, here.instruction))
+        Ok((first, here))
     }
 }
 

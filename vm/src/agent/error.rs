@@ -21,7 +21,7 @@ pub enum Error {
     },
     /// Every port has its client.
     #[error(
-        "all {} agent ports of this guest are in use; end another klab command or notebook",
+        "all agent ports of this guest are in use ({} of them, one of a guest that is recorded); end another klab command or notebook",
         klab_wire::PORTS
     )]
     Busy,

@@ -94,14 +94,25 @@ impl Machine {
         self.position()
     }
 
-    /// Goes to the beginning of the record, from where it replays up to an instruction under a debugger. What writes before the beginning is not seen.
+    /// Ends the record, if it goes on; then the guest stands at its beginning, in a replay.
+    ///
+    /// # Errors
+    /// [`Error::NotRecorded`], [`Error::Dead`].
+    pub fn end_record(&self) -> Result<Position> {
+        self.end_recording()?;
+        self.position()
+    }
+
+    /// Goes to the beginning of the record, from where it replays up to an instruction under a debugger.
     ///
     /// # Errors
     /// As [`Self::seek`]; [`Error::DebuggerTaken`].
     pub fn replay(&self, to: u64) -> Result<Replay> {
         let meta = self.end_recording()?;
-        self.within(to)?;
-        self.relaunch(&meta)?;
+        let here = self.within(to)?;
+        if here.instruction != here.first {
+            self.relaunch(&meta)?;
+        }
         let mut qmp = self.qmp()?;
         let here = qmp.instruction()?.unwrap_or(0);
         if to > here {
@@ -153,7 +164,7 @@ impl Machine {
         })
     }
 
-    /// Ends the record, if it goes on, and stands at its end in a replay.
+    /// As [`Self::end_record`]; gives what the guest is made of.
     fn end_recording(&self) -> Result<Meta> {
         let not_recorded = || Error::NotRecorded(self.name().to_owned());
         let Some(Record::Own(mut meta)) = Record::read(self.run_dir())? else {
