@@ -123,9 +123,7 @@ pub type Namespaces = Listing<NamespaceInUse>;
 impl Guest {
     /// The namespaces of the task `pid`: `/proc/PID/ns`.
     pub fn task_namespaces(&self, pid: i32) -> Result<TaskNamespaces> {
-        self.of_task(pid, "the namespaces", |kernel, task| {
-            read(kernel, task.at).map(Listing::from)
-        })
+        self.of_task(pid, "the namespaces", |kernel, task| read(kernel, task.at))
     }
 }
 
@@ -134,10 +132,12 @@ impl Guest {
 pub(crate) fn namespaces(guest: &Guest) -> Result<Namespaces> {
     let kernel = guest.kernel()?;
     let mut found: BTreeMap<Namespace, Vec<Member>> = BTreeMap::new();
-    for net in net_namespaces(&kernel)? {
-        found.insert(Namespace::read(&kernel, "net", net.at)?, Vec::new());
-    }
     let mut missing = Vec::new();
+    for net in net_namespaces(&kernel)?.into_items(&mut missing) {
+        let net = Namespace::read(&kernel, "net", net.at)
+            .or_miss(&mut missing, || format!("the struct net {}", net.at));
+        found.extend(net.map(|net| (net, Vec::new())));
+    }
     let mut processes = guest.tasks()?;
     missing.append(&mut processes.missing);
     for process in processes {
@@ -157,7 +157,10 @@ pub(crate) fn namespaces(guest: &Guest) -> Result<Namespaces> {
                     format!("the namespaces of task {} ({})", task.pid, task.comm)
                 }),
             };
-            for mut namespace in namespaces.into_iter().flatten() {
+            let namespaces = namespaces.unwrap_or_default();
+            let who = format!("task {} ({})", task.pid, task.comm);
+            missing.extend(namespaces.missing.into_iter().map(|part| part.of(&who)));
+            for mut namespace in namespaces.items {
                 let for_children = namespace.kind.strip_suffix("_for_children");
                 namespace.kind = for_children.unwrap_or(namespace.kind);
                 let members = found.entry(namespace).or_default();
@@ -207,35 +210,38 @@ pub(crate) fn namespaces(guest: &Guest) -> Result<Namespaces> {
     Ok(Listing { items, missing })
 }
 
-fn read(kernel: &Kernel, task: GuestVirt) -> Result<Vec<Namespace>> {
+fn read(kernel: &Kernel, task: GuestVirt) -> Result<TaskNamespaces> {
     let pointer = |at: GuestVirt, c: &str, member: &str| -> Result<GuestVirt> {
         let at = at.offset(offset_of(kernel, c, member)?);
         kernel.read_u64(at).map(GuestVirt)
     };
-    let mut all = Vec::new();
+    let mut all = Listing::new();
     let proxy = pointer(task, "struct task_struct", "nsproxy")?;
     if !proxy.is_null() {
         for (kind, member, _) in PROXY {
             match pointer(proxy, "struct nsproxy", member).of(|| format!("its nsproxy {proxy}")) {
                 Ok(at) if at.is_null() => {}
-                Ok(at) => all.push(Namespace::read(kernel, kind, at)?),
+                Ok(at) => all.take(Namespace::read(kernel, kind, at), || {
+                    format!("its {kind} namespace {at}")
+                }),
                 // A kernel without this kind.
                 Err(error) if matches!(error.innermost(), Error::NoMember { .. }) => {}
-                Err(error) => return Err(error),
+                Err(error) => all.miss(format!("its {kind} namespace"), &error),
             }
         }
     }
-    let numbers = pid_numbers(kernel, task)?;
-    if let Some(pid) = numbers.last() {
-        all.push(Namespace {
+    let numbers = pid_numbers(kernel, task).or_miss(&mut all.missing, || "its pid namespace");
+    if let Some(pid) = numbers.iter().flatten().last() {
+        all.items.push(Namespace {
             kind: "pid",
             inum: pid.inum,
             at: pid.ns,
         });
     }
     let cred = pointer(task, "struct task_struct", "real_cred")?;
-    let user = pointer(cred, "struct cred", "user_ns").of(|| format!("its real_cred {cred}"))?;
-    all.push(Namespace::read(kernel, "user", user)?);
+    let user = pointer(cred, "struct cred", "user_ns").of(|| format!("its real_cred {cred}"));
+    let user = user.and_then(|user| Namespace::read(kernel, "user", user));
+    all.take(user, || "its user namespace");
     all.sort_by_key(|namespace| namespace.kind);
     Ok(all)
 }

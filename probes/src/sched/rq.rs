@@ -9,8 +9,7 @@ use crate::memory::GuestVirt;
 use crate::object::{FixedStr, Mirror, Plan};
 use crate::sched::cgroup::kernfs_path;
 use crate::structures::{
-    array, list_for_each_entry, offset_of, online_cpus, per_cpu_ptr, rbtree_for_each_entry,
-    settle_all,
+    array, offset_of, online_cpus, per_cpu_ptr, rbtree_for_each_entry, settle_all, whole_list,
 };
 use crate::{Error, Listing, Missing, Of as _, Result};
 
@@ -263,7 +262,12 @@ fn read(kernel: &Kernel, cpu: u32) -> Result<Option<(RunQueue, Vec<Missing>)>> {
         fair: Vec::new(),
         missing: Vec::new(),
     };
-    walk.queue(at.offset(offset_of(kernel, "struct rq", "cfs")?), 0)?;
+    let cfs = at.offset(offset_of(kernel, "struct rq", "cfs")?);
+    let fair = walk.queue(cfs, 0);
+    let missing = &mut walk.missing;
+    fair.or_miss(missing, || format!("its cfs_rq {cfs}"));
+    let rt = rt(kernel, at, &plan, missing)?;
+    let dl = dl(kernel, at, rq.curr, &plan, missing)?;
     let queue = RunQueue {
         cpu,
         at,
@@ -272,8 +276,8 @@ fn read(kernel: &Kernel, cpu: u32) -> Result<Option<(RunQueue, Vec<Missing>)>> {
         nr_running: rq.nr_running,
         nr_switches: rq.nr_switches,
         fair: walk.fair,
-        rt: rt(kernel, at, &plan)?,
-        dl: dl(kernel, at, rq.curr, &plan)?,
+        rt,
+        dl,
         dl_nr_running: rq.dl_nr_running,
     };
     Ok((kernel.load::<Rq>(at)? == rq).then_some((queue, walk.missing)))
@@ -307,12 +311,14 @@ impl Fair<'_> {
         )?);
         let node = offset_of(kernel, "struct sched_entity", "run_node")?;
         let queued = rbtree_for_each_entry(kernel, root, node).bound(QUEUE_BOUND);
-        let mut queued = queued.collect::<Result<Vec<GuestVirt>>>()?;
+        let queued = Listing::walk(&format!("the tasks_timeline of {at}"), queued);
+        let whole = queued.is_whole();
+        let mut queued = queued.into_items(&mut self.missing);
         // What runs is not in the tree meanwhile; where groups have queues, it runs on each level.
         if !queue.curr.is_null() && !queued.contains(&queue.curr) {
             queued.push(queue.curr);
         }
-        if queued.len() != queue.nr_queued as usize {
+        if whole && queued.len() != queue.nr_queued as usize {
             let why = format!(
                 "{} entities are in tasks_timeline or its curr, its count says {}: it is damaged, or a CPU that holds its \
                  lock is in the middle of a change",
@@ -323,47 +329,65 @@ impl Fair<'_> {
             let broken: Result<()> = Err(Error::Broken { what, at, why });
             broken.or_miss(&mut self.missing, || "");
         }
-        let loaded = queued.iter().map(|at| Ok((*at, self.entity.load(*at)?)));
-        let mut loaded = loaded.collect::<Result<Vec<_>>>()?;
+        let mut loaded = Vec::new();
+        for at in queued {
+            let raw = self.entity.load(at);
+            let raw = raw.or_miss(&mut self.missing, || format!("the sched_entity {at}"));
+            loaded.extend(raw.map(|raw| (at, raw)));
+        }
         // Both wrap, and are compared by their differences.
         let due = |entity: &SchedEntity| entity.deadline.unwrap_or(entity.vruntime);
         let base = loaded.first().map_or(0, |(_, entity)| due(entity));
         loaded.sort_by_key(|(_, entity)| due(entity).wrapping_sub(base).cast_signed());
         for (at, raw) in loaded {
             let mine = raw.my_q.filter(|queue| !queue.is_null());
-            let of = match mine {
-                Some(cfs_rq) => FairOf::Group {
-                    cfs_rq,
-                    name: group(kernel, Some(cfs_rq))?,
-                },
-                None => {
-                    let at = at.back(offset_of(kernel, "struct task_struct", "se")?);
-                    let task = self.task.load(at)?;
-                    FairOf::Task {
-                        pid: task.pid,
-                        comm: task.comm.to_str().into_owned(),
-                        at,
-                    }
-                }
-            };
-            self.fair.push(FairEntity {
-                at,
-                depth,
-                of,
-                group: group(kernel, raw.cfs_rq)?,
-                runs: at == queue.curr,
-                weight: raw.weight >> WEIGHT_SHIFT,
-                h_weight: raw.h_weight.map(|weight| weight >> WEIGHT_SHIFT),
-                vruntime: raw.vruntime,
-                deadline: raw.deadline,
-                slice: raw.slice,
-                delayed: raw.delayed.is_some_and(|delayed| delayed != 0),
-            });
+            let one = self.fair(at, &raw, mine, (depth, at == queue.curr));
+            let one = one.or_miss(&mut self.missing, || format!("the sched_entity {at}"));
+            self.fair.extend(one);
             if let Some(queue) = mine {
-                self.queue(queue, depth + 1)?;
+                let below = self.queue(queue, depth + 1);
+                below.or_miss(&mut self.missing, || format!("the cfs_rq {queue}"));
             }
         }
         Ok(())
+    }
+
+    fn fair(
+        &self,
+        at: GuestVirt,
+        raw: &SchedEntity,
+        mine: Option<GuestVirt>,
+        (depth, runs): (u32, bool),
+    ) -> Result<FairEntity> {
+        let kernel = self.kernel;
+        let of = match mine {
+            Some(cfs_rq) => FairOf::Group {
+                cfs_rq,
+                name: group(kernel, Some(cfs_rq))?,
+            },
+            None => {
+                let at = at.back(offset_of(kernel, "struct task_struct", "se")?);
+                let task = self.task.load(at)?;
+                FairOf::Task {
+                    pid: task.pid,
+                    comm: task.comm.to_str().into_owned(),
+                    at,
+                }
+            }
+        };
+        Ok(FairEntity {
+            at,
+            depth,
+            of,
+            group: group(kernel, raw.cfs_rq)?,
+            runs,
+            weight: raw.weight >> WEIGHT_SHIFT,
+            h_weight: raw.h_weight.map(|weight| weight >> WEIGHT_SHIFT),
+            vruntime: raw.vruntime,
+            deadline: raw.deadline,
+            slice: raw.slice,
+            delayed: raw.delayed.is_some_and(|delayed| delayed != 0),
+        })
     }
 }
 
@@ -402,14 +426,13 @@ fn dl(
     rq: GuestVirt,
     curr: GuestVirt,
     plan: &Plan<Queued>,
+    missing: &mut Vec<Missing>,
 ) -> Result<Vec<DlEntity>> {
     let root = rq.offset(offset_of(kernel, "struct rq", "dl.root.rb_root")?);
     let node = offset_of(kernel, "struct sched_dl_entity", "rb_node")?;
     let member = offset_of(kernel, "struct task_struct", "dl")?;
     let server = |name: &str| Ok::<_, Error>(rq.offset(offset_of(kernel, "struct rq", name)?));
-    let mut all = Vec::new();
-    for at in rbtree_for_each_entry(kernel, root, node).bound(QUEUE_BOUND) {
-        let at = at?;
+    let one = |at: GuestVirt| -> Result<DlEntity> {
         let raw: SchedDlEntity = kernel.load(at)?;
         let task = at.back(member);
         let (pid, comm) = match raw.dl_server {
@@ -425,7 +448,7 @@ fn dl(
                 (task.pid, task.comm.to_str().into_owned())
             }
         };
-        all.push(DlEntity {
+        Ok(DlEntity {
             at,
             pid,
             comm,
@@ -435,27 +458,39 @@ fn dl(
             dl_runtime: raw.dl_runtime,
             dl_deadline: raw.dl_deadline,
             dl_period: raw.dl_period,
-        });
+        })
+    };
+    let queued = rbtree_for_each_entry(kernel, root, node).bound(QUEUE_BOUND);
+    let mut all = Vec::new();
+    for at in Listing::walk("the tree of its dl_rq", queued).into_items(missing) {
+        all.extend(one(at).or_miss(missing, || format!("the sched_dl_entity {at}")));
     }
     Ok(all)
 }
 
 /// The lists of `rt_prio_array`, one a priority.
-fn rt(kernel: &Kernel, rq: GuestVirt, plan: &Plan<Queued>) -> Result<Vec<RtTask>> {
+fn rt(
+    kernel: &Kernel,
+    rq: GuestVirt,
+    plan: &Plan<Queued>,
+    missing: &mut Vec<Missing>,
+) -> Result<Vec<RtTask>> {
     let (queue, count, stride) = array(kernel, "struct rq", "rt.active.queue")?;
     let member = offset_of(kernel, "struct task_struct", "rt.run_list")?;
     let mut tasks = Vec::new();
     for prio in 0..count as u64 {
         let head = rq.offset(queue + prio * stride);
-        for at in list_for_each_entry(kernel, head, member).bound(QUEUE_BOUND) {
-            let at = at?;
-            let task = plan.load(at)?;
-            tasks.push(RtTask {
+        let what = format!("its list of priority {prio}");
+        let queued = whole_list(kernel, head, member, QUEUE_BOUND, &what);
+        for at in queued.into_items(missing) {
+            let task = plan.load(at);
+            let task = task.or_miss(missing, || format!("the task at {at} of priority {prio}"));
+            tasks.extend(task.map(|task| RtTask {
                 pid: task.pid,
                 comm: task.comm.to_str().into_owned(),
                 at,
                 prio: task.prio,
-            });
+            }));
         }
     }
     Ok(tasks)

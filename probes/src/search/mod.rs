@@ -34,7 +34,7 @@ use crate::cell::{self, Progress};
 use crate::guest::Guest;
 use crate::memory::{GuestPhys, GuestVirt};
 use crate::search::what::Identifier;
-use crate::{Error, Result};
+use crate::{Error, Missing, Result};
 
 /// Hits that are kept unless told otherwise.
 const LIMIT: usize = 100;
@@ -84,6 +84,9 @@ pub struct Hits {
     pub total: u64,
     /// Whether there may be more hits: the limit was reached, or the search was stopped.
     pub more: bool,
+    /// Parts of the memory that could not be searched.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub missing: Vec<Missing>,
 }
 
 impl Deref for Hits {
@@ -172,10 +175,11 @@ impl Search {
     pub fn run_with(&self, progress: &mut dyn FnMut(u64, u64) -> ControlFlow<()>) -> Result<Hits> {
         let kernel = self.guest.kernel()?;
         let matcher = self.needle.compile()?;
+        let mut missing = Vec::new();
         let runs = match self.space {
-            Space::Kernel => ranges::kernel(&kernel)?,
+            Space::Kernel => ranges::kernel(&kernel, &mut missing)?,
             Space::Physical => ranges::physical(&kernel),
-            Space::User(pid) => ranges::user(&self.guest, pid)?,
+            Space::User(pid) => ranges::user(&self.guest, pid, &mut missing)?,
         };
         let runs: Vec<Run> = runs
             .iter()
@@ -189,9 +193,10 @@ impl Search {
             limit: self.limit,
             found: Vec::new(),
             searched: 0,
+            missing,
         };
-        let ended = scan.all(&runs, &mut |done| progress(done, total))?;
-        let (found, searched) = (scan.found, scan.searched);
+        let ended = scan.all(&runs, &mut |done| progress(done, total));
+        let (found, searched, missing) = (scan.found, scan.searched, scan.missing);
         let identifier = Identifier::new(&self.guest)?;
         let hits: Result<Vec<Hit>> = found
             .into_iter()
@@ -207,6 +212,7 @@ impl Search {
             searched,
             total,
             more: ended.is_break(),
+            missing,
         })
     }
 

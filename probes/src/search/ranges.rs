@@ -7,7 +7,7 @@ use crate::guest::Guest;
 use crate::kernel::Kernel;
 use crate::memory::{AddressSpace, GuestPhys, GuestVirt, PhysRange};
 use crate::search::what::regions;
-use crate::{Error, Result};
+use crate::{Error, Missing, Of as _, Result};
 
 /// Most times that a region of the address space may map RAM.
 const OVER: u64 = 8;
@@ -69,7 +69,7 @@ pub(super) fn physical(kernel: &Kernel) -> Vec<Run> {
 }
 
 /// The kernel's half of the address space, as far as it maps RAM.
-pub(super) fn kernel(kernel: &Kernel) -> Result<Vec<Run>> {
+pub(super) fn kernel(kernel: &Kernel, missing: &mut Vec<Missing>) -> Result<Vec<Run>> {
     let mut runs = Vec::new();
     for region in regions(kernel)? {
         let wanted = [
@@ -89,18 +89,22 @@ pub(super) fn kernel(kernel: &Kernel) -> Result<Vec<Run>> {
             let ram = ram.map_or(0, |range| range.start.0.saturating_add(range.len));
             last = last.min(region.start.offset(ram.max(1) - 1));
         }
-        mapped(kernel.space(), region.start, last, &mut runs)?;
+        mapped(kernel.space(), region.start, last, &mut runs)
+            .or_miss(missing, || format!("the rest of the {}", region.name));
     }
     runs.sort_by_key(|run: &Run| run.start);
     Ok(runs)
 }
 
 /// The pages of a process that are in memory.
-pub(super) fn user(guest: &Guest, pid: i32) -> Result<Vec<Run>> {
+pub(super) fn user(guest: &Guest, pid: i32, missing: &mut Vec<Missing>) -> Result<Vec<Run>> {
     let space = guest.user_space(pid)?;
     let mut runs = Vec::new();
-    for vma in guest.vmas(pid)?.iter().filter(|vma| !vma.is_empty()) {
-        mapped(&space, vma.start, vma.end.back(1), &mut runs)?;
+    let vmas = guest.vmas(pid)?.into_items(missing).into_iter();
+    for vma in vmas.filter(|vma| !vma.is_empty()) {
+        mapped(&space, vma.start, vma.end.back(1), &mut runs).or_miss(missing, || {
+            format!("the rest of the mapping at {}", vma.start)
+        });
     }
     Ok(runs)
 }

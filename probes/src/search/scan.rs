@@ -4,9 +4,9 @@ use std::ops::ControlFlow;
 
 use super::needle::Matcher;
 use super::ranges::Run;
-use crate::Result;
 use crate::base::check_interrupt;
 use crate::memory::{GuestPhys, PhysMemory};
+use crate::{ErrorKind, Missing, Result};
 
 /// Bytes of a piece: few enough to stay in the processor's second cache.
 const PIECE: u64 = 256 << 10;
@@ -28,6 +28,8 @@ pub(super) struct Scan<'a> {
     pub(super) limit: usize,
     pub(super) found: Vec<Found>,
     pub(super) searched: u64,
+    /// Pieces that could not be read.
+    pub(super) missing: Vec<Missing>,
 }
 
 impl Scan<'_> {
@@ -36,7 +38,7 @@ impl Scan<'_> {
         &mut self,
         runs: &[Run],
         progress: &mut dyn FnMut(u64) -> ControlFlow<()>,
-    ) -> Result<ControlFlow<()>> {
+    ) -> ControlFlow<()> {
         let sparse = !self.matcher.matches_zeros();
         let mut buffer = Vec::new();
         for run in runs {
@@ -48,20 +50,30 @@ impl Scan<'_> {
                 let whole = (piece + self.matcher.overlap() as u64).min(len - done);
                 if !(sparse && self.is_hole(run, done, whole)) {
                     buffer.resize(whole as usize, 0);
-                    self.read(run, done, &mut buffer)?;
+                    if let Err(error) = self.read(run, done, &mut buffer) {
+                        let at = run.start.saturating_add(done);
+                        let what = format!("{piece:#x} bytes at {at:#x}");
+                        self.missing.push(Missing::new(what, &error));
+                        // Of a machine that is gone nothing more can be read.
+                        if error.kind() == ErrorKind::Machine {
+                            return ControlFlow::Break(());
+                        }
+                        done += piece;
+                        continue;
+                    }
                     if !self.piece(run, (done, piece), &buffer, &mut resume) {
                         self.searched += piece;
-                        return Ok(ControlFlow::Break(()));
+                        return ControlFlow::Break(());
                     }
                 }
                 done += piece;
                 self.searched += piece;
                 if progress(self.searched).is_break() {
-                    return Ok(ControlFlow::Break(()));
+                    return ControlFlow::Break(());
                 }
             }
         }
-        Ok(ControlFlow::Continue(()))
+        ControlFlow::Continue(())
     }
 
     /// Notes the matches that begin in a piece; `false` where there are enough. `resume` is where the last match of the
@@ -184,10 +196,9 @@ mod tests {
             limit,
             found: Vec::new(),
             searched: 0,
+            missing: Vec::new(),
         };
-        let end = scan
-            .all(&[run], &mut |_| ControlFlow::Continue(()))
-            .unwrap();
+        let end = scan.all(&[run], &mut |_| ControlFlow::Continue(()));
         for found in &scan.found {
             assert_eq!(found.bytes.len() as u64, found.len);
         }

@@ -1,5 +1,6 @@
 //! Result of a search.
 
+use crate::Missing;
 use crate::search::{Hit, Hits, Space};
 use crate::view::{Align, Table, View, bytes};
 
@@ -10,6 +11,10 @@ impl View for Hits {
 
     fn html(&self) -> Option<String> {
         table(self).html()
+    }
+
+    fn missing(&self) -> Vec<Missing> {
+        self.missing.clone()
     }
 }
 
@@ -55,6 +60,7 @@ fn table(hits: &Hits) -> Table {
         bytes(hits.searched),
         bytes(hits.total)
     ));
+    table.lacks(&hits.missing);
     table
 }
 

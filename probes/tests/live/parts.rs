@@ -19,8 +19,10 @@ const POPULATION: &str = r"
     for port in 1 2 3; do nft add rule ip klab out tcp dport $port counter accept; done
 ";
 
-/// What is damaged, how many things there are to see, and what must be named: `(things, what is missing)` before and
-/// after.
+/// How many things are shown, and what is said to be missing.
+type Seen = (usize, Vec<Missing>);
+
+/// What is damaged, and what must be named then.
 struct Case {
     what: &'static str,
     at: GuestVirt,
@@ -28,7 +30,7 @@ struct Case {
     gone: usize,
     /// A part of what is said to be missing.
     named: &'static str,
-    read: fn(&Guest) -> Result<(usize, Vec<Missing>)>,
+    read: fn(&Guest) -> Result<Seen>,
 }
 
 fn cases(guest: &Guest) -> Vec<Case> {
@@ -41,10 +43,8 @@ fn cases(guest: &Guest) -> Vec<Case> {
     ));
     let node = at("&((struct trie *)init_net.ipv4.fib_main->tb_data)->kv[0].tnode[0]");
     let node = GuestVirt(guest.kernel().unwrap().read_u64(node).unwrap());
-    let child = (0..2).map(|child| at(&format!("&((struct key_vector *){node:?})->tnode[{child}]")));
-    let child = child
-        .filter(|child| guest.kernel().unwrap().read_u64(*child).unwrap() != 0)
-        .last();
+    let mut children = (0..2).map(|child| at(&format!("&((struct key_vector *){node:?})->tnode[{child}]")));
+    let child = children.rfind(|child| guest.kernel().unwrap().read_u64(*child).unwrap() != 0);
     let module = |name: &str| {
         let modules = guest.modules().unwrap();
         modules.iter().find(|module| module.name == name).unwrap().at
@@ -96,6 +96,30 @@ fn cases(guest: &Guest) -> Vec<Case> {
                 let modules = guest.kernel()?.module_symbols()?;
                 Ok((modules.len(), modules.missing))
             },
+        },
+        Case {
+            what: "the patches of a module",
+            at: at(&format!("&((struct module *){tables:?})->jump_entries")),
+            gone: 0,
+            named: "the table of patches at 0x",
+            read: |guest| {
+                let schedule = guest.disassembly(guest.symbol("schedule")?)?;
+                Ok((schedule.instructions.len(), schedule.missing))
+            },
+        },
+        Case {
+            what: "a namespace of a task",
+            at: at("&init_task.nsproxy->uts_ns"),
+            gone: 0,
+            named: "its uts namespace",
+            read: |guest| guest.namespaces().map(|all| (all.len(), all.missing)),
+        },
+        Case {
+            what: "a zone",
+            at: at(&format!("&((struct zone *){:?})->name", guest.zones().unwrap()[0].zones[0].at)),
+            gone: 0,
+            named: "the zone at 0x",
+            read: |guest| guest.zones().map(|all| (all.len(), all.missing)),
         },
         Case {
             what: "a parameter of a module",

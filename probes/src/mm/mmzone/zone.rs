@@ -4,12 +4,11 @@ use serde::Serialize;
 
 use super::counters::{Names, shown, words};
 use super::{node_addresses, pointer, zone_addresses};
-use crate::Listing;
-use crate::Result;
 use crate::kernel::Kernel;
 use crate::memory::GuestVirt;
 use crate::object::{Mirror, Plan};
 use crate::structures::{array, offset_of, online_cpus};
+use crate::{Listing, Missing, Of as _, Result};
 
 /// A counter of one node or zone.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -157,33 +156,48 @@ struct RawZoneStat {
 pub(super) fn read(kernel: &Kernel) -> Result<Zones> {
     let names = Names::of(kernel)?;
     let cpus = online_cpus(kernel)?;
-    let mut nodes = Vec::new();
+    let mut nodes = Listing::new();
     for at in node_addresses(kernel)? {
-        let raw: RawNode = kernel.load(at)?;
-        let stats = at.offset(offset_of(kernel, "struct pglist_data", "vm_stat")?);
-        let stats = words(kernel, stats, names.node.len())?;
-        let stats = names.node.iter().zip(stats).enumerate();
-        let zones: Result<_> = zone_addresses(kernel, at)?
-            .into_iter()
-            .map(|at| zone(kernel, at, &names, &cpus))
-            .collect();
-        nodes.push(Node {
-            id: raw.node_id,
-            at,
-            start_pfn: raw.node_start_pfn,
-            spanned: raw.node_spanned_pages,
-            present: raw.node_present_pages,
-            kswapd_failures: raw.kswapd_failures,
-            stats: stats
-                .map(|(i, (name, value))| Stat {
-                    name: name.clone(),
-                    value: names.shown(i, value),
-                })
-                .collect(),
-            zones: zones?,
+        let mut missing = Vec::new();
+        nodes.take(node(kernel, at, &names, &cpus, &mut missing), || {
+            format!("the node at {at}")
         });
+        nodes.missing.extend(missing);
     }
-    Ok(Listing::from(nodes))
+    Ok(nodes)
+}
+
+fn node(
+    kernel: &Kernel,
+    at: GuestVirt,
+    names: &Names,
+    cpus: &[u32],
+    missing: &mut Vec<Missing>,
+) -> Result<Node> {
+    let raw: RawNode = kernel.load(at)?;
+    let stats = at.offset(offset_of(kernel, "struct pglist_data", "vm_stat")?);
+    let stats = words(kernel, stats, names.node.len())?;
+    let stats = names.node.iter().zip(stats).enumerate();
+    let mut zones = Vec::new();
+    for at in zone_addresses(kernel, at)? {
+        let what = || format!("node {}, the zone at {at}", raw.node_id);
+        zones.extend(zone(kernel, at, names, cpus).or_miss(missing, what));
+    }
+    Ok(Node {
+        id: raw.node_id,
+        at,
+        start_pfn: raw.node_start_pfn,
+        spanned: raw.node_spanned_pages,
+        present: raw.node_present_pages,
+        kswapd_failures: raw.kswapd_failures,
+        stats: stats
+            .map(|(i, (name, value))| Stat {
+                name: name.clone(),
+                value: names.shown(i, value),
+            })
+            .collect(),
+        zones,
+    })
 }
 
 /// The name of a zone.

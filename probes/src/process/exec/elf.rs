@@ -9,7 +9,7 @@ use crate::guest::Guest;
 use crate::memory::{AddressSpace, GuestVirt, PAGE_SIZE};
 use crate::mm::{Vma, Vmas};
 use crate::structures::offset_of;
-use crate::{Error, Result};
+use crate::{Error, Listing, Missing, Result};
 
 /// Program headers and section headers that are read at most.
 const HEADERS: u16 = 1024;
@@ -95,6 +95,9 @@ pub struct ElfImages {
     pub images: Vec<ElfImage>,
     /// All that it may execute, of these files or not.
     pub code: Vec<CodeMapping>,
+    /// Mappings and files that could not be read.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub missing: Vec<Missing>,
 }
 
 /// The vDSO of a process: the library that the kernel puts there.
@@ -131,21 +134,24 @@ pub(crate) fn vdso(guest: &Guest, pid: i32) -> Result<Vdso> {
 pub(crate) fn elf_images(guest: &Guest, pid: i32) -> Result<ElfImages> {
     let task = guest.task(pid)?;
     let (vmas, space) = (guest.vmas(pid)?, guest.user_space(pid)?);
-    let mut images = Vec::new();
+    let mut images = Listing::new();
     for vma in vmas.iter().filter(|vma| vma.offset == 0) {
         if vma.file.is_none() && vma.name != "[vdso]" {
             continue;
         }
+        let what = || format!("{} at {}", vma.name, vma.start);
         match Image::begin(&space, &vmas, vma) {
-            Ok(Some(image)) => images.push(image.read()?),
+            Ok(Some(image)) => images.take(image.read(), what),
             Ok(None) | Err(Error::NotMapped { .. }) => {}
-            Err(error) => return Err(error),
+            Err(error) => images.miss(what(), &error),
         }
     }
+    images.missing.extend(vmas.missing.iter().cloned());
     let code = vmas.iter().filter(|vma| vma.flags & VM_EXEC != 0);
     Ok(ElfImages {
         pid: task.tgid,
-        images,
+        images: images.items,
+        missing: images.missing,
         code: code
             .map(|vma| CodeMapping {
                 start: vma.start,

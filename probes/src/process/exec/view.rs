@@ -2,7 +2,7 @@
 
 use crate::cell::faces;
 use crate::process::exec::{Auxv, ElfFunction, ElfImage, ElfImages, Vdso};
-use crate::view::sections::{Sections, fields};
+use crate::view::sections::{Sections, fields, lacking};
 use crate::view::{Align, Table};
 
 /// Symbols of a library that a view lists; the rest is counted.
@@ -136,6 +136,7 @@ fn images(all: &ElfImages) -> Sections {
         ]);
     }
     sections.push(("may be executed".to_owned(), code));
+    lacking(&mut sections, &all.missing);
     Sections(sections)
 }
 

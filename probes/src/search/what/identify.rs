@@ -2,7 +2,7 @@
 
 use std::cell::RefCell;
 
-use super::known::Known;
+use super::known::{Known, Stack};
 use super::number;
 use super::region::{self, Region};
 use super::{Thing, What, about};
@@ -167,8 +167,15 @@ impl Identifier {
             what.things.push(Thing::Vmalloc(area.clone()));
         }
         let stacks = self.known.stacks().or_miss(missing, || "the tasks' stacks");
-        let mut stacks = stacks.into_iter().flatten();
-        if let Some(stack) = stacks.find(|stack| stack.start <= at && at < stack.end) {
+        let holds = |stack: &&Stack| stack.start <= at && at < stack.end;
+        let found = stacks.and_then(|stacks| stacks.iter().find(holds));
+        if let (Some(stacks), None) = (stacks, found)
+            && self.region(at).name.starts_with("vmalloc")
+        {
+            // It may be the stack of one of those that could not be read.
+            missing.extend(stacks.missing.iter().cloned());
+        }
+        if let Some(stack) = found {
             what.things.push(Thing::Stack {
                 pid: stack.pid,
                 comm: stack.comm.clone(),

@@ -10,9 +10,9 @@ use crate::kernel::{Kernel, ModuleSymbols};
 use crate::memory::{GuestPhys, GuestVirt, PAGE_SIZE};
 use crate::mm::vmalloc::{self, VmallocAreas};
 use crate::object::{FixedStr, Mirror, Plan};
-use crate::sched::{for_each_process, for_each_thread};
+use crate::sched::for_each_thread;
 use crate::structures::{offset_of, online_cpus, per_cpu_ptr, possible_cpus};
-use crate::{Listing, Result};
+use crate::{Listing, Of as _, Result};
 
 /// Tasks whose stacks are noted at most.
 const STACK_BOUND: usize = 1 << 20;
@@ -44,7 +44,6 @@ struct StackOwner {
     pid: i32,
     comm: FixedStr<16>,
     stack: GuestVirt,
-    signal: GuestVirt,
 }
 
 /// The value of a cell, made at first use, or why it could not be: a search asks for thousands of addresses.
@@ -61,7 +60,7 @@ pub(super) struct Known {
     modules: OnceCell<Result<Listing<ModuleSymbols>>>,
     made: OnceCell<Result<Vec<MadeCode>>>,
     areas: OnceCell<Result<VmallocAreas>>,
-    stacks: OnceCell<Result<Vec<Stack>>>,
+    stacks: OnceCell<Result<Listing<Stack>>>,
     per_cpu: OnceCell<Result<Option<PerCpu>>>,
     mapped: OnceCell<Result<HashMap<u64, GuestVirt>>>,
 }
@@ -143,15 +142,16 @@ impl Known {
     }
 
     /// The stacks of all threads and of the idle tasks.
-    pub(super) fn stacks(&self) -> Result<&Vec<Stack>> {
+    pub(super) fn stacks(&self) -> Result<&Listing<Stack>> {
         once(&self.stacks, || {
             let kernel = &self.kernel;
             let size = self.guest.thread_size()?;
             let plan = Plan::<StackOwner>::new(kernel)?;
-            let mut stacks = Vec::new();
+            let mut stacks = Listing::new();
+            let mut missing = Vec::new();
             let mut note = |owner: StackOwner| {
                 if !owner.stack.is_null() {
-                    stacks.push(Stack {
+                    stacks.items.push(Stack {
                         start: owner.stack,
                         end: owner.stack.offset(size),
                         pid: owner.pid,
@@ -160,11 +160,8 @@ impl Known {
                 }
                 stacks.len() < STACK_BOUND
             };
-            // A running guest forks and exits meanwhile: what cannot be read any more has no stack either.
-            for leader in for_each_process(kernel)?.map_while(Result::ok) {
-                let Ok(leader) = plan.load(leader) else {
-                    continue;
-                };
+            for leader in self.guest.tasks()?.into_items(&mut missing) {
+                // A running guest forks and exits meanwhile: what cannot be read any more has no stack either.
                 for thread in for_each_thread(kernel, leader.signal)?.map_while(Result::ok) {
                     let Ok(thread) = plan.load(thread) else { break };
                     if !note(thread) {
@@ -175,9 +172,13 @@ impl Known {
             let idle = offset_of(kernel, "struct rq", "idle")?;
             for cpu in online_cpus(kernel)? {
                 let rq = per_cpu_ptr(kernel, "runqueues", cpu)?;
-                let task = GuestVirt(kernel.read_u64(rq.offset(idle))?);
-                note(plan.load(task)?);
+                let task = kernel.read_u64(rq.offset(idle)).map(GuestVirt);
+                let task = task.and_then(|task| plan.load(task));
+                if let Some(task) = task.or_miss(&mut missing, || format!("idle of CPU {cpu}")) {
+                    note(task);
+                }
             }
+            stacks.missing = missing;
             Ok(stacks)
         })
     }

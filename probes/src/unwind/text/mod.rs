@@ -61,7 +61,8 @@ pub struct Disassembly {
     pub here: GuestVirt,
     /// Its instructions, without what fills the room to the next function.
     pub instructions: Vec<Instruction>,
-    /// The modules whose symbols cannot be read, if an instruction goes to what may be one of them.
+    /// Tables of patches that cannot be read; the modules whose symbols cannot be, if an instruction goes to what may be in
+    /// one of them.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub missing: Vec<Missing>,
 }
@@ -102,13 +103,13 @@ pub(crate) fn disassembly(kernel: &Kernel, at: GuestVirt) -> Result<Disassembly>
         kernel.read(start, &mut code)?;
         Ok(code)
     })?;
-    let sites = Sites::between(kernel, start..end)?;
+    let mut missing = Vec::new();
+    let sites = Sites::between(kernel, start..end, &mut missing)?;
     let instructions = decode(&names, &sites, start, &code);
     let mut targets = instructions.iter().filter_map(|one| one.target);
-    let missing = match targets.any(|target| names.at(target).is_none()) {
-        true => names.modules.missing.clone(),
-        false => Vec::new(),
-    };
+    if targets.any(|target| names.at(target).is_none()) {
+        missing.extend(names.modules.missing.iter().cloned());
+    }
     Ok(Disassembly {
         instructions,
         function: symbol.name,

@@ -4,11 +4,11 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 
 use super::Names;
-use crate::Result;
 use crate::kernel::Kernel;
 use crate::memory::GuestVirt;
 use crate::object::Mirror;
-use crate::structures::{list_for_each_entry, offset_of};
+use crate::structures::{offset_of, whole_list};
+use crate::{Missing, Of as _, Result};
 
 /// Bytes of tables that are read at most: a kernel's own have some hundred KiB.
 const MOST: u64 = 16 << 20;
@@ -42,7 +42,12 @@ struct Module {
 }
 
 impl Sites {
-    pub(super) fn between(kernel: &Kernel, code: Range<GuestVirt>) -> Result<Self> {
+    /// The places in a piece of code; the tables that cannot be read are missing.
+    pub(super) fn between(
+        kernel: &Kernel,
+        code: Range<GuestVirt>,
+        missing: &mut Vec<Missing>,
+    ) -> Result<Self> {
         let mut sites = BTreeMap::new();
         let (mut jumps, mut calls) = (Vec::new(), Vec::new());
         let symbols = kernel.symbols()?;
@@ -53,8 +58,11 @@ impl Sites {
         }
         if let Some(head) = symbols.lookup("modules") {
             let list = offset_of(kernel, "struct module", "list")?;
-            for module in list_for_each_entry(kernel, head, list).bound(MODULE_BOUND) {
-                let module: Module = kernel.load(module?)?;
+            let modules = whole_list(kernel, head, list, MODULE_BOUND, "the list of modules");
+            for at in modules.into_items(missing) {
+                let module = kernel.load::<Module>(at);
+                let module = module.or_miss(missing, || format!("the module at {at}"));
+                let Some(module) = module else { continue };
                 let table = |at: Option<GuestVirt>, count: Option<u32>, size: u64| {
                     Some((at?, u64::from(count?) * size)).filter(|(at, _)| !at.is_null())
                 };
@@ -68,7 +76,7 @@ impl Sites {
         }
         // Addresses are relative to the words that hold them; the lowest bits of a key are flags.
         let from = |at: GuestVirt, to: i64| GuestVirt(at.0.wrapping_add_signed(to));
-        for (at, entry) in entries(kernel, &jumps, JUMP.0)? {
+        for (at, entry) in entries(kernel, &jumps, JUMP.0, missing) {
             let place = from(at, word(&entry, 0).into());
             if code.contains(&place) {
                 let target = from(at.offset(4), word(&entry, 4).into());
@@ -82,7 +90,7 @@ impl Sites {
                 sites.insert(place, Site::Key { key, target });
             }
         }
-        for (at, entry) in entries(kernel, &calls, CALL.0)? {
+        for (at, entry) in entries(kernel, &calls, CALL.0, missing) {
             let place = from(at, word(&entry, 0).into());
             if code.contains(&place) {
                 let key = from(at.offset(4), i64::from(word(&entry, 4)) & !3);
@@ -129,15 +137,20 @@ fn entries(
     kernel: &Kernel,
     tables: &[(GuestVirt, u64)],
     size: u64,
-) -> Result<Vec<(GuestVirt, Vec<u8>)>> {
+    missing: &mut Vec<Missing>,
+) -> Vec<(GuestVirt, Vec<u8>)> {
     let mut all = Vec::new();
     for (start, len) in tables {
         let mut bytes = vec![0; (*len).min(MOST) as usize];
-        kernel.read(*start, &mut bytes)?;
+        let read = kernel.read(*start, &mut bytes);
+        let what = || format!("the table of patches at {start}");
+        if read.or_miss(missing, what).is_none() {
+            continue;
+        }
         let each = bytes.chunks_exact(size as usize).enumerate();
         all.extend(each.map(|(i, entry)| (start.offset(i as u64 * size), entry.to_vec())));
     }
-    Ok(all)
+    all
 }
 
 fn word(entry: &[u8], at: usize) -> i32 {
