@@ -124,7 +124,7 @@ impl Kernel {
         Ok(modules)
     }
 
-    /// Which modules' types cannot be read, as the end of a sentence that says that something is not there.
+    /// Which modules' types cannot be read, or are nowhere, as the end of a sentence that says that something is not there.
     pub fn unread_types(&self) -> String {
         let all = match self.module_btfs() {
             Ok(all) => all,
@@ -137,7 +137,26 @@ impl Kernel {
                 module.name
             ))
         });
-        unread.collect()
+        unread.collect::<String>() + &self.without_btf(&all)
+    }
+
+    /// The modules that have none: Rust's have not, nor has what was built without the kernel's own types at hand.
+    fn without_btf(&self, all: &[ModuleBtf]) -> String {
+        if self.find_symbol("btf_modules").ok().flatten().is_none() {
+            return String::new();
+        }
+        let modules = self.module_symbols().unwrap_or_default();
+        let none = |name: &str| all.iter().all(|module| module.name != name);
+        let names = modules.iter().map(|module| module.module.as_str());
+        let names: Vec<&str> = names.filter(|name| none(name)).collect();
+        match names.as_slice() {
+            [] => String::new(),
+            [one] => format!("; the module {one} has no BTF, so its types are not known"),
+            several => format!(
+                "; the modules {} have no BTF, so their types are not known",
+                several.join(", ")
+            ),
+        }
     }
 
     fn module_btf(&self, at: GuestVirt, offsets: &Offsets, parsed: &Parsed) -> Result<Arc<Btf>> {

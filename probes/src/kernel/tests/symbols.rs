@@ -131,6 +131,16 @@ fn two_modules_damaged(
         ("mem", mem, 640),
     ];
     pair(&mut btf, "module", &members, 112);
+    let types = [
+        ("data", pointer, 0),
+        ("data_size", int, 64),
+        ("id", int, 96),
+        ("start_id", int, 128),
+        ("name", name, 160),
+    ];
+    pair(&mut btf, "btf", &types, 80);
+    let types = [("list", list, 0), ("btf", pointer, 128)];
+    pair(&mut btf, "btf_module", &types, 24);
     btf.structure("slab", 8, &[("flags", pointer, 0)]);
     let mut fake = FakeKernel::new();
     fake.btf(&btf.bytes()).unwrap();
@@ -203,6 +213,18 @@ fn a_module_that_cannot_be_read_hides_no_other() {
         name(tun.offset(20)),
         format!("{} [tun, its symbols cannot be read]", tun.offset(20))
     );
+}
+
+#[test]
+fn modules_without_types_are_named_where_a_type_is_not_found() {
+    let (kernel, ..) = two_modules_damaged(|fake, _| {
+        let head = fake.symbol("btf_modules", 'd', &[0; 16]).unwrap();
+        fake.write_u64(head, head.0).unwrap();
+    });
+    let error = kernel.resolve_type("struct nothing_like_it").unwrap_err();
+    let error = error.to_string();
+    let said = "the modules tun, loop have no BTF, so their types are not known";
+    assert!(error.contains(said), "{error}");
 }
 
 #[test]
