@@ -190,7 +190,8 @@ impl Machine {
                 std::thread::sleep(LOOK);
             }
         }
-        if !self.lives() {
+        // Whoever went back may have been killed on the way.
+        if !self.lives() || !self.generation().is_multiple_of(2) {
             self.relaunch(&meta)?;
         }
         Ok(meta)
