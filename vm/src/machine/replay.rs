@@ -180,8 +180,11 @@ impl Machine {
             meta.recording = Some(recording);
             meta.write(self.run_dir())?;
         }
+        // Whoever went back may have been killed on the way: then nothing can be asked of the QEMU that it has started.
+        let whole = self.generation().is_multiple_of(2) && self.lives();
         // Also one whose end somebody began, and was killed.
-        if self.lives() && self.qmp()?.records()? {
+        let records = whole && self.qmp()?.records()?;
+        if records {
             let _lock = self.lock()?;
             // A record whose QEMU was killed cannot be replayed.
             self.qmp()?.quit();
@@ -190,8 +193,7 @@ impl Machine {
                 std::thread::sleep(LOOK);
             }
         }
-        // Whoever went back may have been killed on the way.
-        if !self.lives() || !self.generation().is_multiple_of(2) {
+        if records || !whole {
             self.relaunch(&meta)?;
         }
         Ok(meta)
