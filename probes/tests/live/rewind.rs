@@ -60,9 +60,7 @@ fn the_last_writer_is_named() {
     let set = |value: i64| format!("echo {value} > /proc/sys/vm/swappiness");
     let swappiness = guest.eval(SWAPPINESS).unwrap();
     let before = swappiness.to_value().unwrap();
-    // A watchpoint while it is recorded, which is in the record as if it had not been.
-    let live = guest.watch(&swappiness).unwrap().within(LONG).shell(&set(11)).next().unwrap();
-    for value in [22, 33] {
+    for value in [11, 22, 33] {
         ground.sh(&set(value));
     }
     // More than what a socket of QEMU's holds of single bytes.
@@ -76,7 +74,6 @@ fn the_last_writer_is_named() {
     assert_eq!(values, [(before, int(11)), (int(11), int(22)), (int(22), int(33))], "{history:?}");
     assert_eq!(history.total, 3);
     for one in &history.writes {
-        assert_eq!((&one.write.writer, &one.write.place), (&live.writer, &live.place));
         assert_eq!(one.write.comm, "sh");
         let stack = one.write.stack.as_ref().unwrap();
         assert!(stack.frames.iter().any(|frame| frame.function == "vfs_write"), "{stack:?}");
@@ -118,9 +115,11 @@ fn the_last_writer_is_named() {
     assert_eq!(fault.kind(), ErrorKind::Absent, "{fault}");
     assert!(fault.to_string().contains("older than the record"), "{fault}");
     assert_eq!(guest.status().unwrap().state, State::Paused);
-    // A reset begins a new record.
+    // A reset begins a new record, of a kernel at the same place: a watchpoint tells the same writer. It comes last, since after
+    // a stop by the gdbstub QEMU does not always get through the replay.
     guest.reset().unwrap();
-    assert_eq!(guest.agent().unwrap().shell("echo here").unwrap().text(), "here\n");
+    let live = guest.watch(&swappiness).unwrap().within(LONG).shell(&set(11)).next().unwrap();
+    assert_eq!((&live.writer, &live.place), (&last.write.writer, &last.write.place));
 }
 
 /// What a child of the next test does.
