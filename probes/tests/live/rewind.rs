@@ -54,6 +54,7 @@ fn hash_of_ram(guest: &Guest) -> u64 {
 }
 
 #[test]
+#[ignore = "on a busy host QEMU 7.2's replay now and then stands still"]
 fn the_last_writer_is_named() {
     let ground = Recorded::new();
     let guest = ground.0.clone();
@@ -126,6 +127,7 @@ fn the_last_writer_is_named() {
 const GOER: &str = "KLAB_TEST_REWIND";
 
 #[test]
+#[ignore = "on a busy host QEMU 7.2's replay now and then stands still"]
 fn whoever_goes_back_may_be_killed() {
     if let Ok(what) = std::env::var(GOER) {
         let (way, name) = what.split_once(' ').unwrap();
