@@ -172,8 +172,12 @@ fn start(up: &Up, cx: &mut Context<'_>) -> Result<Output> {
 /// `512 MiB, 2 CPUs, tcg`.
 fn shape(status: &Status) -> String {
     let plural = if status.cpus == 1 { "" } else { "s" };
+    let recorded = match &status.recording {
+        Some(recording) if recording.last.is_none() => ", recorded",
+        _ => "",
+    };
     format!(
-        "{} MiB, {} CPU{plural}, {}",
+        "{} MiB, {} CPU{plural}, {}{recorded}",
         status.memory >> 20,
         status.cpus,
         status.accel
