@@ -21,7 +21,9 @@ fn writes_are_what_the_kernel_reads(kernel: &str) {
     assert_eq!((done.old, done.new), (Value::Int(before), Value::Int(7)));
     assert_eq!(ground.sh("cat /proc/sys/vm/swappiness"), "7\n");
     // A text: the task's name in /proc, and nothing left of a longer one.
-    let pid: i32 = ground.sh("sleep 1000 >/dev/null 2>&1 </dev/null & echo $!").trim().parse().unwrap();
+    // An execve would give it its name anew.
+    let line = "sleep 1000 >/dev/null 2>&1 </dev/null & while [ \"$(cat /proc/$!/comm)\" != sleep ]; do :; done; echo $!";
+    let pid: i32 = ground.sh(line).trim().parse().unwrap();
     let task = guest.find_task(pid).unwrap();
     let comm = task.member("comm").unwrap();
     for name in ["fifteen letters", "hello"] {
