@@ -3,7 +3,6 @@
 use anyhow::Result;
 use clap::Args;
 use probes::guest::Guest;
-use probes::object::NewValue;
 
 use super::output::Output;
 use super::source::Source;
@@ -13,7 +12,7 @@ use super::source::Source;
 pub(crate) struct Set {
     /// The variable or member, as a C expression: `jiffies`, `init_task.comm`, `((struct task_struct *)0x..)->prio`
     expression: String,
-    /// The value, as a C expression: `7`, `-1`, `&init_task`, `"text"`; for an enumeration also the name of an enumerator
+    /// The value, as a C expression: `7`, `-1`, `&init_task`, `"text"`; a word that is none is a text, or an enumerator's name
     #[arg(allow_hyphen_values = true)]
     value: String,
     /// Write to a machine that klab did not start, too: no reset of klab's undoes it
@@ -29,17 +28,7 @@ pub(super) fn run(what: &Set, guest: &Guest) -> Result<Output> {
         true => guest.writable_attached()?,
         false => guest.writable()?,
     };
-    // A name that is no expression may be an enumerator's.
-    let value = match guest.eval(&what.value) {
-        Ok(object) => NewValue::of(&object)?,
-        Err(_) if is_name(&what.value) => what.value.as_str().into(),
-        Err(error) => return Err(error.into()),
-    };
-    Output::of(&change.set(&what.expression, value)?)
-}
-
-fn is_name(text: &str) -> bool {
-    text.chars().all(|c| c.is_ascii_alphanumeric() || c == '_')
+    Output::of(&change.set_c(&what.expression, &what.value)?)
 }
 
 /// The cell of it.
@@ -51,9 +40,5 @@ pub(super) fn code(what: &Set, guest: &str) -> String {
     let Set {
         expression, value, ..
     } = what;
-    let value = match value.parse::<i64>() {
-        Ok(number) => format!("{number}_i64"),
-        Err(_) => format!("probes::object::NewValue::of(&{guest}.eval({value:?})?)?"),
-    };
-    format!("{guest}.{allow}()?.set({expression:?}, {value})?")
+    format!("{guest}.{allow}()?.set_c({expression:?}, {value:?})?")
 }

@@ -25,7 +25,7 @@ use vm::{Machine, Part};
 use crate::guest::Guest;
 use crate::memory::{GuestVirt, PAGE_SIZE};
 use crate::object::{NewValue, Object, Value};
-use crate::{Error, Result};
+use crate::{Error, ErrorKind, Result};
 
 /// A guest whose memory may be written to.
 #[derive(Debug, Clone)]
@@ -97,6 +97,20 @@ impl Writable {
             let object = guest.eval(expression)?;
             self.write(expression.to_owned(), &object, &value)
         })
+    }
+
+    /// Writes the value of a C expression: a number, `&init_task`, `"text"`. A word that is none is a text, or an enumerator's name.
+    ///
+    /// # Errors
+    /// Those of [`Guest::eval`] and of [`store`](Self::store).
+    pub fn set_c(&self, expression: &str, value: &str) -> Result<Change> {
+        let is_word = value.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
+        let value = match self.guest.eval(value) {
+            Ok(object) => NewValue::of(&object)?,
+            Err(error) if is_word && error.kind() == ErrorKind::Absent => value.into(),
+            Err(error) => return Err(error),
+        };
+        self.set(expression, value)
     }
 
     /// Writes to an object in memory.

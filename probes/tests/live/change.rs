@@ -58,6 +58,16 @@ fn writes_are_what_the_kernel_reads(kernel: &str) {
         })
         .unwrap();
 
+    // As a command has them: words.
+    let name = format!("((struct task_struct *){:#x})->comm", task.pointer().unwrap().0);
+    for value in ["a_word", "\"a text\""] {
+        change.set_c(&name, value).unwrap();
+        assert_eq!(ground.sh(&format!("cat /proc/{pid}/comm")).trim(), value.trim_matches('"'));
+    }
+    assert!(change.set_c(&name, "no text (").is_err());
+    let expression = "*(int *)&vm_swappiness";
+    assert_eq!(change.set_c(expression, "2 * 4").unwrap().new, Value::Int(8));
+
     // What does not fit is refused, and nothing is written.
     let told = machine.writes().len();
     for (what, value, kind) in [
@@ -77,7 +87,7 @@ fn writes_are_what_the_kernel_reads(kernel: &str) {
     assert_eq!(machine.writes().len(), told);
 
     // All are told, by whoever asks, until the reset.
-    assert_eq!(told, 8);
+    assert_eq!(told, 11);
     assert!(machine.writes()[0].contains("vm_swappiness = 7"));
     assert_eq!(Machine::attach(machine.name()).unwrap().status().writes.len(), told);
     let mut machine = machine;
