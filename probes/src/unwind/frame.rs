@@ -197,7 +197,12 @@ impl<'k> Walker<'k> {
                 if sp <= state.sp && !elsewhere {
                     return lost(format!("the stack does not go on at {sp}"));
                 }
-                Ok(State::called(self.returned(ip, slot, way)?, sp, state.bp))
+                let ip = self.returned(ip, slot, way)?;
+                Ok(State {
+                    // Where a task begins that has just been switched to for the first time: nobody called it.
+                    exact: self.is_fork(ip),
+                    ..State::called(ip, sp, state.bp)
+                })
             }
         };
         let mut next = match next {
