@@ -9,6 +9,7 @@ use probes::sched::{Task, TaskState};
 use probes::text::Instruction;
 use probes::unwind::{Frame, StackKind, StackTrace, TraceEnd};
 use probes::view::View as _;
+use vm::Options;
 use vm::agent::WorkloadKind;
 
 use crate::ground::Ground;
@@ -356,7 +357,13 @@ pub(crate) fn while_traced(kernel: &str) {
     // Where sleepers are, and what runs often: all functions would be too many for an emulated CPU.
     const TRACED: &str = "schedule schedule_timeout schedule_hrtimeout* do_nanosleep hrtimer_nanosleep vfs_* ksys_* \
                           pipe_* do_epoll_wait do_poll* do_wait kernel_wait4 ip_* icmp_* rcu_gp_* inet_* sock_*";
-    let mut ground = Ground::new(kernel);
+    // Of two CPUs QEMU may go on to run what one has translated when the other has patched it, which kills the guest.
+    let mut ground = Ground::of(Options {
+        kernel: kernel.parse().unwrap(),
+        cpus: 1,
+        ..Options::default()
+    });
+    ground.fill();
     let mut ledger = Ledger::new(format!("stacks while traced on {kernel}"));
     ground.sh("ip link set lo up; (setsid ping -q -i 0.01 127.0.0.1 >/dev/null 2>&1 &)");
     // A return probe of a function that is under way.
