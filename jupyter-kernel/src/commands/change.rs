@@ -12,7 +12,7 @@ use super::source::Source;
 pub(crate) struct Set {
     /// The variable or member, as a C expression: `jiffies`, `init_task.comm`, `((struct task_struct *)0x..)->prio`
     expression: String,
-    /// The value, as a C expression: `7`, `-1`, `&init_task`, `"text"`; a word that is none is a text, or an enumerator's name
+    /// The value, as a C expression: `7`, `-1`, `&init_task`, or the text of a `char` array
     #[arg(allow_hyphen_values = true)]
     value: String,
     /// Write to a machine that klab did not start, too: no reset of klab's undoes it

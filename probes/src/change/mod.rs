@@ -99,11 +99,15 @@ impl Writable {
         })
     }
 
-    /// Writes the value of a C expression: a number, `&init_task`, `"text"`. A word that is none is a text, or an enumerator's name.
+    /// Writes the value of a C expression: a number, `&init_task`, `"text"`. For a `char` array what is no string literal is the text itself,
+    /// and for an enumeration a word may be an enumerator's name.
     ///
     /// # Errors
     /// Those of [`Guest::eval`] and of [`store`](Self::store).
     pub fn set_c(&self, expression: &str, value: &str) -> Result<Change> {
+        if self.guest.eval(expression)?.is_char_array()? && !value.starts_with('"') {
+            return self.set(expression, value);
+        }
         let is_word = value.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
         let value = match self.guest.eval(value) {
             Ok(object) => NewValue::of(&object)?,
@@ -157,8 +161,7 @@ impl Writable {
         let mut parts = Vec::new();
         let (mut at, mut rest) = (at, bytes);
         while !rest.is_empty() {
-            let walk = kernel.space().walk(at)?;
-            if walk.phys.is_some() && !walk.steps.iter().any(|step| step.entry.no_execute()) {
+            if kernel.space().is_executable(at)? {
                 return Err(Error::Invalid(format!(
                     "{at} is code: QEMU goes on to run what it has translated before; gdb writes it (`klab status --json` has its socket)"
                 )));

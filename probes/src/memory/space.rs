@@ -166,6 +166,12 @@ impl AddressSpace {
         })
     }
 
+    /// Whether the processor would fetch instructions at an address: no entry on the way there forbids it.
+    pub fn is_executable(&self, at: GuestVirt) -> Result<bool> {
+        let walk = self.walk(at)?;
+        Ok(walk.phys.is_some() && !walk.steps.iter().any(|step| step.entry.no_execute()))
+    }
+
     /// The walk of the page tables for `at`, level by level, also where it ends at an entry that is not present.
     ///
     /// Always by the tables, never by the linear rule.

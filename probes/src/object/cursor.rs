@@ -279,7 +279,9 @@ impl Object {
         let name = shown(&symbol.name);
         let all = self.kernel.definitions(&symbol.name).unwrap_or_default();
         let found = all.iter().find(|one| one.symbol.at == at);
-        let code = found.is_some_and(|one| matches!(one.symbol.kind, 't' | 'T' | 'w' | 'W'));
+        // The linker's letter is that of the section, which data may share with code: `vm_swappiness` has a T.
+        let code = found.is_some_and(|one| matches!(one.symbol.kind, 't' | 'T' | 'w' | 'W'))
+            && self.kernel.space().is_executable(at).unwrap_or(true);
         Error::Invalid(match code {
             true => format!(
                 "`{name}` is code whose type is not in BTF: `klab dis` shows it, &{name} is its address"

@@ -58,6 +58,14 @@ impl NewValue {
 }
 
 impl Object {
+    /// Whether it is a `char` array, whose value is a text.
+    pub(crate) fn is_char_array(&self) -> Result<bool> {
+        Ok(match self.c_type().form()? {
+            Form::Array(element, _) => matches!(element.form()?, Form::Int(Int { char: true, .. })),
+            _ => false,
+        })
+    }
+
     /// The bytes to write for a value, and where. Of a bit field those around it are what they are now, so the guest is to stand
     /// still.
     pub(crate) fn encode(&self, value: &NewValue) -> Result<(GuestVirt, Vec<u8>)> {

@@ -60,12 +60,14 @@ fn writes_are_what_the_kernel_reads(kernel: &str) {
 
     // As a command has them: words.
     let name = format!("((struct task_struct *){:#x})->comm", task.pointer().unwrap().0);
-    for value in ["a_word", "\"a text\""] {
+    for value in ["a_word", "\"a text\"", "by words ("] {
         change.set_c(&name, value).unwrap();
         assert_eq!(ground.sh(&format!("cat /proc/{pid}/comm")).trim(), value.trim_matches('"'));
     }
-    assert!(change.set_c(&name, "no text (").is_err());
     let expression = "*(int *)&vm_swappiness";
+    assert!(change.set_c(expression, "no value (").is_err());
+    let fault = change.set_c("vm_swappiness", "1").unwrap_err();
+    assert!(fault.to_string().contains("cast its address"), "{fault}");
     assert_eq!(change.set_c(expression, "2 * 4").unwrap().new, Value::Int(8));
 
     // What does not fit is refused, and nothing is written.
@@ -87,7 +89,7 @@ fn writes_are_what_the_kernel_reads(kernel: &str) {
     assert_eq!(machine.writes().len(), told);
 
     // All are told, by whoever asks, until the reset.
-    assert_eq!(told, 11);
+    assert_eq!(told, 12);
     assert!(machine.writes()[0].contains("vm_swappiness = 7"));
     assert_eq!(Machine::attach(machine.name()).unwrap().status().writes.len(), told);
     let mut machine = machine;
