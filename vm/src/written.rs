@@ -6,8 +6,8 @@
 //! LINE              a write, in words
 //! ```
 
-use std::fs::{self, File};
-use std::io::{ErrorKind, Read as _, Write as _};
+use std::fs::File;
+use std::io::{BufRead as _, BufReader, ErrorKind, Read as _, Write as _};
 use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 
@@ -83,12 +83,22 @@ fn place<'a>(files: &'a [RamFile], part: &Part) -> Option<(&'a RamFile, u64)> {
 
 /// The writes to the guest in `folder`, the first one first.
 pub(crate) fn of(folder: &Path) -> Vec<String> {
-    let mut text = String::new();
-    let file = File::open(folder.join(NAME));
-    let read = file.and_then(|file| file.take(LONGEST).read_to_string(&mut text));
+    let (path, mut bytes) = (lease::home(folder).join(NAME), Vec::new());
+    match File::open(&path).and_then(|file| file.take(LONGEST).read_to_end(&mut bytes)) {
+        Ok(_) => {}
+        Err(error) if error.kind() == ErrorKind::NotFound => return Vec::new(),
+        // That there is one says that something was written.
+        Err(error) => {
+            return vec![format!(
+                "what cannot be read from {}: {error}",
+                path.display()
+            )];
+        }
+    }
+    let text = String::from_utf8_lossy(&bytes);
     let mut lines = text.lines();
-    match (read, head(folder)) {
-        (Ok(_), Some(head)) if lines.next() == Some(&head) => lines.map(str::to_owned).collect(),
+    match head(folder) {
+        Some(head) if lines.next() == Some(&head) => lines.map(str::to_owned).collect(),
         _ => Vec::new(),
     }
 }
@@ -99,10 +109,14 @@ fn head(folder: &Path) -> Option<String> {
 }
 
 fn note(folder: &Path, what: &str) -> Result<()> {
-    let path = folder.join(NAME);
+    // Of one QEMU with several names there is one.
+    let path = lease::home(folder).join(NAME);
     let head = head(folder).unwrap_or_default();
-    let known = match fs::read_to_string(&path) {
-        Ok(text) => text.lines().next() == Some(&head),
+    let mut first = String::new();
+    let known = match File::open(&path)
+        .and_then(|file| BufReader::new(file.take(LONGEST)).read_line(&mut first))
+    {
+        Ok(_) => first.trim_end() == head,
         Err(error) if error.kind() == ErrorKind::NotFound => false,
         Err(error) => return Err(error).at("read", &path),
     };

@@ -11,6 +11,8 @@ pub(crate) struct Failures {
     /// The names as the runner knows them.
     pub(crate) names: BTreeSet<String>,
     words: BTreeMap<String, Vec<String>>,
+    /// Test programs of cargo's that have begun, less those that have said how they ended: one that dies says nothing.
+    pub(crate) open: i64,
     /// The test whose words these lines are; what was printed when its panic was traced is left out.
     of: Option<(String, bool)>,
 }
@@ -19,6 +21,11 @@ impl Failures {
     /// Takes the next line: cargo's `test NAME ... FAILED` and `---- NAME stdout ----`, pytest's `FAILED FILE::NAME - WHY`, and
     /// `LESSON.md FAILED`.
     pub(crate) fn line(&mut self, line: &str) {
+        if line.starts_with("running ") && (line.ends_with(" tests") || line.ends_with(" test")) {
+            self.open += 1;
+        } else if line.starts_with("test result: ") {
+            self.open -= 1;
+        }
         if let Some(name) = line
             .strip_prefix("---- ")
             .and_then(|rest| rest.strip_suffix(" stdout ----"))
@@ -127,6 +134,14 @@ mod tests {
                 "live: net::c failed"
             ]
         );
+    }
+
+    #[test]
+    fn a_program_that_dies_stays_open() {
+        let died = ["running 2 tests", "test a ... FAILED", "running 1 test"];
+        let ended = "test result: ok. 1 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out; finished in 0.00s";
+        assert_eq!(of(&[died[0], died[1], died[2], ended]).open, 1);
+        assert_eq!(of(&[died[0], ended]).open, 0);
     }
 
     #[test]

@@ -20,7 +20,7 @@
 mod view;
 
 use serde::Serialize;
-use vm::{Machine, Part};
+use vm::Part;
 
 use crate::guest::Guest;
 use crate::memory::{GuestVirt, PAGE_SIZE};
@@ -31,7 +31,6 @@ use crate::{Error, ErrorKind, Result};
 #[derive(Debug, Clone)]
 pub struct Writable {
     guest: Guest,
-    machine: Machine,
 }
 
 /// A write that was made.
@@ -81,7 +80,6 @@ impl Guest {
         }
         Ok(Writable {
             guest: self.clone(),
-            machine,
         })
     }
 }
@@ -132,12 +130,13 @@ impl Writable {
         let (at, bytes) = object.encode(value)?;
         let old = object.to_value()?;
         let parts = self.parts(object, at, &bytes)?;
-        let name = self.machine.name();
+        // Of a machine that klab did not start QEMU was asked anew where its RAM is, when it was paused.
+        let machine = self.guest.machine()?;
         let said = match value {
             NewValue::Number(number) => format!("{what} = {number}"),
             NewValue::Text(text) => format!("{what} = {text:?}"),
         };
-        self.machine.write(&said, &parts)?;
+        machine.write(&said, &parts)?;
         let mut back = vec![0; bytes.len()];
         object.kernel().read(at, &mut back)?;
         if back != bytes {
@@ -151,7 +150,7 @@ impl Writable {
             ty: object.type_name(),
             old,
             new: object.to_value()?,
-            guest: name.to_owned(),
+            guest: machine.name().to_owned(),
         })
     }
 

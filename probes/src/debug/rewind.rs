@@ -3,7 +3,7 @@
 //! ```no_run
 //! # use probes::prelude::*;
 //! # fn demo(guest: &Guest) -> probes::Result<()> {
-//! let write = guest.last_write(&guest.eval("vm_swappiness")?)?;
+//! let write = guest.last_write(&guest.eval("*(int *)&vm_swappiness")?)?;
 //! // The task list as it was before that instruction.
 //! guest.seek(write.instruction - 1)?;
 //! guest.tasks()?;

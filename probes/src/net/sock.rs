@@ -1,6 +1,6 @@
 //! Sockets: `struct sock` (`include/net/sock.h`), with what `/proc/net/tcp` and its like say of them.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use serde::Serialize;
@@ -439,7 +439,8 @@ impl<'k> Reader<'k> {
         let mut wanted: Vec<GuestVirt> = all.iter().filter_map(of).collect();
         wanted.sort_unstable();
         wanted.dedup();
-        wanted.retain(|at| all.iter().all(|socket| socket.at != *at));
+        let known: HashSet<GuestVirt> = all.iter().map(|socket| socket.at).collect();
+        wanted.retain(|at| !known.contains(at));
         for at in wanted {
             let what = format!("the MPTCP sock {at}");
             match settle(&what, || self.one(SocketTable::Mptcp, at)) {

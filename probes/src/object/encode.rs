@@ -83,9 +83,7 @@ impl Object {
                 let word = u64::try_from(*number).map_err(|_| self.takes_no(value))?;
                 word.to_le_bytes().to_vec()
             }
-            (Form::Array(element, count), NewValue::Text(text))
-                if matches!(element.form()?, Form::Int(Int { char: true, .. })) =>
-            {
+            (Form::Array(_, count), NewValue::Text(text)) if self.is_char_array()? => {
                 let mut bytes = text.clone().into_bytes();
                 // With its NUL.
                 if bytes.len() >= count as usize || bytes.contains(&0) {
