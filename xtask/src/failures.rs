@@ -1,8 +1,8 @@
 //! Which tests of a program failed, by what the runner says of them, and what they said.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-/// Lines that are kept of what a failed test said.
+/// Lines that are kept of what a failed test said: the last ones, since a panic ends it.
 const WORDS: usize = 12;
 
 /// The failed tests of a program, gathered line by line.
@@ -10,7 +10,7 @@ const WORDS: usize = 12;
 pub(crate) struct Failures {
     /// The names as the runner knows them.
     pub(crate) names: BTreeSet<String>,
-    words: BTreeMap<String, Vec<String>>,
+    words: BTreeMap<String, VecDeque<String>>,
     /// Test programs of cargo's that have begun, less those that have said how they ended: one that dies says nothing.
     pub(crate) open: i64,
     /// The test whose words these lines are; what was printed when its panic was traced is left out.
@@ -59,7 +59,7 @@ impl Failures {
             self.words
                 .entry(name.to_owned())
                 .or_default()
-                .push(why.to_owned());
+                .push_back(why.to_owned());
             return;
         }
         let mut parts = line.split_whitespace();
@@ -75,8 +75,11 @@ impl Failures {
         if let Some((name, listens)) = &mut self.of {
             *listens &= line != "stack backtrace:";
             let words = self.words.entry(name.clone()).or_default();
-            if *listens && !line.is_empty() && words.len() < WORDS {
-                words.push(line.to_owned());
+            if *listens && !line.is_empty() {
+                words.push_back(line.to_owned());
+                if words.len() > WORDS {
+                    words.pop_front();
+                }
             }
         }
     }
@@ -86,8 +89,8 @@ impl Failures {
         let mut lines = Vec::new();
         for name in &self.names {
             lines.push(format!("{stage}: {name} failed"));
-            let words = self.words.get(name).map(Vec::as_slice).unwrap_or_default();
-            lines.extend(words.iter().map(|line| format!("    {line}")));
+            let words = self.words.get(name).into_iter().flatten();
+            lines.extend(words.map(|line| format!("    {line}")));
         }
         lines
     }
@@ -134,6 +137,18 @@ mod tests {
                 "live: net::c failed"
             ]
         );
+    }
+
+    #[test]
+    fn the_words_kept_are_the_last() {
+        let talk: Vec<String> = (0..40).map(|i| format!("round {i}")).collect();
+        let mut failures = of(&["---- net::b stdout ----"]);
+        talk.iter().for_each(|line| failures.line(line));
+        failures.line("thread 'net::b' panicked at tests/live/net.rs:7:5:");
+        let said = failures.said("live");
+        assert_eq!(said.len(), 1 + WORDS);
+        assert!(said[WORDS].contains("panicked"), "{said:?}");
+        assert!(said[1].ends_with("round 29"), "{said:?}");
     }
 
     #[test]
