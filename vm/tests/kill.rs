@@ -159,6 +159,7 @@ fn killed_provisioning_carries_on() {
                 .env("KLAB_RUN", &run)
                 .env("KLAB_CACHE", cache.path())
                 .env(common::CHILD, "provisioner")
+                .stdout(std::process::Stdio::null())
                 .spawn()
                 .unwrap()
         };
