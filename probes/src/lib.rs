@@ -36,6 +36,7 @@ pub mod structures;
 pub mod traffic;
 pub mod unwind;
 pub mod view;
+pub mod why;
 
 pub use base::{Error, ErrorKind, Listing, Missing, Of, Result, bytes_of, error, text_of};
 pub use guest::Guest;

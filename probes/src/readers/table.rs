@@ -418,6 +418,18 @@ readers! {
         /// Only this task [default: all that sleep, and while the guest is paused what its CPUs run]
         pid: i32,
     ) -> unwind::StackTrace = |guest| unwind::stack_trace(guest, pid), try [["1"]];
+    /// Say what keeps the kernel from going on: tasks that wait, for what, who holds it, and why that one does not go on
+    ///
+    /// Every task that sleeps without waking for signals for 5 s or more, or waits for a lock for so long, is followed to
+    /// what it waits for (by the waiter on its kernel stack), to the task that holds it, and so on: to a circle, which is
+    /// a deadlock at any age, or to the one that all wait for. Beside them a panic, an oops, soft lockups, grace periods
+    /// of RCU and pools of workers that last too long. SINCE is the time since the task ran last, at least.
+    why() -> why::Reasons = |guest| why::why(guest, None);
+    /// Say what one task waits for, however short it has
+    why_of as "why"(
+        /// Only this task [default: all that have waited for long]
+        pid: i32,
+    ) -> why::Reasons = |guest| why::why(guest, Some(pid)), try [["1"]];
     /// Translate a virtual address, page table by page table
     ///
     /// Reads the tables as the processor does, one line a level. The address is hexadecimal, a symbol, or a C

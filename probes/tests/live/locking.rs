@@ -14,7 +14,7 @@ crate::on_kernels!(are_held_by_whom_proc_says);
 /// A reader of the log that sleeps and holds its file's mutex, one that waits for that mutex; a file system whose server
 /// never answers, with a directory that is locked for writing, and one that is locked for reading; and a parent that waits
 /// until its child has executed a program of that file system.
-const HOLDERS: &str = r"
+pub(crate) const HOLDERS: &str = r"
     modprobe fuse 2>/dev/null
     for d in w r; do
         mkdir -p /tmp/$d

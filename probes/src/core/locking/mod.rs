@@ -64,7 +64,8 @@ struct TaskStruct {
 }
 
 impl Contender {
-    fn read(kernel: &Kernel, at: GuestVirt) -> Result<Self> {
+    /// Reads the `struct task_struct` at an address.
+    pub(crate) fn read(kernel: &Kernel, at: GuestVirt) -> Result<Self> {
         let task: TaskStruct = kernel.load(at)?;
         Ok(Self {
             pid: task.pid,

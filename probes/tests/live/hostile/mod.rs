@@ -192,13 +192,19 @@ fn survive(what: &str, ram: &mut Ram) -> Fared {
         fared.errors.first().map(ToString::to_string),
     );
     println!(
-        "{what}: {} values, {} errors, {} missing in {took:.1?}: {}",
+        "{what}: {} values, {} errors, {} missing in {took:.1?} ({} {:.1?}): {}",
         fared.values,
         fared.errors.len(),
         fared.missing.len(),
+        fared.slowest.1,
+        fared.slowest.0,
         first.unwrap_or_default()
     );
-    assert!(took < PATIENCE, "{what} took {took:?}");
+    let (slowest, reader) = &fared.slowest;
+    assert!(
+        took < PATIENCE,
+        "{what} took {took:?}, {reader} {slowest:?} of it"
+    );
     fared
 }
 

@@ -1,5 +1,7 @@
 //! Every reader of the registry, and what else can be asked of a guest, over what it can reach.
 
+use std::time::{Duration, Instant};
+
 use probes::readers::READERS;
 use probes::search::Needle;
 use probes::structures::{
@@ -19,6 +21,8 @@ pub(super) struct Fared {
     pub(super) errors: Vec<Error>,
     /// What the listings name as missing.
     pub(super) missing: Vec<Missing>,
+    /// The slowest reader, and its time.
+    pub(super) slowest: (Duration, String),
 }
 
 impl Fared {
@@ -44,6 +48,12 @@ impl Fared {
         }
     }
 
+    fn took(&mut self, began: Instant, reader: &str) {
+        if began.elapsed() > self.slowest.0 {
+            self.slowest = (began.elapsed(), reader.to_owned());
+        }
+    }
+
     /// How much of what was asked for was not given.
     pub(super) fn failed(&self) -> usize {
         self.errors.len() + self.missing.len()
@@ -57,13 +67,17 @@ pub(super) fn read_all(ram: &Ram) -> Fared {
         for reader in READERS {
             for sample in reader.samples {
                 let words = reader.words(sample).unwrap();
+                let began = Instant::now();
                 if let Some(value) = fared.note(reader.read(&guest, &words)) {
                     let _ = (value.text(), value.html(), value.svg(), value.json());
                     fared.missing.extend(value.missing());
                 }
+                fared.took(began, reader.method);
             }
         }
+        let began = Instant::now();
         let read = read_more(&guest, &mut fared);
+        fared.took(began, "what the registry does not have");
         fared.note(read);
     }
     fared

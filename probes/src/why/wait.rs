@@ -1,0 +1,321 @@
+//! What a task waits for, by its stack.
+
+use std::cell::OnceCell;
+use std::collections::HashMap;
+use std::ops::Range;
+
+use super::waiter::{Kind, Waiter, Words};
+use super::{Object, Wait};
+use crate::guest::Guest;
+use crate::kernel::Kernel;
+use crate::locking::{Contender, RwState};
+use crate::memory::GuestVirt;
+use crate::search::what::{Identifier, Thing};
+use crate::structures::offset_of;
+use crate::unwind::StackTrace;
+use crate::{Missing, Of as _, Result, core::locking};
+
+/// Frames of a stack that are looked at for the function by which it waits.
+const FRAMES: usize = 10;
+
+/// Functions by which tasks wait, and for what: `kernel/locking`, `kernel/sched/completion.c`, `mm/filemap.c`.
+const FUNCTIONS: [(&str, Object); 18] = [
+    ("__mutex_lock", Object::Mutex),
+    ("mutex_lock", Object::Mutex),
+    ("__ww_mutex_lock", Object::Mutex),
+    ("rwsem_down_", Object::RwSem),
+    ("__down_read", Object::RwSem),
+    ("__down_write", Object::RwSem),
+    ("down_read", Object::RwSem),
+    ("down_write", Object::RwSem),
+    ("__down", Object::Semaphore),
+    ("down_interruptible", Object::Semaphore),
+    ("down_killable", Object::Semaphore),
+    ("down_timeout", Object::Semaphore),
+    ("__wait_for_common", Object::Completion),
+    ("wait_for_completion", Object::Completion),
+    ("wait_for_common", Object::Completion),
+    ("percpu_rwsem_wait", Object::PercpuRwSem),
+    ("folio_wait_bit", Object::Folio),
+    ("__folio_lock", Object::Folio),
+];
+
+/// What tasks wait for, in one guest.
+pub(super) struct Waits<'k> {
+    guest: &'k Guest,
+    kernel: &'k Kernel,
+    stack_size: u64,
+    /// `.sched.text`: the functions that only wait for others, which `/proc/PID/wchan` leaves out, too.
+    sched_text: Option<Range<GuestVirt>>,
+    identifier: OnceCell<Result<Identifier>>,
+    /// The child for which a parent waits, by its completion: `vfork_done`.
+    children: HashMap<GuestVirt, GuestVirt>,
+}
+
+/// The wait of a task, and the function that waits.
+#[derive(Debug, Default)]
+pub(super) struct Found {
+    pub(super) wait: Option<Wait>,
+    pub(super) function: Option<String>,
+}
+
+impl<'k> Waits<'k> {
+    pub(super) fn new(guest: &'k Guest, kernel: &'k Kernel, tasks: &[GuestVirt]) -> Result<Self> {
+        let sched_text = || -> Result<Range<GuestVirt>> {
+            let start = kernel.symbol("__sched_text_start")?;
+            Ok(start..kernel.symbol("__sched_text_end")?)
+        };
+        let done = offset_of(kernel, "struct task_struct", "vfork_done")?;
+        let children = tasks.iter().filter_map(|task| {
+            // One that cannot be read is named where its stack is.
+            let done = kernel.read_u64(task.offset(done)).ok()?;
+            (done != 0).then_some((GuestVirt(done), *task))
+        });
+        Ok(Self {
+            guest,
+            kernel,
+            stack_size: guest.thread_size()?,
+            sched_text: sched_text().ok(),
+            identifier: OnceCell::new(),
+            children: children.collect(),
+        })
+    }
+
+    /// Whether a task waits by one of the kernel's locks, whatever its state says.
+    pub(super) fn is_locked_out(&self, trace: &StackTrace) -> bool {
+        matches!(
+            function_of(trace),
+            Some(Object::Mutex | Object::RwSem | Object::Semaphore)
+        )
+    }
+
+    /// What the task at `task` waits for.
+    pub(super) fn find(
+        &self,
+        trace: &StackTrace,
+        task: GuestVirt,
+        missing: &mut Vec<Missing>,
+    ) -> Found {
+        let who = || format!("task {} ({}), what it waits for", trace.pid, trace.comm);
+        let in_sched = |ip| {
+            let text = self.sched_text.as_ref();
+            text.is_some_and(|text| text.contains(&ip))
+        };
+        let mut frames = trace.frames.iter().filter(|frame| !in_sched(frame.ip));
+        let function = frames
+            .find(|frame| !frame.function.is_empty() && !frame.function.starts_with("__sched"))
+            .map(|frame| frame.function.to_string());
+        let wait = self.wait(trace, task);
+        Found {
+            wait: wait.or_miss(missing, who).flatten(),
+            function,
+        }
+    }
+
+    fn wait(&self, trace: &StackTrace, task: GuestVirt) -> Result<Option<Wait>> {
+        let kernel = self.kernel;
+        if let Some(lock) = self.pi_blocked_on(task)? {
+            let mutex = locking::rt_mutex(kernel, lock)?;
+            return Ok(Some(self.at(Object::RtMutex, lock, mutex.owner)));
+        }
+        let Some(first) = trace.frames.first() else {
+            return Ok(None);
+        };
+        let of_task = |member| offset_of(kernel, "struct task_struct", member);
+        let stack = GuestVirt(kernel.read_u64(task.offset(of_task("stack")?))?);
+        if first.sp.0.wrapping_sub(stack.0) >= self.stack_size {
+            return Ok(None);
+        }
+        let words = Words::read(kernel, first.sp, stack.offset(self.stack_size))?;
+        let waiters = |kind| words.waiters(kernel, task, kind, self.stack_size);
+        let on = function_of(trace);
+        let (lock, waiter) = match on {
+            Some(Object::Mutex) => ("struct mutex", "struct mutex_waiter"),
+            Some(Object::RwSem) => ("struct rw_semaphore", "struct rwsem_waiter"),
+            Some(Object::Semaphore) => ("struct semaphore", "struct semaphore_waiter"),
+            Some(Object::Completion) => {
+                let kind = Kind::of(kernel, "struct swait_queue", "task", "task_list")?;
+                let head = offset_of(kernel, "struct completion", "wait.task_list")?;
+                let heads = waiters(kind).into_iter().filter_map(|waiter| waiter.head);
+                let at = heads.map(|at| at.back(head)).next();
+                return Ok(at.map(|at| self.completion(at)));
+            }
+            _ => return self.wait_queue(on, waiters(Kind::entry(kernel)?)),
+        };
+        let list = Kind::of(kernel, waiter, "task", "list")?;
+        let hints = ["blocked_on", "blocker"].map(|member| {
+            let word = of_task(member).and_then(|offset| kernel.read_u64(task.offset(offset)));
+            // The two lowest bits of `blocker` are its type.
+            word.map_or(0, |word| word & !3)
+        });
+        for waiter in waiters(list) {
+            if let Some(at) = self.lock(lock, &waiter, hints.iter().chain(&words.words))? {
+                return self
+                    .held(on.unwrap_or(Object::Mutex), at, trace.pid)
+                    .map(Some);
+            }
+        }
+        Ok(None)
+    }
+
+    /// `pi_blocked_on->lock`.
+    fn pi_blocked_on(&self, task: GuestVirt) -> Result<Option<GuestVirt>> {
+        let kernel = self.kernel;
+        // A kernel without CONFIG_RT_MUTEXES has none.
+        let Ok(offset) = offset_of(kernel, "struct task_struct", "pi_blocked_on") else {
+            return Ok(None);
+        };
+        let waiter = GuestVirt(kernel.read_u64(task.offset(offset))?);
+        if waiter.is_null() {
+            return Ok(None);
+        }
+        let lock = waiter.offset(offset_of(kernel, "struct rt_mutex_waiter", "lock")?);
+        Ok(Some(GuestVirt(kernel.read_u64(lock)?)))
+    }
+
+    /// The lock whose list a waiter is in: around the list's head, or, where the list has none, the one of the candidates
+    /// whose `first_waiter` is in the ring.
+    fn lock<'w>(
+        &self,
+        c: &str,
+        waiter: &Waiter,
+        mut candidates: impl Iterator<Item = &'w u64>,
+    ) -> Result<Option<GuestVirt>> {
+        let kernel = self.kernel;
+        let Ok(first) = offset_of(kernel, c, "first_waiter") else {
+            let list = offset_of(kernel, c, "wait_list")?;
+            return Ok(waiter.head.map(|head| head.back(list)));
+        };
+        let list = waiter.ring.first().map_or(0, |node| node.0 - waiter.at.0);
+        let found = candidates.find(|word| {
+            let at = GuestVirt(**word);
+            at.0 >> 63 != 0
+                && at.0 & 7 == 0
+                && kernel
+                    .read_u64(at.offset(first))
+                    .is_ok_and(|first| waiter.ring.contains(&GuestVirt(first).offset(list)))
+        });
+        Ok(found.map(|word| GuestVirt(*word)))
+    }
+
+    /// A lock with its holder.
+    fn held(&self, on: Object, at: GuestVirt, pid: i32) -> Result<Wait> {
+        let kernel = self.kernel;
+        match on {
+            Object::RwSem => {
+                let sem = locking::rwsem(kernel, at)?;
+                let me = sem.waiters.iter().find(|waiter| waiter.task.pid == pid);
+                let readers = match sem.state {
+                    RwState::Readers(readers) => Some(readers),
+                    RwState::Free | RwState::Writer => None,
+                };
+                Ok(Wait {
+                    readers,
+                    writes: me.and_then(|me| me.writer),
+                    ..self.at(on, at, sem.owner)
+                })
+            }
+            Object::Semaphore => {
+                // Since 6.16, where the detector of hung tasks is built in.
+                let last = offset_of(kernel, "struct semaphore", "last_holder");
+                let last = last.and_then(|last| kernel.read_u64(at.offset(last)));
+                let holder = last.ok().filter(|task| *task != 0).map(GuestVirt);
+                let holder = holder
+                    .map(|task| Contender::read(kernel, task))
+                    .transpose()?;
+                Ok(self.at(on, at, holder))
+            }
+            _ => Ok(self.at(on, at, locking::mutex(kernel, at)?.owner)),
+        }
+    }
+
+    fn completion(&self, at: GuestVirt) -> Wait {
+        let child = self.children.get(&at);
+        let child = child.and_then(|task| Contender::read(self.kernel, *task).ok());
+        self.at(Object::Completion, at, child)
+    }
+
+    /// What is behind a `wait_queue_entry`: a folio, a semaphore, else the queue itself.
+    fn wait_queue(&self, on: Option<Object>, waiters: Vec<Waiter>) -> Result<Option<Wait>> {
+        let kernel = self.kernel;
+        for waiter in waiters {
+            if on == Some(Object::Folio) {
+                let c = "struct wait_page_queue";
+                let folio =
+                    offset_of(kernel, c, "folio").or_else(|_| offset_of(kernel, c, "page"))?;
+                let key = waiter.at.back(offset_of(kernel, c, "wait")?);
+                let folio = GuestVirt(kernel.read_u64(key.offset(folio))?);
+                return Ok(Some(self.at(Object::Folio, folio, None)));
+            }
+            let Some(head) = waiter.head else { continue };
+            let queue = head.back(offset_of(kernel, "struct wait_queue_head", "head")?);
+            return Ok(Some(match on {
+                Some(Object::PercpuRwSem) => {
+                    let waiters = offset_of(kernel, "struct percpu_rw_semaphore", "waiters")?;
+                    self.at(Object::PercpuRwSem, queue.back(waiters), None)
+                }
+                _ => self.at(Object::WaitQueue, queue, None),
+            }));
+        }
+        Ok(None)
+    }
+
+    fn at(&self, on: Object, at: GuestVirt, holder: Option<Contender>) -> Wait {
+        Wait {
+            on,
+            at,
+            within: self.within(on, at),
+            holder,
+            readers: None,
+            writes: None,
+        }
+    }
+
+    /// What a thing lies in, in few words.
+    fn within(&self, on: Object, at: GuestVirt) -> Option<String> {
+        let identifier = self.identifier.get_or_init(|| Identifier::new(self.guest));
+        let what = identifier.as_ref().ok()?.what(at).ok()?;
+        let mut words = what.things.iter().filter_map(|thing| match thing {
+            Thing::Symbol { symbol, .. } => Some(symbol.to_string()),
+            Thing::Stack { pid, comm, .. } => Some(format!("the stack of {comm} ({pid})")),
+            Thing::Slab {
+                object,
+                member,
+                about,
+            } => {
+                let c = object.c_type.as_deref().unwrap_or(&object.cache);
+                // The path goes on to the thing's own first member.
+                let member = member.as_deref().map(|path| up_to(path, on.first()));
+                let member = member.map_or_else(String::new, |member| format!(".{member}"));
+                let about = about.as_ref().map_or_else(String::new, |a| format!(" {a}"));
+                Some(format!("{c}{member}{about}"))
+            }
+            _ => None,
+        });
+        words.next()
+    }
+}
+
+/// A path of members, up to the last of these names.
+fn up_to<'p>(path: &'p str, names: &[&str]) -> &'p str {
+    let parts = path.match_indices('.').map(|(dot, _)| dot);
+    let is = |dot: &usize| {
+        let rest = path.get(dot + 1..).unwrap_or_default();
+        let part = rest.split('.').next().unwrap_or_default();
+        names.contains(&part)
+    };
+    let cut = parts.filter(is).last();
+    cut.and_then(|dot| path.get(..dot)).unwrap_or(path)
+}
+
+/// What a task waits for by the innermost function that says so.
+fn function_of(trace: &StackTrace) -> Option<Object> {
+    let frames = trace.frames.iter().take(FRAMES);
+    frames
+        .filter_map(|frame| {
+            let known = FUNCTIONS.iter();
+            let found = known.filter(|(prefix, _)| frame.function.starts_with(prefix));
+            found.map(|(_, on)| *on).next()
+        })
+        .next()
+}

@@ -1,0 +1,220 @@
+//! Tasks that wait for one another: `klab why` names who, what for and whose, where `/proc/PID/wchan` has the function.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::time::Duration;
+
+use probes::Guest;
+use probes::why::{Chain, Link, Object, Reason, Reasons};
+use vm::Silent;
+use vm::toolchain::Toolchain;
+
+use crate::ground::Ground;
+use crate::ledger::Ledger;
+use crate::locking::HOLDERS;
+
+crate::on_kernels!(names_who_waits_for_whom);
+
+/// The reasons of one instant.
+fn why(guest: &Guest) -> Reasons {
+    let reasons = guest.paused(Guest::why).unwrap();
+    assert!(reasons.missing.is_empty(), "{:?}", reasons.missing);
+    reasons
+}
+
+/// The one chain of a task.
+fn chain(guest: &Guest, pid: i32) -> Chain {
+    let reasons = guest.paused(|guest| guest.why_of(pid)).unwrap();
+    assert!(reasons.missing.is_empty(), "{:?}", reasons.missing);
+    match reasons.reasons.into_iter().next() {
+        Some(Reason::Waits(chain) | Reason::Deadlock(chain)) => chain,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn holder(link: &Link) -> Option<i32> {
+    let wait = link.wait.as_ref()?;
+    wait.holder.as_ref().map(|holder| holder.pid)
+}
+
+/// Waits until the kernel's threads of these names are there, and gives their PIDs.
+fn threads<const N: usize>(guest: &Guest, names: [&str; N]) -> [i32; N] {
+    names.map(|name| {
+        for _ in 0..100 {
+            let tasks = guest.tasks().unwrap();
+            if let Some(task) = tasks.iter().find(|task| task.comm == name) {
+                return task.pid;
+            }
+            std::thread::sleep(Duration::from_millis(100));
+        }
+        panic!("no {name}")
+    })
+}
+
+/// Asks again until there are so many reasons: the guest's seconds are not ours.
+fn until(guest: &Guest, what: &str, found: impl Fn(&Reasons) -> bool) -> Reasons {
+    for _ in 0..120 {
+        let reasons = why(guest);
+        if found(&reasons) {
+            return reasons;
+        }
+        std::thread::sleep(Duration::from_secs(1));
+    }
+    panic!("{what}: {:#?}", why(guest))
+}
+
+pub(crate) fn names_who_waits_for_whom(kernel: &str) {
+    let mut ground = Ground::bare(kernel, vm::Options::default().memory);
+    let healthy = why(&ground.guest);
+    assert_eq!(healthy.reasons, [], "of a healthy guest");
+    assert!(healthy.tasks > 30, "{}", healthy.tasks);
+    let said = ground.sh(HOLDERS);
+    let who: BTreeMap<&str, i32> = said
+        .lines()
+        .filter_map(|line| line.split_once(' '))
+        .map(|(what, pid)| (what, pid.parse().unwrap()))
+        .collect();
+    let rt = ground.sh("uname -v").contains("PREEMPT_RT");
+    let mut ledger = Ledger::new(format!("reasons on {kernel}"));
+    // What each waits for first, and whom: with PREEMPT_RT it is the rt_mutex inside, and a writer that waits for readers
+    // has it already.
+    let cases = [
+        ("second", Object::Mutex, "reader"),
+        ("wants_to_write", Object::RwSem, "writer"),
+        ("wants_to_read", Object::RwSem, "writer"),
+        ("wants_to_write_r", Object::RwSem, "last_reader"),
+    ];
+    for (name, on, by) in cases {
+        let readers = by == "last_reader";
+        if rt && readers {
+            continue;
+        }
+        let found = chain(&ground.guest, who[name]);
+        let first = &found.links[0];
+        let wait = first.wait.as_ref();
+        let on = if rt { Object::RtMutex } else { on };
+        ledger.same(name, "kind", &wait.map(|wait| wait.on), &Some(on));
+        ledger.same(name, "holder", &holder(first), &Some(who[by]));
+        let count = wait.and_then(|wait| wait.readers);
+        ledger.same(name, "readers", &count, &readers.then_some(2));
+        let next = found.links.get(1).map(|link| link.task.pid);
+        ledger.same(name, "next", &next, &Some(who[by]));
+        let last = found.links.last().unwrap();
+        let wait = last.wait.as_ref().map(|wait| wait.on);
+        ledger.same(name, "last", &wait, &Some(Object::WaitQueue));
+    }
+    let parent = chain(&ground.guest, who["parent"]);
+    let wait = parent.links[0].wait.as_ref().map(|wait| wait.on);
+    ledger.same("parent", "kind", &wait, &Some(Object::Completion));
+    let child = ground.sh(&format!("cat /proc/{0}/task/{0}/children", who["parent"]));
+    let child: Option<i32> = child.trim().parse().ok();
+    ledger.same("parent", "holder", &holder(&parent.links[0]), &child);
+    for (name, pid) in &who {
+        let wchan = ground.sh(&format!("cat /proc/{pid}/wchan"));
+        let function = chain(&ground.guest, *pid).links[0].function.clone();
+        ledger.same(name, "wchan", &function.as_deref(), &Some(wchan.trim()));
+    }
+    // Whoever waits for one directory, or for another, is one reason; all are told of after some seconds.
+    let found = until(&ground.guest, "the reasons", |found| found.reasons.len() >= 3);
+    let told: Vec<i32> = found
+        .reasons
+        .iter()
+        .flat_map(|reason| match reason {
+            Reason::Waits(chain) => chain.links.iter().map(|link| &link.task).chain(&chain.behind),
+            other => panic!("{other:?}"),
+        })
+        .map(|task| task.pid)
+        .collect();
+    for name in ["wants_to_write", "wants_to_read", "writer", "parent"] {
+        assert!(told.contains(&who[name]), "{name}: {found:#?}");
+    }
+    assert!(found.reasons[0].sentence().contains("waits in"), "{found:#?}");
+    ledger.end(&[("kind", 4), ("holder", 4), ("wchan", 9)]);
+}
+
+/// A guest with a fault.
+fn planted(fault: &str) -> Ground {
+    let mut ground = Ground::bare("default", vm::Options::default().memory);
+    let machine = ground.guest.machine().unwrap();
+    let toolchain = Toolchain::of(machine.kernel().unwrap()).unwrap();
+    toolchain.ensure(&mut Silent).unwrap();
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("../kmod/faults");
+    let module = toolchain.build("klab_faults", &source, &mut Silent).unwrap();
+    let at = "/run/klab_faults.ko";
+    ground.agent.push_file(&module, at).unwrap();
+    ground
+        .agent
+        .load_module(at, &format!("fault={fault}"))
+        .unwrap();
+    ground
+}
+
+#[test]
+fn a_deadlock_is_found_at_once() {
+    let ground = planted("deadlock");
+    let guest = &ground.guest;
+    let [first, second, bystander] = threads(guest, ["klab-first", "klab-second", "klab-bystander"]);
+    let found = until(guest, "the bystander", |found| {
+        let behind = |chain: &Chain| chain.behind.iter().any(|task| task.pid == bystander);
+        matches!(found.reasons.first(), Some(Reason::Deadlock(chain)) if behind(chain))
+    });
+    let [Reason::Deadlock(chain)] = found.reasons.as_slice() else {
+        panic!("{found:#?}");
+    };
+    let mut pids: Vec<i32> = chain.links.iter().map(|link| link.task.pid).collect();
+    pids.sort_unstable();
+    let mut both = [first, second];
+    both.sort_unstable();
+    assert_eq!(pids, both);
+    for link in &chain.links {
+        let wait = link.wait.as_ref().unwrap();
+        assert_eq!(wait.on, Object::Mutex);
+        // The one that the other has taken first.
+        let name = if link.task.pid == first { "klab_fault_two" } else { "klab_fault_one" };
+        assert_eq!(wait.at, guest.symbol(name).unwrap());
+        let within = wait.within.as_deref().unwrap();
+        assert!(within.contains(name), "{within}");
+    }
+    let sentence = found.reasons[0].sentence();
+    assert!(sentence.starts_with("Deadlock: "), "{sentence}");
+}
+
+#[test]
+fn planted_waits_are_named() {
+    let cases = [
+        ("rwsem", Object::RwSem, "klab-reader", Some("klab-writer"), "klab_fault_rwsem"),
+        ("semaphore", Object::Semaphore, "klab-waiter", Some("klab-holder"), "klab_fault_sem"),
+        ("lost_wakeup", Object::Completion, "klab-forgotten", None, "klab_fault_done"),
+    ];
+    for (fault, on, waiter, by, name) in cases {
+        let ground = planted(fault);
+        let guest = &ground.guest;
+        let [pid] = threads(guest, [waiter]);
+        let found = until(guest, fault, |found| {
+            found.reasons.iter().any(|reason| {
+                matches!(reason, Reason::Waits(chain) if chain.links[0].task.pid == pid)
+            })
+        });
+        let Some(Reason::Waits(chain)) = found.reasons.first() else {
+            panic!("{found:#?}");
+        };
+        let wait = chain.links[0].wait.as_ref().unwrap();
+        assert_eq!((wait.on, wait.at), (on, guest.symbol(name).unwrap()), "{fault}");
+        let holder = wait.holder.as_ref().map(|holder| holder.comm.as_str());
+        assert_eq!(holder, by, "{fault}");
+    }
+}
+
+#[test]
+fn a_cpu_that_changes_no_tasks_is_named() {
+    let ground = planted("softlockup");
+    let guest = &ground.guest;
+    let [pid] = threads(guest, ["klab-spinner"]);
+    let lockup = |found: &Reasons| {
+        found
+            .reasons
+            .iter()
+            .any(|reason| matches!(reason, Reason::SoftLockup { task, .. } if task.pid == pid))
+    };
+    until(guest, "the soft lockup", lockup);
+}
