@@ -200,13 +200,14 @@ impl Kernel {
     }
 
     /// The address of a symbol, for code that knows its name: the kernel's own, which no module that is loaded hides or
-    /// changes; else that of the one module that has it. Of several the name says nothing, and that is an error.
+    /// changes; else that of the one module that has it. Of several the name says nothing, and that is an error. Of none
+    /// it is one too, which ends at once: code that asks one kernel for another's symbols does so again and again.
     ///
     /// Names that people write are for [`resolve`](Self::resolve): there a module's symbol counts as much as the kernel's.
     pub fn symbol(&self, name: &str) -> Result<GuestVirt> {
         match self.find_symbol(name)? {
             Some(at) => Ok(at),
-            None => Ok(self.resolve(name)?.symbol.at),
+            None => Err(self.unknown_symbol(name)?),
         }
     }
 

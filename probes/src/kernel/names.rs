@@ -107,6 +107,15 @@ impl<'a> Spelling<'a> {
         })
     }
 
+    const fn exact(name: &'a str) -> Self {
+        Self {
+            module: None,
+            name,
+            which: None,
+            offset: 0,
+        }
+    }
+
     /// Whether the name is an identifier and nothing more, which C can have too.
     #[must_use]
     pub fn is_plain(&self) -> bool {
@@ -196,7 +205,7 @@ impl Kernel {
             (1, Some(one)) => Ok(one),
             (0, _) | (_, None) => {
                 let hint = match (unread.is_empty(), spelling.module) {
-                    (false, _) => unread.iter().map(|why| format!("; {why}")).collect(),
+                    (false, _) => also(&unread),
                     (true, Some(module)) => self.no_such_in(module)?,
                     (true, None) => match self.symbols()?.nearest(spelling.name) {
                         Some(near) => format!("; did you mean `{near}`?"),
@@ -232,15 +241,15 @@ impl Kernel {
         })
     }
 
+    /// The error for a symbol that none is called exactly, with what may hide it.
+    pub(super) fn unknown_symbol(&self, name: &str) -> Result<Error> {
+        let (_, unread) = self.named(&Spelling::exact(name))?;
+        Ok(self.no_symbol(name, &also(&unread)))
+    }
+
     /// The one symbol that has exactly this name; `None` where none has, and no way is sought that it may be meant.
     pub(crate) fn find_exact(&self, name: &str) -> Result<Option<Definition>> {
-        let spelling = Spelling {
-            module: None,
-            name,
-            which: None,
-            offset: 0,
-        };
-        let (mut all, _) = self.named(&spelling)?;
+        let (mut all, _) = self.named(&Spelling::exact(name))?;
         match (all.len(), all.pop()) {
             (0 | 1, found) => Ok(found),
             (_, last) => {
@@ -332,6 +341,10 @@ impl Kernel {
         }
         Ok(all)
     }
+}
+
+fn also(unread: &[Error]) -> String {
+    unread.iter().map(|why| format!("; {why}")).collect()
 }
 
 /// Modules' files have dashes where their names have underscores.

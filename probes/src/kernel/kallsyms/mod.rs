@@ -8,9 +8,8 @@
 mod read;
 mod tokens;
 
-use std::collections::HashMap;
 use std::fmt;
-use std::sync::{Mutex, OnceLock, PoisonError};
+use std::sync::OnceLock;
 
 use super::demangle::{demangled, place};
 use super::vmcoreinfo::VmcoreInfo;
@@ -21,8 +20,6 @@ use tokens::{Tokens, bucket, hash};
 
 /// More symbols than any kernel has; a table that claims more is refused before memory is taken for it.
 const MAX_SYMBOLS: u32 = 2_000_000;
-/// Names that are not there, of which the nearest is kept at most.
-const NEAR: usize = 256;
 
 /// The kernel's symbol table. Names stay compressed as they are in the kernel; addresses ascend.
 #[derive(Debug)]
@@ -37,8 +34,6 @@ pub struct Kallsyms {
     tokens: Tokens,
     /// The indices of Rust's symbols, found when one is first looked for.
     rust: OnceLock<Vec<u32>>,
-    /// The names near to names that were asked for and are not there: each is a look at all names.
-    near: Mutex<HashMap<String, Option<String>>>,
 }
 
 /// One symbol of the table.
@@ -162,7 +157,6 @@ impl Kallsyms {
             by_name,
             tokens,
             rust: OnceLock::new(),
-            near: Mutex::default(),
         }
     }
 
@@ -276,17 +270,8 @@ impl Kallsyms {
     /// The name nearest to a mistyped one, if any is near.
     #[must_use]
     pub fn nearest(&self, name: &str) -> Option<String> {
-        // Readers ask for what only some kernels have, again and again.
-        let mut near = self.near.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(known) = near.get(name) {
-            return known.clone();
-        }
         let names: Vec<String> = self.iter().map(|symbol| symbol.name).collect();
-        let found = super::btf::nearest(name, names.iter().map(String::as_str)).map(str::to_owned);
-        if near.len() < NEAR {
-            near.insert(name.to_owned(), found.clone());
-        }
-        found
+        super::btf::nearest(name, names.iter().map(String::as_str)).map(str::to_owned)
     }
 
     /// All symbols, in the table's order.

@@ -101,11 +101,14 @@ fn what_is_not_there_is_said() {
     let mut fake = FakeKernel::new();
     fake.symbol("init_task", 'D', &[0; 8]).unwrap();
     let kernel = fake.finish().unwrap();
-    let fault = kernel.symbol("init_tsak").unwrap_err().to_string();
+    let fault = kernel.resolve("init_tsak").unwrap_err().to_string();
     assert_eq!(
         fault,
         "7.3.4-fake has no symbol `init_tsak`; did you mean `init_task`?"
     );
+    // Code does not mistype, and asks often.
+    let fault = kernel.symbol("init_tsak").unwrap_err().to_string();
+    assert_eq!(fault, "7.3.4-fake has no symbol `init_tsak`");
     assert!(
         kernel
             .btf()
