@@ -124,8 +124,7 @@ impl Finder<'_, '_> {
 
     fn walk(&mut self, start: GuestVirt) -> Walk {
         let (mut tasks, mut sure) = (vec![start], Vec::new());
-        loop {
-            let Some(last) = tasks.last() else { break };
+        while let Some(last) = tasks.last() {
             let Some(wait) = &self.found(*last).wait else {
                 break;
             };

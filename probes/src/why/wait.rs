@@ -298,13 +298,13 @@ impl<'k> Waits<'k> {
 
 /// A path of members, up to the last of these names.
 fn up_to<'p>(path: &'p str, names: &[&str]) -> &'p str {
-    let parts = path.match_indices('.').map(|(dot, _)| dot);
+    let mut parts = path.rmatch_indices('.').map(|(dot, _)| dot);
     let is = |dot: &usize| {
         let rest = path.get(dot + 1..).unwrap_or_default();
         let part = rest.split('.').next().unwrap_or_default();
         names.contains(&part)
     };
-    let cut = parts.filter(is).last();
+    let cut = parts.find(is);
     cut.and_then(|dot| path.get(..dot)).unwrap_or(path)
 }
 
