@@ -24,7 +24,7 @@ pub trait View {
     /// The face for terminals, logs and tests.
     fn text(&self) -> String;
 
-    /// A self-contained piece of HTML, without scripts.
+    /// A self-contained piece of HTML. Its one script is that of a long table.
     fn html(&self) -> Option<String> {
         None
     }

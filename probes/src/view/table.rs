@@ -6,6 +6,11 @@ use super::escape::markup;
 use super::{View, clean, escape};
 use crate::Missing;
 
+/// Rows of a page of a longer table.
+const PAGE: usize = 200;
+/// Search, order and pages, in the browser.
+const SCRIPT: &str = include_str!("table.js");
+
 /// On which side of its column a cell stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
 pub enum Align {
@@ -15,7 +20,7 @@ pub enum Align {
     Right,
 }
 
-/// A table: aligned columns in text, a `<table>` in HTML.
+/// A table: aligned columns in text, a `<table>` in HTML; one of more than 200 rows has pages there, with a search.
 ///
 /// ```
 /// use probes::view::{Align, Table, View};
@@ -128,7 +133,12 @@ impl View for Table {
                 "right"
             }
         };
-        let mut out = String::from(
+        let long = self.rows.len() > PAGE;
+        let mut out = String::new();
+        if long {
+            out.push_str(&bar(self.rows.len()));
+        }
+        out.push_str(
             "<table style=\"border-collapse:collapse;font-family:monospace;font-size:12px;line-height:1.35\"><thead><tr>",
         );
         for (name, align) in &self.columns {
@@ -140,8 +150,9 @@ impl View for Table {
             );
         }
         out.push_str("</tr></thead><tbody>");
-        for row in &self.rows {
-            out.push_str("<tr>");
+        for (index, row) in self.rows.iter().enumerate() {
+            // What is not on the first page, the script shows.
+            out.push_str(if index < PAGE { "<tr>" } else { "<tr hidden>" });
             for (cell, (_, align)) in row.iter().zip(&self.columns) {
                 let _ = write!(
                     out,
@@ -161,8 +172,23 @@ impl View for Table {
             );
         }
         out.push_str(&missing_html(&self.missing));
+        if long {
+            let _ = write!(out, "<script>{SCRIPT}</script></div>");
+        }
         Some(out)
     }
+}
+
+/// What stands above a long table. Without scripts, as in a notebook that was not run here, it says that there is more.
+fn bar(rows: usize) -> String {
+    // The attribute keeps JupyterLab from taking what is typed for its own keys.
+    format!(
+        "<div><div data-klab-bar=\"{PAGE}\" data-lm-suppress-shortcuts=\"true\" style=\"font-size:12px;padding:2px 8px\">\
+         <input type=\"search\" placeholder=\"search\" aria-label=\"search\" hidden> \
+         <button type=\"button\" aria-label=\"the page before\" hidden>&lsaquo;</button> \
+         <button type=\"button\" aria-label=\"the next page\" hidden>&rsaquo;</button> \
+         <span>rows 1 to {PAGE} of {rows}: run the cell for the others</span></div>"
+    )
 }
 
 /// Lines that are said of what could not be read; the rest is counted.
@@ -225,6 +251,20 @@ mod tests {
         assert!(text.ends_with("not shown: 2 more\n"), "{text}");
         assert!(!text.contains('\x1b'));
         assert!(!table.html().unwrap().contains("task 7: </div>"));
+    }
+
+    #[test]
+    fn a_long_table_has_pages() {
+        let of = |rows: usize| {
+            let mut table = Table::new([("N", Align::Right)]);
+            (0..rows).for_each(|row| table.row([row.to_string()]));
+            table.html().unwrap()
+        };
+        assert!(!of(PAGE).contains("<script>"));
+        let long = of(PAGE + 3);
+        assert_eq!(long.matches("<tr hidden>").count(), 3);
+        assert_eq!(long.matches("<script>").count(), 1);
+        assert_eq!(long.matches("<div").count(), long.matches("</div>").count());
     }
 
     #[test]
