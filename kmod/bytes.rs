@@ -4,7 +4,7 @@ use core::mem::{offset_of, size_of};
 
 use super::*;
 
-fn bytes<const N: usize>(from: &[u8], at: usize) -> [u8; N] {
+pub(crate) fn bytes<const N: usize>(from: &[u8], at: usize) -> [u8; N] {
     let mut to = [0; N];
     if let Some(part) = from.get(at..at + N) {
         to.copy_from_slice(part);
@@ -16,11 +16,11 @@ fn u16_at(from: &[u8], at: usize) -> u16 {
     u16::from_le_bytes(bytes(from, at))
 }
 
-fn u32_at(from: &[u8], at: usize) -> u32 {
+pub(crate) fn u32_at(from: &[u8], at: usize) -> u32 {
     u32::from_le_bytes(bytes(from, at))
 }
 
-fn u64_at(from: &[u8], at: usize) -> u64 {
+pub(crate) fn u64_at(from: &[u8], at: usize) -> u64 {
     u64::from_le_bytes(bytes(from, at))
 }
 
@@ -35,8 +35,22 @@ impl Kind {
             5 => Self::Resized,
             6 => Self::Merged,
             7 => Self::Rule,
+            8 => Self::Call,
+            9 => Self::Return,
             _ => return None,
         })
+    }
+}
+
+impl Context {
+    /// From the commit word's byte.
+    pub const fn from_byte(byte: u8) -> Self {
+        match byte {
+            0 => Self::Task,
+            1 => Self::Softirq,
+            2 => Self::Hardirq,
+            _ => Self::Nmi,
+        }
     }
 }
 
@@ -82,12 +96,7 @@ impl Record {
 
     /// In what the CPU was.
     pub const fn context(&self) -> Context {
-        match (self.commit >> 40) as u8 {
-            0 => Context::Task,
-            1 => Context::Softirq,
-            2 => Context::Hardirq,
-            _ => Context::Nmi,
-        }
+        Context::from_byte((self.commit >> 40) as u8)
     }
 
     /// Whether `skb->sk` was set.

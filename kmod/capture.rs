@@ -6,12 +6,12 @@ use kernel::error::to_result;
 use kernel::prelude::*;
 use kernel::sync::global_lock;
 
-use crate::event;
+use crate::call::{Plans, PLANS};
 use crate::ring::{
     Arm, Counters, Filter, How, RingInfo, Site, Tracepoint, MAGIC, MAX_CPUS, MAX_RING, MAX_SITES,
     MIN_RING, POSITIONS, VERSION,
 };
-use crate::rings;
+use crate::{calls, event, rings};
 
 global_lock! {
     // SAFETY: Initialised by the module before the device is registered.
@@ -21,10 +21,20 @@ global_lock! {
 extern "C" {
     fn klab_hook_entries(how: u32, position: u32, addresses: *mut c_ulong, count: u32) -> c_int;
     fn klab_hook_exits(how: u32, position: u32, addresses: *mut c_ulong, count: u32) -> c_int;
+    fn klab_hook_calls(plan: u32, addresses: *mut c_ulong, count: u32) -> c_int;
     fn klab_hook_tracepoint(id: u32, name: *const c_char, len: usize) -> c_int;
     fn klab_unhook();
     fn klab_missed() -> u64;
     fn klab_now() -> u64;
+}
+
+/// How many positions, or plans, sites hooked so can have.
+fn positions(how: u8) -> u8 {
+    if how == How::Call as u8 {
+        PLANS as u8
+    } else {
+        POSITIONS
+    }
 }
 
 pub(crate) struct Capture {
@@ -66,8 +76,8 @@ impl Capture {
             // Kernel and module text lie in the top 2 GiB: what is recorded is the low half.
             let text = site.address >> 32 == 0xffff_ffff;
             if !text
-                || site.position >= POSITIONS
                 || site.how > How::LAST as u8
+                || site.position >= positions(site.how)
                 || site.zero != [0; 6]
             {
                 return Err(EINVAL);
@@ -87,6 +97,18 @@ impl Capture {
         }
         // SAFETY: Not armed, and the lock is held.
         unsafe { event::set_filter(filter) };
+        self.armer = file;
+        Ok(())
+    }
+
+    /// Sets the plans of calls.
+    pub(crate) fn plans(&mut self, file: u64, plans: &Plans) -> Result {
+        self.prepare(file)?;
+        if !plans.is_sound() {
+            return Err(EINVAL);
+        }
+        // SAFETY: Not armed, and the lock is held.
+        unsafe { calls::set_plans(plans.plans) };
         self.armer = file;
         Ok(())
     }
@@ -119,7 +141,7 @@ impl Capture {
 
     fn hook(&self, tracepoints: u64) -> Result {
         for how in 0..=How::LAST as u8 {
-            for position in 0..POSITIONS {
+            for position in 0..positions(how) {
                 let mut addresses: KVVec<c_ulong> = KVVec::new();
                 for site in self
                     .sites
@@ -137,7 +159,9 @@ impl Capture {
                 let entry_only = !at_exit.iter().any(|exit| *exit as u8 == how);
                 // SAFETY: `at` has `count` addresses, and the kernel refuses those that ftrace cannot hook.
                 to_result(unsafe {
-                    if entry_only {
+                    if how == How::Call as u8 {
+                        klab_hook_calls(position, at, count)
+                    } else if entry_only {
                         klab_hook_entries(how_, position, at, count)
                     } else {
                         klab_hook_exits(how_, position, at, count)
@@ -171,7 +195,10 @@ impl Capture {
         self.armer = 0;
         self.sites = KVVec::new();
         // SAFETY: Nothing is registered, and the lock is held.
-        unsafe { event::set_filter(Filter::ANY) };
+        unsafe {
+            event::set_filter(Filter::ANY);
+            calls::forget_plans();
+        }
         Ok(())
     }
 

@@ -10,6 +10,7 @@ use kernel::prelude::*;
 use kernel::transmute::{AsBytes, FromBytes};
 use kernel::uaccess::{UserPtr, UserSlice, UserSliceReader};
 
+use crate::call::{Plans, KLAB_PLANS};
 use crate::capture::CAPTURE;
 use crate::ring::{
     Arm, Counters, Filter, Site, KLAB_ARM, KLAB_COUNTERS, KLAB_DISARM, KLAB_FILTER, KLAB_SITES,
@@ -22,6 +23,8 @@ unsafe impl FromBytes for Site {}
 unsafe impl FromBytes for Arm {}
 // SAFETY: As above.
 unsafe impl FromBytes for Filter {}
+// SAFETY: As above.
+unsafe impl FromBytes for Plans {}
 // SAFETY: Integers without padding.
 unsafe impl AsBytes for Counters {}
 
@@ -62,6 +65,10 @@ impl MiscDevice for Opened {
             KLAB_FILTER => {
                 let filter = user(core::mem::size_of::<Filter>()).reader().read()?;
                 CAPTURE.lock().filter(me.id, filter)?;
+            }
+            KLAB_PLANS => {
+                let plans = user(core::mem::size_of::<Plans>()).reader().read()?;
+                CAPTURE.lock().plans(me.id, &plans)?;
             }
             KLAB_DISARM => CAPTURE.lock().disarm(me.id)?,
             KLAB_COUNTERS => {

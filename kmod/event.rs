@@ -113,7 +113,7 @@ pub(crate) unsafe extern "C" fn klab_may(event: *const Event) -> bool {
 pub(crate) unsafe extern "C" fn klab_record(event: *const Event) -> bool {
     // SAFETY: As the caller promises.
     let event = unsafe { &*event };
-    let Some((header, records)) = rings::of(event.cpu) else {
+    let Some((header, _)) = rings::of(event.cpu) else {
         return false;
     };
     count(header, offset_of!(RingHeader, seen));
@@ -128,20 +128,26 @@ pub(crate) unsafe extern "C" fn klab_record(event: *const Event) -> bool {
         count(header, offset_of!(RingHeader, rejected));
         return false;
     }
-    let sequence = count(header, offset_of!(RingHeader, produced));
-    // SAFETY: `slots` does not change while hooks are registered.
-    let slots = u64::from(unsafe { (*header).slots });
-    // SAFETY: The index is below `slots`; without any, nothing is written.
-    let at = match sequence.checked_rem(slots) {
-        Some(index) => unsafe { records.add(index as usize) },
-        None => return false,
+    let Some((sequence, at)) = slot(event.cpu) else {
+        return false;
     };
     write(at, sequence, event);
     true
 }
 
+/// The next sequence of a CPU's ring, and its slot, which is the caller's to write.
+pub(crate) fn slot(cpu: u32) -> Option<(u64, *mut Record)> {
+    let (header, records) = rings::of(cpu)?;
+    let sequence = count(header, offset_of!(RingHeader, produced));
+    // SAFETY: `slots` does not change while hooks are registered.
+    let slots = u64::from(unsafe { (*header).slots });
+    let index = sequence.checked_rem(slots)?;
+    // SAFETY: The index is below `slots`; without any, nothing is written.
+    Some((sequence, unsafe { records.add(index as usize) }))
+}
+
 /// Adds 1 to one of the header's counters; gives what it was.
-fn count(header: *mut RingHeader, at: usize) -> u64 {
+pub(crate) fn count(header: *mut RingHeader, at: usize) -> u64 {
     // SAFETY: `at` is the offset of a u64 of the header, which exists while hooks are registered.
     let counter = unsafe { AtomicU64::from_ptr(header.byte_add(at).cast()) };
     counter.fetch_add(1, Ordering::Relaxed)

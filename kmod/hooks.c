@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * The hooks themselves. In C is only what the kernel's Rust bindings do not have: inline functions and macros
+ * The hooks of what has an sk_buff. In C is only what the kernel's Rust bindings do not have: inline functions and macros
  * (ftrace_regs_get_argument(), __get_kernel_nofault(), in_hardirq()), struct fprobe, and the members of net_device,
  * net and sock, which are opaque to them. What is recorded, and where, is decided in Rust.
  */
@@ -19,9 +19,9 @@
 #include <net/netfilter/nf_tables.h>
 #include <net/sock.h>
 #include <net/tcp_states.h>
-#include <asm/ibt.h>
 
 #include "hooks.h"
+#include "peek.h"
 
 /* ring.rs: Kind, How, Tracepoint */
 enum { ENTRY = 1, EXIT, TRACEPOINT, DERIVED, RESIZED, MERGED, RULE };
@@ -50,19 +50,7 @@ struct klab_tracepoint {
 static struct klab_entry entries[HOWS][POSITIONS];
 static struct klab_exit exits[HOWS][POSITIONS];
 
-/* Read kernel memory; 0 where nothing is mapped. No object lies below PAGE_OFFSET. */
-static __always_inline u64 peek64(const void *at)
-{
-	u64 value;
-
-	if ((unsigned long)at < PAGE_OFFSET)
-		return 0;
-	__get_kernel_nofault(&value, at, u64, fault);
-	return value;
-fault:
-	return 0;
-}
-
+/* As peek64(). */
 static __always_inline u32 peek32(const void *at)
 {
 	u32 value;
@@ -252,14 +240,6 @@ static bool hit(u8 kind, u32 site, const void *skb, u64 arg)
 
 	begin(&e, kind, site, skb, arg);
 	return look(skb, &e) && record(&e);
-}
-
-/* kallsyms's address: before the endbr64 that ftrace's call follows. */
-static u32 site_of(unsigned long ip)
-{
-	if (IS_ENABLED(CONFIG_X86_KERNEL_IBT) && __is_endbr(*(u32 *)(ip - ENDBR_INSN_SIZE)))
-		ip -= ENDBR_INSN_SIZE;
-	return ip;
 }
 
 static void on_entry(unsigned long ip, unsigned long parent, struct ftrace_ops *ops, struct ftrace_regs *regs)
@@ -488,12 +468,13 @@ void klab_unhook(void)
 			exits[i][j].live = false;
 		}
 	}
+	klab_unhook_calls();
 	tracepoint_synchronize_unregister();
 }
 
 u64 klab_missed(void)
 {
-	u64 missed = 0;
+	u64 missed = klab_missed_calls();
 	int i, j;
 
 	for (i = 0; i < HOWS; i++)

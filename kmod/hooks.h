@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0 */
-/* Between hooks.c and event.rs: the same layout on both sides, asserted there. */
+/* Between hooks.c, event.rs and calls.rs: the same layout on both sides, asserted there. */
 #ifndef KLAB_HOOKS_H
 #define KLAB_HOOKS_H
 
@@ -29,6 +29,23 @@ struct klab_event {
 bool klab_may(const struct klab_event *event);
 bool klab_record(const struct klab_event *event);
 
+/* A call or a return, of any function. */
+struct klab_call {
+	u64 time, args[6], value, entered;
+	u32 site, pid, tgid, cpu;
+	u8 kind, context, text_len, flags, zero[4];
+	char comm[16];
+	char text[80];
+};
+
+/* In Rust, calls.rs. */
+bool klab_wants(u32 plan, u32 cpu, const u64 *args);
+u64 klab_text_of(u32 plan, const u64 *args, bool *hop);
+void klab_record_call(const struct klab_call *call);
+
+int klab_hook_calls(u32 plan, unsigned long *addresses, u32 count);
+void klab_unhook_calls(void);
+u64 klab_missed_calls(void);
 int klab_hook_entries(u32 how, u32 position, unsigned long *addresses, u32 count);
 int klab_hook_exits(u32 how, u32 position, unsigned long *addresses, u32 count);
 int klab_hook_tracepoint(u32 id, const char *name, size_t len);

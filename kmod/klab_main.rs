@@ -1,14 +1,16 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! klab's module: what an `sk_buff` meets on its way, into rings that the host reads in the guest's RAM.
+//! klab's module: what an `sk_buff` meets on its way, and calls of any function, into rings that the host reads in the guest's RAM.
 //!
-//! The host decides what to hook; here are only the means. `ring` is shared with the host, `hooks.c` are the hooks,
-//! `event` records what they see if `filter` lets it through or `track` follows its packet, `rings` is the memory,
+//! The host decides what to hook; here are only the means. `ring` and `call` are shared with the host, `hooks.c` are the hooks,
+//! `event` records what they see if `filter` lets it through or `track` follows its packet, `calls` records calls, `rings` is the memory,
 //! `capture` arms and disarms, `device` is `/dev/klab`; `int3.c` is about QEMU.
 
 use kernel::error::to_result;
 use kernel::prelude::*;
 
+mod call;
+mod calls;
 mod capture;
 mod device;
 mod event;

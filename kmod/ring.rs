@@ -22,12 +22,12 @@ use core::mem::{offset_of, size_of};
 
 // By path: this file has another place in each crate that compiles it.
 #[path = "bytes.rs"]
-mod bytes;
+pub(crate) mod bytes;
 
 /// `KLABRING` in memory.
 pub const MAGIC: u64 = u64::from_le_bytes(*b"KLABRING");
 /// Of this file's layouts; a module and a host of different versions refuse each other.
-pub const VERSION: u32 = 3;
+pub const VERSION: u32 = 4;
 /// Bytes of a record.
 pub const RECORD: usize = size_of::<Record>();
 /// Bytes of the packet in a record: an IPv6 header, some extension headers behind it, and what tells of the layer above.
@@ -160,6 +160,10 @@ pub enum Kind {
     Merged = 6,
     /// A function of [`How::Rule`] was called for this skb. `arg`: its `struct nft_expr`, which lies in a rule.
     Rule = 7,
+    /// A function of [`How::Call`] was called: the record is a `CallRecord`.
+    Call = 8,
+    /// A function of [`How::Call`] came back: the record is a `CallRecord`.
+    Return = 9,
 }
 
 /// In what the CPU was.
@@ -245,11 +249,13 @@ pub enum How {
     /// [`Kind::Rule`]: evaluates an expression of nftables, argument 0, for the packet of a `struct nft_pktinfo`, which is
     /// the argument at the position.
     Rule = 6,
+    /// [`Kind::Call`] and [`Kind::Return`], of any function. The position is the number of its plan: see `call`.
+    Call = 7,
 }
 
 impl How {
     /// The last of them.
-    pub const LAST: Self = Self::Rule;
+    pub const LAST: Self = Self::Call;
 }
 
 /// The first page of a ring; the counters are each written by the ring's CPU only.
@@ -272,7 +278,7 @@ pub struct RingHeader {
     pub generation: u64,
     /// Sequences given out: the next record's.
     pub produced: u64,
-    /// Times a hook was called.
+    /// Times a hook was called; of [`How::Call`] not its returns.
     pub seen: u64,
     /// Times the filter said no.
     pub rejected: u64,
@@ -290,7 +296,7 @@ pub struct RingHeader {
 pub struct Site {
     /// Its address, as in kallsyms.
     pub address: u64,
-    /// Which argument the skb is, from 0; below [`POSITIONS`].
+    /// Which argument the skb is, from 0; below [`POSITIONS`]. Of [`How::Call`] the plan.
     pub position: u8,
     /// [`How`].
     pub how: u8,
@@ -409,7 +415,7 @@ pub struct Counters {
     pub rings: [RingInfo; MAX_CPUS],
 }
 
-const fn ioctl(direction: u32, number: u32, size: usize) -> u32 {
+pub const fn ioctl(direction: u32, number: u32, size: usize) -> u32 {
     direction << 30 | (size as u32) << 16 | (b'K' as u32) << 8 | number
 }
 
@@ -419,7 +425,7 @@ pub const KLAB_SITES: u32 = ioctl(1, 1, size_of::<Sites>());
 pub const KLAB_ARM: u32 = ioctl(1, 2, size_of::<Arm>());
 /// Takes [`Filter`].
 pub const KLAB_FILTER: u32 = ioctl(1, 3, size_of::<Filter>());
-/// Ends a capture, and forgets sites and filter; the rings stay readable until the next arming or unloading.
+/// Ends a capture, and forgets sites, filter and plans; the rings stay readable until the next arming or unloading.
 pub const KLAB_DISARM: u32 = ioctl(0, 4, 0);
 /// Gives [`Counters`].
 pub const KLAB_COUNTERS: u32 = ioctl(2, 5, size_of::<Counters>());

@@ -18,6 +18,7 @@ pub mod debug;
 pub mod drgn;
 mod drivers;
 pub mod fs;
+pub mod ftrace;
 pub mod guest;
 pub mod kernel;
 mod kmod;

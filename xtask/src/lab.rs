@@ -270,6 +270,7 @@ pub(crate) fn sources(root: &Path) -> Result<Key> {
         "probes",
         "vm",
         "kmod/bytes.rs",
+        "kmod/call.rs",
         "kmod/filter.rs",
         "kmod/ring.rs",
     ] {

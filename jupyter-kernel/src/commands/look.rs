@@ -7,6 +7,7 @@ use serde_json::json;
 
 use super::change::{self, Set};
 use super::debug::{self, Break, Past, WhoWrites};
+use super::ftrace::{self, Ftrace};
 use super::output::{Context, Output};
 use super::read::Read;
 use super::search::{self, SearchFor};
@@ -24,6 +25,9 @@ pub(crate) enum Look {
     /// Show the path of each packet through the kernel while a command runs in the guest
     #[command(after_long_help = include_str!("manual/skb.txt"))]
     Skb(Skb),
+    /// Trace the calls of functions: arguments, task, return value, how long each took
+    #[command(after_long_help = include_str!("manual/ftrace.txt"))]
+    Ftrace(Ftrace),
     /// Show each call of a function: arguments, task, return value
     #[command(after_long_help = include_str!("manual/break.txt"))]
     Break(Break),
@@ -47,6 +51,7 @@ impl Look {
             Self::Read(read) => &read.source,
             Self::Search(what) => &what.source,
             Self::Skb(what) => &what.source,
+            Self::Ftrace(what) => &what.source,
             Self::Break(what) => &what.source,
             Self::WhoWrites(what) => &what.source,
             Self::LastWrite(what) | Self::History(what) => &what.source,
@@ -69,6 +74,7 @@ impl Look {
             Self::Read(read) => read.run(&guest),
             Self::Search(what) => search::run(what, &guest, cx),
             Self::Skb(what) => skb::run(what, &guest, cx),
+            Self::Ftrace(what) => ftrace::run(what, &guest, cx),
             Self::Break(what) => debug::calls(what, &guest, cx),
             Self::WhoWrites(what) => debug::who_writes(what, &guest, cx),
             Self::LastWrite(what) => debug::last_write(what, &guest),
@@ -83,6 +89,7 @@ impl Look {
             Self::Read(read) => Ok(read.code(guest)),
             Self::Search(what) => search::code(what, guest),
             Self::Skb(what) => Ok(skb::code(what, guest)),
+            Self::Ftrace(what) => ftrace::code(what, guest),
             Self::Break(what) => Ok(debug::code_of_calls(what, guest)),
             Self::WhoWrites(what) => Ok(debug::code_of_write(what, guest)),
             Self::LastWrite(what) => Ok(debug::code_of_past(what, "last_write", guest)),

@@ -17,6 +17,7 @@ mod copy;
 mod debug;
 mod doctor;
 mod drgn;
+mod ftrace;
 mod inside;
 mod kmod;
 mod line;
@@ -112,7 +113,8 @@ fn run(shell: Shell, caught: &Caught, set_up: SetUp) -> Result<Output> {
         // Jupyter's own server, and a prompt of Python's: they have their own ways. A recording ends, and is shown.
         ShellCommand::Setup(_)
         | ShellCommand::Drgn(_)
-        | ShellCommand::Look(look::Look::Skb(_) | look::Look::Break(_)) => {}
+        | ShellCommand::Look(look::Look::Skb(_) | look::Look::Ftrace(_) | look::Look::Break(_)) => {
+        }
         _ => caught.watch(&cx.interrupt)?,
     }
     match shell.command {

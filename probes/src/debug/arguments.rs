@@ -30,7 +30,7 @@ pub struct Argument {
 
 /// Where an argument is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Passed {
+pub(crate) enum Passed {
     /// In so many registers from the one of this number on.
     Registers(usize, usize),
     /// On the stack: bytes from the return address on.
@@ -38,7 +38,7 @@ pub(super) enum Passed {
 }
 
 /// Where the argument of each type is; each is given with its size, and whether it is a structure or a union.
-pub(super) fn passed(types: impl IntoIterator<Item = (u64, bool)>) -> Vec<Passed> {
+pub(crate) fn passed(types: impl IntoIterator<Item = (u64, bool)>) -> Vec<Passed> {
     let (mut register, mut stack) = (0, 8);
     let mut all = Vec::new();
     for (size, composite) in types {
@@ -57,14 +57,14 @@ pub(super) fn passed(types: impl IntoIterator<Item = (u64, bool)>) -> Vec<Passed
 
 /// The arguments of one call: its registers and its stack, as they were when it began.
 #[derive(Debug, Clone)]
-pub(super) struct Arguments {
-    pub(super) names: Vec<String>,
+pub(crate) struct Arguments {
+    pub(crate) names: Vec<String>,
     objects: Vec<Result<Object>>,
 }
 
 impl Arguments {
     /// Those of a function that is about to run with these registers.
-    pub(super) fn of(
+    pub(crate) fn of(
         kernel: &Kernel,
         prototype: &Prototype,
         registers: &Registers,
@@ -107,7 +107,7 @@ impl Arguments {
     }
 
     /// The argument of a name.
-    pub(super) fn named(&self, function: &str, name: &str) -> Result<Object> {
+    pub(crate) fn named(&self, function: &str, name: &str) -> Result<Object> {
         match self.names.iter().position(|known| known == name) {
             Some(index) => self.objects[index].clone(),
             None => Err(Error::Absent(match self.names.is_empty() {
@@ -121,14 +121,14 @@ impl Arguments {
     }
 
     /// The names with their values, as an expression may use them.
-    pub(super) fn locals(&self) -> Vec<(String, Object)> {
+    pub(crate) fn locals(&self) -> Vec<(String, Object)> {
         let each = self.names.iter().zip(&self.objects);
         each.filter_map(|(name, object)| Some((name.clone(), object.clone().ok()?)))
             .collect()
     }
 
     /// All of them, read out.
-    pub(super) fn values(&self, prototype: &Prototype) -> Vec<Argument> {
+    pub(crate) fn values(&self, prototype: &Prototype) -> Vec<Argument> {
         let each = self.names.iter().zip(&self.objects);
         each.zip(&prototype.parameters)
             .map(|((name, object), (_, ty))| Argument {
@@ -144,13 +144,13 @@ impl Arguments {
 }
 
 /// A value; what cannot be read is said in its place.
-pub(super) fn read_out(object: Result<Object>) -> Value {
+pub(crate) fn read_out(object: Result<Object>) -> Value {
     object
         .and_then(|object| object.to_value())
         .unwrap_or_else(|error| Value::Fault(error.to_string()))
 }
 
-pub(super) fn is_composite(prototype: &Prototype, ty: TypeId) -> Result<bool> {
+pub(crate) fn is_composite(prototype: &Prototype, ty: TypeId) -> Result<bool> {
     Ok(matches!(prototype.btf.shape(ty)?, Shape::Composite { .. }))
 }
 

@@ -18,32 +18,32 @@ const FTRACE: u64 = 5;
 
 /// Where the guest is to stop.
 #[derive(Debug, Clone)]
-pub(super) struct Place {
+pub(crate) struct Place {
     /// The function's name, as its table has it.
-    pub(super) name: String,
-    pub(super) module: Option<String>,
+    pub(crate) name: String,
+    pub(crate) module: Option<String>,
     /// Where the guest stops.
-    pub(super) at: GuestVirt,
+    pub(crate) at: GuestVirt,
     /// How far into the function that is, in bytes.
-    pub(super) offset: u64,
+    pub(crate) offset: u64,
     /// Whether it stops before the function has done anything: the registers are those of its caller.
-    pub(super) entry: bool,
+    pub(crate) entry: bool,
     /// How it is called, as BTF has it; `None` for what BTF does not have.
-    pub(super) prototype: Option<Prototype>,
+    pub(crate) prototype: Option<Prototype>,
 }
 
 /// A function's type.
 #[derive(Debug, Clone)]
-pub(super) struct Prototype {
-    pub(super) btf: Arc<Btf>,
+pub(crate) struct Prototype {
+    pub(crate) btf: Arc<Btf>,
     /// What it returns; [`TypeId::VOID`] for nothing.
-    pub(super) returns: TypeId,
-    pub(super) parameters: Vec<(String, TypeId)>,
+    pub(crate) returns: TypeId,
+    pub(crate) parameters: Vec<(String, TypeId)>,
 }
 
 impl Place {
     /// `vfs_read`, `tun:group_show`, `name_show@2`, `vfs_read+0x25d`, an address.
-    pub(super) fn find(guest: &Guest, text: &str) -> Result<Self> {
+    pub(crate) fn find(guest: &Guest, text: &str) -> Result<Self> {
         let kernel = guest.kernel()?;
         let (name, module, start, offset) = match GuestVirt::parse(text) {
             Some(at) => {
@@ -96,12 +96,12 @@ impl Place {
     }
 
     /// The function as views print it.
-    pub(super) fn function(&self) -> String {
+    pub(crate) fn function(&self) -> String {
         place(&self.name, 0, self.module.as_deref())
     }
 
     /// Its prototype, or why it has no arguments here.
-    pub(super) fn arguments(&self) -> Result<&Prototype> {
+    pub(crate) fn arguments(&self) -> Result<&Prototype> {
         let name = self.function();
         if !self.entry {
             return Err(Error::Unsupported(format!(
@@ -112,7 +112,7 @@ impl Place {
         self.prototype()
     }
 
-    pub(super) fn prototype(&self) -> Result<&Prototype> {
+    pub(crate) fn prototype(&self) -> Result<&Prototype> {
         self.prototype.as_ref().ok_or_else(|| {
             let name = self.function();
             Error::Unsupported(match name.contains('.') {
@@ -129,7 +129,7 @@ impl Place {
 
 /// The function that a name means. One that has no address of its own may be there under a name that the compiler made, or be a part of its
 /// callers.
-fn resolve(kernel: &Kernel, text: &str) -> Result<Definition> {
+pub(crate) fn resolve(kernel: &Kernel, text: &str) -> Result<Definition> {
     let error = match kernel.resolve(text) {
         Ok(found) => return Ok(found),
         Err(error @ Error::NoSymbol { .. }) => error,
@@ -156,7 +156,7 @@ fn resolve(kernel: &Kernel, text: &str) -> Result<Definition> {
 }
 
 /// The type that BTF has of a function.
-pub(super) fn prototype(
+pub(crate) fn prototype(
     kernel: &Kernel,
     name: &str,
     module: Option<&str>,

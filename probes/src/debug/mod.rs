@@ -25,16 +25,16 @@
 //! A function that the compiler has put into all its callers has no address; of one that it has put into some, only the other
 //! calls are seen.
 
-mod arguments;
+pub(crate) mod arguments;
 mod breakpoint;
 mod call;
 mod calls;
-mod function;
+pub(crate) mod function;
 mod rewind;
-mod stop;
+pub(crate) mod stop;
 mod view;
 mod watchpoint;
-mod work;
+pub(crate) mod work;
 mod writer;
 
 pub use arguments::Argument;

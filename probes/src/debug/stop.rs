@@ -23,19 +23,19 @@ const LONGEST: Duration = Duration::from_secs(365 * 24 * 3600);
 
 /// How long the guest is watched, what runs in it meanwhile, and what ends that early.
 #[derive(Debug, Clone)]
-pub(super) struct Bounds {
+pub(crate) struct Bounds {
     time: Duration,
     /// The command to run in the guest meanwhile.
-    pub(super) command: Option<Vec<String>>,
+    pub(crate) command: Option<Vec<String>>,
     /// Set when the command has ended that was to be watched.
-    pub(super) done: Arc<AtomicBool>,
+    pub(crate) done: Arc<AtomicBool>,
     /// Set when the user has seen enough.
-    pub(super) stop: Arc<AtomicBool>,
+    pub(crate) stop: Arc<AtomicBool>,
 }
 
 impl Bounds {
     /// Until so much time is over.
-    pub(super) fn of(time: Duration) -> Self {
+    pub(crate) fn of(time: Duration) -> Self {
         Self {
             time,
             command: None,
@@ -44,21 +44,21 @@ impl Bounds {
         }
     }
 
-    pub(super) fn set_time(&mut self, time: Duration) {
+    pub(crate) fn set_time(&mut self, time: Duration) {
         self.time = time.min(LONGEST);
     }
 
-    pub(super) const fn time(&self) -> Duration {
+    pub(crate) const fn time(&self) -> Duration {
         self.time
     }
 
     /// When a watch that begins now is over.
-    pub(super) fn until(&self) -> Instant {
+    pub(crate) fn until(&self) -> Instant {
         Instant::now() + self.time
     }
 
     /// What has ended a watch that nothing ended at a stop.
-    pub(super) fn ended(&self) -> Ended {
+    pub(crate) fn ended(&self) -> Ended {
         if self.stop.load(Ordering::Acquire) {
             Ended::Interrupted
         } else if self.done.load(Ordering::Acquire) {
@@ -103,14 +103,14 @@ macro_rules! bounded {
         }
     };
 }
-pub(super) use bounded;
+pub(crate) use bounded;
 
 /// A guest under a debugger. Dropped, it runs and has no breakpoints.
 #[derive(Debug)]
-pub(super) struct Session {
-    pub(super) guest: Guest,
-    pub(super) kernel: Kernel,
-    pub(super) debugger: Debugger,
+pub(crate) struct Session {
+    pub(crate) guest: Guest,
+    pub(crate) kernel: Kernel,
+    pub(crate) debugger: Debugger,
     bounds: Bounds,
     until: Instant,
     /// Where it stands; `None` before the first run, and while it runs.
@@ -121,23 +121,23 @@ pub(super) struct Session {
 
 /// The guest stands.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Standing {
-    pub(super) registers: Registers,
+pub(crate) struct Standing {
+    pub(crate) registers: Registers,
     /// The address that was written to, of a watchpoint.
-    pub(super) watch: Option<u64>,
+    pub(crate) watch: Option<u64>,
 }
 
 /// What tells a task from another.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Mirror)]
 #[mirror(c = "struct task_struct")]
-pub(super) struct Current {
-    pub(super) pid: i32,
-    pub(super) comm: FixedStr<16>,
+pub(crate) struct Current {
+    pub(crate) pid: i32,
+    pub(crate) comm: FixedStr<16>,
 }
 
 impl Session {
     /// Stops the guest, to set what it is to stop at.
-    pub(super) fn begin(guest: &Guest, bounds: &Bounds) -> Result<Self> {
+    pub(crate) fn begin(guest: &Guest, bounds: &Bounds) -> Result<Self> {
         let kernel = guest.kernel()?;
         let task = Plan::new(&kernel)?;
         Ok(Self {
@@ -153,7 +153,7 @@ impl Session {
     }
 
     /// Lets the guest run to its next stop; `None` when the watch is over: then it runs.
-    pub(super) fn next(&mut self) -> Result<Option<Standing>> {
+    pub(crate) fn next(&mut self) -> Result<Option<Standing>> {
         if !self.runs {
             self.debugger.run(self.at.take())?;
             self.runs = true;
@@ -187,7 +187,7 @@ impl Session {
     }
 
     /// Executes one instruction of the CPU that has stopped.
-    pub(super) fn step(&mut self, cpu: u32) -> Result<Standing> {
+    pub(crate) fn step(&mut self, cpu: u32) -> Result<Standing> {
         check_interrupt();
         let stop = self.debugger.step(cpu)?;
         // It has left its breakpoint.
@@ -199,12 +199,12 @@ impl Session {
     }
 
     /// Ends the watch at this time at the latest.
-    pub(super) fn not_after(&mut self, until: Instant) {
+    pub(crate) fn not_after(&mut self, until: Instant) {
         self.until = self.until.min(until);
     }
 
     /// What the CPU calls `current`, and its address.
-    pub(super) fn current(&self, cpu: u32) -> Result<(GuestVirt, Current)> {
+    pub(crate) fn current(&self, cpu: u32) -> Result<(GuestVirt, Current)> {
         let at = sched::current(&self.kernel, cpu)?;
         Ok((at, self.task.load(at)?))
     }

@@ -22,7 +22,7 @@ const SLICE: Duration = Duration::from_millis(5);
 
 /// A command that begins when the guest is watched. Dropped, it is ended; one that has not begun never does.
 #[derive(Debug)]
-pub(super) struct Work {
+pub(crate) struct Work {
     running: Option<(JoinHandle<Result<()>>, Canceller)>,
     go: Option<Sender<()>>,
 }
@@ -30,7 +30,7 @@ pub(super) struct Work {
 impl Work {
     /// The command of `bounds`, by a client that is connected: the agent of a guest that stands answers nobody, for as long as the
     /// watch here. Its end sets `done`.
-    pub(super) fn begin(guest: &Guest, bounds: &Bounds) -> Result<Self> {
+    pub(crate) fn begin(guest: &Guest, bounds: &Bounds) -> Result<Self> {
         let Some(command) = bounds.command.clone() else {
             return Ok(Self {
                 running: None,
@@ -60,7 +60,7 @@ impl Work {
     }
 
     /// The guest is watched from now on.
-    pub(super) fn start(&mut self) {
+    pub(crate) fn start(&mut self) {
         if let Some(go) = self.go.take() {
             // Its thread waits for this.
             let _ = go.send(());
@@ -71,7 +71,7 @@ impl Work {
     ///
     /// # Errors
     /// When it could not be run.
-    pub(super) fn end(mut self, until: Instant, stop: &AtomicBool) -> Result<()> {
+    pub(crate) fn end(mut self, until: Instant, stop: &AtomicBool) -> Result<()> {
         while let Some((thread, _)) = &self.running
             && !thread.is_finished()
             && Instant::now() < until

@@ -1,5 +1,9 @@
-//! What this library shares with the module of `kmod/`: the same files.
+//! What this library shares with the module of `kmod/`: the same files; and what arms it and reads its rings.
 
+#[path = "../../../kmod/call.rs"]
+pub(crate) mod call;
+pub(crate) mod device;
+pub(crate) mod reader;
 pub(crate) mod ring;
 #[path = "../../../kmod/filter.rs"]
 pub(crate) mod tuple;

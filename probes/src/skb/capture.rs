@@ -2,21 +2,16 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use vm::agent::Client;
-
 use super::filter::{Filter, Wanted};
 use super::functions::{ENTRIES, Functions, SkbFunction, call_sites};
 use super::path::{ENDS, Known, Paths, Site};
-use super::reader::{Event, Reader, Tally};
 use super::reason::Reasons;
 use super::stages::{PATH, layer};
-use crate::cell::{Bundle, Display, display};
 use crate::guest::Guest;
 use crate::kernel::Kernel;
-use crate::kmod::ring::{
-    self, Arm, How, KLAB_ARM, KLAB_COUNTERS, KLAB_DISARM, KLAB_FILTER, KLAB_SITES, Sites,
-    Tracepoint,
-};
+use crate::kmod::device::Armed;
+use crate::kmod::reader::{Event, Tally};
+use crate::kmod::ring::{self, How, KLAB_FILTER, Tracepoint};
 use crate::memory::GuestVirt;
 use crate::net::netfilter::HookFunctions;
 use crate::net::netfilter::rule_blob::NftRules;
@@ -113,8 +108,7 @@ impl From<&Profile> for CaptureOptions {
 pub struct Capture {
     guest: Guest,
     kernel: Kernel,
-    client: Client,
-    reader: Reader,
+    armed: Armed,
     events: Vec<Event>,
     sites: Vec<Site>,
     hooks: HookFunctions,
@@ -127,16 +121,6 @@ pub struct Capture {
 }
 
 impl Guest {
-    /// Loads klab's module into the guest; `false` if it was loaded already. It is built first where it was not built
-    /// for this kernel yet: the first time that takes minutes, and the steps are shown.
-    ///
-    /// # Errors
-    /// When the module cannot be built for this kernel, or the kernel refuses it.
-    pub fn load_kmod(&self) -> Result<bool> {
-        let mut client = self.agent()?;
-        Ok(self.machine()?.load_kmod(&mut client, &mut Steps(None))?)
-    }
-
     /// Hooks the functions of a profile: from now on each call with an `sk_buff` leaves a record. Loads klab's module
     /// first, as [`Guest::load_kmod`] does. One capture at a time.
     ///
@@ -151,7 +135,6 @@ impl Guest {
         } = options.into();
         let wanted = filter.resolve(self)?;
         self.load_kmod()?;
-        let mut client = self.agent()?;
         let kernel = self.kernel()?;
         let functions = Functions::read(&kernel)?;
         let hooks = HookFunctions::read(&kernel)?;
@@ -163,34 +146,20 @@ impl Guest {
             ));
         }
         let realtime = crate::core::time::realtime_offset(&kernel)?;
-        client.device_open()?;
         let rules = NftRules::read(&kernel)?;
         let mut all: Vec<ring::Site> = sites.iter().map(Site::to_ring).collect();
         if !matches!(profile, Profile::List(_)) {
             all.extend(statements(&kernel, &rules)?);
         }
-        for some in all.chunks(ring::SITES) {
-            if let Err(error) = client.device_ioctl(KLAB_SITES, &Sites::to_bytes(some)) {
-                return Err(busy(&mut client).unwrap_or_else(|| error.into()));
-            }
-        }
-        client.device_ioctl(KLAB_FILTER, &wanted.to_ring().to_bytes())?;
-        let arm = Arm {
-            version: ring::VERSION,
-            ring: 0,
-            tracepoints: Tracepoint::ALL
-                .iter()
-                .fold(0, |bits, id| bits | 1 << *id as u64),
-            owner: std::process::id().into(),
-        };
-        client.device_ioctl(KLAB_ARM, &arm.to_bytes())?;
-        let counters = client.device_ioctl(KLAB_COUNTERS, &[])?;
-        let reader = Reader::new(kernel.space().memory().clone(), &counters)?;
+        let tracepoints = Tracepoint::ALL
+            .iter()
+            .fold(0, |bits, id| bits | 1 << *id as u64);
+        let filter = (KLAB_FILTER, &wanted.to_ring().to_bytes()[..]);
+        let armed = Armed::new(self, &kernel, &all, &[filter], tracepoints)?;
         Ok(Capture {
             guest: self.clone(),
             kernel,
-            client,
-            reader,
+            armed,
             events: Vec::new(),
             sites,
             hooks,
@@ -215,32 +184,6 @@ impl Guest {
         work(self)?;
         capture.settle()?;
         capture.paths()
-    }
-}
-
-/// Why a capture cannot begin, if that is since another one is under way.
-fn busy(client: &mut Client) -> Option<Error> {
-    let answer = client.device_ioctl(KLAB_COUNTERS, &[]).ok()?;
-    let counters = ring::Counters::from_bytes(answer.as_slice().try_into().ok()?);
-    if counters.magic != ring::MAGIC || counters.version != ring::VERSION || counters.armed == 0 {
-        return None;
-    }
-    Some(Error::Invalid(format!(
-        "another recording runs in this guest, for {:.1} s, of process {} of this machine: wait until it ends, or end it",
-        counters.age as f64 / 1e9,
-        counters.owner
-    )))
-}
-
-/// The steps of making the module, shown where they replace each other.
-struct Steps(Option<Display>);
-
-impl vm::Progress for Steps {
-    fn step(&mut self, text: &str) {
-        match &self.0 {
-            Some(shown) => shown.update(Bundle::text(text)),
-            None => self.0 = Some(display(Bundle::text(text))),
-        }
     }
 }
 
@@ -380,14 +323,14 @@ impl Capture {
     /// When the rings are not as the module keeps them.
     pub fn drain(&mut self) -> Result<usize> {
         let before = self.events.len();
-        self.reader.drain(false, &mut self.events)?;
+        self.armed.reader.drain(false, &mut self.events)?;
         Ok(self.events.len() - before)
     }
 
     /// Counts of the records so far, as of the last [`Capture::drain`].
     #[must_use]
     pub fn tally(&self) -> Tally {
-        self.reader.tally()
+        self.armed.reader.tally()
     }
 
     /// Waits until nothing has come for a fifth of a second, at most three seconds.
@@ -411,16 +354,8 @@ impl Capture {
     /// # Errors
     /// When the module does not answer, or the rings are not as it keeps them.
     pub fn paths(mut self) -> Result<Paths> {
-        let counters = self.client.device_ioctl(KLAB_COUNTERS, &[])?;
-        self.client.device_ioctl(KLAB_DISARM, &[])?;
-        self.reader.drain(true, &mut self.events)?;
-        let missed = ring::Counters::from_bytes(
-            counters
-                .as_slice()
-                .try_into()
-                .map_err(|_| Error::machine("klab's module gave no counters".to_owned()))?,
-        )
-        .missed;
+        let missed = self.armed.disarm()?;
+        self.armed.reader.drain(true, &mut self.events)?;
         let known = Known {
             kernel: &self.kernel,
             sites: &self.sites,
@@ -430,12 +365,12 @@ impl Capture {
             reasons: Reasons::read(&self.kernel)?,
             all_families: self.all_families,
         };
-        let mut tally = self.reader.tally();
+        let mut tally = self.armed.reader.tally();
         tally.missed = missed;
-        let mut paths = Paths::sort(self.events, tally, self.reader.whole_until(), &known)?;
+        let mut paths = Paths::sort(self.events, tally, self.armed.reader.whole_until(), &known)?;
         paths.absent = self.absent;
         paths.hooked = self.sites.len();
-        paths.cpus = self.reader.cpus().to_vec();
+        paths.cpus = self.armed.reader.cpus().to_vec();
         paths.realtime = self.realtime;
         drop(self.guest);
         Ok(paths)

@@ -15,7 +15,7 @@ use crate::object::Mirror;
 use crate::{Error, Result};
 
 /// Bytes from a function's address to where it calls ftrace: nothing, or an `endbr64` (CONFIG_X86_KERNEL_IBT).
-pub(super) const ENTRIES: [u64; 2] = [0, 4];
+pub(crate) const ENTRIES: [u64; 2] = [0, 4];
 /// Pages of `struct dyn_ftrace` that a kernel may have.
 const MAX_PAGES: usize = 1 << 16;
 
@@ -56,7 +56,7 @@ struct FtracePage {
 }
 
 /// The addresses of all call sites that ftrace knows.
-pub(super) fn call_sites(kernel: &Kernel) -> Result<HashSet<u64>> {
+pub(crate) fn call_sites(kernel: &Kernel) -> Result<HashSet<u64>> {
     let mut page = GuestVirt(kernel.read_u64(kernel.symbol("ftrace_pages_start")?)?);
     let size = kernel.c_type("struct dyn_ftrace")?.size()?;
     let mut sites = HashSet::new();

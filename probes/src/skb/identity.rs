@@ -9,7 +9,7 @@ use std::collections::hash_map::Entry;
 use std::collections::{BTreeSet, HashMap};
 
 use super::filter::{Datagram, Seen, datagram};
-use super::reader::Event;
+use crate::kmod::reader::Event;
 use crate::kmod::ring::{Kind, Tracepoint};
 
 /// Time in which a datagram's identification is its own, in nanoseconds: the kernel waits so long for missing fragments

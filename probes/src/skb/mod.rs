@@ -6,11 +6,10 @@
 
 mod capture;
 mod filter;
-mod functions;
+pub(crate) mod functions;
 mod identity;
 mod path;
 mod pcapng;
-mod reader;
 mod reason;
 mod sk_buff;
 mod stages;
@@ -22,9 +21,9 @@ pub use filter::{Filter, Netns};
 pub use functions::{Functions, SkbFunction};
 pub(crate) use path::context_name;
 pub use path::{Conntrack, Geometry, LeftOut, NetfilterHook, Path, Paths, RuleHit, Stage, What};
-pub use reader::{CpuTally, Tally};
 pub use sk_buff::SkBuff;
 pub use stages::{Layer, PATH};
 pub use stop::{Stop, Stopped};
 
+pub use crate::kmod::reader::{CpuTally, Tally};
 pub use crate::kmod::ring::Context;

@@ -12,8 +12,8 @@ pub(super) use sort::{ENDS, Known, Site};
 pub(crate) use stage::context_name;
 pub use stage::{Conntrack, Geometry, NetfilterHook, RuleHit, Stage, What};
 
-use super::reader::{CpuTally, Tally};
 use crate::Result;
+use crate::kmod::reader::{CpuTally, Tally};
 use crate::memory::GuestVirt;
 use crate::traffic::Frame;
 

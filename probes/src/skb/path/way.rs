@@ -5,12 +5,12 @@ use std::net::IpAddr;
 
 use super::{Conntrack, Geometry, Known, NetfilterHook, RuleHit, Site, Stage, What};
 use crate::Result;
+use crate::kmod::reader::Event;
 use crate::kmod::ring::{How, Kind, Record, Tracepoint};
 use crate::memory::GuestVirt;
 use crate::net::netfilter::Family;
 use crate::net::netfilter::nf_conn::NfConn;
 use crate::skb::filter::Seen;
-use crate::skb::reader::Event;
 use crate::skb::stages::{Layer, layer, nf_hook};
 use crate::traffic::{addresses, fragment};
 

@@ -6,7 +6,8 @@ use std::sync::atomic::{Ordering, fence};
 
 use serde::Serialize;
 
-use crate::kmod::ring::{Counters, MAGIC, MAX_CPUS, MAX_RING, RECORD, Record, RingHeader, VERSION};
+use super::call::CallRecord;
+use super::ring::{Counters, MAGIC, MAX_CPUS, MAX_RING, RECORD, Record, RingHeader, VERSION};
 use crate::memory::{GuestPhys, PhysMemory};
 use crate::{Error, Result};
 
@@ -17,11 +18,38 @@ const PRODUCED: u64 = offset_of!(RingHeader, produced) as u64;
 
 /// A record and where it comes from.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Event {
-    pub(super) cpu: u32,
+pub(crate) struct Event<R = Record> {
+    pub(crate) cpu: u32,
     /// Counts within its CPU's ring.
-    pub(super) sequence: u64,
-    pub(super) record: Record,
+    pub(crate) sequence: u64,
+    pub(crate) record: R,
+}
+
+/// What a slot of a ring can hold.
+pub(crate) trait InSlot {
+    fn from_slot(bytes: &[u8; RECORD]) -> Self;
+    /// Its time, in nanoseconds of the guest's monotonic clock.
+    fn time(&self) -> u64;
+}
+
+impl InSlot for Record {
+    fn from_slot(bytes: &[u8; RECORD]) -> Self {
+        Self::from_bytes(bytes)
+    }
+
+    fn time(&self) -> u64 {
+        self.time
+    }
+}
+
+impl InSlot for CallRecord {
+    fn from_slot(bytes: &[u8; RECORD]) -> Self {
+        Self::from_bytes(bytes)
+    }
+
+    fn time(&self) -> u64 {
+        self.time
+    }
 }
 
 /// Counts of the records: every one that was written is in `delivered` or in `lost`.
@@ -62,16 +90,17 @@ struct Ring {
     next: u64,
     /// The time of the last record that was read.
     last: u64,
-    /// `seen`, `unreadable` and `forgotten` when the reader was made.
-    before: [u64; 3],
+    /// `seen`, `unreadable`, `forgotten` and `rejected` when the reader was made.
+    before: [u64; 4],
 }
 
 /// All rings of a module.
 #[derive(Debug)]
-pub(super) struct Reader {
+pub(crate) struct Reader {
     memory: Arc<dyn PhysMemory>,
     rings: Vec<Ring>,
     tally: Tally,
+    rejected: u64,
     cpus: Vec<CpuTally>,
     /// Before which time nothing was lost.
     whole_until: Option<u64>,
@@ -80,7 +109,7 @@ pub(super) struct Reader {
 
 impl Reader {
     /// The rings that the module names, from the sequences of this moment on.
-    pub(super) fn new(memory: Arc<dyn PhysMemory>, counters: &[u8]) -> Result<Self> {
+    pub(crate) fn new(memory: Arc<dyn PhysMemory>, counters: &[u8]) -> Result<Self> {
         let bytes: &[u8; size_of::<Counters>()] = counters
             .try_into()
             .map_err(|_| malformed(format!("its counters are {} bytes", counters.len())))?;
@@ -98,6 +127,7 @@ impl Reader {
             memory,
             rings: Vec::new(),
             tally: Tally::default(),
+            rejected: 0,
             cpus: Vec::new(),
             whole_until: None,
             copy: vec![0; SOME * RECORD],
@@ -125,7 +155,12 @@ impl Reader {
                 slots: u64::from(header.slots),
                 next: header.produced,
                 last: 0,
-                before: [header.seen, header.unreadable, header.forgotten],
+                before: [
+                    header.seen,
+                    header.unreadable,
+                    header.forgotten,
+                    header.rejected,
+                ],
             });
         }
         Ok(reader)
@@ -139,12 +174,21 @@ impl Reader {
 
     /// All that came since the last call. A record that is still being written ends its ring's turn, unless `last`
     /// says that nothing writes any more: then it was never finished, and is lost.
-    pub(super) fn drain(&mut self, last: bool, events: &mut Vec<Event>) -> Result<()> {
-        let mut counted = [0_u64; 3];
+    pub(crate) fn drain<R: InSlot>(
+        &mut self,
+        last: bool,
+        events: &mut Vec<Event<R>>,
+    ) -> Result<()> {
+        let mut counted = [0_u64; 4];
         for index in 0..self.rings.len() {
             let header = self.header(self.rings[index].header)?;
             let (ring, tally) = (&mut self.rings[index], &mut self.cpus[index]);
-            let now = [header.seen, header.unreadable, header.forgotten];
+            let now = [
+                header.seen,
+                header.unreadable,
+                header.forgotten,
+                header.rejected,
+            ];
             for ((sum, now), before) in counted.iter_mut().zip(now).zip(ring.before) {
                 *sum = sum.wrapping_add(now.wrapping_sub(before));
             }
@@ -174,10 +218,10 @@ impl Reader {
                 let produced = self.memory.read_u64(ring.header.offset(PRODUCED))?;
                 for (before, bytes) in commits.into_iter().zip(some.chunks_exact(RECORD)) {
                     let overwritten = produced.saturating_sub(ring.slots) > ring.next;
-                    match read(before, bytes, ring.next) {
+                    match read::<R>(before, bytes, ring.next) {
                         Read::Whole(record) if !overwritten => {
                             tally.delivered += 1;
-                            ring.last = record.time;
+                            ring.last = record.time();
                             events.push(Event {
                                 cpu: ring.cpu,
                                 sequence: ring.next,
@@ -200,29 +244,39 @@ impl Reader {
                 self.whole_until = Some(self.whole_until.map_or(at, |before| before.min(at)));
             }
         }
-        [self.tally.seen, self.tally.unreadable, self.tally.forgotten] = counted;
+        [
+            self.tally.seen,
+            self.tally.unreadable,
+            self.tally.forgotten,
+            self.rejected,
+        ] = counted;
         self.tally.delivered = self.cpus.iter().map(|cpu| cpu.delivered).sum();
         self.tally.lost = self.cpus.iter().map(|cpu| cpu.lost).sum();
         Ok(())
     }
 
     /// Before which time nothing was lost; `None` where nothing was at all.
-    pub(super) fn whole_until(&self) -> Option<u64> {
+    pub(crate) fn whole_until(&self) -> Option<u64> {
         self.whole_until
     }
 
     /// The same by CPU.
-    pub(super) fn cpus(&self) -> &[CpuTally] {
+    pub(crate) fn cpus(&self) -> &[CpuTally] {
         &self.cpus
     }
 
-    pub(super) fn tally(&self) -> Tally {
+    /// Times the filter or a plan said no.
+    pub(crate) fn rejected(&self) -> u64 {
+        self.rejected
+    }
+
+    pub(crate) fn tally(&self) -> Tally {
         self.tally
     }
 }
 
-enum Read {
-    Whole(Record),
+enum Read<R> {
+    Whole(R),
     NotYet,
     Lost,
 }
@@ -235,14 +289,12 @@ fn first_word(bytes: &[u8]) -> u64 {
 
 /// Looks at a copy of record `sequence` as the head comment of `kmod/ring.rs` says; `before` is its commit word, read
 /// before the copy was made.
-fn read(before: u64, bytes: &[u8], sequence: u64) -> Read {
+fn read<R: InSlot>(before: u64, bytes: &[u8], sequence: u64) -> Read<R> {
     let age = (sequence as u32).wrapping_sub(before as u32) as i32;
     let whole = (before >> 32) as u8 != 0;
     match bytes.first_chunk() {
         _ if !whole || age > 0 => Read::NotYet,
-        Some(bytes) if age == 0 && first_word(bytes) == before => {
-            Read::Whole(Record::from_bytes(bytes))
-        }
+        Some(bytes) if age == 0 && first_word(bytes) == before => Read::Whole(R::from_slot(bytes)),
         _ => Read::Lost,
     }
 }

@@ -1,0 +1,290 @@
+//! What the module and the host share about calls of any function: the record, and the plan by which it is made.
+//!
+//! Both compile this same file, as they do `ring.rs`, whose rings, ioctls and rules hold here too. A function that is hooked
+//! by [`How::Call`](super::ring::How::Call) leaves a record when it is called and one when it returns. Each is as long as a
+//! packet's, and begins with the same two words.
+
+#![allow(dead_code, unreachable_pub)] // each side uses its half
+
+use core::mem::{offset_of, size_of};
+
+use super::ring::bytes::{bytes, u32_at, u64_at};
+use super::ring::{Context, Kind, POSITIONS, RECORD, VERSION, ioctl};
+
+/// Plans of one capture.
+pub const PLANS: usize = 32;
+/// Conditions of one plan.
+pub const CONDITIONS: usize = 4;
+/// Bytes of text in a record.
+pub const TEXT: usize = 80;
+/// The 0 behind the text was there.
+pub const TEXT_WHOLE: u8 = 1;
+/// Bytes of `task_struct.comm`.
+pub const COMM: usize = 16;
+
+/// A call or a return, as it lies in the ring.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CallRecord {
+    /// As of a packet: sequence, kind, context, bytes valid in `text`, [`TEXT_WHOLE`].
+    pub commit: u64,
+    /// `ktime_get_mono_fast_ns()`.
+    pub time: u64,
+    /// The words that were in the registers of the arguments when the function was called.
+    pub args: [u64; POSITIONS as usize],
+    /// Of a return: `rax`.
+    pub value: u64,
+    /// `time` of the call: what a return and its call have in common, with site and pid.
+    pub entered: u64,
+    /// Low half of the function's address.
+    pub site: u32,
+    /// `current->pid`.
+    pub pid: u32,
+    /// `current->tgid`.
+    pub tgid: u32,
+    /// 0.
+    pub zero: u32,
+    /// `current->comm`.
+    pub comm: [u8; COMM],
+    /// Of a call: the text that its plan asks for.
+    pub text: [u8; TEXT],
+}
+
+/// How one argument is compared with a constant.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Condition {
+    /// Number of the argument, from 0; below [`POSITIONS`].
+    pub arg: u8,
+    /// [`Compare`].
+    pub compare: u8,
+    /// Bytes of the argument that count: 1, 2, 4 or 8.
+    pub width: u8,
+    /// 1: the argument is signed.
+    pub signed: u8,
+    /// 0.
+    pub zero: u32,
+    /// With what it is compared, as 64 bits.
+    pub value: u64,
+}
+
+/// Comparisons.
+#[repr(u8)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Compare {
+    /// `==`
+    Equal = 0,
+    /// `!=`
+    Unequal = 1,
+    /// `<`
+    Less = 2,
+    /// `<=`
+    AtMost = 3,
+    /// `>`
+    More = 4,
+    /// `>=`
+    AtLeast = 5,
+}
+
+/// What is recorded of the calls of some functions.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Plan {
+    /// The calls: all that meet each of them.
+    pub conditions: [Condition; CONDITIONS],
+    /// How many of `conditions` are meant.
+    pub count: u8,
+    /// Number of the argument that leads to text, from 1; 0: none does.
+    pub text: u8,
+    /// 1: the text's address lies at `offset` behind that argument; 0: the argument is the address.
+    pub hop: u8,
+    /// 0.
+    pub zero: u8,
+    /// In bytes.
+    pub offset: u32,
+}
+
+/// Sets the plans that sites of `How::Call` name by their `position`. Forgotten by disarming.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Plans {
+    /// [`VERSION`].
+    pub version: u32,
+    /// 0.
+    pub zero: u32,
+    /// The plans.
+    pub plans: [Plan; PLANS],
+}
+
+/// Takes [`Plans`].
+pub const KLAB_PLANS: u32 = ioctl(1, 6, size_of::<Plans>());
+
+const _: () = {
+    assert!(size_of::<CallRecord>() == RECORD);
+    assert!(offset_of!(CallRecord, time) == 8 && offset_of!(CallRecord, args) == 16);
+    assert!(offset_of!(CallRecord, value) == 64 && offset_of!(CallRecord, entered) == 72);
+    assert!(offset_of!(CallRecord, site) == 80 && offset_of!(CallRecord, tgid) == 88);
+    assert!(offset_of!(CallRecord, comm) == 96 && offset_of!(CallRecord, text) == 112);
+    assert!(size_of::<Condition>() == 16 && offset_of!(Condition, value) == 8);
+    assert!(size_of::<Plan>() == 72 && offset_of!(Plan, offset) == 68);
+    assert!(size_of::<Plans>() == 8 + PLANS * 72);
+};
+
+impl CallRecord {
+    /// Decodes a copied record.
+    pub fn from_bytes(from: &[u8; RECORD]) -> Self {
+        Self {
+            commit: u64_at(from, 0),
+            time: u64_at(from, 8),
+            args: core::array::from_fn(|i| u64_at(from, 16 + i * 8)),
+            value: u64_at(from, 64),
+            entered: u64_at(from, 72),
+            site: u32_at(from, 80),
+            pid: u32_at(from, 84),
+            tgid: u32_at(from, 88),
+            zero: u32_at(from, 92),
+            comm: bytes(from, 96),
+            text: bytes(from, 112),
+        }
+    }
+
+    /// The text, as much of it as was copied, and whether that is all; `None`: it could not be read.
+    pub fn text(&self) -> Option<(&[u8], bool)> {
+        let len = usize::from((self.commit >> 48) as u8);
+        let whole = (self.commit >> 56) as u8 & TEXT_WHOLE != 0;
+        (len > 0 || whole).then(|| (self.text.get(..len).unwrap_or(&self.text), whole))
+    }
+
+    /// What happened; `None`: neither a call nor a return.
+    pub const fn kind(&self) -> Option<Kind> {
+        match Kind::from_byte((self.commit >> 32) as u8) {
+            Some(kind @ (Kind::Call | Kind::Return)) => Some(kind),
+            _ => None,
+        }
+    }
+
+    /// In what the CPU was.
+    pub const fn context(&self) -> Context {
+        Context::from_byte((self.commit >> 40) as u8)
+    }
+
+    /// The hooked function's whole address.
+    pub const fn address(&self) -> u64 {
+        0xffff_ffff_0000_0000 | self.site as u64
+    }
+}
+
+impl Plans {
+    /// The ioctl's bytes for at most [`PLANS`] plans; more are left out.
+    pub fn to_bytes(plans: &[Plan]) -> [u8; size_of::<Self>()] {
+        let mut to = [0; size_of::<Self>()];
+        to[..4].copy_from_slice(&VERSION.to_le_bytes());
+        for (index, to) in to[8..].chunks_exact_mut(size_of::<Plan>()).enumerate() {
+            let plan = plans.get(index).unwrap_or(&Plan::ALL);
+            for (to, one) in to.chunks_exact_mut(16).zip(&plan.conditions) {
+                to[..4].copy_from_slice(&[one.arg, one.compare, one.width, one.signed]);
+                to[8..].copy_from_slice(&one.value.to_le_bytes());
+            }
+            to[64..67].copy_from_slice(&[plan.count, plan.text, plan.hop]);
+            to[68..].copy_from_slice(&plan.offset.to_le_bytes());
+        }
+        to
+    }
+}
+
+impl Compare {
+    /// All, by their numbers.
+    pub const ALL: [Self; 6] = [
+        Self::Equal,
+        Self::Unequal,
+        Self::Less,
+        Self::AtMost,
+        Self::More,
+        Self::AtLeast,
+    ];
+
+    fn holds<T: Ord>(self, left: T, right: T) -> bool {
+        match self {
+            Self::Equal => left == right,
+            Self::Unequal => left != right,
+            Self::Less => left < right,
+            Self::AtMost => left <= right,
+            Self::More => left > right,
+            Self::AtLeast => left >= right,
+        }
+    }
+}
+
+impl Condition {
+    /// Without a meaning: beyond [`Plan::count`].
+    pub const NONE: Self = Self {
+        arg: 0,
+        compare: 0,
+        width: 8,
+        signed: 0,
+        zero: 0,
+        value: 0,
+    };
+
+    /// Whether it means anything.
+    pub fn is_sound(&self) -> bool {
+        self.arg < POSITIONS
+            && usize::from(self.compare) < Compare::ALL.len()
+            && matches!(self.width, 1 | 2 | 4 | 8)
+            && self.signed <= 1
+            && self.zero == 0
+    }
+
+    /// Whether the word in the argument's register meets it.
+    pub fn holds(&self, word: u64) -> bool {
+        let unused = 64_u32.saturating_sub(u32::from(self.width).saturating_mul(8)) & 63;
+        let (word, value) = (word << unused, self.value);
+        let Some(compare) = Compare::ALL.get(usize::from(self.compare)) else {
+            return false;
+        };
+        match self.signed {
+            0 => compare.holds(word >> unused, value),
+            _ => compare.holds(word as i64 >> unused, value as i64),
+        }
+    }
+}
+
+impl Plan {
+    /// Every call, without text.
+    pub const ALL: Self = Self {
+        conditions: [Condition::NONE; CONDITIONS],
+        count: 0,
+        text: 0,
+        hop: 0,
+        zero: 0,
+        offset: 0,
+    };
+
+    /// Whether it means anything.
+    pub fn is_sound(&self) -> bool {
+        usize::from(self.count) <= CONDITIONS
+            && self.conditions.iter().all(Condition::is_sound)
+            && self.text <= POSITIONS
+            && self.hop <= 1
+            && self.zero == 0
+            && self.offset < 1 << 16
+    }
+
+    /// Whether a call with these words in its registers is recorded.
+    pub fn wants(&self, args: &[u64; POSITIONS as usize]) -> bool {
+        self.conditions
+            .iter()
+            .take(usize::from(self.count))
+            .all(|condition| {
+                args.get(usize::from(condition.arg))
+                    .is_some_and(|word| condition.holds(*word))
+            })
+    }
+}
+
+impl Plans {
+    /// Of this version.
+    pub fn is_sound(&self) -> bool {
+        self.version == VERSION && self.zero == 0 && self.plans.iter().all(Plan::is_sound)
+    }
+}

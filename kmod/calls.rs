@@ -1,0 +1,167 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Calls of any function: which are wanted, and their records. What `event.rs` says of where this runs holds here too.
+
+use core::cell::UnsafeCell;
+use core::mem::{offset_of, size_of};
+use core::ptr;
+use core::sync::atomic::{fence, AtomicU64, Ordering};
+
+use crate::call::{CallRecord, Plan, COMM, PLANS, TEXT};
+use crate::event::{count, slot};
+use crate::ring::{Record, RingHeader, POSITIONS};
+use crate::rings;
+
+/// `struct klab_call` of hooks.h.
+#[repr(C)]
+pub(crate) struct Call {
+    time: u64,
+    args: [u64; POSITIONS as usize],
+    value: u64,
+    entered: u64,
+    site: u32,
+    pid: u32,
+    tgid: u32,
+    cpu: u32,
+    kind: u8,
+    context: u8,
+    text_len: u8,
+    flags: u8,
+    zero: [u8; 4],
+    comm: [u8; COMM],
+    text: [u8; TEXT],
+}
+
+const _: () = {
+    assert!(size_of::<Call>() == 192);
+    assert!(offset_of!(Call, site) == 72 && offset_of!(Call, kind) == 88);
+    assert!(offset_of!(Call, comm) == 96 && offset_of!(Call, text) == 112);
+};
+
+struct Shared(UnsafeCell<[Plan; PLANS]>);
+
+// SAFETY: Written only while no hook is registered (see `set_plans`), else read only.
+unsafe impl Sync for Shared {}
+
+static ALL: Shared = Shared(UnsafeCell::new([Plan::ALL; PLANS]));
+
+/// Sets what will be recorded.
+///
+/// # Safety
+/// No hook may be registered, and the capture's lock is held. Registering a hook orders this write before its first run.
+pub(crate) unsafe fn set_plans(plans: [Plan; PLANS]) {
+    // SAFETY: As the caller promises.
+    unsafe { ALL.0.get().write(plans) };
+}
+
+/// Forgets them, as `set_plans`.
+///
+/// # Safety
+/// That of `set_plans`.
+pub(crate) unsafe fn forget_plans() {
+    // SAFETY: As the caller promises.
+    unsafe { ALL.0.get().write([Plan::ALL; PLANS]) };
+}
+
+/// The plan of this number, while hooks are registered.
+fn plan(number: u32) -> Option<&'static Plan> {
+    // SAFETY: Not written while hooks are registered, and only they come here.
+    unsafe { &*ALL.0.get() }.get(number as usize)
+}
+
+/// Called by each hook with preemption off: whether the call is wanted.
+///
+/// # Safety
+/// `args` must be valid for reads.
+#[no_mangle]
+pub(crate) unsafe extern "C" fn klab_wants(
+    number: u32,
+    cpu: u32,
+    args: *const [u64; POSITIONS as usize],
+) -> bool {
+    // SAFETY: As the caller promises.
+    let args = unsafe { &*args };
+    let (Some(plan), Some((header, _))) = (plan(number), rings::of(cpu)) else {
+        return false;
+    };
+    count(header, offset_of!(RingHeader, seen));
+    let wanted = plan.wants(args);
+    if !wanted {
+        count(header, offset_of!(RingHeader, rejected));
+    }
+    wanted
+}
+
+/// Where the text of a call is: the argument, or what `peek64` is to read before; 0: nowhere. `hop` gets which.
+///
+/// # Safety
+/// `args` and `hop` must be valid.
+#[no_mangle]
+pub(crate) unsafe extern "C" fn klab_text_of(
+    number: u32,
+    args: *const [u64; POSITIONS as usize],
+    hop: *mut bool,
+) -> u64 {
+    // SAFETY: As the caller promises.
+    let args = unsafe { &*args };
+    let Some(plan) = plan(number) else { return 0 };
+    let Some(word) = plan
+        .text
+        .checked_sub(1)
+        .and_then(|index| args.get(usize::from(index)))
+    else {
+        return 0;
+    };
+    // SAFETY: As the caller promises.
+    unsafe { hop.write(plan.hop != 0) };
+    match plan.hop {
+        0 => *word,
+        _ => word.wrapping_add(u64::from(plan.offset)),
+    }
+}
+
+/// Called by each hook, with preemption off.
+///
+/// # Safety
+/// `call` must be valid for reads.
+#[no_mangle]
+pub(crate) unsafe extern "C" fn klab_record_call(call: *const Call) {
+    // SAFETY: As the caller promises.
+    let call = unsafe { &*call };
+    if let Some((sequence, at)) = slot(call.cpu) {
+        write(at.cast(), sequence, call);
+    }
+}
+
+/// See `ring`: 0 to `commit`, the record, `commit`.
+fn write(at: *mut CallRecord, sequence: u64, call: &Call) {
+    let record = CallRecord {
+        commit: 0,
+        time: call.time,
+        args: call.args,
+        value: call.value,
+        entered: call.entered,
+        site: call.site,
+        pid: call.pid,
+        tgid: call.tgid,
+        zero: 0,
+        comm: call.comm,
+        text: call.text,
+    };
+    let whole = sequence & 0xffff_ffff
+        | u64::from(call.kind) << 32
+        | u64::from(call.context) << 40
+        | u64::from(call.text_len) << 48
+        | u64::from(call.flags) << 56;
+    // SAFETY: `at` is one of the ring's slots, which only this CPU writes; the host only reads it.
+    unsafe {
+        let commit = AtomicU64::from_ptr(&raw mut (*at).commit);
+        commit.store(0, Ordering::Relaxed);
+        fence(Ordering::Release);
+        ptr::write_volatile(at, record);
+        commit.store(whole, Ordering::Release);
+    }
+}
+
+// A slot is as long for both.
+const _: () = assert!(size_of::<CallRecord>() == size_of::<Record>());

@@ -1,0 +1,527 @@
+//! Records as calls: each with its return, typed.
+
+use std::collections::HashMap;
+
+use serde::Serialize;
+
+use super::condition::Pushed;
+use super::function::{Function, Param};
+use super::text;
+use crate::base::text_of;
+use crate::debug::arguments::{Argument, Passed, is_composite, read_out};
+use crate::debug::{Ended, Return};
+use crate::kernel::Kernel;
+use crate::kernel::btf::{Kind as Types, TypeId};
+use crate::kmod::call::CallRecord;
+use crate::kmod::reader::{CpuTally, Event};
+use crate::kmod::ring::{Context, Kind};
+use crate::memory::GuestVirt;
+use crate::object::{Object, Value};
+use crate::{Error, Result};
+
+/// Counts of a trace's records; a call has one, and its return another.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct TraceTally {
+    /// Read whole.
+    pub delivered: u64,
+    /// Overwritten before they were read, or while.
+    pub lost: u64,
+    /// Calls or returns that the kernel could not watch.
+    pub missed: u64,
+    /// Read, and not kept: there were too many.
+    pub left_out: u64,
+    /// Calls that did not meet the condition.
+    pub passed: u64,
+    /// The same by CPU.
+    pub cpus: Vec<CpuTally>,
+}
+
+/// A call of a traced function.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct TracedCall {
+    /// When it began, in nanoseconds of the guest's monotonic clock.
+    pub time: u64,
+    /// The CPU that it began on.
+    pub cpu: u32,
+    /// What the CPU was at; in an interrupt the task is only the one that was interrupted.
+    #[serde(serialize_with = "context")]
+    pub context: Context,
+    /// `current->pid`.
+    pub pid: u32,
+    /// `current->tgid`.
+    pub tgid: u32,
+    /// `current->comm`.
+    pub comm: String,
+    /// The function, as views print it.
+    pub function: String,
+    /// Its arguments; none where BTF has no prototype.
+    pub args: Vec<Argument>,
+    /// What it returned.
+    pub returned: Return,
+    /// How long it took, in nanoseconds; `None` where its return was not seen.
+    pub duration: Option<u64>,
+}
+
+fn context<S: serde::Serializer>(context: &Context, to: S) -> Result<S::Ok, S::Error> {
+    to.serialize_str(crate::skb::context_name(*context))
+}
+
+/// The calls of some functions while they were traced, in the order in which they began.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Traced {
+    /// The functions.
+    pub functions: Vec<String>,
+    /// The calls.
+    pub calls: Vec<TracedCall>,
+    /// What was lost.
+    pub tally: TraceTally,
+    /// What ended it.
+    pub ended: Ended,
+}
+
+impl TracedCall {
+    /// The value of the argument of a name.
+    #[must_use]
+    pub fn arg(&self, name: &str) -> Option<&Value> {
+        let mut args = self.args.iter();
+        Some(&args.find(|arg| arg.name == name)?.value)
+    }
+}
+
+/// Which calls of which functions were asked for.
+pub(super) struct Asked<'a> {
+    pub(super) kernel: &'a Kernel,
+    pub(super) functions: &'a [Function],
+    pub(super) condition: Option<&'a str>,
+    /// What the guest has seen to, of each function.
+    pub(super) pushed: &'a [Pushed],
+}
+
+impl Asked<'_> {
+    /// Makes calls of records.
+    pub(super) fn traced(
+        &self,
+        events: Vec<Event<CallRecord>>,
+        mut tally: TraceTally,
+        ended: Ended,
+    ) -> Result<Traced> {
+        let whole = tally.lost == 0 && tally.missed == 0 && tally.left_out == 0;
+        let mut calls = Vec::new();
+        for pair in pairs(events) {
+            let at = pair.call.record.address();
+            let mut each = self.functions.iter().zip(self.pushed);
+            let Some((function, pushed)) = each.find(|(function, _)| function.at.0 == at) else {
+                continue;
+            };
+            let decoder = Decoder {
+                kernel: self.kernel,
+                function,
+            };
+            if let (Some(condition), false) = (self.condition, pushed.whole)
+                && !decoder.meets(condition, &pair)?
+            {
+                tally.passed += 1;
+                continue;
+            }
+            calls.push(decoder.call(&pair, whole));
+        }
+        let names = self.functions.iter().map(|function| function.name.clone());
+        Ok(Traced {
+            functions: names.collect(),
+            calls,
+            tally,
+            ended,
+        })
+    }
+}
+
+/// Whether a condition can be evaluated for a function: its names are known.
+pub(super) fn check(kernel: &Kernel, function: &Function, condition: &str) -> Result<()> {
+    let decoder = Decoder { kernel, function };
+    match kernel.eval_with(condition, &decoder.locals(&[0; 6], (1, 1), Some(0))) {
+        Err(error) if matches!(error, Error::Expression { .. }) => {
+            let names: Vec<&str> = function
+                .params
+                .iter()
+                .map(|one| one.name.as_str())
+                .collect();
+            Err(Error::Invalid(format!(
+                "{error}\nof {}, whose arguments are: {}",
+                function.name,
+                names.join(", ")
+            )))
+        }
+        // What a pointer leads to is another matter.
+        _ => Ok(()),
+    }
+}
+
+/// A call and its return.
+#[derive(Debug)]
+pub(super) struct Pair {
+    /// The record of the call; where that was lost, of the return, which has the arguments too.
+    pub(super) call: Event<CallRecord>,
+    pub(super) returned: Option<CallRecord>,
+}
+
+/// Records put together, in the order in which the calls began.
+pub(super) fn pairs(events: Vec<Event<CallRecord>>) -> Vec<Pair> {
+    let mut pairs: Vec<Pair> = Vec::new();
+    let mut open: HashMap<(u32, u32, u64), Vec<usize>> = HashMap::new();
+    let (returns, calls): (Vec<_>, Vec<_>) = events
+        .into_iter()
+        .filter(|event| event.record.kind().is_some())
+        .partition(|event| event.record.kind() == Some(Kind::Return));
+    let key = |record: &CallRecord| (record.site, record.pid, record.entered);
+    for call in calls {
+        let same = open.entry(key(&call.record)).or_default();
+        same.push(pairs.len());
+        pairs.push(Pair {
+            call,
+            returned: None,
+        });
+    }
+    for event in returns {
+        let same = open.get_mut(&key(&event.record));
+        match same.and_then(Vec::pop) {
+            Some(index) => pairs[index].returned = Some(event.record),
+            None => pairs.push(Pair {
+                returned: Some(event.record),
+                call: event,
+            }),
+        }
+    }
+    pairs.sort_by_key(|pair| (pair.call.record.entered, pair.call.cpu, pair.call.sequence));
+    pairs
+}
+
+/// What a function's records mean.
+pub(super) struct Decoder<'a> {
+    pub(super) kernel: &'a Kernel,
+    pub(super) function: &'a Function,
+}
+
+impl Decoder<'_> {
+    /// The call; `whole` says that a return which is not there has not happened.
+    pub(super) fn call(&self, pair: &Pair, whole: bool) -> TracedCall {
+        let record = &pair.call.record;
+        let text = match record.kind() {
+            Some(Kind::Call) => self.function.text.as_ref(),
+            _ => None,
+        };
+        let text = text.and_then(|plan| Some((plan.param, text::of(plan, record)?)));
+        let each = self.function.params.iter().enumerate();
+        let args = each.map(|(index, param)| Argument {
+            name: param.name.clone(),
+            ty: param.ty.clone(),
+            value: self.argument(
+                index,
+                param,
+                &record.args,
+                text.as_ref()
+                    .filter(|(of, _)| *of == index)
+                    .map(|(_, text)| text),
+            ),
+        });
+        let comm = record.comm.split(|byte| *byte == 0).next();
+        TracedCall {
+            time: record.entered,
+            cpu: pair.call.cpu,
+            context: record.context(),
+            pid: record.pid,
+            tgid: record.tgid,
+            comm: text_of(comm.unwrap_or_default()),
+            function: self.function.name.clone(),
+            args: args.collect(),
+            duration: pair
+                .returned
+                .map(|returned| returned.time.saturating_sub(record.entered)),
+            returned: match (&pair.returned, whole) {
+                (Some(returned), _) => self.returned(returned.value),
+                (None, true) => Return::Pending,
+                (None, false) => Return::Unknown("not seen: records were lost".to_owned()),
+            },
+        }
+    }
+
+    fn argument(
+        &self,
+        index: usize,
+        param: &Param,
+        words: &[u64; 6],
+        text: Option<&String>,
+    ) -> Value {
+        let word = match param.place {
+            Passed::Registers(register, 1) => words.get(register).copied(),
+            Passed::Registers(..) => return Value::Fault("in two registers".to_owned()),
+            Passed::Stack(_) => return Value::Fault("on the stack".to_owned()),
+        };
+        let word = word.unwrap_or_default();
+        // What it points to may be another text by now.
+        if param.chars || text.is_some() {
+            return Value::Pointer {
+                ty: param.ty.clone(),
+                at: GuestVirt(word),
+                target: text.cloned(),
+            };
+        }
+        read_out(self.object(index, word))
+    }
+
+    fn object(&self, index: usize, word: u64) -> Result<Object> {
+        let known = self.function.prototype.as_ref();
+        let typed = known.and_then(|prototype| Some((prototype, prototype.parameters.get(index)?)));
+        let Some((prototype, (_, ty))) = typed else {
+            return Err(Error::Absent("BTF has no such parameter".to_owned()));
+        };
+        Object::of_register(self.kernel, &prototype.btf, *ty, word)
+    }
+
+    fn returned(&self, value: u64) -> Return {
+        match self.result(value) {
+            Ok(None) => Return::Void,
+            // A `char *` may lead to another text by now.
+            Ok(Some((object, true))) => Return::Value(Value::Pointer {
+                ty: object.type_name(),
+                at: GuestVirt(value),
+                target: None,
+            }),
+            Ok(Some((object, false))) => Return::Value(read_out(Ok(object))),
+            Err(error) => Return::Unknown(error.to_string()),
+        }
+    }
+
+    /// The value returned, and whether it points to characters; `None` for a function that returns nothing.
+    fn result(&self, value: u64) -> Result<Option<(Object, bool)>> {
+        let Some(prototype) = &self.function.prototype else {
+            return Err(Error::Unsupported(format!(
+                "BTF has no type of it: rax is {value:#x}"
+            )));
+        };
+        let (btf, ty) = (&prototype.btf, prototype.returns);
+        if btf.resolve(ty)?.id == TypeId::VOID {
+            return Ok(None);
+        }
+        if is_composite(prototype, ty)? && btf.size_of(ty)?.is_none_or(|size| size > 8) {
+            return Err(Error::Unsupported(
+                "a structure of several words".to_owned(),
+            ));
+        }
+        let object = Object::of_register(self.kernel, btf, ty, value)?;
+        Ok(Some((object, text::is_chars(btf, ty))))
+    }
+
+    /// Whether a condition is not 0. Of a call that has not returned, one that asks for `retval` is.
+    fn meets(&self, condition: &str, pair: &Pair) -> Result<bool> {
+        let record = &pair.call.record;
+        let retval = pair.returned.map(|returned| returned.value);
+        if retval.is_none() && mentions(condition, "retval") {
+            return Ok(false);
+        }
+        let locals = self.locals(&record.args, (record.pid, record.tgid), retval);
+        Ok(self.kernel.eval_with(condition, &locals)?.u64()? != 0)
+    }
+
+    /// The names that a condition may use, those of the arguments first.
+    fn locals(
+        &self,
+        words: &[u64; 6],
+        (pid, tgid): (u32, u32),
+        retval: Option<u64>,
+    ) -> Vec<(String, Object)> {
+        let mut locals = Vec::new();
+        for (index, param) in self.function.params.iter().enumerate() {
+            if let Passed::Registers(register, 1) = param.place
+                && let Ok(object) =
+                    self.object(index, words.get(register).copied().unwrap_or_default())
+            {
+                locals.push((param.name.clone(), object));
+            }
+        }
+        if let Some(Ok(Some((object, _)))) = retval.map(|value| self.result(value)) {
+            locals.push(("retval".to_owned(), object));
+        }
+        let btf = self.kernel.btf().ok();
+        let int = btf.and_then(|btf| Some((btf, btf.find(Types::Int, "int")?)));
+        for (name, value) in [("pid", pid), ("tgid", tgid)] {
+            let object =
+                int.map(|(btf, ty)| Object::of_register(self.kernel, btf, ty, value.into()));
+            if let Some(Ok(object)) = object
+                && locals.iter().all(|(known, _)| known != name)
+            {
+                locals.push((name.to_owned(), object));
+            }
+        }
+        locals
+    }
+}
+
+/// Whether a name stands in an expression.
+fn mentions(expression: &str, name: &str) -> bool {
+    let mut words = expression.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
+    words.any(|word| word == name)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::debug::function::prototype;
+    use crate::ftrace::function::tests::typed;
+    use crate::kernel::btf::build::Builder;
+    use crate::kmod::call::{COMM, TEXT_WHOLE};
+    use crate::kmod::reader::InSlot;
+    use crate::kmod::ring::{RECORD, commit};
+    use crate::memory::{AddressSpace, FakeMemory};
+    use crate::view::View;
+
+    /// `int f(const char *name, unsigned long count, void *at)`.
+    fn ground() -> (Kernel, Function) {
+        let mut b = Builder::new();
+        let int = b.int("int", 4, true);
+        let ulong = b.int("long unsigned int", 8, false);
+        let char = b.int("char", 1, true);
+        let constant = b.alias(Types::Const, "", char);
+        let name = b.pointer(constant);
+        let at = b.pointer(TypeId::VOID);
+        b.function("f", int, &[("name", name), ("count", ulong), ("at", at)]);
+        let space = AddressSpace::identity(Arc::new(FakeMemory::new([])));
+        let kernel = Kernel::with_btf("7.3.4-test", space, b.finish().unwrap());
+        let prototype = prototype(&kernel, "f", None).unwrap().unwrap();
+        (kernel, typed(prototype))
+    }
+
+    fn event(kind: Kind, time: u64, entered: u64, value: u64) -> Event<CallRecord> {
+        let mut comm = [0; COMM];
+        comm[..2].copy_from_slice(b"dd");
+        let mut text = [0; 80];
+        text[..4].copy_from_slice(b"/etc");
+        Event {
+            cpu: 1,
+            sequence: time,
+            record: CallRecord {
+                commit: commit(time, kind, Context::Task, 4, TEXT_WHOLE),
+                time,
+                args: [0x1000, 4097, 0, 0, 0, 0],
+                value,
+                entered,
+                site: 0x8100_0000,
+                pid: 7,
+                tgid: 6,
+                zero: 0,
+                comm,
+                text,
+            },
+        }
+    }
+
+    fn traced(condition: Option<&str>, whole: bool, events: Vec<Event<CallRecord>>) -> Traced {
+        let (kernel, function) = ground();
+        let pushed = Pushed {
+            whole,
+            ..Pushed::default()
+        };
+        let asked = Asked {
+            kernel: &kernel,
+            functions: &[function],
+            condition,
+            pushed: &[pushed],
+        };
+        asked
+            .traced(events, TraceTally::default(), Ended::Look)
+            .unwrap()
+    }
+
+    #[test]
+    fn a_call_has_its_return() {
+        // One within the other, a return whose call was lost, and one that has not returned.
+        let events = vec![
+            event(Kind::Call, 10, 10, 0),
+            event(Kind::Call, 20, 20, 0),
+            event(Kind::Return, 25, 20, 0xffff_fffe),
+            event(Kind::Return, 40, 10, 4096),
+            event(Kind::Return, 45, 5, 1),
+            event(Kind::Call, 50, 50, 0),
+        ];
+        let all = traced(None, true, events.clone());
+        let told: Vec<(u64, Option<u64>)> = all
+            .calls
+            .iter()
+            .map(|one| (one.time, one.duration))
+            .collect();
+        assert_eq!(
+            told,
+            [(5, Some(40)), (10, Some(30)), (20, Some(5)), (50, None)]
+        );
+        assert_eq!(all.calls[2].returned, Return::Value(Value::Int(-2)));
+        assert_eq!(all.calls[3].returned, Return::Pending);
+        let text = all.text();
+        assert!(
+            text.contains(r#"f(name="/etc", count=4097, at=0x0)"#),
+            "{text}"
+        );
+        let depths: Vec<usize> = all.tree().0.iter().map(|(depth, _)| *depth).collect();
+        assert_eq!(depths, [0, 1, 2, 0]);
+        assert_eq!(all.latencies().0[0].histogram.get(&32), Some(&1));
+        assert_eq!(all.count_by(|call| call.pid).0, [("7".to_owned(), 4)]);
+        let failed = traced(Some("retval < 0 && pid == 7"), false, events);
+        assert_eq!((failed.calls.len(), failed.tally.passed), (1, 3));
+    }
+
+    #[test]
+    fn a_condition_that_means_nothing_is_refused() {
+        let (kernel, function) = ground();
+        assert!(check(&kernel, &function, "count > 1 && retval == 0").is_ok());
+        assert!(check(&kernel, &function, "*(int *)at == 1").is_ok());
+        let wrong = check(&kernel, &function, "cuont > 1")
+            .unwrap_err()
+            .to_string();
+        assert!(wrong.contains("name, count, at"), "{wrong}");
+    }
+
+    /// Whatever lies in the rings: no panic, no more calls than records, and every face can be drawn.
+    #[test]
+    fn any_bytes_are_calls_or_nothing() {
+        let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+        let mut next = || {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            state
+        };
+        for round in 0..200 {
+            let mut events = Vec::new();
+            for sequence in 0..64 {
+                let mut bytes = [0; RECORD];
+                for word in bytes.chunks_exact_mut(8) {
+                    word.copy_from_slice(&next().to_le_bytes());
+                }
+                let mut record = CallRecord::from_slot(&bytes);
+                if round % 4 != 0 {
+                    record.commit = record.commit & !(0xff << 32) | (8 + next() % 2) << 32;
+                    record.site = 0x8100_0000;
+                    record.pid &= 3;
+                    record.entered &= 7;
+                }
+                events.push(Event {
+                    cpu: (next() % 64) as u32,
+                    sequence,
+                    record,
+                });
+            }
+            let count = events.len();
+            let all = traced(None, true, events);
+            assert!(all.calls.len() <= count);
+            assert!(round % 4 == 0 || !all.calls.is_empty());
+            let drawn = [
+                all.text(),
+                all.tree().text(),
+                all.latencies().text(),
+                serde_json::to_string(&all).unwrap(),
+                String::from_utf8(all.perfetto()).unwrap(),
+            ];
+            assert!(drawn.iter().all(|text| !text.is_empty()));
+        }
+    }
+}

@@ -1,0 +1,34 @@
+//! The calls of functions while something runs: arguments, return value and duration of each, without stopping the guest.
+//!
+//! ```no_run
+//! # use probes::prelude::*;
+//! # fn demo(guest: &Guest) -> probes::Result<()> {
+//! let reads = guest.trace(["vfs_read", "do_sys_openat2"])?.shell("cat /etc/passwd").calls()?;
+//! println!("{}", reads.latencies().text());
+//! // Only these, and the guest does not even write down the others:
+//! guest.trace(["vfs_read"])?.when("count > 4096").during(|| Ok(()))?;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! The module of `kmod/` hooks the functions by ftrace and writes a record for each call and each return into rings in the
+//! guest's RAM, which are read here through the mapping. Which functions, and how their arguments are typed, is decided here: by
+//! BTF's prototype, and ftrace's own table of what it can hook. A comparison of an argument with a number is made in the
+//! guest; the rest of a condition is evaluated here. What a pointer leads to is read when the trace has ended, so only text is
+//! shown: that of a `const char *`, a `struct filename`, a `struct dentry` or a `struct qstr`, which the module copies at the call.
+
+mod calls;
+mod condition;
+mod function;
+mod perfetto;
+mod record;
+mod sums;
+mod text;
+mod trace;
+mod tree;
+mod view;
+
+pub use calls::{TraceTally, Traced, TracedCall};
+pub use sums::{Counts, Latencies, Latency};
+pub use trace::Trace;
+pub use tree::CallTree;

@@ -1,0 +1,57 @@
+//! A file for Perfetto and `chrome://tracing`: the Trace Event Format, which both open.
+
+use serde_json::{Map, Value, json};
+
+use super::calls::Traced;
+use crate::debug::Return;
+
+impl Traced {
+    /// The calls as JSON in the Trace Event Format: each a slice of its thread, with arguments and return value.
+    #[must_use]
+    pub fn perfetto(&self) -> Vec<u8> {
+        let events: Vec<Value> = self
+            .calls
+            .iter()
+            .map(|call| {
+                let named = call
+                    .args
+                    .iter()
+                    .map(|arg| (arg.name.clone(), arg.value.to_string().into()));
+                let mut args: Map<String, Value> = named.collect();
+                args.insert("cpu".to_owned(), call.cpu.into());
+                if let Return::Value(value) = &call.returned {
+                    args.insert("returned".to_owned(), value.to_string().into());
+                }
+                // Microseconds. One that has not returned only begins.
+                let mut event = json!({
+                    "name": call.function,
+                    "ph": if call.duration.is_some() { "X" } else { "B" },
+                    "ts": call.time as f64 / 1000.0,
+                    "pid": call.tgid,
+                    "tid": call.pid,
+                    "args": args,
+                });
+                if let Some(took) = call.duration {
+                    event["dur"] = (took as f64 / 1000.0).into();
+                }
+                event
+            })
+            .collect();
+        let mut threads: Vec<(u32, u32, &str)> = self
+            .calls
+            .iter()
+            .map(|call| (call.tgid, call.pid, call.comm.as_str()))
+            .collect();
+        threads.sort_unstable();
+        threads.dedup_by_key(|(_, pid, _)| *pid);
+        let names = threads.into_iter().map(|(tgid, pid, comm)| {
+            json!({
+                "name": "thread_name", "ph": "M", "pid": tgid, "tid": pid, "args": { "name": comm },
+            })
+        });
+        let events: Vec<Value> = names.chain(events).collect();
+        json!({ "traceEvents": events, "displayTimeUnit": "ns" })
+            .to_string()
+            .into_bytes()
+    }
+}

@@ -1,0 +1,124 @@
+//! A trace under way: the module armed, its records taken out of the rings.
+
+use crate::Result;
+use crate::guest::Guest;
+use crate::kernel::Kernel;
+use crate::kmod::call::{CONDITIONS, CallRecord, Condition, KLAB_PLANS, PLANS, Plan, Plans};
+use crate::kmod::device::Armed;
+use crate::kmod::reader::Event;
+use crate::kmod::ring::{How, Site};
+
+use super::calls::TraceTally;
+use super::condition::{self, Pushed};
+use super::function::Function;
+
+/// Records that are kept: 200 MB of them.
+const MOST: usize = 1 << 20;
+
+/// The module armed for some functions. Dropped, it ends.
+#[derive(Debug)]
+pub(super) struct Recording {
+    armed: Armed,
+    pub(super) events: Vec<Event<CallRecord>>,
+    left_out: u64,
+}
+
+/// What each function's calls must be, and whether the guest sees to all of that.
+pub(super) fn push(functions: &[Function], condition: Option<&str>) -> Vec<Pushed> {
+    let each = functions.iter().map(|function| match condition {
+        Some(text) => condition::push(text, function),
+        None => Pushed {
+            whole: true,
+            ..Pushed::default()
+        },
+    });
+    each.collect()
+}
+
+impl Recording {
+    /// Arms.
+    pub(super) fn begin(
+        guest: &Guest,
+        kernel: &Kernel,
+        functions: &[Function],
+        pushed: &mut [Pushed],
+    ) -> Result<Self> {
+        let mut plans: Vec<Plan> = Vec::new();
+        let mut sites = Vec::new();
+        for (function, pushed) in functions.iter().zip(pushed) {
+            let mut wanted = plan(function, pushed);
+            if !plans.contains(&wanted) && plans.len() + 1 >= PLANS {
+                // The last is kept for what has no plan of its own: its calls come all, and without text.
+                wanted = Plan::ALL;
+                pushed.whole = pushed.whole && pushed.conditions.is_empty();
+            }
+            let known = plans.iter().position(|known| *known == wanted);
+            let number = known.unwrap_or_else(|| {
+                plans.push(wanted);
+                plans.len() - 1
+            });
+            sites.push(Site {
+                address: function.at.0,
+                position: u8::try_from(number).unwrap_or_default(),
+                how: How::Call as u8,
+                zero: [0; 6],
+            });
+        }
+        let plans = Plans::to_bytes(&plans);
+        guest.load_kmod()?;
+        Ok(Self {
+            armed: Armed::new(guest, kernel, &sites, &[(KLAB_PLANS, &plans)], 0)?,
+            events: Vec::new(),
+            left_out: 0,
+        })
+    }
+
+    /// Takes what has come so far out of the rings.
+    pub(super) fn drain(&mut self) -> Result<()> {
+        self.armed.reader.drain(false, &mut self.events)?;
+        self.bound();
+        Ok(())
+    }
+
+    /// Ends, and takes the rest.
+    pub(super) fn end(mut self) -> Result<(Vec<Event<CallRecord>>, TraceTally)> {
+        let missed = self.armed.disarm()?;
+        self.armed.reader.drain(true, &mut self.events)?;
+        self.bound();
+        let reader = &self.armed.reader;
+        let tally = TraceTally {
+            delivered: reader.tally().delivered,
+            lost: reader.tally().lost,
+            missed,
+            left_out: self.left_out,
+            passed: reader.rejected(),
+            cpus: reader.cpus().to_vec(),
+        };
+        Ok((self.events, tally))
+    }
+
+    fn bound(&mut self) {
+        self.left_out += self.events.len().saturating_sub(MOST) as u64;
+        self.events.truncate(MOST);
+    }
+}
+
+fn plan(function: &Function, pushed: &Pushed) -> Plan {
+    let mut conditions = [Condition::NONE; CONDITIONS];
+    for (to, condition) in conditions.iter_mut().zip(&pushed.conditions) {
+        *to = *condition;
+    }
+    let count = pushed.conditions.len().min(CONDITIONS);
+    Plan {
+        conditions,
+        count: u8::try_from(count).unwrap_or_default(),
+        text: function.text.map_or(0, |text| text.register + 1),
+        hop: u8::from(function.text.is_some_and(|text| text.offset.is_some())),
+        zero: 0,
+        offset: function
+            .text
+            .and_then(|text| text.offset)
+            .unwrap_or(0)
+            .into(),
+    }
+}

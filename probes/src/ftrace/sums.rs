@@ -1,0 +1,73 @@
+//! Calls added up: latencies by function, counts by a key.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+
+use super::calls::{Traced, TracedCall};
+
+/// How long the calls of one function took, in nanoseconds.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Latency {
+    /// The function.
+    pub function: String,
+    /// Calls that have returned.
+    pub calls: u64,
+    /// All together.
+    pub total: u64,
+    /// The shortest.
+    pub least: u64,
+    /// The longest.
+    pub most: u64,
+    /// Calls by duration: of the power of two in nanoseconds from which on, to the next one; those without calls are left out.
+    pub histogram: BTreeMap<u64, u64>,
+}
+
+/// How long calls took, by function; the function that took longest in all comes first.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(transparent)]
+pub struct Latencies(pub Vec<Latency>);
+
+/// How many calls there were of each key; the most frequent comes first.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(transparent)]
+pub struct Counts(pub Vec<(String, u64)>);
+
+impl Traced {
+    /// How long the calls took, entry to return, what they called included.
+    #[must_use]
+    pub fn latencies(&self) -> Latencies {
+        let mut all: BTreeMap<&str, Latency> = BTreeMap::new();
+        for call in &self.calls {
+            let Some(took) = call.duration else { continue };
+            let of = all.entry(&call.function).or_insert_with(|| Latency {
+                function: call.function.clone(),
+                calls: 0,
+                total: 0,
+                least: u64::MAX,
+                most: 0,
+                histogram: BTreeMap::new(),
+            });
+            of.calls += 1;
+            of.total = of.total.saturating_add(took);
+            of.least = of.least.min(took);
+            of.most = of.most.max(took);
+            let from = took.checked_ilog2().map_or(0, |bits| 1 << bits);
+            *of.histogram.entry(from).or_default() += 1;
+        }
+        let mut all: Vec<Latency> = all.into_values().collect();
+        all.sort_by_key(|one| std::cmp::Reverse(one.total));
+        Latencies(all)
+    }
+
+    /// How many calls there were of each key: `count_by(|call| call.comm.clone())`.
+    pub fn count_by<K: ToString>(&self, key: impl Fn(&TracedCall) -> K) -> Counts {
+        let mut all: BTreeMap<String, u64> = BTreeMap::new();
+        for call in &self.calls {
+            *all.entry(key(call).to_string()).or_default() += 1;
+        }
+        let mut all: Vec<(String, u64)> = all.into_iter().collect();
+        all.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
+        Counts(all)
+    }
+}

@@ -1,0 +1,197 @@
+//! Traced calls, shown.
+
+use super::calls::{Traced, TracedCall};
+use super::sums::{Counts, Latencies};
+use super::tree::CallTree;
+use crate::debug::Return;
+use crate::object::Value;
+use crate::view::{Align, Table};
+
+/// Characters of the longest bar of a histogram.
+const BAR: u64 = 40;
+
+crate::cell::faces! {
+    Traced => traced,
+    Latencies => latencies,
+    Counts => counts,
+    CallTree => tree,
+}
+
+fn traced(traced: &Traced) -> Table {
+    let mut table = Table::new([
+        ("TIME", Align::Right),
+        ("CPU", Align::Right),
+        ("PID", Align::Right),
+        ("COMM", Align::Left),
+        ("CALL", Align::Left),
+        ("RETURNED", Align::Left),
+        ("TOOK", Align::Right),
+    ]);
+    for call in &traced.calls {
+        table.row([
+            seconds(call.time),
+            call.cpu.to_string(),
+            call.pid.to_string(),
+            call.comm.clone(),
+            written(call),
+            returned(call),
+            took(call),
+        ]);
+    }
+    table.note(note(traced));
+    for cpu in traced.tally.cpus.iter().filter(|cpu| cpu.lost > 0) {
+        table.note(format!(
+            "CPU {}: {} of {} records LOST",
+            cpu.cpu,
+            cpu.lost,
+            cpu.lost + cpu.delivered
+        ));
+    }
+    table
+}
+
+/// How many, and what is not there.
+fn note(traced: &Traced) -> String {
+    let calls = traced.calls.len();
+    let tally = &traced.tally;
+    let mut note = format!(
+        "{calls} {} of {} {}",
+        if calls == 1 { "call" } else { "calls" },
+        traced.functions.len(),
+        if traced.functions.len() == 1 {
+            "function"
+        } else {
+            "functions"
+        },
+    );
+    for (count, what) in [
+        (tally.passed, "others that did not meet the condition"),
+        (tally.lost, "records LOST"),
+        (tally.missed, "calls MISSED by the kernel"),
+        (tally.left_out, "records left out: too many"),
+    ] {
+        if count > 0 {
+            note += &format!(", {count} {what}");
+        }
+    }
+    format!("{note}; {}", traced.ended)
+}
+
+fn seconds(nanoseconds: u64) -> String {
+    format!(
+        "{}.{:06}",
+        nanoseconds / 1_000_000_000,
+        nanoseconds / 1000 % 1_000_000
+    )
+}
+
+/// A duration with its unit.
+fn duration(nanoseconds: u64) -> String {
+    let n = nanoseconds as f64;
+    match nanoseconds {
+        0..1_000 => format!("{nanoseconds} ns"),
+        1_000..1_000_000 => format!("{:.1} µs", n / 1e3),
+        1_000_000..1_000_000_000 => format!("{:.1} ms", n / 1e6),
+        _ => format!("{:.1} s", n / 1e9),
+    }
+}
+
+/// The call in C.
+fn written(call: &TracedCall) -> String {
+    let args: Vec<String> = call
+        .args
+        .iter()
+        .map(|arg| format!("{}={}", arg.name, short(&arg.value)))
+        .collect();
+    format!("{}({})", call.function, args.join(", "))
+}
+
+/// A value on one line; the name of a pointer's type stands in the prototype.
+fn short(value: &Value) -> String {
+    match value {
+        Value::Pointer {
+            target: Some(target),
+            ..
+        } => target.clone(),
+        Value::Pointer { at, .. } => format!("{at:?}"),
+        other => {
+            let text = other.to_string();
+            text.split_whitespace().collect::<Vec<_>>().join(" ")
+        }
+    }
+}
+
+fn returned(call: &TracedCall) -> String {
+    match &call.returned {
+        Return::Value(value) => short(value),
+        Return::Void => "(void)".to_owned(),
+        Return::Pending => "(not yet)".to_owned(),
+        Return::Unknown(why) => format!("({why})"),
+    }
+}
+
+fn took(call: &TracedCall) -> String {
+    call.duration.map_or_else(|| "?".to_owned(), duration)
+}
+
+fn latencies(latencies: &Latencies) -> Table {
+    let mut table = Table::new([
+        ("FUNCTION", Align::Left),
+        ("FROM", Align::Right),
+        ("CALLS", Align::Right),
+        ("", Align::Left),
+    ]);
+    for of in &latencies.0 {
+        let most = of.histogram.values().copied().max().unwrap_or(1).max(1);
+        for (index, (from, calls)) in of.histogram.iter().enumerate() {
+            let name = if index == 0 { of.function.as_str() } else { "" };
+            let bar = (calls * BAR).div_ceil(most) as usize;
+            table.row([
+                name.to_owned(),
+                duration(*from),
+                calls.to_string(),
+                "#".repeat(bar),
+            ]);
+        }
+    }
+    for of in &latencies.0 {
+        table.note(format!(
+            "{}: {} calls in {}, {} to {}, {} on average",
+            of.function,
+            of.calls,
+            duration(of.total),
+            duration(of.least),
+            duration(of.most),
+            duration(of.total / of.calls.max(1))
+        ));
+    }
+    table
+}
+
+fn counts(counts: &Counts) -> Table {
+    let mut table = Table::new([("CALLS", Align::Right), ("OF", Align::Left)]);
+    for (key, count) in &counts.0 {
+        table.row([count.to_string(), key.clone()]);
+    }
+    table
+}
+
+fn tree(tree: &CallTree) -> Table {
+    let mut table = Table::new([
+        ("PID", Align::Right),
+        ("COMM", Align::Left),
+        ("TOOK", Align::Right),
+        ("CALL", Align::Left),
+        ("RETURNED", Align::Left),
+    ]);
+    for (depth, call) in &tree.0 {
+        table.row([
+            call.pid.to_string(),
+            call.comm.clone(),
+            took(call),
+            format!("{}{}", "  ".repeat(*depth), written(call)),
+            returned(call),
+        ]);
+    }
+    table
+}
