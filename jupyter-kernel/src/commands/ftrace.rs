@@ -23,7 +23,7 @@ pub(crate) struct Ftrace {
     /// The functions, of the kernel or of modules: `vfs_read`, `veth:veth_open`, `tcp_*`
     #[arg(required = true)]
     functions: Vec<String>,
-    /// Only calls for which this C expression is not 0; the arguments have their names, `retval`, `pid` and `tgid` theirs
+    /// Only calls for which this C expression is not 0; the arguments have their names, `retval`, `pid`, `tgid` and `comm` theirs
     #[arg(long = "if", value_name = "EXPRESSION")]
     condition: Option<String>,
     /// How they are shown

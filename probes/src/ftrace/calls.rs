@@ -14,10 +14,10 @@ use crate::kernel::Kernel;
 use crate::kernel::btf::{Kind as Types, TypeId};
 use crate::kmod::call::CallRecord;
 use crate::kmod::reader::{CpuTally, Event};
-use crate::kmod::ring::{Context, Kind};
+use crate::kmod::ring::{Context, Kind, RECORD};
 use crate::memory::GuestVirt;
 use crate::object::{Object, Value};
-use crate::{Error, Result};
+use crate::{Error, ErrorKind, Result};
 
 /// Counts of a trace's records; a call has one, and its return another.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
@@ -32,8 +32,21 @@ pub struct TraceTally {
     pub left_out: u64,
     /// Calls that did not meet the condition.
     pub passed: u64,
-    /// The same by CPU.
+    /// Calls for which the condition could not be evaluated: what a pointer led to cannot be read.
+    pub undecided: u64,
+    /// `delivered` and `lost` by CPU.
     pub cpus: Vec<CpuTally>,
+}
+
+/// Text that was copied at a call.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct CallText {
+    /// The argument that leads to it.
+    pub arg: String,
+    /// The text, its first 80 bytes at most.
+    pub text: String,
+    /// Whether that is all of it.
+    pub whole: bool,
 }
 
 /// A call of a traced function.
@@ -56,6 +69,8 @@ pub struct TracedCall {
     pub function: String,
     /// Its arguments; none where BTF has no prototype.
     pub args: Vec<Argument>,
+    /// The text that an argument leads to, as it was at the call.
+    pub text: Option<CallText>,
     /// What it returned.
     pub returned: Return,
     /// How long it took, in nanoseconds; `None` where its return was not seen.
@@ -117,11 +132,18 @@ impl Asked<'_> {
                 kernel: self.kernel,
                 function,
             };
-            if let (Some(condition), false) = (self.condition, pushed.whole)
-                && !decoder.meets(condition, &pair)?
-            {
-                tally.passed += 1;
-                continue;
+            if let (Some(condition), false) = (self.condition, pushed.whole) {
+                match decoder.meets(condition, &pair)? {
+                    Some(true) => {}
+                    Some(false) => {
+                        tally.passed += 1;
+                        continue;
+                    }
+                    None => {
+                        tally.undecided += 1;
+                        continue;
+                    }
+                }
             }
             calls.push(decoder.call(&pair, whole));
         }
@@ -138,15 +160,13 @@ impl Asked<'_> {
 /// Whether a condition can be evaluated for a function: its names are known.
 pub(super) fn check(kernel: &Kernel, function: &Function, condition: &str) -> Result<()> {
     let decoder = Decoder { kernel, function };
-    match kernel.eval_with(condition, &decoder.locals(&[0; 6], (1, 1), Some(0))) {
-        Err(error) if matches!(error, Error::Expression { .. }) => {
-            let names: Vec<&str> = function
-                .params
-                .iter()
-                .map(|one| one.name.as_str())
-                .collect();
+    let locals = decoder.locals(&CallRecord::from_bytes(&[0; RECORD]), Some(0));
+    match kernel.eval_with(condition, &locals) {
+        Err(error) if is_meant_wrong(&error) => {
+            let names = function.params.iter().map(|one| one.name.as_str());
+            let names: Vec<&str> = names.chain(["retval", "pid", "tgid", "comm"]).collect();
             Err(Error::Invalid(format!(
-                "{error}\nof {}, whose arguments are: {}",
+                "{error}\n{} has {}",
                 function.name,
                 names.join(", ")
             )))
@@ -205,34 +225,22 @@ impl Decoder<'_> {
     /// The call; `whole` says that a return which is not there has not happened.
     pub(super) fn call(&self, pair: &Pair, whole: bool) -> TracedCall {
         let record = &pair.call.record;
-        let text = match record.kind() {
-            Some(Kind::Call) => self.function.text.as_ref(),
-            _ => None,
-        };
-        let text = text.and_then(|plan| Some((plan.param, text::of(plan, record)?)));
         let each = self.function.params.iter().enumerate();
         let args = each.map(|(index, param)| Argument {
             name: param.name.clone(),
             ty: param.ty.clone(),
-            value: self.argument(
-                index,
-                param,
-                &record.args,
-                text.as_ref()
-                    .filter(|(of, _)| *of == index)
-                    .map(|(_, text)| text),
-            ),
+            value: self.argument(index, param, &record.args),
         });
-        let comm = record.comm.split(|byte| *byte == 0).next();
         TracedCall {
             time: record.entered,
             cpu: pair.call.cpu,
             context: record.context(),
             pid: record.pid,
             tgid: record.tgid,
-            comm: text_of(comm.unwrap_or_default()),
+            comm: comm(record),
             function: self.function.name.clone(),
             args: args.collect(),
+            text: self.text(record),
             duration: pair
                 .returned
                 .map(|returned| returned.time.saturating_sub(record.entered)),
@@ -244,13 +252,18 @@ impl Decoder<'_> {
         }
     }
 
-    fn argument(
-        &self,
-        index: usize,
-        param: &Param,
-        words: &[u64; 6],
-        text: Option<&String>,
-    ) -> Value {
+    /// The text that was copied, of the argument that leads to it.
+    fn text(&self, record: &CallRecord) -> Option<CallText> {
+        let plan = self.function.text.as_ref()?;
+        let (text, whole) = text::of(plan, record)?;
+        Some(CallText {
+            arg: self.function.params.get(plan.param)?.name.clone(),
+            text,
+            whole,
+        })
+    }
+
+    fn argument(&self, index: usize, param: &Param, words: &[u64; 6]) -> Value {
         let word = match param.place {
             Passed::Registers(register, 1) => words.get(register).copied(),
             Passed::Registers(..) => return Value::Fault("in two registers".to_owned()),
@@ -258,11 +271,11 @@ impl Decoder<'_> {
         };
         let word = word.unwrap_or_default();
         // What it points to may be another text by now.
-        if param.chars || text.is_some() {
+        if param.chars {
             return Value::Pointer {
                 ty: param.ty.clone(),
                 at: GuestVirt(word),
-                target: text.cloned(),
+                target: None,
             };
         }
         read_out(self.object(index, word))
@@ -311,49 +324,72 @@ impl Decoder<'_> {
         Ok(Some((object, text::is_chars(btf, ty))))
     }
 
-    /// Whether a condition is not 0. Of a call that has not returned, one that asks for `retval` is.
-    fn meets(&self, condition: &str, pair: &Pair) -> Result<bool> {
-        let record = &pair.call.record;
+    /// Whether a condition is not 0; `None` where what it asks for cannot be read any more. Of a call that has not returned, one that
+    /// asks for `retval` is 0.
+    fn meets(&self, condition: &str, pair: &Pair) -> Result<Option<bool>> {
         let retval = pair.returned.map(|returned| returned.value);
         if retval.is_none() && mentions(condition, "retval") {
-            return Ok(false);
+            return Ok(Some(false));
         }
-        let locals = self.locals(&record.args, (record.pid, record.tgid), retval);
-        Ok(self.kernel.eval_with(condition, &locals)?.u64()? != 0)
+        let locals = self.locals(&pair.call.record, retval);
+        match self
+            .kernel
+            .eval_with(condition, &locals)
+            .and_then(|value| value.u64())
+        {
+            Ok(value) => Ok(Some(value != 0)),
+            Err(error) if is_meant_wrong(&error) => Err(error),
+            Err(_) => Ok(None),
+        }
     }
 
     /// The names that a condition may use, those of the arguments first.
-    fn locals(
-        &self,
-        words: &[u64; 6],
-        (pid, tgid): (u32, u32),
-        retval: Option<u64>,
-    ) -> Vec<(String, Object)> {
+    fn locals(&self, record: &CallRecord, retval: Option<u64>) -> Vec<(String, Object)> {
+        let kernel = self.kernel;
         let mut locals = Vec::new();
-        for (index, param) in self.function.params.iter().enumerate() {
-            if let Passed::Registers(register, 1) = param.place
-                && let Ok(object) =
-                    self.object(index, words.get(register).copied().unwrap_or_default())
-            {
-                locals.push((param.name.clone(), object));
-            }
-        }
-        if let Some(Ok(Some((object, _)))) = retval.map(|value| self.result(value)) {
-            locals.push(("retval".to_owned(), object));
-        }
-        let btf = self.kernel.btf().ok();
-        let int = btf.and_then(|btf| Some((btf, btf.find(Types::Int, "int")?)));
-        for (name, value) in [("pid", pid), ("tgid", tgid)] {
-            let object =
-                int.map(|(btf, ty)| Object::of_register(self.kernel, btf, ty, value.into()));
-            if let Some(Ok(object)) = object
+        let mut add = |name: &str, object: Result<Object>| {
+            if let Ok(object) = object
                 && locals.iter().all(|(known, _)| known != name)
             {
                 locals.push((name.to_owned(), object));
             }
+        };
+        // It may be another text by now.
+        if let Some(text) = self.text(record)
+            && self.function.text.is_some_and(|plan| plan.offset.is_none())
+        {
+            add(&text.arg, Object::text(kernel, &text.text));
         }
+        for (index, param) in self.function.params.iter().enumerate() {
+            if let Passed::Registers(register, 1) = param.place {
+                let word = record.args.get(register).copied().unwrap_or_default();
+                add(&param.name, self.object(index, word));
+            }
+        }
+        if let Some(Ok(Some((object, _)))) = retval.map(|value| self.result(value)) {
+            add("retval", Ok(object));
+        }
+        let int = kernel.btf().map(|btf| (btf, btf.find(Types::Int, "int")));
+        if let Ok((btf, Some(int))) = int {
+            for (name, value) in [("pid", record.pid), ("tgid", record.tgid)] {
+                add(name, Object::of_register(kernel, btf, int, value.into()));
+            }
+        }
+        add("comm", Object::text(kernel, &comm(record)));
         locals
     }
+}
+
+/// `current->comm`.
+fn comm(record: &CallRecord) -> String {
+    let comm = record.comm.split(|byte| *byte == 0).next();
+    text_of(comm.unwrap_or_default())
+}
+
+/// Whether an expression is at fault, and not what it asks for.
+fn is_meant_wrong(error: &Error) -> bool {
+    let unread = [ErrorKind::Unmapped, ErrorKind::LeftOut, ErrorKind::Torn];
+    !unread.contains(&error.kind())
 }
 
 /// Whether a name stands in an expression.
@@ -372,7 +408,7 @@ mod tests {
     use crate::kernel::btf::build::Builder;
     use crate::kmod::call::{COMM, TEXT_WHOLE};
     use crate::kmod::reader::InSlot;
-    use crate::kmod::ring::{RECORD, commit};
+    use crate::kmod::ring::commit;
     use crate::memory::{AddressSpace, FakeMemory};
     use crate::view::View;
 
@@ -465,8 +501,17 @@ mod tests {
         assert_eq!(depths, [0, 1, 2, 0]);
         assert_eq!(all.latencies().0[0].histogram.get(&32), Some(&1));
         assert_eq!(all.count_by(|call| call.pid).0, [("7".to_owned(), 4)]);
-        let failed = traced(Some("retval < 0 && pid == 7"), false, events);
+        let failed = traced(Some("retval < 0 && pid == 7"), false, events.clone());
         assert_eq!((failed.calls.len(), failed.tally.passed), (1, 3));
+        let named = traced(
+            Some(r#"comm == "dd" && name == "/etc""#),
+            false,
+            events.clone(),
+        );
+        // Of the call that was lost the text is too.
+        assert_eq!((named.calls.len(), named.tally.undecided), (3, 1));
+        let none = traced(Some("comm == \"cat\""), false, events);
+        assert_eq!((none.calls.len(), none.tally.passed), (0, 4));
     }
 
     #[test]
@@ -474,6 +519,7 @@ mod tests {
         let (kernel, function) = ground();
         assert!(check(&kernel, &function, "count > 1 && retval == 0").is_ok());
         assert!(check(&kernel, &function, "*(int *)at == 1").is_ok());
+        assert!(check(&kernel, &function, r#"comm == "dd" && name == "/etc""#).is_ok());
         let wrong = check(&kernel, &function, "cuont > 1")
             .unwrap_err()
             .to_string();

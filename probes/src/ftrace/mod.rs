@@ -28,7 +28,7 @@ mod trace;
 mod tree;
 mod view;
 
-pub use calls::{TraceTally, Traced, TracedCall};
+pub use calls::{CallText, TraceTally, Traced, TracedCall};
 pub use sums::{Counts, Latencies, Latency};
 pub use trace::Trace;
 pub use tree::CallTree;

@@ -19,6 +19,9 @@ impl Traced {
                     .map(|arg| (arg.name.clone(), arg.value.to_string().into()));
                 let mut args: Map<String, Value> = named.collect();
                 args.insert("cpu".to_owned(), call.cpu.into());
+                if let Some(text) = &call.text {
+                    args.insert(text.arg.clone(), text.text.clone().into());
+                }
                 if let Return::Value(value) = &call.returned {
                     args.insert("returned".to_owned(), value.to_string().into());
                 }

@@ -92,6 +92,7 @@ impl Recording {
             missed,
             left_out: self.left_out,
             passed: reader.rejected(),
+            undecided: 0,
             cpus: reader.cpus().to_vec(),
         };
         Ok((self.events, tally))

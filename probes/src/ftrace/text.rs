@@ -7,6 +7,7 @@ use crate::debug::arguments::Passed;
 use crate::debug::function::Prototype;
 use crate::kernel::btf::{Btf, Kind, TypeId};
 use crate::kmod::call::CallRecord;
+use crate::kmod::ring;
 
 /// Structures that have a name, and the member which points to it.
 const NAMED: [(&str, &str); 3] = [
@@ -62,8 +63,9 @@ pub(super) fn plan(prototype: &Prototype, params: &[Param]) -> Result<Option<Tex
     Ok(None)
 }
 
-/// The text of a call, as C writes it; `None` where it could not be read.
-pub(super) fn of(plan: &TextPlan, record: &CallRecord) -> Option<String> {
+/// The text of a call, and whether that is all of it; `None` where it could not be read. Returns have none.
+pub(super) fn of(plan: &TextPlan, record: &CallRecord) -> Option<(String, bool)> {
+    record.kind().filter(|kind| *kind == ring::Kind::Call)?;
     let (bytes, whole) = record.text()?;
     let length = plan
         .length
@@ -74,8 +76,7 @@ pub(super) fn of(plan: &TextPlan, record: &CallRecord) -> Option<String> {
         Some(length) => (&bytes[..length], true),
         None => (bytes, whole),
     };
-    let more = if whole { "" } else { ".." };
-    Some(format!("{:?}{more}", text_of(bytes)))
+    Some((text_of(bytes), whole))
 }
 
 /// Where the name is in what a pointer to one of [`NAMED`] points to.

@@ -55,8 +55,8 @@ impl Guest {
 bounded!(Trace);
 
 impl Trace {
-    /// Only calls for which a C expression is not 0, in which the arguments have their names, `pid` and `tgid` are the task's, and
-    /// `retval` is what was returned: `when("count > 4096")`. Comparisons of arguments with numbers, with `&&` between them, are made
+    /// Only calls for which a C expression is not 0, in which the arguments have their names, `pid`, `tgid` and `comm` are the
+    /// task's, and `retval` is what was returned: `when("count > 4096 && comm == \"dd\"")`. Comparisons of arguments with numbers, with `&&` between them, are made
     /// in the guest.
     #[must_use]
     pub fn when(mut self, expression: &str) -> Self {

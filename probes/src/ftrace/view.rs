@@ -66,6 +66,7 @@ fn note(traced: &Traced) -> String {
     );
     for (count, what) in [
         (tally.passed, "others that did not meet the condition"),
+        (tally.undecided, "for which it could not be evaluated"),
         (tally.lost, "records LOST"),
         (tally.missed, "calls MISSED by the kernel"),
         (tally.left_out, "records left out: too many"),
@@ -101,7 +102,13 @@ fn written(call: &TracedCall) -> String {
     let args: Vec<String> = call
         .args
         .iter()
-        .map(|arg| format!("{}={}", arg.name, short(&arg.value)))
+        .map(|arg| match &call.text {
+            Some(text) if text.arg == arg.name => {
+                let more = if text.whole { "" } else { ".." };
+                format!("{}=\"{}\"{more}", arg.name, text.text)
+            }
+            _ => format!("{}={}", arg.name, short(&arg.value)),
+        })
         .collect();
     format!("{}({})", call.function, args.join(", "))
 }

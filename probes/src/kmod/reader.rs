@@ -416,7 +416,7 @@ mod tests {
         assert!(refused(&many));
         let mut reader = Reader::new(guest.clone(), &counters()).unwrap();
         guest.put(40, u64::MAX);
-        let mut events = Vec::new();
+        let mut events: Vec<Event> = Vec::new();
         // An absurd count is a lap behind, and ends.
         reader.drain(true, &mut events).unwrap();
         guest.put(40, 0);

@@ -54,7 +54,7 @@ impl Object {
         }
     }
 
-    pub(super) fn text(kernel: &Kernel, text: &str) -> Result<Self> {
+    pub(crate) fn text(kernel: &Kernel, text: &str) -> Result<Self> {
         let count = u32::try_from(text.len() + 1).unwrap_or(u32::MAX);
         let ty = CType::built_in(kernel.btf()?, &CHAR).array(count);
         Ok(Self {
