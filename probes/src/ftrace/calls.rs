@@ -497,10 +497,10 @@ mod tests {
             text.contains(r#"f(name="/etc", count=4097, at=0x0)"#),
             "{text}"
         );
-        let depths: Vec<usize> = all.tree().0.iter().map(|(depth, _)| *depth).collect();
+        let depths: Vec<usize> = all.tree().calls.iter().map(|(depth, _)| *depth).collect();
         assert_eq!(depths, [0, 1, 2, 0]);
-        assert_eq!(all.latencies().0[0].histogram.get(&32), Some(&1));
-        assert_eq!(all.count_by(|call| call.pid).0, [("7".to_owned(), 4)]);
+        assert_eq!(all.latencies().functions[0].histogram.get(&32), Some(&1));
+        assert_eq!(all.count_by(|call| call.pid).counts, [("7".to_owned(), 4)]);
         let failed = traced(Some("retval < 0 && pid == 7"), false, events.clone());
         assert_eq!((failed.calls.len(), failed.tally.passed), (1, 3));
         let named = traced(

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use super::calls::{Traced, TracedCall};
+use super::calls::{TraceTally, Traced, TracedCall};
 
 /// How long the calls of one function took, in nanoseconds.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -25,13 +25,21 @@ pub struct Latency {
 
 /// How long calls took, by function; the function that took longest in all comes first.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-#[serde(transparent)]
-pub struct Latencies(pub Vec<Latency>);
+pub struct Latencies {
+    /// By function.
+    pub functions: Vec<Latency>,
+    /// What was lost.
+    pub tally: TraceTally,
+}
 
 /// How many calls there were of each key; the most frequent comes first.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-#[serde(transparent)]
-pub struct Counts(pub Vec<(String, u64)>);
+pub struct Counts {
+    /// Key and calls.
+    pub counts: Vec<(String, u64)>,
+    /// What was lost.
+    pub tally: TraceTally,
+}
 
 impl Traced {
     /// How long the calls took, entry to return, what they called included.
@@ -57,7 +65,10 @@ impl Traced {
         }
         let mut all: Vec<Latency> = all.into_values().collect();
         all.sort_by_key(|one| std::cmp::Reverse(one.total));
-        Latencies(all)
+        Latencies {
+            functions: all,
+            tally: self.tally.clone(),
+        }
     }
 
     /// How many calls there were of each key: `count_by(|call| call.comm.clone())`.
@@ -68,6 +79,9 @@ impl Traced {
         }
         let mut all: Vec<(String, u64)> = all.into_iter().collect();
         all.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
-        Counts(all)
+        Counts {
+            counts: all,
+            tally: self.tally.clone(),
+        }
     }
 }

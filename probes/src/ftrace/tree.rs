@@ -2,13 +2,17 @@
 
 use serde::Serialize;
 
-use super::calls::{Traced, TracedCall};
+use super::calls::{TraceTally, Traced, TracedCall};
 use crate::kmod::ring::Context;
 
 /// The calls of each task in the order in which they began, each with how deep it lies in other traced calls of the task.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-#[serde(transparent)]
-pub struct CallTree(pub Vec<(usize, TracedCall)>);
+pub struct CallTree {
+    /// Depth and call.
+    pub calls: Vec<(usize, TracedCall)>,
+    /// What was lost.
+    pub tally: TraceTally,
+}
 
 impl Traced {
     /// Which calls were made within which: of the traced functions alone. The tasks come in the order of their first calls; what ran in
@@ -34,7 +38,11 @@ impl Traced {
                     .map_or(u64::MAX, |took| call.time.saturating_add(took)),
             );
         }
-        CallTree(lanes.into_iter().flat_map(|(_, calls, _)| calls).collect())
+        let calls = lanes.into_iter().flat_map(|(_, calls, _)| calls);
+        CallTree {
+            calls: calls.collect(),
+            tally: self.tally.clone(),
+        }
     }
 }
 

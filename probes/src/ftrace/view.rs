@@ -1,6 +1,6 @@
 //! Traced calls, shown.
 
-use super::calls::{Traced, TracedCall};
+use super::calls::{TraceTally, Traced, TracedCall};
 use super::sums::{Counts, Latencies};
 use super::tree::CallTree;
 use crate::debug::Return;
@@ -38,44 +38,46 @@ fn traced(traced: &Traced) -> Table {
             took(call),
         ]);
     }
-    table.note(note(traced));
-    for cpu in traced.tally.cpus.iter().filter(|cpu| cpu.lost > 0) {
-        table.note(format!(
-            "CPU {}: {} of {} records LOST",
-            cpu.cpu,
-            cpu.lost,
-            cpu.lost + cpu.delivered
-        ));
-    }
-    table
-}
-
-/// How many, and what is not there.
-fn note(traced: &Traced) -> String {
     let calls = traced.calls.len();
-    let tally = &traced.tally;
-    let mut note = format!(
-        "{calls} {} of {} {}",
+    let functions = traced.functions.len();
+    table.note(format!(
+        "{calls} {} of {functions} {}; {}",
         if calls == 1 { "call" } else { "calls" },
-        traced.functions.len(),
-        if traced.functions.len() == 1 {
+        if functions == 1 {
             "function"
         } else {
             "functions"
         },
-    );
+        traced.ended
+    ));
+    lacks(&mut table, &traced.tally);
+    table
+}
+
+/// Says below a table which calls are not in it.
+fn lacks(table: &mut Table, tally: &TraceTally) {
     for (count, what) in [
-        (tally.passed, "others that did not meet the condition"),
-        (tally.undecided, "for which it could not be evaluated"),
+        (tally.passed, "other calls did not meet the condition"),
+        (
+            tally.undecided,
+            "calls for which the condition could not be evaluated",
+        ),
+        (tally.missed, "calls or returns that the kernel MISSED"),
+        (tally.left_out, "records left out: there were too many"),
         (tally.lost, "records LOST"),
-        (tally.missed, "calls MISSED by the kernel"),
-        (tally.left_out, "records left out: too many"),
     ] {
         if count > 0 {
-            note += &format!(", {count} {what}");
+            table.note(format!("{count} {what}"));
         }
     }
-    format!("{note}; {}", traced.ended)
+    for cpu in tally.cpus.iter().filter(|cpu| cpu.lost > 0) {
+        table.note(format!(
+            "CPU {}: {} of {} records LOST",
+            cpu.cpu,
+            cpu.lost,
+            cpu.lost.saturating_add(cpu.delivered)
+        ));
+    }
 }
 
 fn seconds(nanoseconds: u64) -> String {
@@ -148,7 +150,7 @@ fn latencies(latencies: &Latencies) -> Table {
         ("CALLS", Align::Right),
         ("", Align::Left),
     ]);
-    for of in &latencies.0 {
+    for of in &latencies.functions {
         let most = of.histogram.values().copied().max().unwrap_or(1).max(1);
         for (index, (from, calls)) in of.histogram.iter().enumerate() {
             let name = if index == 0 { of.function.as_str() } else { "" };
@@ -161,7 +163,7 @@ fn latencies(latencies: &Latencies) -> Table {
             ]);
         }
     }
-    for of in &latencies.0 {
+    for of in &latencies.functions {
         table.note(format!(
             "{}: {} calls in {}, {} to {}, {} on average",
             of.function,
@@ -172,14 +174,16 @@ fn latencies(latencies: &Latencies) -> Table {
             duration(of.total / of.calls.max(1))
         ));
     }
+    lacks(&mut table, &latencies.tally);
     table
 }
 
 fn counts(counts: &Counts) -> Table {
     let mut table = Table::new([("CALLS", Align::Right), ("OF", Align::Left)]);
-    for (key, count) in &counts.0 {
+    for (key, count) in &counts.counts {
         table.row([count.to_string(), key.clone()]);
     }
+    lacks(&mut table, &counts.tally);
     table
 }
 
@@ -191,7 +195,7 @@ fn tree(tree: &CallTree) -> Table {
         ("CALL", Align::Left),
         ("RETURNED", Align::Left),
     ]);
-    for (depth, call) in &tree.0 {
+    for (depth, call) in &tree.calls {
         table.row([
             call.pid.to_string(),
             call.comm.clone(),
@@ -200,5 +204,6 @@ fn tree(tree: &CallTree) -> Table {
             returned(call),
         ]);
     }
+    lacks(&mut table, &tree.tally);
     table
 }
