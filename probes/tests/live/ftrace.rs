@@ -43,7 +43,7 @@ fn kprobe_events_agree() {
     let guest = ground.guest.clone();
     ground.sh("head -c 100000 /dev/zero >/tmp/file");
     ground.sh(&format!(
-        "{TRACING}; echo 'p:call vfs_read count=%dx' >kprobe_events; echo 'r:back vfs_read ret=$retval' >>kprobe_events; \
+        "{TRACING}; echo 'p:call vfs_read count=%dx:u64' >kprobe_events; echo 'r:back vfs_read ret=$retval:s64' >>kprobe_events; \
          echo 1 >events/kprobes/enable; echo >trace; echo 1 >tracing_on"
     ));
     let traced = guest
@@ -66,21 +66,20 @@ fn kprobe_events_agree() {
     assert!(traced.tally.passed >= 2, "{:?}", traced.tally);
     let pids: HashSet<u32> = traced.calls.iter().map(|call| call.pid).collect();
     assert_eq!(pids.len(), 1);
-    // `  dd-123   [001] .....   45.678901: back: (ksys_read+0x6f/0xe0 <- vfs_read) ret=0x1003`
+    // `  dd-123   [001] .....   45.678901: back: (ksys_read+0x6f/0xe0 <- vfs_read) ret=4099`
     let pid = pids.into_iter().next().unwrap();
     let of = format!("dd-{pid} ");
     let mut counts = Vec::new();
     let mut kept = Vec::new();
     for line in said.lines().filter(|line| line.contains(&of)) {
-        let hex = |key: &str| {
+        let number = |key: &str| {
             let (_, rest) = line.split_once(key)?;
-            let digits = rest.split(' ').next()?.trim_start_matches("0x");
-            u64::from_str_radix(digits, 16).ok()
+            rest.split(' ').next()?.parse::<i64>().ok()
         };
-        if let Some(count) = hex(" count=") {
+        if let Some(count) = number(" count=") {
             counts.push(count);
-        } else if let (Some(ret), Some(4099)) = (hex(" ret="), counts.pop()) {
-            kept.push(ret as i64);
+        } else if let (Some(ret), Some(4099)) = (number(" ret="), counts.pop()) {
+            kept.push(ret);
         }
     }
     assert_eq!(kept, seen, "{said}");
@@ -112,7 +111,7 @@ fn a_system_call_from_entry_to_return() {
     let long = format!("/tmp/{}", "x".repeat(120));
     let mut agent = guest.agent().unwrap();
     let traced = guest
-        .trace(["do_sys_openat2", "do_filp_open", "vfs_open"])
+        .trace(["do_sys_openat2", "do_file_open", "vfs_open"])
         .unwrap()
         .when(r#"comm == "cat""#)
         .during(|| {
@@ -147,7 +146,7 @@ fn a_system_call_from_entry_to_return() {
         tree.calls.iter().position(|one| is(&one)).unwrap()
     };
     // The same path twice: a pointer of the caller's, then the kernel's copy.
-    let (outer, inner) = (at("do_sys_openat2"), at("do_filp_open"));
+    let (outer, inner) = (at("do_sys_openat2"), at("do_file_open"));
     assert_eq!((inner, tree.calls[inner].0), (outer + 1, tree.calls[outer].0 + 1));
     assert_eq!(tree.calls[inner + 1].1.function, "vfs_open");
     let file: serde_json::Value = serde_json::from_slice(&traced.perfetto()).unwrap();
@@ -243,7 +242,7 @@ fn what_can_be_traced_is_what_ftrace_says(kernel: &str) {
     let guest = ground.guest.clone();
     let said = ground.sh(&format!("{TRACING}; cat available_filter_functions"));
     let can: HashSet<&str> = said.lines().filter(|line| !line.contains('[')).collect();
-    let all = ground.sh("grep -E ' [tT] ' /proc/kallsyms | grep -v '\\[' | cut -d' ' -f3");
+    let all = ground.sh("grep -E ' [tT] ' /proc/kallsyms | grep -v '\\[' | grep -v ' __pfx_' | cut -d' ' -f3");
     let mut times = std::collections::HashMap::new();
     for name in all.lines() {
         *times.entry(name).or_insert(0) += 1;
@@ -262,7 +261,7 @@ fn what_can_be_traced_is_what_ftrace_says(kernel: &str) {
             (_, said) => panic!("{name}: {said} {traced:?}"),
         }
     }
-    assert!(yes > 50 && no > 10, "{yes} {no}");
+    assert!(yes > 40 && no > 10, "{yes} {no}");
     let wrong = guest.trace(["vfs_read"]).unwrap().when("cuont > 1").calls();
     let wrong = wrong.unwrap_err().to_string();
     assert!(wrong.contains("count, pos"), "{wrong}");
