@@ -79,9 +79,7 @@ fn compare(part: &str, function: &Function) -> Option<Condition> {
     Some(Condition {
         arg: u8::try_from(register).ok()?,
         compare: *compare as u8,
-        width: u8::try_from(size)
-            .ok()
-            .filter(|size| matches!(size, 1 | 2 | 4 | 8))?,
+        width: Some(size).filter(|size| matches!(size, 1 | 2 | 4 | 8))?,
         signed: u8::from(signed),
         zero: 0,
         value: if negative {

@@ -19,26 +19,21 @@ impl Traced {
     /// an interrupt is a tree of its own, by CPU.
     #[must_use]
     pub fn tree(&self) -> CallTree {
-        let mut lanes: Vec<(Lane, Vec<(usize, TracedCall)>, Vec<u64>)> = Vec::new();
+        let mut lanes: Vec<Lane> = Vec::new();
         for call in &self.calls {
-            let lane = Lane::of(call);
-            let known = lanes.iter().position(|(known, ..)| *known == lane);
+            let whose = Whose::of(call);
+            let known = lanes.iter().position(|known| known.whose == whose);
             let index = known.unwrap_or_else(|| {
-                lanes.push((lane, Vec::new(), Vec::new()));
+                lanes.push(Lane {
+                    whose,
+                    calls: Vec::new(),
+                    open: Vec::new(),
+                });
                 lanes.len() - 1
             });
-            let (_, calls, open) = &mut lanes[index];
-            while open.last().is_some_and(|end| *end <= call.time) {
-                open.pop();
-            }
-            calls.push((open.len(), call.clone()));
-            // One that has not returned holds all that follows.
-            open.push(
-                call.duration
-                    .map_or(u64::MAX, |took| call.time.saturating_add(took)),
-            );
+            lanes[index].add(call);
         }
-        let calls = lanes.into_iter().flat_map(|(_, calls, _)| calls);
+        let calls = lanes.into_iter().flat_map(|lane| lane.calls);
         CallTree {
             calls: calls.collect(),
             tally: self.tally.clone(),
@@ -46,18 +41,41 @@ impl Traced {
     }
 }
 
-/// What runs one thing at a time.
-#[derive(Debug, PartialEq, Eq)]
-enum Lane {
-    Task(u32),
-    Interrupt(u32, Context),
+/// The calls of what runs one thing at a time.
+#[derive(Debug)]
+struct Lane {
+    whose: Whose,
+    calls: Vec<(usize, TracedCall)>,
+    /// When those end that have begun.
+    open: Vec<u64>,
 }
 
 impl Lane {
+    fn add(&mut self, call: &TracedCall) {
+        while self.open.last().is_some_and(|end| *end <= call.time) {
+            self.open.pop();
+        }
+        self.calls.push((self.open.len(), call.clone()));
+        // One that has not returned holds all that follows.
+        let end = call
+            .duration
+            .map_or(u64::MAX, |took| call.time.saturating_add(took));
+        self.open.push(end);
+    }
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Whose {
+    Task(u32),
+    /// An interrupt, or the idle task, of a CPU.
+    Cpu(u32, Context),
+}
+
+impl Whose {
     fn of(call: &TracedCall) -> Self {
         match call.context {
             Context::Task if call.pid != 0 => Self::Task(call.pid),
-            context => Self::Interrupt(call.cpu, context),
+            context => Self::Cpu(call.cpu, context),
         }
     }
 }
