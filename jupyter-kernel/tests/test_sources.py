@@ -115,6 +115,7 @@ def test_what_needs_more_than_memory_says_so(run, guest, attached, folder, tmp_p
         (["run", name, "--", "true"], "no agent of klab's runs in it"),
         (["reset", name], "there is no ready state"),
         (["skb", "--guest", name, "true"], "klab did not start the guest"),
+        (["ftrace", "vfs_read", "--guest", name, "--", "true"], "klab did not start the guest"),
         (["kmod", "load", "--guest", name], "klab did not start the guest"),
         (["detach", guest], f"`klab down {guest}` stops it"),
         (["attach", name, "--qmp", f"{folder}/qmp2"], f"`klab detach {name}`"),

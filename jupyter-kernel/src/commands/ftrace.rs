@@ -69,6 +69,8 @@ pub(super) fn run(what: &Ftrace, guest: &Guest, cx: &mut Context<'_>) -> Result<
     if !what.command.is_empty() {
         trace = trace.run(&what.command);
     }
+    // What comes before, such as building the module, an interrupt ends as ever.
+    guest.load_kmod()?;
     // The calls until then are shown.
     cx.catch_interrupts()?;
     let traced = trace.until(Arc::clone(&cx.interrupt)).calls()?;
