@@ -497,6 +497,7 @@ mod tests {
             text.contains(r#"f(name="/etc", count=4097, at=0x0)"#),
             "{text}"
         );
+        assert!(text.contains("4 calls of 1 function"), "{text}");
         let depths: Vec<usize> = all.tree().calls.iter().map(|(depth, _)| *depth).collect();
         assert_eq!(depths, [0, 1, 2, 0]);
         assert_eq!(all.latencies().functions[0].histogram.get(&32), Some(&1));
@@ -510,6 +511,24 @@ mod tests {
         );
         // Of the call that was lost the text is too.
         assert_eq!((named.calls.len(), named.tally.undecided), (3, 1));
+        let mut lossy = named.clone();
+        lossy.tally.lost = 7;
+        lossy.tally.cpus = vec![CpuTally {
+            cpu: 3,
+            delivered: 5,
+            lost: 7,
+        }];
+        let counts = lossy.count_by(|call| call.cpu);
+        let views = [
+            lossy.text(),
+            lossy.tree().text(),
+            lossy.latencies().text(),
+            counts.text(),
+        ];
+        for text in views {
+            assert!(text.contains("7 of 12 records of CPU 3 LOST"), "{text}");
+            assert!(text.contains("1 calls for which"), "{text}");
+        }
         let none = traced(Some("comm == \"cat\""), false, events);
         assert_eq!((none.calls.len(), none.tally.passed), (0, 4));
     }

@@ -38,9 +38,8 @@ fn traced(traced: &Traced) -> Table {
             took(call),
         ]);
     }
-    let calls = traced.calls.len();
-    let functions = traced.functions.len();
-    table.note(format!(
+    let (calls, functions) = (traced.calls.len(), traced.functions.len());
+    let first = format!(
         "{calls} {} of {functions} {}; {}",
         if calls == 1 { "call" } else { "calls" },
         if functions == 1 {
@@ -49,14 +48,14 @@ fn traced(traced: &Traced) -> Table {
             "functions"
         },
         traced.ended
-    ));
-    lacks(&mut table, &traced.tally);
+    );
+    note(&mut table, Some(first), &traced.tally);
     table
 }
 
-/// Says below a table which calls are not in it.
-fn lacks(table: &mut Table, tally: &TraceTally) {
-    for (count, what) in [
+/// Says below a table what it has, and which calls are not in it.
+fn note(table: &mut Table, first: Option<String>, tally: &TraceTally) {
+    let counts = [
         (tally.passed, "other calls did not meet the condition"),
         (
             tally.undecided,
@@ -64,19 +63,16 @@ fn lacks(table: &mut Table, tally: &TraceTally) {
         ),
         (tally.missed, "calls or returns that the kernel MISSED"),
         (tally.left_out, "records left out: there were too many"),
-        (tally.lost, "records LOST"),
-    ] {
-        if count > 0 {
-            table.note(format!("{count} {what}"));
-        }
-    }
-    for cpu in tally.cpus.iter().filter(|cpu| cpu.lost > 0) {
-        table.note(format!(
-            "CPU {}: {} of {} records LOST",
-            cpu.cpu,
-            cpu.lost,
-            cpu.lost.saturating_add(cpu.delivered)
-        ));
+    ];
+    let counts = counts.iter().filter(|(count, _)| *count > 0);
+    let counts = counts.map(|(count, what)| format!("{count} {what}"));
+    let lost = tally.cpus.iter().filter(|cpu| cpu.lost > 0).map(|cpu| {
+        let all = cpu.lost.saturating_add(cpu.delivered);
+        format!("{} of {all} records of CPU {} LOST", cpu.lost, cpu.cpu)
+    });
+    let all: Vec<String> = first.into_iter().chain(counts).chain(lost).collect();
+    if !all.is_empty() {
+        table.note(all.join("; "));
     }
 }
 
@@ -151,30 +147,30 @@ fn latencies(latencies: &Latencies) -> Table {
         ("", Align::Left),
     ]);
     for of in &latencies.functions {
+        table.row([
+            of.function.clone(),
+            String::new(),
+            of.calls.to_string(),
+            format!(
+                "{} in all, {} to {}, {} on average",
+                duration(of.total),
+                duration(of.least),
+                duration(of.most),
+                duration(of.total / of.calls.max(1))
+            ),
+        ]);
         let most = of.histogram.values().copied().max().unwrap_or(1).max(1);
-        for (index, (from, calls)) in of.histogram.iter().enumerate() {
-            let name = if index == 0 { of.function.as_str() } else { "" };
+        for (from, calls) in &of.histogram {
             let bar = (calls * BAR).div_ceil(most) as usize;
             table.row([
-                name.to_owned(),
+                String::new(),
                 duration(*from),
                 calls.to_string(),
                 "#".repeat(bar),
             ]);
         }
     }
-    for of in &latencies.functions {
-        table.note(format!(
-            "{}: {} calls in {}, {} to {}, {} on average",
-            of.function,
-            of.calls,
-            duration(of.total),
-            duration(of.least),
-            duration(of.most),
-            duration(of.total / of.calls.max(1))
-        ));
-    }
-    lacks(&mut table, &latencies.tally);
+    note(&mut table, None, &latencies.tally);
     table
 }
 
@@ -183,7 +179,7 @@ fn counts(counts: &Counts) -> Table {
     for (key, count) in &counts.counts {
         table.row([count.to_string(), key.clone()]);
     }
-    lacks(&mut table, &counts.tally);
+    note(&mut table, None, &counts.tally);
     table
 }
 
@@ -204,6 +200,6 @@ fn tree(tree: &CallTree) -> Table {
             returned(call),
         ]);
     }
-    lacks(&mut table, &tree.tally);
+    note(&mut table, None, &tree.tally);
     table
 }
