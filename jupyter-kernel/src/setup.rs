@@ -6,6 +6,7 @@ use anyhow::Result;
 
 use crate::cells::Cells;
 use crate::commands::Setup;
+use crate::lab;
 use crate::session::program;
 use crate::spec;
 
@@ -17,6 +18,7 @@ pub(crate) fn run(setup: &Setup) -> Result<String> {
                 Ok(Arc::new(Cells::start(background)?))
             })?;
         }
+        Setup::Lab { folder, no_browser } => lab::run(folder.as_deref(), *no_browser)?,
         Setup::Kernelspec { prefix, user: _ } => {
             return Ok(format!("{}\n", spec::install(prefix.as_deref())?.display()));
         }

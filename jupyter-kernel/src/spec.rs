@@ -6,6 +6,9 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use serde_json::json;
 
+/// Where an environment has the program that was installed into it.
+const INSTALLED: &str = "bin/klab";
+
 /// Writes the spec for this program under `prefix` (a Python environment or `/usr/local`), or for this
 /// user, and returns its folder.
 ///
@@ -18,8 +21,16 @@ pub(crate) fn install(prefix: Option<&Path>) -> Result<PathBuf> {
         None => user()?,
     };
     let folder = share.join("kernels/klab");
+    let program = std::env::current_exe()?;
+    let program = match prefix.map(|prefix| prefix.join(INSTALLED)) {
+        // The environment may be another one's by then: this is how a wheel is made.
+        Some(installed) if installed.canonicalize().is_ok_and(|path| path == program) => {
+            Path::new("{resource_dir}/../../../..").join(INSTALLED)
+        }
+        _ => program,
+    };
     let spec = json!({
-        "argv": [std::env::current_exe()?, "kernel", "--connection-file", "{connection_file}"],
+        "argv": [program, "kernel", "--connection-file", "{connection_file}"],
         "display_name": "klab (Rust, live Linux kernel)",
         "language": "rust",
         "interrupt_mode": "message",

@@ -17,6 +17,9 @@ use crate::temporary::{self, Temporary};
 /// The longest run folder that leaves room for `/NAME/agent.N` in `sockaddr_un.sun_path` (108 bytes).
 const LONGEST_RUN: usize = 60;
 
+/// Where an environment has what klab's wheel brings besides programs and packages.
+const SHIPPED: &str = "share/klab";
+
 /// The cache folder: `$KLAB_CACHE`, else `$XDG_CACHE_HOME/klab`, else `~/.cache/klab`. Made if absent, 0700.
 pub fn cache() -> Result<PathBuf> {
     let path = match (env("KLAB_CACHE"), env("XDG_CACHE_HOME"), env("HOME")) {
@@ -42,6 +45,18 @@ pub fn run() -> Result<PathBuf> {
         return Err(Error::PathTooLong(path));
     }
     private(&path, "KLAB_RUN")
+}
+
+/// The environment of Python that the running program was installed into, by klab's wheel.
+pub fn installed() -> Option<PathBuf> {
+    let program = std::env::current_exe().ok()?;
+    let prefix = program.ancestors().nth(2)?;
+    prefix.join(SHIPPED).is_dir().then(|| prefix.to_owned())
+}
+
+/// What came with an installed klab under this name.
+pub fn shipped(name: &str) -> Option<PathBuf> {
+    Some(installed()?.join(SHIPPED).join(name))
 }
 
 /// Chooses the place of the RAM file of guest `name`: shared memory if it has room for `bytes` twice over (the page

@@ -1,8 +1,6 @@
 //! `cargo xtask lab`: each step on its own is small, says how far it is, and is skipped when done.
 
 use std::fs::{self, File, TryLockError};
-use std::io::Read;
-use std::net::TcpListener;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, ExitCode};
@@ -41,10 +39,8 @@ impl Lab {
         set_up(&board, &paths, packages::LAB.iter())?;
         if self.headless {
             cells::ensure(&board, &paths)?;
-        }
-        guest(&board, &paths, None)?;
-        eprintln!("ready after {}", time(began.elapsed()));
-        if self.headless {
+            guest(&board, &paths, None)?;
+            eprintln!("ready after {}", time(began.elapsed()));
             let status = tied(&paths.venv_program("python"))
                 .env("KLAB", paths.program("klab"))
                 .arg(paths.python("run.py"))
@@ -57,56 +53,16 @@ impl Lab {
                 ExitCode::FAILURE
             });
         }
+        guest(&board, &paths, None)?;
+        eprintln!("ready after {}", time(began.elapsed()));
         cells::begin(&paths)?;
         module(&paths);
-        Err(self.jupyter(&paths)?)
-    }
-
-    /// Become JupyterLab on the lessons: a free port of this machine alone, a token that no process list shows,
-    /// and no file outside the cache folder. Returns only why it could not.
-    fn jupyter(&self, paths: &Paths) -> Result<anyhow::Error> {
-        let port = TcpListener::bind("127.0.0.1:0")
-            .and_then(|listener| listener.local_addr())
-            .context("no free port")?
-            .port();
-        let mut bytes = [0; 24];
-        File::open("/dev/urandom")?.read_exact(&mut bytes)?;
-        let token: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
-        let first = first_lesson(&paths.notebooks())?;
-        let screen = ["DISPLAY", "WAYLAND_DISPLAY"]
-            .iter()
-            .any(|name| std::env::var_os(name).is_some());
-        let browser = screen && !self.no_browser;
-        println!("open http://127.0.0.1:{port}/lab/tree/{first}?token={token}");
-        println!(
-            "Ctrl-C stops JupyterLab; `{} down` stops the guest",
-            paths.program("klab").display()
-        );
-        let jupyter = paths.cache.join("jupyter");
-        let mut command = plain(paths.venv_program("jupyter-lab"));
-        command
-            .env("JUPYTER_TOKEN", &token)
-            .env("JUPYTER_CONFIG_DIR", jupyter.join("config"))
-            .env("JUPYTER_DATA_DIR", jupyter.join("data"))
-            .env("JUPYTER_RUNTIME_DIR", jupyter.join("runtime"))
-            .env("IPYTHONDIR", jupyter.join("ipython"))
-            .env("npm_config_cache", jupyter.join("npm"))
-            .env("JUPYTERLAB_SETTINGS_DIR", jupyter.join("settings"))
-            .env("JUPYTERLAB_WORKSPACES_DIR", jupyter.join("workspaces"))
-            .args([
-                "--allow-root",
-                "--ServerApp.ip=127.0.0.1",
-                "--Application.log_level=WARN",
-            ])
-            .arg(format!("--ServerApp.port={port}"))
-            .arg(format!(
-                "--ServerApp.open_browser={}",
-                if browser { "True" } else { "False" }
-            ))
-            .arg(format!("--LabApp.default_url=/lab/tree/{first}"))
-            .arg("--ServerApp.root_dir")
-            .arg(paths.notebooks());
-        Ok(anyhow!(command.exec()).context("cannot start JupyterLab"))
+        let mut klab = plain(paths.program("klab"));
+        klab.arg("lab").arg(paths.notebooks());
+        if self.no_browser {
+            klab.arg("--no-browser");
+        }
+        Err(anyhow!(klab.exec()).context("cannot start klab"))
     }
 }
 
@@ -299,16 +255,6 @@ fn list(path: &Path, files: &mut Vec<(std::path::PathBuf, u64, u128)>) -> Result
         files.push((path.to_owned(), meta.len(), time.as_nanos()));
     }
     Ok(())
-}
-
-fn first_lesson(notebooks: &Path) -> Result<String> {
-    let mut names: Vec<String> = fs::read_dir(notebooks)
-        .with_context(|| format!("cannot read {}", notebooks.display()))?
-        .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
-        .filter(|name| name.ends_with(".md") && name.starts_with(|c: char| c.is_ascii_digit()))
-        .collect();
-    names.sort();
-    names.into_iter().next().context("no lesson in notebooks/")
 }
 
 #[cfg(test)]

@@ -23,15 +23,6 @@ const FOREIGN: &[&str] = &[
     "PYTHONPATH",
 ];
 
-/// Settings of JupyterLab for everyone: lessons open as notebooks, nothing is asked of the network.
-const OVERRIDES: &str = r#"{
-  "@jupyterlab/docmanager-extension:plugin": {
-    "defaultViewers": { "markdown": "Jupytext Notebook", "myst": "Jupytext Notebook" }
-  },
-  "@jupyterlab/apputils-extension:notification": { "fetchNews": "false", "checkForUpdates": false }
-}
-"#;
-
 /// Have the environment.
 pub(crate) fn ensure(board: &Board, paths: &Paths) -> Result<()> {
     const NAME: &str = "Python";
@@ -45,7 +36,6 @@ pub(crate) fn ensure(board: &Board, paths: &Paths) -> Result<()> {
     let key = Key::default()
         .value(&python.stdout)
         .value(&venv)
-        .value(OVERRIDES)
         .file(&lock)?;
     let stamp = Stamp::new(venv.join("klab-stamp"), key);
     if stamp.is_set() {
@@ -92,9 +82,6 @@ pub(crate) fn ensure(board: &Board, paths: &Paths) -> Result<()> {
             .arg(&lock)),
         |line| progress.line(line, wanted),
     )?;
-    let settings = venv.join("share/jupyter/lab/settings");
-    fs::create_dir_all(&settings)?;
-    fs::write(settings.join("overrides.json"), OVERRIDES)?;
     stamp.set()?;
     board.end(
         NAME,

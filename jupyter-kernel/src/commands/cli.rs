@@ -73,6 +73,9 @@ pub(crate) enum ShellCommand {
     /// List the commands that read, for programs
     #[command(hide = true)]
     Readers,
+    /// Print where the guest's agent is, for programs; it is built where it is not there
+    #[command(hide = true)]
+    Agent,
     /// Say what is there, what is missing and how to get it
     #[command(after_long_help = include_str!("manual/doctor.txt"))]
     Doctor,

@@ -13,6 +13,9 @@ use super::output::Output;
 use super::progress::mib;
 use crate::session::{build, program};
 
+/// What brings JupyterLab and drgn.
+const SET_UP: &str = "`cargo xtask lab` sets it up; so does klab's wheel";
+
 /// One thing that klab needs or can use.
 #[derive(Debug, Serialize)]
 struct Check {
@@ -44,11 +47,15 @@ pub(crate) fn run() -> Result<Output> {
             .unwrap_or_default()
     };
     let [program, rust_src, library] = cells();
+    // All but Rust cells works without what the wheel does not bring.
+    let installed = vm::paths::installed().is_some();
+    let for_cells = if installed { wanted } else { needed };
     let checks = [
         needed("QEMU", qemu()),
         wanted("KVM", kvm(&under("accel.json"))),
         needed("tools", tools()),
-        needed("Rust", rust()),
+        for_cells("Rust", rust()),
+        for_cells("C compiler", cc()),
         needed(
             "guest kernel",
             folders(&under("kernels"), "`klab prepare` fetches it (some 60 MB)"),
@@ -61,15 +68,15 @@ pub(crate) fn run() -> Result<Output> {
                 "`klab prepare` boots a guest once and saves it",
             ),
         ),
-        needed("klab-cells", program),
-        needed("rust-src", rust_src),
-        needed("cell library", library),
-        needed("JupyterLab", venv(&under("venv"), "bin/jupyter-lab")),
+        for_cells("klab-cells", program),
+        for_cells("rust-src", rust_src),
+        for_cells("cell library", library),
+        needed("JupyterLab", in_python("bin/jupyter-lab")),
         needed(
             "kernel spec",
-            venv(&under("venv"), "share/jupyter/kernels/klab/kernel.json"),
+            in_python("share/jupyter/kernels/klab/kernel.json"),
         ),
-        wanted("drgn", venv(&under("venv"), "klab-drgn-stamp")),
+        wanted("drgn", drgn()),
         needed("run folder", room(vm::paths::run(), "KLAB_RUN", 1 << 30)),
         needed(
             "cache folder",
@@ -92,6 +99,7 @@ pub(crate) fn run() -> Result<Output> {
         .count();
     table.note(match missing {
         0 => "nothing is missing".to_owned(),
+        n if installed => format!("missing: {n}"),
         1 => "1 thing is missing; `cargo xtask lab` gets everything".to_owned(),
         n => format!("{n} things are missing; `cargo xtask lab` gets everything"),
     });
@@ -183,7 +191,7 @@ fn kvm(remembered: &Path) -> Found {
 }
 
 fn tools() -> Found {
-    let all = [("apt-get", "apt"), ("dpkg-deb", "dpkg"), ("cc", "gcc")];
+    let all = [("apt-get", "apt"), ("dpkg-deb", "dpkg")];
     let absent: Vec<_> = all
         .iter()
         .filter(|(tool, _)| first_line(tool, "--version").is_none())
@@ -206,6 +214,11 @@ fn rust() -> Found {
             "install Rust 1.95 by rustup".to_owned(),
         )
     })
+}
+
+fn cc() -> Found {
+    first_line("cc", "--version")
+        .ok_or_else(|| ("no cc".to_owned(), "sudo apt install gcc".to_owned()))
 }
 
 /// The program of the Rust cells, and what that says of what it needs.
@@ -274,15 +287,37 @@ fn initramfs(path: &Path) -> Found {
         .ok_or_else(|| ("none".to_owned(), "`klab prepare` makes it".to_owned()))
 }
 
-fn venv(venv: &Path, file: &str) -> Found {
-    let path = venv.join(file);
+/// A file of the environment of the Python that has the package `klab`.
+fn in_python(file: &str) -> Found {
+    let python = python()?;
+    // The links to Python's program that make an environment are not followed.
+    let path = python.ancestors().nth(2).map(|prefix| prefix.join(file));
+    let path = path.unwrap_or_default();
     if path.exists() {
         return Ok(path.display().to_string());
     }
-    Err((
-        format!("no {}", path.display()),
-        "`cargo xtask lab` sets it up".to_owned(),
-    ))
+    Err((format!("no {}", path.display()), SET_UP.to_owned()))
+}
+
+fn drgn() -> Found {
+    let python = python()?;
+    let imported = Command::new(&python)
+        .args(["-c", "import klab, drgn; print(drgn.__version__)"])
+        .output();
+    match imported {
+        Ok(output) if output.status.success() => {
+            let version = String::from_utf8_lossy(&output.stdout);
+            Ok(format!("{} in {}", version.trim(), python.display()))
+        }
+        _ => Err((
+            format!("{} has no package klab", python.display()),
+            SET_UP.to_owned(),
+        )),
+    }
+}
+
+fn python() -> Result<PathBuf, (String, String)> {
+    probes::drgn::python().map_err(|error| (error.to_string(), SET_UP.to_owned()))
 }
 
 fn room(folder: vm::Result<PathBuf>, variable: &str, need: u64) -> Found {

@@ -1,6 +1,6 @@
 //! The commands that start, stop and hold a guest.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::Result;
@@ -77,6 +77,20 @@ pub(crate) fn run(command: &cli::Machine, cx: &mut Context<'_>) -> Result<Output
 pub(super) fn prepare(cx: &mut Context<'_>) -> Result<()> {
     Machine::prepare(&Options::default(), &mut Shown::on(cx))?;
     Ok(())
+}
+
+/// Has the guest that is meant: one that is up stays as it is.
+pub(super) fn ready(cx: &mut Context<'_>) -> Result<()> {
+    if attach(None, cx).is_err() {
+        let name = cx.guest.clone();
+        Machine::up(&name, &Options::default(), &mut Shown::on(cx))?;
+    }
+    Ok(())
+}
+
+/// The guest's agent, built if need be.
+pub(super) fn agent(cx: &mut Context<'_>) -> Result<PathBuf> {
+    Ok(vm::initramfs::agent_binary(&mut Shown::on(cx))?)
 }
 
 /// The machine `name`, else the one that is meant.

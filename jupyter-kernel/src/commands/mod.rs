@@ -130,8 +130,15 @@ fn run(shell: Shell, caught: &Caught, set_up: SetUp) -> Result<Output> {
         ShellCommand::Kmod { command } => kmod::run(&command, &mut cx),
         ShellCommand::Vmlinux { kernel } => vmlinux::run(kernel.as_deref(), &mut cx),
         ShellCommand::Readers => read::listed(),
+        ShellCommand::Agent => Ok(Output::text(format!(
+            "{}\n",
+            machine::agent(&mut cx)?.display()
+        ))),
         ShellCommand::Doctor => doctor::run(),
         ShellCommand::Setup(setup) => {
+            if matches!(setup, Setup::Lab { .. }) {
+                machine::ready(&mut cx)?;
+            }
             let done = set_up(&setup);
             if matches!(setup, Setup::Prepare) {
                 // Commands have a guest also where Rust cells lack their program.

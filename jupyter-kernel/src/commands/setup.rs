@@ -13,6 +13,16 @@ pub(crate) enum Setup {
         #[arg(long, short = 'f', value_name = "FILE")]
         connection_file: PathBuf,
     },
+    /// Open the lessons in JupyterLab, on a guest that is started if it is not up
+    #[command(after_long_help = include_str!("manual/lab.txt"))]
+    Lab {
+        /// The folder to open [default: `klab-lessons` in the home folder, where the lessons are put]
+        #[arg(value_name = "DIR")]
+        folder: Option<PathBuf>,
+        /// Print the address, open nothing
+        #[arg(long)]
+        no_browser: bool,
+    },
     /// Tell Jupyter about this kernel
     Kernelspec {
         /// The environment that gets the spec, instead of this user

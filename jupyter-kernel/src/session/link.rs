@@ -39,6 +39,10 @@ impl Link {
         if let Ok(agent) = vm::initramfs::agent_binary(&mut vm::Silent) {
             command.env("KLAB_AGENT", agent);
         }
+        // That of an installed klab lies beside this program.
+        if let Ok(python) = probes::drgn::python() {
+            command.env("KLAB_PYTHON", python);
+        }
         let (own, its) = UnixStream::pair()?;
         let child = command
             .arg("serve")

@@ -30,9 +30,17 @@ pub(crate) fn path() -> Result<PathBuf> {
     if path.is_file() {
         return Ok(path);
     }
+    let cure = match vm::paths::installed() {
+        None => {
+            "`cargo xtask lab` in klab's repository builds it, and so does `cargo build --release -p klab-cells`"
+        }
+        Some(_) => {
+            "klab's wheel does not bring it, so install Rust 1.95 (rustup), run `cargo build --release -p klab-cells` in a clone of \
+             klab's repository, and set KLAB_CELLS to its target/release/klab-cells"
+        }
+    };
     bail!(
-        "Rust cells need the program klab-cells, and there is no {}: `cargo xtask lab` in klab's repository builds it, and so \
-         does `cargo build --release -p klab-cells`",
+        "Rust cells need the program klab-cells, and there is no {}: {cure}",
         path.display()
     )
 }

@@ -21,20 +21,24 @@ pub fn socket() -> Result<PathBuf> {
     }
 }
 
-/// The Python that has the package `klab`: `$KLAB_PYTHON`, else that of `cargo xtask lab`.
+/// The Python that has the package `klab`, JupyterLab too: `$KLAB_PYTHON`, else that of the environment which the running
+/// program was installed into, else that of `cargo xtask lab`.
 ///
 /// # Errors
-/// When there is neither.
+/// When there is none.
 pub fn python() -> Result<PathBuf> {
     if let Some(path) = std::env::var_os("KLAB_PYTHON").filter(|path| !path.is_empty()) {
         return Ok(path.into());
     }
-    let path = vm::paths::cache()?.join("venv/bin/python");
+    let path = match vm::paths::installed() {
+        Some(prefix) => prefix.join("bin/python3"),
+        None => vm::paths::cache()?.join("venv/bin/python"),
+    };
     if path.exists() {
         return Ok(path);
     }
     Err(Error::machine(format!(
-        "drgn is not set up: there is no {}; `cargo xtask lab` installs it",
+        "Python is not set up: there is no {}; `cargo xtask lab` makes it, and klab's wheel is for an environment that has one",
         path.display()
     )))
 }

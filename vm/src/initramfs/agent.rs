@@ -23,9 +23,9 @@ const SOURCES: &[&str] = &["vm/agent", "vm/wire", "Cargo.toml", "Cargo.lock"];
 /// Other builds may be in front of ours.
 const PATIENCE: Duration = Duration::from_secs(1800);
 
-/// The agent's program, one static binary: `$KLAB_AGENT`, else `klab-agent` beside the program that runs, else
-/// built by cargo from the sources that this library was built from, into `target/agent`. It is built again only
-/// when its sources have changed.
+/// The agent's program, one static binary: `$KLAB_AGENT`, else the one that came with an installed klab, else built by
+/// cargo from the sources that this library was built from, into `target/agent`. It is built again only when its sources
+/// have changed.
 ///
 /// # Errors
 /// When `$KLAB_AGENT` is no static program, when there are no sources, or when they do not build.
@@ -42,11 +42,7 @@ pub fn agent_binary(progress: &mut dyn Progress) -> Result<PathBuf> {
             Err(bad(&path, needs))
         };
     }
-    let beside = std::env::current_exe()
-        .ok()
-        .and_then(|exe| Some(exe.parent()?.join(NAME)));
-    // A plain `cargo build` of the workspace leaves one there that needs a loader.
-    if let Some(path) = beside.filter(|path| fs::read(path).is_ok_and(|bytes| is_static(&bytes))) {
+    if let Some(path) = paths::shipped(NAME) {
         return Ok(path);
     }
     let workspace = Path::new(env!("CARGO_MANIFEST_DIR"))

@@ -1,19 +1,25 @@
 //! klab's own module, into a guest and out of it.
 
-use std::path::Path;
+use std::path::PathBuf;
 
 use super::{Built, Toolchain, names};
 use crate::agent::Client;
 use crate::error::{Error, Result};
 use crate::machine::Machine;
+use crate::paths;
 use crate::progress::Progress;
 
 /// The name of klab's module, and of its device under `/dev`.
 pub const NAME: &str = "klab";
-/// Its sources.
-pub const SOURCE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../kmod");
+/// The folder of its sources in the repository.
+const SOURCE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../kmod");
 /// Where it lies in a guest.
 const GUEST: &str = "/run/klab.ko";
+
+/// Folder of the sources of klab's module: what came with an installed klab, else the repository's.
+pub fn source() -> PathBuf {
+    paths::shipped("kmod").unwrap_or_else(|| SOURCE.into())
+}
 
 impl Machine {
     /// Loads klab's module, built for this guest's kernel first where it is not (the first time for a kernel this takes
@@ -27,7 +33,7 @@ impl Machine {
             return Ok(false);
         }
         toolchain.ensure(progress)?;
-        let module = toolchain.build(NAME, Path::new(SOURCE), progress)?;
+        let module = toolchain.build(NAME, &source(), progress)?;
         unless_stopped(progress, "nothing was loaded")?;
         client.push_file(&module, GUEST)?;
         match client.load_module_with(GUEST, "", progress) {

@@ -9,7 +9,7 @@ mod module;
 mod names;
 mod root;
 
-pub use load::{NAME, SOURCE, kmod_is_loaded};
+pub use load::{NAME, kmod_is_loaded, source};
 pub use module::Built;
 
 use std::fs::{self, File};

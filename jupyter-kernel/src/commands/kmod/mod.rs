@@ -241,11 +241,11 @@ fn connect(guest: Option<&str>, cx: &Context<'_>) -> Result<(Machine, Client)> {
 fn build(guest: Option<&str>, source: Option<&Path>, cx: &mut Context<'_>) -> Result<Output> {
     let kernel = kernel(guest, cx)?;
     let toolchain = Toolchain::of(&kernel)?;
-    let source = source.unwrap_or(Path::new(toolchain::SOURCE));
+    let source = source.map_or_else(toolchain::source, Path::to_owned);
     let mut shown = Shown::on(cx);
     toolchain.ensure(&mut shown)?;
     let start = Instant::now();
-    let module = toolchain.build(toolchain::NAME, source, &mut shown)?;
+    let module = toolchain.build(toolchain::NAME, &source, &mut shown)?;
     drop(shown);
     let seconds = start.elapsed().as_secs_f64();
     let text = format!(
