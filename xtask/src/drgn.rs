@@ -32,12 +32,7 @@ pub(crate) fn ensure(board: &Board, paths: &Paths) -> Result<()> {
     }
     stamp.clear()?;
     let package = site_packages(paths)?.join(PACKAGE);
-    install(
-        &paths.root.join("jupyter-kernel/drgn/python").join(PACKAGE),
-        &paths.program(BUILT),
-        &package,
-    )
-    .with_context(|| format!("cannot write {}", package.display()))?;
+    install(paths, &package)?;
     stamp.set()?;
     board.end(NAME, "installed");
     Ok(())
@@ -54,8 +49,15 @@ fn site_packages(paths: &Paths) -> Result<PathBuf> {
     Ok(PathBuf::from(String::from_utf8(output.stdout)?.trim()))
 }
 
+/// Puts the package in the place of what is there.
+pub(crate) fn install(paths: &Paths, package: &Path) -> Result<()> {
+    let sources = paths.root.join("jupyter-kernel/drgn/python").join(PACKAGE);
+    replace(&sources, &paths.program(BUILT), package)
+        .with_context(|| format!("cannot write {}", package.display()))
+}
+
 /// Puts the sources and the native half in the place of what is there.
-fn install(sources: &Path, native: &Path, package: &Path) -> Result<()> {
+fn replace(sources: &Path, native: &Path, package: &Path) -> Result<()> {
     if package.exists() {
         fs::remove_dir_all(package)?;
     }
@@ -83,7 +85,7 @@ mod tests {
         fs::write(package.join("gone.py"), "old").unwrap();
         fs::write(sources.join("__init__.py"), "new").unwrap();
         fs::write(folder.join(BUILT), "native").unwrap();
-        install(&sources, &folder.join(BUILT), &package).unwrap();
+        replace(&sources, &folder.join(BUILT), &package).unwrap();
         let mut names: Vec<_> = fs::read_dir(&package)
             .unwrap()
             .map(|entry| entry.unwrap().file_name())

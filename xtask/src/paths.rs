@@ -57,6 +57,11 @@ impl Paths {
         self.venv().join("bin").join(name)
     }
 
+    /// Folder of the wheel, and of what it was made from.
+    pub(crate) fn wheel(&self) -> PathBuf {
+        self.target.join("wheel")
+    }
+
     /// The lessons.
     pub(crate) fn notebooks(&self) -> PathBuf {
         self.root.join("notebooks")

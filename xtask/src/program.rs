@@ -132,6 +132,7 @@ impl Program {
             .env("CARGO_TERM_COLOR", colours)
             .env("KLAB", paths.program("klab"))
             .env("KLAB_RUN", &guests.run)
+            .env("KLAB_WHEEL", paths.wheel())
             .env("EVCXR", paths.program("evcxr"))
             .env("EVCXR_JUPYTER", paths.program("evcxr_jupyter"))
             .envs(stage.kernel.map(|kernel| ("KLAB_TEST_KERNEL", kernel)))

@@ -6,10 +6,12 @@ use std::thread;
 
 use anyhow::{Result, bail};
 
+use crate::board::Board;
 use crate::guests::Guests;
 use crate::lane::Lane;
 use crate::paths::Paths;
 use crate::program::{Kind, Program, check, pytest, tests};
+use crate::wheel;
 
 /// The crates that build in seconds, by exclusion so that a new one is not forgotten. `klab-cells` pulls in rust-analyzer:
 /// it is built once, for release, and never together with others (their features would build it again). `klab` is tested
@@ -208,6 +210,17 @@ const STAGES: &[Stage] = &[
                 check(STOCK),
                 pytest(paths, TESTS, |name| name.starts_with("test_stock"))?,
             ])
+        },
+    },
+    Stage {
+        name: "wheel",
+        needs_lab: true,
+        alone: false,
+        always: true,
+        kernel: None,
+        programs: |paths| {
+            wheel::build(&Board::new(), paths)?;
+            Ok(vec![pytest(paths, "jupyter-kernel/tests/wheel", |_| true)?])
         },
     },
     Stage {
