@@ -5,7 +5,7 @@ use crate::core::{rcu, workqueue};
 use crate::kernel::Kernel;
 use crate::locking::Contender;
 use crate::sched;
-use crate::structures::{offset_of, online_cpus, per_cpu_ptr};
+use crate::structures::{cpumask, offset_of, online_cpus, per_cpu_ptr};
 use crate::{Missing, Of as _, Result};
 
 /// `TAINT_DIE`: bit 7 of `tainted_mask` (`include/linux/panic.h`).
@@ -49,14 +49,23 @@ fn lockups(kernel: &Kernel, missing: &mut Vec<Missing>) -> Result<Vec<Reason>> {
         return Ok(Vec::new());
     }
     let limit = u64::from(kernel.read_u32(kernel.symbol("watchdog_thresh")?)?) * 2;
+    // Before 5.13 a 0 asked for the time to be set anew; since then it is the first second of the boot.
+    let zero_is_none = kernel.find_symbol("watchdog_report_ts")?.is_none();
+    let watched = cpumask(
+        kernel,
+        kernel.symbol("watchdog_cpumask")?,
+        kernel.nr_cpus()? as usize,
+    )?;
     let mut reasons = Vec::new();
     for cpu in online_cpus(kernel)? {
+        if !watched.contains(&(cpu as usize)) {
+            continue;
+        }
         let lockup = || -> Result<Option<Reason>> {
             let touched = kernel.read_u64(per_cpu_ptr(kernel, "watchdog_touch_ts", cpu)?)?;
             let now = clock::of_cpu(kernel, cpu, "clock")? >> SECOND;
             let seconds = now.saturating_sub(touched);
-            // Before its first turn it is 0, and ULONG_MAX while it is set anew.
-            if limit == 0 || touched == 0 || seconds <= limit {
+            if limit == 0 || (touched == 0 && zero_is_none) || seconds <= limit {
                 return Ok(None);
             }
             let task = Contender::read(kernel, sched::current(kernel, cpu)?)?;
