@@ -4,12 +4,10 @@
 
 use core::cell::UnsafeCell;
 use core::mem::{offset_of, size_of};
-use core::ptr;
-use core::sync::atomic::{fence, AtomicU64, Ordering};
 
 use crate::call::{CallRecord, Plan, COMM, PLANS, TEXT};
-use crate::event::{count, slot};
-use crate::ring::{Record, RingHeader, POSITIONS};
+use crate::event::{count, publish, slot};
+use crate::ring::{commit, Record, RingHeader, POSITIONS};
 use crate::rings;
 
 /// `struct klab_call` of hooks.h.
@@ -133,7 +131,7 @@ pub(crate) unsafe extern "C" fn klab_record_call(call: *const Call) {
     }
 }
 
-/// See `ring`: 0 to `commit`, the record, `commit`.
+/// Writes a call as a record.
 fn write(at: *mut CallRecord, sequence: u64, call: &Call) {
     let record = CallRecord {
         commit: 0,
@@ -148,20 +146,10 @@ fn write(at: *mut CallRecord, sequence: u64, call: &Call) {
         comm: call.comm,
         text: call.text,
     };
-    let whole = sequence & 0xffff_ffff
-        | u64::from(call.kind) << 32
-        | u64::from(call.context) << 40
-        | u64::from(call.text_len) << 48
-        | u64::from(call.flags) << 56;
-    // SAFETY: `at` is one of the ring's slots, which only this CPU writes; the host only reads it.
-    unsafe {
-        let commit = AtomicU64::from_ptr(&raw mut (*at).commit);
-        commit.store(0, Ordering::Relaxed);
-        fence(Ordering::Release);
-        ptr::write_volatile(at, record);
-        commit.store(whole, Ordering::Release);
-    }
+    let whole = commit(sequence, call.kind, call.context, call.text_len, call.flags);
+    // SAFETY: `at` is a slot of this CPU's ring, which is as long (see below), and a `CallRecord` begins with `commit`.
+    unsafe { publish(at, record, whole) };
 }
 
 // A slot is as long for both.
-const _: () = assert!(size_of::<CallRecord>() == size_of::<Record>());
+const _: () = assert!(size_of::<CallRecord>() == size_of::<Record>() && offset_of!(CallRecord, commit) == 0);

@@ -11,7 +11,7 @@ use core::ptr;
 use core::sync::atomic::{fence, AtomicU64, Ordering};
 
 use crate::filter::Tuple;
-use crate::ring::{Filter, Kind, Record, RingHeader, Tracepoint, MAC, PACKET};
+use crate::ring::{commit, Filter, Kind, Record, RingHeader, Tracepoint, MAC, PACKET};
 use crate::{rings, track};
 
 /// `struct klab_event` of hooks.h.
@@ -153,7 +153,7 @@ pub(crate) fn count(header: *mut RingHeader, at: usize) -> u64 {
     counter.fetch_add(1, Ordering::Relaxed)
 }
 
-/// See `ring`: 0 to `commit`, the record, `commit`.
+/// Writes an event as a record.
 fn write(at: *mut Record, sequence: u64, event: &Event) {
     let record = Record {
         commit: 0,
@@ -180,14 +180,25 @@ fn write(at: *mut Record, sequence: u64, event: &Event) {
         mac: event.mac,
         packet: event.packet,
     };
-    let whole = sequence & 0xffff_ffff
-        | u64::from(event.kind) << 32
-        | u64::from(event.context) << 40
-        | u64::from(event.packet_len) << 48
-        | u64::from(event.flags) << 56;
-    // SAFETY: `at` is one of the ring's slots, which only this CPU writes; the host only reads it.
+    let whole = commit(
+        sequence,
+        event.kind,
+        event.context,
+        event.packet_len,
+        event.flags,
+    );
+    // SAFETY: `at` is a slot of this CPU's ring, and a `Record` begins with `commit`.
+    unsafe { publish(at, record, whole) };
+}
+
+/// Writes a record as `ring` says: 0 to `commit`, the record, `commit`.
+///
+/// # Safety
+/// `at` must be one of the slots of this CPU's ring, as long as an `R` at least; an `R` begins with `commit`, which is 0 in `record`.
+pub(crate) unsafe fn publish<R>(at: *mut R, record: R, whole: u64) {
+    // SAFETY: As the caller promises. Only this CPU writes the slot; the host only reads it.
     unsafe {
-        let commit = AtomicU64::from_ptr(&raw mut (*at).commit);
+        let commit = AtomicU64::from_ptr(at.cast());
         commit.store(0, Ordering::Relaxed);
         fence(Ordering::Release);
         ptr::write_volatile(at, record);

@@ -123,7 +123,7 @@ const _: () = {
 };
 
 /// The word that makes a record whole.
-pub const fn commit(sequence: u64, kind: Kind, context: Context, packet: u8, flags: u8) -> u64 {
+pub const fn commit(sequence: u64, kind: u8, context: u8, packet: u8, flags: u8) -> u64 {
     sequence & 0xffff_ffff
         | (kind as u64) << 32
         | (context as u64) << 40

@@ -5,6 +5,7 @@ KLAB names the program under test, JUPYTER_PATH holds the spec that it installed
 
 import os
 import queue
+import subprocess
 import time
 
 import pytest
@@ -20,6 +21,26 @@ def klab():
     program = os.environ.get("KLAB")
     assert program and os.access(program, os.X_OK), "KLAB must name the klab program"
     return program
+
+
+@pytest.fixture(scope="module")
+def guest(klab, request):
+    """A guest of the module's own."""
+    name = f"{request.module.__name__.removeprefix('test_')}-{os.getpid()}"
+    subprocess.run([klab, "up", name], check=True)
+    yield name
+    subprocess.run([klab, "down", name], check=True)
+
+
+@pytest.fixture
+def shell(klab, guest):
+    """klab in a shell, on that guest."""
+
+    def run(*words):
+        env = {**os.environ, "KLAB_GUEST": guest}
+        return subprocess.run([klab, *words], capture_output=True, text=True, env=env)
+
+    return run
 
 
 class Cell:

@@ -9,23 +9,6 @@ import pytest
 from conftest import Kernel
 
 
-@pytest.fixture(scope="module")
-def guest(klab):
-    name = f"change-{os.getpid()}"
-    subprocess.run([klab, "up", name], check=True)
-    yield name
-    subprocess.run([klab, "down", name], check=True)
-
-
-@pytest.fixture
-def shell(klab, guest):
-    def run(*words):
-        env = {**os.environ, "KLAB_GUEST": guest}
-        return subprocess.run([klab, *words], capture_output=True, text=True, env=env)
-
-    return run
-
-
 def test_a_write_is_made_shown_and_told_until_the_reset(shell, guest):
     assert "changed by hand" not in shell("status", guest).stdout
     said = shell("set", "*(int *)&vm_swappiness", "7", "--json")

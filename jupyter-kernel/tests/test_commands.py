@@ -44,15 +44,6 @@ def kernel(guest):
     kernel.stop()
 
 
-@pytest.fixture
-def shell(klab, guest):
-    def run(*words):
-        env = {**os.environ, "KLAB_GUEST": guest}
-        return subprocess.run([klab, *words], capture_output=True, text=True, env=env)
-
-    return run
-
-
 def test_every_code_is_a_cell_that_runs(kernel, shell, klab):
     for words in looks(klab):
         code = shell(words[0], "--code", *words[1:])

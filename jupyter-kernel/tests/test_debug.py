@@ -15,23 +15,6 @@ BREAK = ["break", "vfs_write", "--if", 'current->comm == "dd" && count == 5000',
 WHO = ["who-writes", "total_forks", "--within", "100"]
 
 
-@pytest.fixture(scope="module")
-def guest(klab):
-    name = f"debug-{os.getpid()}"
-    subprocess.run([klab, "up", name], check=True)
-    yield name
-    subprocess.run([klab, "down", name], check=True)
-
-
-@pytest.fixture
-def shell(klab, guest):
-    def run(*words):
-        env = {**os.environ, "KLAB_GUEST": guest}
-        return subprocess.run([klab, *words], capture_output=True, text=True, env=env)
-
-    return run
-
-
 def test_calls_and_writes_are_shown(shell):
     said = shell(*BREAK, "--json", "--", *DD)
     assert said.returncode == 0, said.stderr

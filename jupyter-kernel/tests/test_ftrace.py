@@ -14,23 +14,6 @@ DD = ["sh", "-c", "dd if=/dev/zero of=/tmp/dd bs=5000 count=3 2>/dev/null"]
 FTRACE = ["ftrace", "vfs_write", "--if", 'comm == "dd" && count == 5000', "--within", "100"]
 
 
-@pytest.fixture(scope="module")
-def guest(klab):
-    name = f"ftrace-{os.getpid()}"
-    subprocess.run([klab, "up", name], check=True)
-    yield name
-    subprocess.run([klab, "down", name], check=True)
-
-
-@pytest.fixture
-def shell(klab, guest):
-    def run(*words):
-        env = {**os.environ, "KLAB_GUEST": guest}
-        return subprocess.run([klab, *words], capture_output=True, text=True, env=env)
-
-    return run
-
-
 def test_every_view_has_the_calls(shell, tmp_path):
     file = tmp_path / "trace.json"
     said = shell(*FTRACE, "--json", "--perfetto", file, "--", *DD)

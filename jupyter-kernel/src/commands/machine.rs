@@ -81,11 +81,14 @@ pub(super) fn prepare(cx: &mut Context<'_>) -> Result<()> {
 
 /// Has the guest that is meant: one that is up stays as it is.
 pub(super) fn ready(cx: &mut Context<'_>) -> Result<()> {
-    if attach(None, cx).is_err() {
-        let name = cx.guest.clone();
-        Machine::up(&name, &Options::default(), &mut Shown::on(cx))?;
+    match Machine::attach(&cx.guest) {
+        Err(vm::Error::UnknownGuest { .. }) => {
+            let name = cx.guest.clone();
+            Machine::up(&name, &Options::default(), &mut Shown::on(cx))?;
+            Ok(())
+        }
+        other => Ok(other.map(drop)?),
     }
-    Ok(())
 }
 
 /// The guest's agent, built if need be.

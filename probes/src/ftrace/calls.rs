@@ -437,7 +437,7 @@ mod tests {
             cpu: 1,
             sequence: time,
             record: CallRecord {
-                commit: commit(time, kind, Context::Task, 4, TEXT_WHOLE),
+                commit: commit(time, kind as u8, Context::Task as u8, 4, TEXT_WHOLE),
                 time,
                 args: [0x1000, 4097, 0, 0, 0, 0],
                 value,

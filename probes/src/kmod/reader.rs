@@ -345,7 +345,10 @@ mod tests {
         fn write(&self, n: u64) {
             self.begin(n);
             self.put(slot(n) + 16, 1000 + n);
-            self.put(slot(n), commit(n, Kind::Entry, Context::Softirq, 0, 0));
+            self.put(
+                slot(n),
+                commit(n, Kind::Entry as u8, Context::Softirq as u8, 0, 0),
+            );
         }
     }
 

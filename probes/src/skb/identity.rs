@@ -216,7 +216,7 @@ mod tests {
     fn event(kind: Kind, skb: u64, head: u64, arg: u64, site: u32) -> Event {
         let mut record = Record::from_bytes(&[0; RECORD]);
         let flags = if site == FREE { IS_LAST } else { 0 };
-        record.commit = commit(0, kind, Context::Softirq, 0, flags);
+        record.commit = commit(0, kind as u8, Context::Softirq as u8, 0, flags);
         (record.skb, record.head, record.arg, record.site) = (skb, head, arg, site);
         Event {
             cpu: 0,
@@ -305,7 +305,7 @@ mod tests {
         use Kind::{Entry, Tracepoint as Point};
         let consumed = event(Point, 1, 0x10, 0, Tracepoint::ConsumeSkb as u32);
         let mut released = event(Entry, 1, 0x10, 0, FREE);
-        released.record.commit = commit(0, Entry, Context::Softirq, 0, 0);
+        released.record.commit = commit(0, Entry as u8, Context::Softirq as u8, 0, 0);
         let events = vec![
             event(Entry, 1, 0x10, 0, 7),
             consumed,
@@ -334,7 +334,7 @@ mod tests {
         let fragment = |skb: u64, id: u8, place: u16, time| {
             let mut event = event(Kind::Entry, skb, skb << 4, 0, 7);
             let record = &mut event.record;
-            record.commit = commit(0, Kind::Entry, Context::Softirq, 24, 0);
+            record.commit = commit(0, Kind::Entry as u8, Context::Softirq as u8, 24, 0);
             (record.time, record.protocol) = (time, 0x0800);
             let header = [
                 0x45, 0, 0, 40, 0, id, 0, 0, 64, 17, 0, 0, 10, 0, 0, 1, 10, 0, 0, 2,

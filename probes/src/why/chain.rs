@@ -16,6 +16,9 @@ use crate::{Error, Missing, Of as _, Result};
 /// Nanoseconds for which a task may wait without being told of: no disk of a healthy machine takes as long.
 const LONG: u64 = 5_000_000_000;
 
+/// Links of a chain that are followed at most.
+const LONGEST: usize = 256;
+
 /// What was found.
 pub(super) struct Chains {
     pub(super) reasons: Vec<Reason>,
@@ -64,8 +67,11 @@ pub(super) fn chains(
         }
     };
     let walks: Vec<Walk> = starts.iter().map(|start| finder.walk(*start)).collect();
+    let reasons = finder.reasons(walks, pid.is_some());
+    let unread = finder.waits.missing();
+    missing.extend(unread);
     Ok(Chains {
-        reasons: finder.reasons(walks, pid.is_some()),
+        reasons,
         tasks: tasks.len(),
     })
 }
@@ -116,9 +122,7 @@ impl Finder<'_, '_> {
     fn found(&mut self, task: GuestVirt) -> &Found {
         self.found.entry(task).or_insert_with(|| {
             let trace = self.traces.get(&task).filter(|trace| trace.cpu.is_none());
-            trace.map_or_else(Found::default, |trace| {
-                self.waits.find(trace, task, self.missing)
-            })
+            trace.map_or_else(Found::default, |trace| self.waits.find(trace, task))
         })
     }
 
@@ -142,7 +146,7 @@ impl Finder<'_, '_> {
                     circle: Some((from, sure)),
                 };
             }
-            if !self.traces.contains_key(&holder) {
+            if !self.traces.contains_key(&holder) || tasks.len() == LONGEST {
                 break;
             }
             tasks.push(holder);
@@ -165,8 +169,10 @@ impl Finder<'_, '_> {
             };
             if let Some((_, chain)) = reasons.get_mut(&root) {
                 let known = chain.links.iter().any(|link| link.task.at == *start);
-                if !known && let Ok(task) = Contender::read(self.kernel, *start) {
-                    chain.behind.push(task);
+                if !known {
+                    chain
+                        .behind
+                        .extend(contender(self.kernel, *start, self.missing));
                 }
                 continue;
             }
@@ -176,8 +182,9 @@ impl Finder<'_, '_> {
                 _ => walk.tasks.split_at(0),
             };
             let links: Vec<Link> = of.iter().filter_map(|task| self.link(*task)).collect();
-            let behind = before.iter();
-            let behind = behind.filter_map(|task| Contender::read(self.kernel, *task).ok());
+            let behind = before
+                .iter()
+                .filter_map(|task| contender(self.kernel, *task, self.missing));
             roots.push(root);
             reasons.insert(
                 root,
@@ -218,6 +225,11 @@ impl Finder<'_, '_> {
             function: found.function.clone(),
         })
     }
+}
+
+/// A task by its address.
+fn contender(kernel: &Kernel, task: GuestVirt, missing: &mut Vec<Missing>) -> Option<Contender> {
+    Contender::read(kernel, task).or_miss(missing, || format!("the task {task}"))
 }
 
 impl Chain {

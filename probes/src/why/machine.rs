@@ -22,9 +22,9 @@ pub(super) fn reasons(kernel: &Kernel, missing: &mut Vec<Missing>) -> Vec<Reason
     reasons.extend(panic.flatten());
     let lockups = lockups(kernel, missing).or_miss(missing, || "the watchdogs of the CPUs");
     reasons.extend(lockups.into_iter().flatten());
-    let stall = grace_period(kernel).or_miss(missing, || "the state of RCU");
+    let stall = grace_period(kernel, missing).or_miss(missing, || "the state of RCU");
     reasons.extend(stall.flatten());
-    let pools = pools(kernel).or_miss(missing, || "the pools of workers");
+    let pools = pools(kernel, missing).or_miss(missing, || "the pools of workers");
     reasons.extend(pools.into_iter().flatten());
     reasons
 }
@@ -89,7 +89,7 @@ fn jiffies(kernel: &Kernel) -> Result<(u64, u64)> {
 }
 
 /// A grace period that has lasted longer than `rcu_cpu_stall_timeout` seconds.
-fn grace_period(kernel: &Kernel) -> Result<Option<Reason>> {
+fn grace_period(kernel: &Kernel, missing: &mut Vec<Missing>) -> Result<Option<Reason>> {
     let (nanos, now) = jiffies(kernel)?;
     let start = offset_of(kernel, "struct rcu_state", "gp_start")?;
     let start = kernel.read_u64(kernel.symbol("rcu_state")?.offset(start))?;
@@ -100,13 +100,14 @@ fn grace_period(kernel: &Kernel) -> Result<Option<Reason>> {
     }
     // What RCU owes is read only now: a grace period that began meanwhile is none that lasts.
     let rcu = rcu::rcu(kernel)?;
+    missing.extend(rcu.missing.iter().cloned());
     let cpus = rcu.cpus.iter().filter(|cpu| cpu.waited_for);
     let cpus = cpus.map(|cpu| cpu.cpu).collect();
     Ok(rcu.under_way.then_some(Reason::RcuStall { cpus, seconds }))
 }
 
 /// The pools of workers that have work, and have not begun any for `wq_watchdog_thresh` seconds: `wq_watchdog_timer_fn()`.
-fn pools(kernel: &Kernel) -> Result<Vec<Reason>> {
+fn pools(kernel: &Kernel, missing: &mut Vec<Missing>) -> Result<Vec<Reason>> {
     let Some(limit) = kernel.find_symbol("wq_watchdog_thresh")? else {
         return Ok(Vec::new());
     };
@@ -114,7 +115,9 @@ fn pools(kernel: &Kernel) -> Result<Vec<Reason>> {
     let (nanos, now) = jiffies(kernel)?;
     let began = offset_of(kernel, "struct worker_pool", "watchdog_ts")?;
     let mut reasons = Vec::new();
-    for pool in workqueue::workqueues(kernel)?.pools {
+    let all = workqueue::workqueues(kernel)?;
+    missing.extend(all.missing);
+    for pool in all.pools {
         let began = kernel.read_u64(pool.at.offset(began))?;
         let seconds = now.saturating_sub(began).saturating_mul(nanos) / 1_000_000_000;
         if limit != 0 && seconds > limit && !pool.pending.is_empty() {

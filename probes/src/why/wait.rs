@@ -1,14 +1,15 @@
 //! What a task waits for, by its stack.
 
-use std::cell::OnceCell;
+use std::cell::{OnceCell, RefCell};
 use std::collections::HashMap;
 use std::ops::Range;
+use std::rc::Rc;
 
 use super::waiter::{Kind, Waiter, Words};
 use super::{Object, Wait};
 use crate::guest::Guest;
 use crate::kernel::Kernel;
-use crate::locking::{Contender, RwState};
+use crate::locking::{Contender, RwSem, RwState};
 use crate::memory::GuestVirt;
 use crate::search::what::{Identifier, Thing};
 use crate::structures::offset_of;
@@ -50,6 +51,10 @@ pub(super) struct Waits<'k> {
     identifier: OnceCell<Result<Identifier>>,
     /// The child for which a parent waits, by its completion: `vfork_done`.
     children: HashMap<GuestVirt, GuestVirt>,
+    /// The owners of the mutexes that were read, and the semaphores.
+    mutexes: RefCell<HashMap<GuestVirt, Option<Contender>>>,
+    rwsems: RefCell<HashMap<GuestVirt, Rc<RwSem>>>,
+    missing: RefCell<Vec<Missing>>,
 }
 
 /// The wait of a task, and the function that waits.
@@ -66,9 +71,10 @@ impl<'k> Waits<'k> {
             Ok(start..kernel.symbol("__sched_text_end")?)
         };
         let done = offset_of(kernel, "struct task_struct", "vfork_done")?;
+        let mut missing = Vec::new();
         let children = tasks.iter().filter_map(|task| {
-            // One that cannot be read is named where its stack is.
-            let done = kernel.read_u64(task.offset(done)).ok()?;
+            let done = kernel.read_u64(task.offset(done));
+            let done = done.or_miss(&mut missing, || format!("vfork_done of the task {task}"))?;
             (done != 0).then_some((GuestVirt(done), *task))
         });
         Ok(Self {
@@ -78,7 +84,33 @@ impl<'k> Waits<'k> {
             sched_text: sched_text().ok(),
             identifier: OnceCell::new(),
             children: children.collect(),
+            mutexes: RefCell::default(),
+            rwsems: RefCell::default(),
+            missing: RefCell::new(missing),
         })
+    }
+
+    /// What could not be read of what tasks wait for.
+    pub(super) fn missing(self) -> Vec<Missing> {
+        self.missing.into_inner()
+    }
+
+    fn miss(&self, parts: impl IntoIterator<Item = Missing>) {
+        let mut missing = self.missing.borrow_mut();
+        for part in parts {
+            // Many tasks wait for one thing.
+            if !missing.contains(&part) {
+                missing.push(part);
+            }
+        }
+    }
+
+    /// A value, or that it could not be read.
+    fn noted<T>(&self, read: Result<T>, what: impl FnOnce() -> String) -> Option<T> {
+        let mut parts = Vec::new();
+        let value = read.or_miss(&mut parts, what);
+        self.miss(parts);
+        value
     }
 
     /// Whether a task waits by one of the kernel's locks, whatever its state says.
@@ -90,12 +122,7 @@ impl<'k> Waits<'k> {
     }
 
     /// What the task at `task` waits for.
-    pub(super) fn find(
-        &self,
-        trace: &StackTrace,
-        task: GuestVirt,
-        missing: &mut Vec<Missing>,
-    ) -> Found {
+    pub(super) fn find(&self, trace: &StackTrace, task: GuestVirt) -> Found {
         let who = || format!("task {} ({}), what it waits for", trace.pid, trace.comm);
         let in_sched = |ip| {
             let text = self.sched_text.as_ref();
@@ -107,7 +134,7 @@ impl<'k> Waits<'k> {
             .map(|frame| frame.function.to_string());
         let wait = self.wait(trace, task);
         Found {
-            wait: wait.or_miss(missing, who).flatten(),
+            wait: self.noted(wait, who).flatten(),
             function,
         }
     }
@@ -116,6 +143,7 @@ impl<'k> Waits<'k> {
         let kernel = self.kernel;
         if let Some(lock) = self.pi_blocked_on(task)? {
             let mutex = locking::rt_mutex(kernel, lock)?;
+            self.miss(mutex.missing);
             return Ok(Some(self.at(Object::RtMutex, lock, mutex.owner)));
         }
         let Some(first) = trace.frames.first() else {
@@ -186,7 +214,10 @@ impl<'k> Waits<'k> {
             let list = offset_of(kernel, c, "wait_list")?;
             return Ok(waiter.head.map(|head| head.back(list)));
         };
-        let list = waiter.ring.first().map_or(0, |node| node.0 - waiter.at.0);
+        let list = waiter
+            .ring
+            .first()
+            .map_or(0, |node| node.0.wrapping_sub(waiter.at.0));
         let found = candidates.find(|word| {
             let at = GuestVirt(**word);
             at.0 >> 63 != 0
@@ -203,7 +234,7 @@ impl<'k> Waits<'k> {
         let kernel = self.kernel;
         match on {
             Object::RwSem => {
-                let sem = locking::rwsem(kernel, at)?;
+                let sem = self.rwsem(at)?;
                 let me = sem.waiters.iter().find(|waiter| waiter.task.pid == pid);
                 let readers = match sem.state {
                     RwState::Readers(readers) => Some(readers),
@@ -212,26 +243,48 @@ impl<'k> Waits<'k> {
                 Ok(Wait {
                     readers,
                     writes: me.and_then(|me| me.writer),
-                    ..self.at(on, at, sem.owner)
+                    ..self.at(on, at, sem.owner.clone())
                 })
             }
             Object::Semaphore => {
                 // Since 6.16, where the detector of hung tasks is built in.
                 let last = offset_of(kernel, "struct semaphore", "last_holder");
-                let last = last.and_then(|last| kernel.read_u64(at.offset(last)));
-                let holder = last.ok().filter(|task| *task != 0).map(GuestVirt);
-                let holder = holder
-                    .map(|task| Contender::read(kernel, task))
-                    .transpose()?;
+                let last = last.ok().map(|last| kernel.read_u64(at.offset(last)));
+                let holder = last.transpose()?.filter(|task| *task != 0);
+                let holder = holder.map(|task| Contender::read(kernel, GuestVirt(task)));
+                let holder = holder.transpose()?;
                 Ok(self.at(on, at, holder))
             }
-            _ => Ok(self.at(on, at, locking::mutex(kernel, at)?.owner)),
+            _ => Ok(self.at(on, at, self.owner(at)?)),
         }
+    }
+
+    /// The owner of a mutex, which is read once for all who wait for it.
+    fn owner(&self, at: GuestVirt) -> Result<Option<Contender>> {
+        if let Some(owner) = self.mutexes.borrow().get(&at) {
+            return Ok(owner.clone());
+        }
+        let mutex = locking::mutex(self.kernel, at)?;
+        self.miss(mutex.missing);
+        self.mutexes.borrow_mut().insert(at, mutex.owner.clone());
+        Ok(mutex.owner)
+    }
+
+    /// A semaphore, which is read once for all who wait for it.
+    fn rwsem(&self, at: GuestVirt) -> Result<Rc<RwSem>> {
+        if let Some(sem) = self.rwsems.borrow().get(&at) {
+            return Ok(Rc::clone(sem));
+        }
+        let sem = Rc::new(locking::rwsem(self.kernel, at)?);
+        self.miss(sem.missing.iter().cloned());
+        self.rwsems.borrow_mut().insert(at, Rc::clone(&sem));
+        Ok(sem)
     }
 
     fn completion(&self, at: GuestVirt) -> Wait {
         let child = self.children.get(&at);
-        let child = child.and_then(|task| Contender::read(self.kernel, *task).ok());
+        let who = || format!("who is to do the completion {at}");
+        let child = child.and_then(|task| self.noted(Contender::read(self.kernel, *task), who));
         self.at(Object::Completion, at, child)
     }
 
@@ -274,7 +327,10 @@ impl<'k> Waits<'k> {
     /// What a thing lies in, in few words.
     fn within(&self, on: Object, at: GuestVirt) -> Option<String> {
         let identifier = self.identifier.get_or_init(|| Identifier::new(self.guest));
-        let what = identifier.as_ref().ok()?.what(at).ok()?;
+        let what = identifier.as_ref().map_err(Clone::clone);
+        let what = what.and_then(|identifier| identifier.what(at));
+        let what = self.noted(what, || format!("what the {} {at} lies in", on.name()))?;
+        self.miss(what.missing.iter().cloned());
         let mut words = what.things.iter().filter_map(|thing| match thing {
             Thing::Symbol { symbol, .. } => Some(symbol.to_string()),
             Thing::Stack { pid, comm, .. } => Some(format!("the stack of {comm} ({pid})")),

@@ -14,7 +14,7 @@ crate::on_kernels!(are_held_by_whom_proc_says);
 /// A reader of the log that sleeps and holds its file's mutex, one that waits for that mutex; a file system whose server
 /// never answers, with a directory that is locked for writing, and one that is locked for reading; and a parent that waits
 /// until its child has executed a program of that file system.
-pub(crate) const HOLDERS: &str = r"
+const HOLDERS: &str = r"
     modprobe fuse 2>/dev/null
     for d in w r; do
         mkdir -p /tmp/$d
@@ -37,14 +37,17 @@ pub(crate) const HOLDERS: &str = r"
     quiet busybox time /tmp/r/d; in_stack $! vfork parent
 ";
 
+/// Starts them; their PIDs.
+pub(crate) fn holders(ground: &mut Ground) -> BTreeMap<String, i32> {
+    let said = ground.sh(HOLDERS);
+    let each = said.lines().filter_map(|line| line.split_once(' '));
+    each.map(|(what, pid)| (what.to_owned(), pid.parse().unwrap()))
+        .collect()
+}
+
 pub(crate) fn are_held_by_whom_proc_says(kernel: &str) {
     let mut ground = Ground::bare(kernel, vm::Options::default().memory);
-    let said = ground.sh(HOLDERS);
-    let who: BTreeMap<&str, i32> = said
-        .lines()
-        .filter_map(|line| line.split_once(' '))
-        .map(|(what, pid)| (what, pid.parse().unwrap()))
-        .collect();
+    let who = holders(&mut ground);
     // There a semaphore keeps neither its readers' names nor what who queues up wants.
     let rt = ground.sh("uname -v").contains("PREEMPT_RT");
     let lock = ground.agent.workload(WorkloadKind::Contended).unwrap();

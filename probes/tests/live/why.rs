@@ -1,6 +1,5 @@
 //! Tasks that wait for one another: `klab why` names who, what for and whose, where `/proc/PID/wchan` has the function.
 
-use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
 
@@ -11,7 +10,7 @@ use vm::toolchain::Toolchain;
 
 use crate::ground::Ground;
 use crate::ledger::Ledger;
-use crate::locking::HOLDERS;
+use crate::locking::holders;
 
 crate::on_kernels!(names_who_waits_for_whom);
 
@@ -68,12 +67,7 @@ pub(crate) fn names_who_waits_for_whom(kernel: &str) {
     let healthy = why(&ground.guest);
     assert_eq!(healthy.reasons, [], "of a healthy guest");
     assert!(healthy.tasks > 30, "{}", healthy.tasks);
-    let said = ground.sh(HOLDERS);
-    let who: BTreeMap<&str, i32> = said
-        .lines()
-        .filter_map(|line| line.split_once(' '))
-        .map(|(what, pid)| (what, pid.parse().unwrap()))
-        .collect();
+    let who = holders(&mut ground);
     let rt = ground.sh("uname -v").contains("PREEMPT_RT");
     let mut ledger = Ledger::new(format!("reasons on {kernel}"));
     // What each waits for first, and whom: with PREEMPT_RT it is the rt_mutex inside, and a writer that waits for readers
@@ -127,7 +121,7 @@ pub(crate) fn names_who_waits_for_whom(kernel: &str) {
         let told = told(found);
         ["wants_to_write", "wants_to_read", "writer", "parent"]
             .iter()
-            .all(|name| told.contains(&who[name]))
+            .all(|name| told.contains(&who[*name]))
     });
     ledger.end(&[("kind", 4), ("holder", 4), ("wchan", 9)]);
 }

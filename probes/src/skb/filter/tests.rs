@@ -15,7 +15,13 @@ fn ipv4(protocol: u8, ports: (u16, u16)) -> Vec<u8> {
 fn record(protocol: u16, packet: &[u8]) -> Record {
     let mut record = Record::from_bytes(&[0; RECORD]);
     let length = packet.len().min(record.packet.len());
-    record.commit = commit(0, Kind::Entry, Context::Softirq, length as u8, 0);
+    record.commit = commit(
+        0,
+        Kind::Entry as u8,
+        Context::Softirq as u8,
+        length as u8,
+        0,
+    );
     record.packet[..length].copy_from_slice(&packet[..length]);
     record.protocol = protocol;
     record
