@@ -84,6 +84,10 @@ impl ModuleBtf {
 
 impl Kernel {
     /// The BTF of each module that is loaded now; none where the kernel keeps none.
+    ///
+    /// # Errors
+    /// `Absent` or `Unsupported` if BTF does not describe the list; `Unmapped` if the head is not in RAM. A module
+    /// whose BTF cannot be read has its error in its [`ModuleBtf`].
     pub fn module_btfs(&self) -> Result<Vec<ModuleBtf>> {
         // Without CONFIG_DEBUG_INFO_BTF_MODULES there is no such list.
         let Ok(head) = self.symbol("btf_modules") else {
@@ -193,6 +197,9 @@ impl Kernel {
 
     /// The type of one of these kinds and this name (without `struct`), and the BTF that has it, for code that knows the
     /// name: the kernel's, else that of the modules. Modules that define it differently are an error.
+    ///
+    /// # Errors
+    /// As [`Self::find_types`]; `Invalid` if modules define it differently.
     pub fn find_type(&self, kinds: &[Kind], name: &str) -> Result<Option<(Arc<Btf>, TypeId)>> {
         let own = self.btf()?;
         if let Some(id) = own_type(own, kinds, name) {
@@ -217,6 +224,9 @@ impl Kernel {
 
     /// All types of one of these kinds and this name (without `struct`): the kernel's, then those that modules define
     /// themselves. Definitions that say the same are one.
+    ///
+    /// # Errors
+    /// As [`Self::btf`] and [`Self::module_btfs`].
     pub fn find_types(&self, kinds: &[Kind], name: &str) -> Result<Vec<TypeNamed>> {
         let own = self.btf()?;
         let mut all: Vec<TypeNamed> = Vec::new();

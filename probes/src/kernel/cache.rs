@@ -30,6 +30,9 @@ impl Kernel {
     /// assert_eq!(offset.0, 2272);
     /// # Ok::<(), probes::Error>(())
     /// ```
+    ///
+    /// # Errors
+    /// Those of `make`, which is then called again the next time.
     pub fn once<T: Any + Send + Sync>(&self, make: impl FnOnce() -> Result<T>) -> Result<Arc<T>> {
         let table = || {
             self.inner

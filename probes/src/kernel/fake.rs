@@ -125,6 +125,9 @@ impl FakeKernel {
     }
 
     /// Puts `bytes` into the kernel image, 64-byte aligned, under a symbol with `nm`'s type letter `kind`.
+    ///
+    /// # Errors
+    /// `Invalid` if the image is full.
     pub fn symbol(&mut self, name: &str, kind: char, bytes: &[u8]) -> Result<GuestVirt> {
         let at = self.image(bytes)?;
         self.symbols.push((at.0, kind, name.to_owned()));
@@ -137,6 +140,9 @@ impl FakeKernel {
     }
 
     /// Puts BTF where a kernel has it.
+    ///
+    /// # Errors
+    /// As [`Self::symbol`].
     pub fn btf(&mut self, bytes: &[u8]) -> Result<()> {
         let start = self.symbol("__start_BTF", 'R', bytes)?;
         self.symbol_at("__stop_BTF", 'R', start.offset(bytes.len() as u64));
@@ -144,6 +150,9 @@ impl FakeKernel {
     }
 
     /// Zeroed memory of the heap, in the direct map, 64-byte aligned: where a kernel's structures are.
+    ///
+    /// # Errors
+    /// `Invalid` if the heap is full.
     pub fn alloc(&mut self, len: u64) -> Result<GuestVirt> {
         let at = self.heap_end.next_multiple_of(64);
         let end = at.checked_add(len).filter(|end| *end <= self.base + RAM);
@@ -153,6 +162,9 @@ impl FakeKernel {
     }
 
     /// A zeroed page of the heap.
+    ///
+    /// # Errors
+    /// As [`Self::alloc`].
     pub fn alloc_page(&mut self) -> Result<GuestPhys> {
         self.heap_end = self.heap_end.next_multiple_of(PAGE_SIZE);
         let page = self.alloc(PAGE_SIZE)?;
@@ -160,6 +172,9 @@ impl FakeKernel {
     }
 
     /// Writes to the image or the heap.
+    ///
+    /// # Errors
+    /// `Unmapped` if the bytes do not all lie in its RAM.
     pub fn write(&mut self, at: GuestVirt, bytes: &[u8]) -> Result<()> {
         let phys = if at.0 >= START_KERNEL_MAP {
             at.0.wrapping_sub(START_KERNEL_MAP)
@@ -171,11 +186,17 @@ impl FakeKernel {
     }
 
     /// Writes one word to the image or the heap.
+    ///
+    /// # Errors
+    /// As [`Self::write`].
     pub fn write_u64(&mut self, at: GuestVirt, value: u64) -> Result<()> {
         self.write(at, &value.to_le_bytes())
     }
 
     /// Writes to physical memory: page tables included.
+    ///
+    /// # Errors
+    /// As [`Self::write`].
     pub fn write_phys(&mut self, at: GuestPhys, bytes: &[u8]) -> Result<()> {
         let fault = Error::NotRam {
             at,
@@ -191,6 +212,9 @@ impl FakeKernel {
     }
 
     /// The root of a new process's page tables: what `mm->pgd` holds is its address in the direct map.
+    ///
+    /// # Errors
+    /// As [`Self::alloc`].
     pub fn process(&mut self) -> Result<GuestPhys> {
         self.alloc_page()
     }
@@ -209,6 +233,9 @@ impl FakeKernel {
 
     /// Makes `root`'s tables map the page of `at` to `entry`, a raw entry: its flags, and the page or what a page that
     /// is not present has there. A large page is mapped at the level whose pages have `size` bytes.
+    ///
+    /// # Errors
+    /// `Invalid` if no level has pages of that size, or the heap is full; `Unmapped` if a table lies outside its RAM.
     pub fn map(&mut self, root: GuestPhys, at: GuestVirt, entry: u64, size: u64) -> Result<()> {
         let mut table = root;
         for &(_, shift) in self.paging.levels() {
@@ -248,6 +275,9 @@ impl FakeKernel {
     }
 
     /// The physical memory, with everything in it.
+    ///
+    /// # Errors
+    /// `Invalid` if the image or the heap has no room for the tables.
     pub fn memory(mut self) -> Result<FakeMemory> {
         let mut uts = vec![0; 2 * 65];
         uts.extend_from_slice(self.release.as_bytes());
@@ -304,6 +334,9 @@ impl FakeKernel {
     }
 
     /// The kernel, found in that memory as a real one is.
+    ///
+    /// # Errors
+    /// As [`Self::memory`] and [`Kernel::discover`].
     pub fn finish(self) -> Result<Kernel> {
         let memory: Arc<dyn PhysMemory> = Arc::new(self.memory()?);
         Kernel::discover(memory)

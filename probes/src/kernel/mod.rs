@@ -61,18 +61,27 @@ struct Inner {
 impl Kernel {
     /// Finds the kernel in `memory`: VMCOREINFO by a scan, then its page tables, its symbols and its types. The first that
     /// has all of them is taken: [`Self::discover_all`] finds the others.
+    ///
+    /// # Errors
+    /// `Absent`, with what each candidate lacks, if there is no kernel; as [`PhysMemory::read`].
     pub fn discover(memory: Arc<dyn PhysMemory>) -> Result<Self> {
         Self::discover_noted(memory, None)
     }
 
     /// As [`Self::discover`], in memory that came with the text of VMCOREINFO: a dump with a note. Where the note is not
     /// of this memory, it is searched.
+    ///
+    /// # Errors
+    /// As [`Self::discover`].
     pub fn discover_noted(memory: Arc<dyn PhysMemory>, noted: Option<&[u8]>) -> Result<Self> {
         search::Search::new(memory, noted).first()
     }
 
     /// All kernels in `memory`, each whole: one that crashed and the one that was started to dump it, one that another
     /// booted. All of RAM is searched.
+    ///
+    /// # Errors
+    /// As [`PhysMemory::read`]. No kernel is an empty list.
     pub fn discover_all(memory: Arc<dyn PhysMemory>) -> Result<Vec<Self>> {
         search::Search::new(memory, None).all()
     }
@@ -185,11 +194,17 @@ impl Kernel {
     }
 
     /// The note of the kernel for crash tools.
+    ///
+    /// # Errors
+    /// `Unsupported` for a kernel [made of parts](Self::from_parts).
     pub fn vmcoreinfo(&self) -> Result<&VmcoreInfo> {
         Ok(&self.layout()?.info)
     }
 
     /// The kernel's symbols; decoded at the first call.
+    ///
+    /// # Errors
+    /// As [`Self::vmcoreinfo`] and [`Kallsyms::read`].
     pub fn symbols(&self) -> Result<&Kallsyms> {
         let read = || Kallsyms::read(&self.inner.space, &self.layout()?.info);
         self.inner
@@ -200,10 +215,13 @@ impl Kernel {
     }
 
     /// The address of a symbol, for code that knows its name: the kernel's own, which no module that is loaded hides or
-    /// changes; else that of the one module that has it. Of several the name says nothing, and that is an error. Of none
-    /// it is one too, which ends at once: code that asks one kernel for another's symbols does so again and again.
+    /// changes; else that of the one module that has it. No similar name is searched for when there is none: code asks one
+    /// kernel for another's symbols again and again.
     ///
     /// Names that people write are for [`resolve`](Self::resolve): there a module's symbol counts as much as the kernel's.
+    ///
+    /// # Errors
+    /// `Absent` if none has this name; `Invalid` if several modules have; as [`Self::symbols`].
     pub fn symbol(&self, name: &str) -> Result<GuestVirt> {
         match self.find_symbol(name)? {
             Some(at) => Ok(at),
@@ -223,6 +241,9 @@ impl Kernel {
     }
 
     /// The kernel's types; copied from its memory at the first call.
+    ///
+    /// # Errors
+    /// `Unsupported` if the kernel was built without BTF; `Unmapped` if it is not in RAM; `Broken` if it is damaged.
     pub fn btf(&self) -> Result<&Arc<Btf>> {
         self.inner
             .btf
@@ -260,56 +281,86 @@ impl Kernel {
     }
 
     /// Fills `buf` from the kernel address `at`.
+    ///
+    /// # Errors
+    /// As [`AddressSpace::read`].
     #[inline]
     pub fn read(&self, at: GuestVirt, buf: &mut [u8]) -> Result<()> {
         self.inner.space.read(at, buf)
     }
 
     /// Reads a byte at the kernel address `at`.
+    ///
+    /// # Errors
+    /// As [`Self::read`].
     #[inline]
     pub fn read_u8(&self, at: GuestVirt) -> Result<u8> {
         self.inner.space.read_u8(at)
     }
 
     /// Reads a 16-bit word at the kernel address `at`.
+    ///
+    /// # Errors
+    /// As [`Self::read`].
     #[inline]
     pub fn read_u16(&self, at: GuestVirt) -> Result<u16> {
         self.inner.space.read_u16(at)
     }
 
     /// Reads a 32-bit word at the kernel address `at`.
+    ///
+    /// # Errors
+    /// As [`Self::read`].
     #[inline]
     pub fn read_u32(&self, at: GuestVirt) -> Result<u32> {
         self.inner.space.read_u32(at)
     }
 
     /// Reads a 64-bit word at the kernel address `at`.
+    ///
+    /// # Errors
+    /// As [`Self::read`].
     #[inline]
     pub fn read_u64(&self, at: GuestVirt) -> Result<u64> {
         self.inner.space.read_u64(at)
     }
 
     /// Reads a C string at the kernel address `at`, at most `max` bytes; as text ([`text_of`]).
+    ///
+    /// # Errors
+    /// As [`AddressSpace::read_cstr`].
     pub fn read_cstr(&self, at: GuestVirt, max: usize) -> Result<String> {
         Ok(text_of(&self.inner.space.read_cstr(at, max)?))
     }
 
     /// Distance by which KASLR moved the kernel image, in bytes.
+    ///
+    /// # Errors
+    /// As [`Self::vmcoreinfo`].
     pub fn kaslr_offset(&self) -> Result<u64> {
         Ok(self.layout()?.info.kaslr_offset())
     }
 
     /// `phys_base`: what the physical load address adds to the linked one; may wrap below zero.
+    ///
+    /// # Errors
+    /// As [`Self::vmcoreinfo`].
     pub fn phys_base(&self) -> Result<u64> {
         Ok(self.layout()?.phys_base)
     }
 
     /// Start of the direct map of physical memory (`page_offset_base`).
+    ///
+    /// # Errors
+    /// As [`Self::vmcoreinfo`].
     pub fn page_offset_base(&self) -> Result<GuestVirt> {
         Ok(self.layout()?.direct_map.virt)
     }
 
     /// Start of the array of `struct page` (`vmemmap_base`).
+    ///
+    /// # Errors
+    /// As [`Self::symbol`] and [`Self::read`], where VMCOREINFO does not say it.
     pub fn vmemmap_base(&self) -> Result<GuestVirt> {
         match self.layout()?.info.symbol("vmemmap") {
             Some(base) => Ok(base),
@@ -318,11 +369,17 @@ impl Kernel {
     }
 
     /// The physical address behind a kernel address.
+    ///
+    /// # Errors
+    /// As [`AddressSpace::translate`].
     pub fn virt_to_phys(&self, at: GuestVirt) -> Result<GuestPhys> {
         self.inner.space.translate(at)
     }
 
     /// The address of physical memory in the direct map (`__va`).
+    ///
+    /// # Errors
+    /// `Unmapped` if the address lies behind the end of the direct map; as [`Self::vmcoreinfo`].
     pub fn phys_to_virt(&self, at: GuestPhys) -> Result<GuestVirt> {
         let direct = self.layout()?.direct_map;
         if at.0 >= direct.len {
@@ -332,6 +389,9 @@ impl Kernel {
     }
 
     /// Number of possible CPU numbers (`nr_cpu_ids`), which count from 0.
+    ///
+    /// # Errors
+    /// As [`Self::symbol`] and [`Self::read`]; `Broken` if it is 0 or more than any kernel has.
     pub fn nr_cpus(&self) -> Result<u32> {
         let count = self.read_u32(self.symbol("nr_cpu_ids")?)?;
         if count == 0 || count > MAX_CPUS {
@@ -344,6 +404,9 @@ impl Kernel {
     }
 
     /// Difference between `cpu`'s copy of a per-CPU variable and the variable's own address (`__per_cpu_offset[cpu]`).
+    ///
+    /// # Errors
+    /// `Absent` if there is no such CPU; as [`Self::nr_cpus`].
     pub fn per_cpu_offset(&self, cpu: u32) -> Result<u64> {
         let count = self.nr_cpus()?;
         if cpu >= count {
@@ -356,6 +419,9 @@ impl Kernel {
     }
 
     /// The address of `cpu`'s copy of the per-CPU variable at `at` (`per_cpu_ptr`).
+    ///
+    /// # Errors
+    /// As [`Self::per_cpu_offset`].
     pub fn per_cpu(&self, at: GuestVirt, cpu: u32) -> Result<GuestVirt> {
         Ok(at.offset(self.per_cpu_offset(cpu)?))
     }

@@ -124,6 +124,9 @@ impl Kernel {
     /// whose table cannot be read has no symbols, is named beside the others, and still says which addresses it holds.
     ///
     /// They are read anew each time, since modules come and go.
+    ///
+    /// # Errors
+    /// `Unmapped` or `Broken` if the kernel's own symbols cannot be read; `Absent` if BTF does not describe a module.
     pub fn module_symbols(&self) -> Result<Listing<ModuleSymbols>> {
         let mut all = Listing::new();
         for table in self.module_tables()? {
@@ -274,6 +277,9 @@ impl Kernel {
 
     /// Describes a kernel address by the symbol at or before it: the kernel's own, or that of a module whose
     /// memory holds the address. `None` for anything else: the heap, a stack, a user's address.
+    ///
+    /// # Errors
+    /// As [`Self::module_symbols`]; the error of the module whose table cannot be read, if the address may be in it.
     pub fn symbol_at(&self, at: GuestVirt) -> Result<Option<SymbolAt>> {
         if let Some(symbol) = self.symbols()?.at(at) {
             return Ok(Some(symbol));

@@ -168,6 +168,9 @@ impl Kernel {
     /// assert!(kernel.resolve("show").is_err());
     /// # Ok::<(), probes::Error>(())
     /// ```
+    ///
+    /// # Errors
+    /// As [`Self::module_symbols`].
     pub fn definitions(&self, spelling: &str) -> Result<Listing<Definition>> {
         let Some(spelling) = Spelling::parse(spelling) else {
             return Ok(Listing::new());
@@ -180,14 +183,20 @@ impl Kernel {
         Ok(all)
     }
 
-    /// The one symbol that a spelling means. Several are an error that lists them, with the spelling of each; so what is
-    /// loaded later never changes what a name means without a word.
+    /// The one symbol that a spelling means. What is loaded later never changes what a name means without a word.
+    ///
+    /// # Errors
+    /// `Absent` if none has this name; `Invalid`, with the spelling of each, if several have; as
+    /// [`Self::module_symbols`].
     pub fn resolve(&self, spelling: &str) -> Result<Definition> {
         let parsed = Spelling::parse(spelling).ok_or_else(|| self.no_symbol(spelling, ""))?;
         self.resolve_spelled(&parsed)
     }
 
     /// The address that a spelling means, with its offset; `None` where no symbol is meant.
+    ///
+    /// # Errors
+    /// As [`Self::resolve`], without `Absent`.
     pub fn resolve_at(&self, spelling: &str) -> Result<Option<GuestVirt>> {
         let Some(parsed) = Spelling::parse(spelling) else {
             return Ok(None);

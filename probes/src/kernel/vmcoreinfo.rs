@@ -18,6 +18,9 @@ pub struct VmcoreInfo {
 
 impl VmcoreInfo {
     /// Reads and parses the page at `at`.
+    ///
+    /// # Errors
+    /// As [`PhysMemory::read`] and [`Self::parse`].
     pub fn read(memory: &dyn PhysMemory, at: GuestPhys) -> Result<Self> {
         let mut page = vec![0; PAGE_SIZE as usize];
         memory.read(at, &mut page)?;
@@ -25,6 +28,9 @@ impl VmcoreInfo {
     }
 
     /// Parses text up to its first NUL; `at` is where it was, `None` where a dump's note had it.
+    ///
+    /// # Errors
+    /// `Broken` if it is no UTF-8, or has no `OSRELEASE`.
     pub fn parse(text: &[u8], at: Option<GuestPhys>) -> Result<Self> {
         let malformed = |why: String| Error::Malformed {
             what: "VMCOREINFO",

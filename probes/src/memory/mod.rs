@@ -88,11 +88,18 @@ pub struct PhysRange {
 
 /// Physical memory of a guest. Implemented by the mapped RAM file, QEMU's process, its gdbstub, dumps and the fake image.
 pub trait PhysMemory: Send + Sync + std::fmt::Debug {
-    /// Fills `buf` from `at`, or fails and says which part is not RAM.
+    /// Fills `buf` from `at`.
+    ///
+    /// # Errors
+    /// `Unmapped`, with the part, if it is not all RAM; `LeftOut` if a dump lacks the page; `Machine` or `Io` if the source
+    /// fails.
     fn read(&self, at: GuestPhys, buf: &mut [u8]) -> Result<()>;
 
     /// Reads one little-endian word. Backends that can do it without a copy override it;
     /// an aligned word is then read in one piece, never torn.
+    ///
+    /// # Errors
+    /// As [`Self::read`].
     fn read_u64(&self, at: GuestPhys) -> Result<u64> {
         let mut word = [0; 8];
         self.read(at, &mut word)?;
@@ -100,6 +107,9 @@ pub trait PhysMemory: Send + Sync + std::fmt::Debug {
     }
 
     /// Fills `buf` from `at` as [`Self::read`] does, for bytes that are looked at once: nothing of them is kept.
+    ///
+    /// # Errors
+    /// As [`Self::read`].
     fn read_once(&self, at: GuestPhys, buf: &mut [u8]) -> Result<()> {
         self.read(at, buf)
     }
@@ -118,6 +128,9 @@ pub trait PhysMemory: Send + Sync + std::fmt::Debug {
     }
 
     /// The first page at or after `from` whose bytes begin with `prefix`.
+    ///
+    /// # Errors
+    /// As [`Self::read`].
     fn find_page(&self, prefix: &[u8], from: GuestPhys) -> Result<Option<GuestPhys>> {
         let mut chunk = vec![0; (SEARCHED * PAGE_SIZE) as usize];
         let prefix = &prefix[..prefix.len().min(PAGE_SIZE as usize)];
@@ -149,6 +162,9 @@ pub trait PhysMemory: Send + Sync + std::fmt::Debug {
 
     /// Keeps the guest standing still, until it is called with `false`, where only a guest that stands still can be read;
     /// then true. Else who wants the guest still pauses its machine.
+    ///
+    /// # Errors
+    /// `Machine` if the guest cannot be stopped or let go on.
     fn hold(&self, _still: bool) -> Result<bool> {
         Ok(false)
     }

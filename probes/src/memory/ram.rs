@@ -38,7 +38,9 @@ struct Region {
 impl RamFile {
     /// Maps `ranges` of the file at `path`.
     ///
-    /// Fails when a range lies beyond the end of the file, is not a whole number of pages, or overlaps another.
+    /// # Errors
+    /// `Io` if the file cannot be mapped, or a range lies beyond its end, is not a whole number of pages, or overlaps
+    /// another.
     pub fn open(path: &Path, ranges: &[RamRange]) -> Result<Self> {
         Self::of(map(path, ranges)?)
     }
@@ -80,6 +82,9 @@ impl RamFile {
     }
 
     /// Maps the whole file as RAM from physical address 0: a guest whose RAM ends below the PCI hole.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
     pub fn open_whole(path: &Path) -> Result<Self> {
         let len = std::fs::metadata(path)
             .map_err(|e| {

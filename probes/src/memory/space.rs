@@ -126,6 +126,10 @@ impl AddressSpace {
     /// The physical address behind a virtual one.
     ///
     /// In the direct map and the kernel image by their linear rule; elsewhere by the tables, read as they stand.
+    ///
+    /// # Errors
+    /// `Unmapped` if the tables do not map it; `LeftOut` if its page is in swap; `Broken` if a table is damaged; as
+    /// [`PhysMemory::read`] for the tables that it goes through.
     #[inline]
     pub fn translate(&self, at: GuestVirt) -> Result<GuestPhys> {
         match self.linear(at, 1) {
@@ -167,6 +171,9 @@ impl AddressSpace {
     }
 
     /// Whether the processor would fetch instructions at an address: no entry on the way there forbids it.
+    ///
+    /// # Errors
+    /// As [`Self::walk`].
     pub fn is_executable(&self, at: GuestVirt) -> Result<bool> {
         let walk = self.walk(at)?;
         Ok(walk.phys.is_some() && !walk.steps.iter().any(|step| step.entry.no_execute()))
@@ -175,6 +182,9 @@ impl AddressSpace {
     /// The walk of the page tables for `at`, level by level, also where it ends at an entry that is not present.
     ///
     /// Always by the tables, never by the linear rule.
+    ///
+    /// # Errors
+    /// `Unsupported` if there are no tables; `Unmapped` if it is not canonical; `Broken` if a table is damaged.
     pub fn walk(&self, at: GuestVirt) -> Result<PageWalk> {
         let Tables { root, paging } = self.tables()?;
         let mut steps = Vec::with_capacity(5);
@@ -190,6 +200,9 @@ impl AddressSpace {
     }
 
     /// The present pages that hold any of the addresses `first..=last`, ascending.
+    ///
+    /// # Errors
+    /// As [`Self::walk`], for either end and the first table.
     pub fn present_pages(&self, first: GuestVirt, last: GuestVirt) -> Result<PresentPages<'_>> {
         let Tables { root, paging } = self.tables()?;
         let bytes = self
@@ -216,6 +229,9 @@ impl AddressSpace {
     /// Fills `buf` from `at`, page by page.
     ///
     /// Longer reads are not atomic: the guest may write between two words.
+    ///
+    /// # Errors
+    /// As [`Self::translate`] for each page, and [`PhysMemory::read`].
     #[inline]
     pub fn read(&self, at: GuestVirt, buf: &mut [u8]) -> Result<()> {
         match self.linear(at, buf.len() as u64) {
@@ -248,6 +264,9 @@ impl AddressSpace {
     }
 
     /// Reads a byte.
+    ///
+    /// # Errors
+    /// As [`Self::read`].
     #[inline]
     pub fn read_u8(&self, at: GuestVirt) -> Result<u8> {
         match self.load::<AtomicU8>(at) {
@@ -257,6 +276,9 @@ impl AddressSpace {
     }
 
     /// Reads a little-endian 16-bit word; in one piece when it is aligned and the RAM file is mapped.
+    ///
+    /// # Errors
+    /// As [`Self::read`].
     #[inline]
     pub fn read_u16(&self, at: GuestVirt) -> Result<u16> {
         match self.load::<AtomicU16>(at) {
@@ -266,6 +288,9 @@ impl AddressSpace {
     }
 
     /// Reads a little-endian 32-bit word; in one piece when it is aligned and the RAM file is mapped.
+    ///
+    /// # Errors
+    /// As [`Self::read`].
     #[inline]
     pub fn read_u32(&self, at: GuestVirt) -> Result<u32> {
         match self.load::<AtomicU32>(at) {
@@ -275,6 +300,9 @@ impl AddressSpace {
     }
 
     /// Reads a little-endian 64-bit word; in one piece when it is aligned and the RAM file is mapped.
+    ///
+    /// # Errors
+    /// As [`Self::read`].
     #[inline]
     pub fn read_u64(&self, at: GuestVirt) -> Result<u64> {
         match self.load::<AtomicU64>(at) {
@@ -292,6 +320,9 @@ impl AddressSpace {
     }
 
     /// Reads the bytes of a C string at `at`, without its NUL, at most `max` of them; not more than is mapped.
+    ///
+    /// # Errors
+    /// As [`Self::read`], if that page is reached before the NUL.
     pub fn read_cstr(&self, at: GuestVirt, max: usize) -> Result<Vec<u8>> {
         let mut text = Vec::new();
         let mut chunk = [0; 64];

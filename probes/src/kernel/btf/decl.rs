@@ -48,11 +48,17 @@ pub struct Place {
 
 impl Btf {
     /// A type's name in C: `struct list_head *`, `char [16]`, `int (*)(struct sk_buff *)`.
+    ///
+    /// # Errors
+    /// `Broken` if the type refers to itself or to an id that is not there.
     pub fn type_name(&self, id: TypeId) -> Result<String> {
         self.declarator(id, "")
     }
 
     /// A declaration of `name` with a type: `char comm[16]`.
+    ///
+    /// # Errors
+    /// As [`Self::type_name`].
     pub fn declarator(&self, id: TypeId, name: &str) -> Result<String> {
         let mut steps = MAX_NAME;
         self.declare_within(id, name.to_owned(), 0, &mut steps)
@@ -154,6 +160,9 @@ impl Btf {
     }
 
     /// The whole definition of a type.
+    ///
+    /// # Errors
+    /// `Broken` if the type contains itself, refers to an id that is not there, or has too many members to print.
     pub fn declaration(&self, id: TypeId) -> Result<Declaration> {
         let mut lines = Vec::new();
         let mut steps = MAX_STEPS;

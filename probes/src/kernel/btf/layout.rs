@@ -64,6 +64,9 @@ pub enum Shape {
 
 impl Btf {
     /// The type behind typedefs, `const`, `volatile`, `restrict` and type tags.
+    ///
+    /// # Errors
+    /// `Broken` if the names and modifiers do not end, or lead to an id that is not there.
     pub fn resolve(&self, id: TypeId) -> Result<Type<'_>> {
         let mut ty = self.type_of(id)?;
         for _ in 0..MAX_DEPTH {
@@ -79,6 +82,9 @@ impl Btf {
     }
 
     /// Finds the shape of a type's values.
+    ///
+    /// # Errors
+    /// As [`Self::resolve`]; `Broken` if the record is cut short, or the size of an integer is none that C has.
     pub fn shape(&self, id: TypeId) -> Result<Shape> {
         let ty = self.resolve(id)?;
         Ok(match ty.kind {
@@ -118,6 +124,9 @@ impl Btf {
     }
 
     /// The size of a type in bytes (`sizeof`); `None` where C has none (`void`, functions, declared structures).
+    ///
+    /// # Errors
+    /// As [`Self::shape`]; `Broken` if the size overflows, or the dimensions of an array do not end.
     pub fn size_of(&self, id: TypeId) -> Result<Option<u64>> {
         let mut elements = 1_u64;
         let mut id = id;
@@ -147,6 +156,9 @@ impl Btf {
     }
 
     /// A member of a structure or union, those of its anonymous members included; `None` if it has none of this name.
+    ///
+    /// # Errors
+    /// `Broken` if the structure contains itself or refers to an id that is not there.
     pub fn member(&self, composite: TypeId, name: &str) -> Result<Option<Field>> {
         let mut found = None;
         self.visit_members(composite, &mut |member, field| {
@@ -159,6 +171,9 @@ impl Btf {
     }
 
     /// The named members in order, those of anonymous members included; at most so many.
+    ///
+    /// # Errors
+    /// As [`Self::member`].
     pub fn fields(&self, composite: TypeId, most: usize) -> Result<Vec<(&str, Field)>> {
         let mut fields = Vec::new();
         self.visit_members(composite, &mut |name, field| {
@@ -245,6 +260,9 @@ impl Btf {
     /// The member at a path through embedded structures and arrays: `se.vruntime`, `uid_map.extent[3].first`.
     ///
     /// `Ok(Err(name))` is the first step that the type before it does not have. Pointers are never followed.
+    ///
+    /// # Errors
+    /// As [`Self::member`] and [`Self::shape`].
     pub fn path(&self, composite: TypeId, path: &str) -> Result<Result<Field, String>> {
         let mut at = Field {
             ty: composite,

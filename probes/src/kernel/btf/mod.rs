@@ -54,11 +54,17 @@ impl Btf {
     ///
     /// The bytes are owned, not borrowed: the guest writes to its memory while the host reads it, and
     /// what was checked here must stay what it was.
+    ///
+    /// # Errors
+    /// `Broken` if a header, record or string lies outside the bytes, or there are too many types.
     pub fn parse(bytes: impl Into<Box<[u8]>>) -> Result<Self> {
         Self::with_base(bytes.into(), None)
     }
 
     /// Parses the split BTF of a module, whose ids and strings continue those of `base`.
+    ///
+    /// # Errors
+    /// As [`Self::parse`].
     pub fn parse_split(bytes: impl Into<Box<[u8]>>, base: Arc<Self>) -> Result<Self> {
         Self::with_base(bytes.into(), Some(base))
     }
@@ -161,6 +167,9 @@ impl Btf {
     }
 
     /// As [`get`](Self::get), with an error for an id that is not there.
+    ///
+    /// # Errors
+    /// `Broken` if there is none.
     pub fn type_of(&self, id: TypeId) -> Result<Type<'_>> {
         self.get(id)
             .ok_or_else(|| malformed(format!("it refers to type {} of {}", id.0, self.end_id())))

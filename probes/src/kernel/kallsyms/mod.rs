@@ -100,6 +100,10 @@ const NONE: u32 = u32::MAX;
 
 impl Kallsyms {
     /// Decodes the table of the kernel that `info` describes.
+    ///
+    /// # Errors
+    /// `Absent` if VMCOREINFO does not say where the table is; `Unmapped` if it is not in RAM; `Broken` if it is
+    /// damaged, or gives `_stext` another address than VMCOREINFO.
     pub fn read(space: &AddressSpace, info: &VmcoreInfo) -> Result<Self> {
         let count = space.read_u32(table(info, "kallsyms_num_syms")?)?;
         if count == 0 || count > MAX_SYMBOLS {
