@@ -111,6 +111,9 @@ impl CType {
     }
 
     /// Its definition, as the kernel's BTF has it.
+    ///
+    /// # Errors
+    /// `Invalid` for a type that is built in, a pointer, an array or a function; `Broken` if BTF is damaged.
     pub fn declaration(&self) -> Result<Declaration> {
         self.declaration_as(&self.name())
     }
@@ -195,7 +198,10 @@ impl CType {
         })
     }
 
-    /// Its size in bytes (`sizeof`); an error where C has none.
+    /// Its size in bytes (`sizeof`).
+    ///
+    /// # Errors
+    /// `Invalid` for `void`, a function, or a structure that is only declared, and if the size overflows.
     pub fn size(&self) -> Result<u64> {
         let none = || {
             Error::Invalid(format!(

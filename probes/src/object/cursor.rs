@@ -65,6 +65,9 @@ impl Object {
     }
 
     /// The object of a C type (`struct task_struct`, `unsigned long [4]`) at an address.
+    ///
+    /// # Errors
+    /// As [`Kernel::c_type`].
     pub fn at(kernel: &Kernel, c_type: &str, at: GuestVirt) -> Result<Self> {
         Ok(Self::in_memory(kernel, kernel.c_type(c_type)?, at))
     }
@@ -96,6 +99,9 @@ impl Object {
     }
 
     /// Its size in bytes.
+    ///
+    /// # Errors
+    /// As [`CType::size`].
     pub fn size(&self) -> Result<u64> {
         self.ty.size()
     }
@@ -123,6 +129,10 @@ impl Object {
 
     /// A member, by its name or by a path through embedded structures (`se.vruntime`, `pids[0].next`); of a
     /// pointer, the member of what it points to.
+    ///
+    /// # Errors
+    /// `Absent` if it has no such member; `Invalid` if it is no structure, union or pointer to one; `Unmapped` if the
+    /// pointer itself cannot be read.
     pub fn member(&self, path: &str) -> Result<Self> {
         let target = match self.ty.form()? {
             Form::Pointer(_) => &self.deref()?,
@@ -151,6 +161,9 @@ impl Object {
     }
 
     /// The names of its members, or of those of what it points to.
+    ///
+    /// # Errors
+    /// `Invalid` if it is no structure, union or pointer to one.
     pub fn member_names(&self) -> Result<Vec<String>> {
         let form = match self.ty.form()? {
             Form::Pointer(to) => to.form()?,
@@ -169,6 +182,9 @@ impl Object {
     }
 
     /// Follows a pointer, or takes an array's first element (`*p`).
+    ///
+    /// # Errors
+    /// `Invalid` if it is neither; `Unmapped` if the pointer itself cannot be read.
     pub fn deref(&self) -> Result<Self> {
         match self.ty.form()? {
             Form::Pointer(to) => Ok(Self::in_memory(&self.kernel, to, GuestVirt(self.u64()?))),
@@ -178,6 +194,9 @@ impl Object {
     }
 
     /// An element of an array, or of the array that a pointer points into (`p[i]`). As in C, the bound is not checked.
+    ///
+    /// # Errors
+    /// `Invalid` if it is neither, or its elements have no size; `Unmapped` if the pointer itself cannot be read.
     pub fn index(&self, index: i64) -> Result<Self> {
         let (Form::Pointer(element) | Form::Array(element, _)) = self.ty.form()? else {
             return Err(self.wrong("pointer or array"));
@@ -189,6 +208,9 @@ impl Object {
     }
 
     /// A pointer to it (`&x`).
+    ///
+    /// # Errors
+    /// `Invalid` for a bit field and a computed value.
     pub fn address_of(&self) -> Result<Self> {
         match self.place {
             Place::Memory { at, bits: None } => {
@@ -206,6 +228,9 @@ impl Object {
     }
 
     /// It as another type (`(struct foo *)x`): integers and pointers change into each other.
+    ///
+    /// # Errors
+    /// As [`Kernel::c_type`]; `Invalid` if the type is neither an integer nor a pointer; as [`u64`](Self::u64).
     pub fn cast(&self, c_type: &str) -> Result<Self> {
         self.cast_to(self.kernel.c_type(c_type)?)
     }
@@ -230,6 +255,9 @@ impl Object {
     /// A pointer to the structure that holds this as its member: `container_of(p, struct task_struct, tasks)`.
     ///
     /// This may be the pointer to the member, or the member itself.
+    ///
+    /// # Errors
+    /// As [`Kernel::c_type`] and [`pointer`](Self::pointer); `Absent` if the structure has no such member.
     pub fn container_of(&self, c_type: &str, member: &str) -> Result<Self> {
         self.container_of_type(self.kernel.c_type(c_type)?, member)
     }
@@ -245,6 +273,9 @@ impl Object {
 
     /// Its value: of an integer, `bool` or enumeration, extended as its sign asks for; of a pointer, where it points;
     /// of an array or function, where it lies.
+    ///
+    /// # Errors
+    /// `Invalid` for a structure, a union, `void`, and more than 64 bits; `Unmapped` if it is not in RAM.
     pub fn u64(&self) -> Result<u64> {
         match (self.ty.form()?, &self.place) {
             (_, Place::Value(value)) => Ok(*value),
@@ -320,16 +351,25 @@ impl Object {
     }
 
     /// Its value as a signed number.
+    ///
+    /// # Errors
+    /// As [`u64`](Self::u64).
     pub fn i64(&self) -> Result<i64> {
         self.u64().map(|value| value as i64)
     }
 
     /// Whether its value is not 0.
+    ///
+    /// # Errors
+    /// As [`u64`](Self::u64).
     pub fn bool(&self) -> Result<bool> {
         self.u64().map(|value| value != 0)
     }
 
     /// Address that a pointer points to, or that an array, a structure or a union lies at.
+    ///
+    /// # Errors
+    /// As [`u64`](Self::u64), but for structures and unions in memory.
     pub fn pointer(&self) -> Result<GuestVirt> {
         match (self.ty.form()?, &self.place) {
             (Form::Composite(..), Place::Memory { at, .. }) => Ok(*at),
@@ -338,6 +378,9 @@ impl Object {
     }
 
     /// The name of an enumeration's value; `None` for a value without one, and for all other types.
+    ///
+    /// # Errors
+    /// As [`u64`](Self::u64), for an enumeration.
     pub fn enumerator(&self) -> Result<Option<String>> {
         let Some(id) = self.ty.enumeration()? else {
             return Ok(None);
@@ -355,6 +398,9 @@ impl Object {
 
     /// The text of a `char` array, or of what a `char` pointer points to: up to its NUL, at most [`MAX_STRING`] bytes.
     /// Bytes that are no UTF-8 are escaped ([`text_of`](crate::text_of)).
+    ///
+    /// # Errors
+    /// `Invalid` if it is neither; `Unmapped` if the text is not in RAM.
     pub fn string(&self) -> Result<String> {
         if let Place::Text(text) = &self.place {
             return Ok(text.to_string());
@@ -374,6 +420,9 @@ impl Object {
     }
 
     /// The structure, or what a pointer to it points to, as its mirror.
+    ///
+    /// # Errors
+    /// `Invalid` if it is no object of the mirror's structure; as [`Kernel::load`].
     pub fn load<T: Mirror + 'static>(&self) -> Result<T> {
         let target = match self.ty.form()? {
             Form::Pointer(_) => self.deref()?,

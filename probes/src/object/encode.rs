@@ -45,6 +45,9 @@ impl From<String> for NewValue {
 
 impl NewValue {
     /// The value of an object: of a string literal its text, of all else its number.
+    ///
+    /// # Errors
+    /// As [`Object::u64`] and [`Object::string`].
     pub fn of(object: &Object) -> Result<Self> {
         if object.is_text() {
             return object.string().map(Self::Text);

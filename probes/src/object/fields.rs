@@ -182,6 +182,9 @@ impl<T> Ptr<T> {
 
 impl<T: Mirror + 'static> Ptr<T> {
     /// Loads what it points to; `None` for the null pointer.
+    ///
+    /// # Errors
+    /// As [`Kernel::load`].
     pub fn load(&self, kernel: &Kernel) -> Result<Option<T>> {
         if self.is_null() {
             Ok(None)

@@ -37,6 +37,9 @@ pub trait Mirror: Sized {
     const C: &'static str;
 
     /// Asks for each member, in the order of the fields.
+    ///
+    /// # Errors
+    /// As [`Resolver::member`], for the first field that this kernel does not have.
     fn resolve(resolver: &mut Resolver<'_>) -> Result<()>;
 
     /// Takes each member, in the same order.
@@ -46,6 +49,9 @@ pub trait Mirror: Sized {
 /// A type that a field of a [`Mirror`] may have.
 pub trait MirrorField: Sized {
     /// Asks for the member at the first of `paths` that this kernel has.
+    ///
+    /// # Errors
+    /// As [`Resolver::member`].
     fn resolve_member(resolver: &mut Resolver<'_>, paths: &[&str]) -> Result<()> {
         match resolver.find(paths)? {
             Some(field) => Self::resolve(resolver, paths, field),
@@ -54,6 +60,10 @@ pub trait MirrorField: Sized {
     }
 
     /// Checks that the member found is one that this type can hold, and asks for its bytes.
+    ///
+    /// # Errors
+    /// `Invalid` if the member's type is another than the field can hold; `Broken` if the member lies outside its
+    /// structure.
     fn resolve(resolver: &mut Resolver<'_>, paths: &[&str], field: Field) -> Result<()>;
 
     /// Takes what `resolve` asked for.
@@ -75,6 +85,9 @@ pub struct Resolver<'a> {
 
 impl Resolver<'_> {
     /// Asks for a member as a field of type `F`.
+    ///
+    /// # Errors
+    /// `Absent` if the structure has none of them; as [`MirrorField::resolve`].
     pub fn member<F: MirrorField>(&mut self, paths: &[&str]) -> Result<()> {
         F::resolve_member(self, paths)
     }

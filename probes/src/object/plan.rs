@@ -261,6 +261,10 @@ pub struct Plan<T> {
 
 impl<T: Mirror + 'static> Plan<T> {
     /// The plan of `T` in this kernel; the members are looked up at the first call for a kernel.
+    ///
+    /// # Errors
+    /// As [`Kernel::find_composite`]; `Absent` if the structure lacks a member; `Invalid` if the mirror's field cannot
+    /// hold it.
     pub fn new(kernel: &Kernel) -> Result<Self> {
         let layout = kernel.once(|| Layout::new(kernel))?;
         Ok(Self {
@@ -270,6 +274,9 @@ impl<T: Mirror + 'static> Plan<T> {
     }
 
     /// Loads the structure at an address.
+    ///
+    /// # Errors
+    /// As [`Kernel::read`].
     #[inline]
     pub fn load(&self, at: GuestVirt) -> Result<T> {
         self.layout.load(&self.kernel, at)
@@ -299,11 +306,18 @@ impl<T: Mirror> std::fmt::Debug for Plan<T> {
 
 impl Kernel {
     /// Loads the structure at an address as its mirror. For many of them, keep a [`Plan`].
+    ///
+    /// # Errors
+    /// As [`Plan::new`] and [`Plan::load`].
     pub fn load<T: Mirror + 'static>(&self, at: GuestVirt) -> Result<T> {
         Plan::new(self)?.load(at)
     }
 
     /// The structure, union or typedef of one with this C name, and the BTF it is in: the kernel's or a module's.
+    ///
+    /// # Errors
+    /// `Absent` if there is none; `Invalid` if it is no structure's name, or modules define it differently; as
+    /// [`Self::btf`].
     pub fn find_composite(&self, c: &str) -> Result<(Arc<Btf>, TypeId)> {
         let words: Vec<&str> = c.split_whitespace().collect();
         let (kind, name) = match *words {

@@ -75,11 +75,17 @@ struct Reader<'k> {
 
 impl Object {
     /// Reads it out, within the usual [`Limits`].
+    ///
+    /// # Errors
+    /// As [`to_value_within`](Self::to_value_within).
     pub fn to_value(&self) -> Result<Value> {
         self.to_value_within(Limits::default())
     }
 
     /// Reads it out. Memory that cannot be read inside a structure becomes a [`Value::Fault`] there.
+    ///
+    /// # Errors
+    /// `Unmapped` if it is not in RAM itself; `Invalid` if it has no type; `Broken` if BTF is damaged.
     pub fn to_value_within(&self, limits: Limits) -> Result<Value> {
         Reader {
             limits,
@@ -90,6 +96,9 @@ impl Object {
     }
 
     /// It as C text: `(int)1`, `*(struct list_head *)0xffff.. = { .next = .. }`.
+    ///
+    /// # Errors
+    /// As [`to_value`](Self::to_value).
     pub fn to_c(&self) -> Result<String> {
         let value = self.to_value()?;
         Ok(match (self.c_type().form()?, self.address()) {

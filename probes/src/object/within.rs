@@ -11,6 +11,9 @@ impl Kernel {
     /// The path of the innermost member of `c` (such as `struct task_struct`) that holds the byte at an offset, and how
     /// far into it the byte lies: `se.run_node.rb_left`, `comm[3]`; of the members of a union the first that is large
     /// enough. `None` for padding.
+    ///
+    /// # Errors
+    /// As [`Self::find_composite`]; `Broken` if BTF is damaged.
     pub fn member_at(&self, c: &str, offset: u64) -> Result<Option<(String, u64)>> {
         let (btf, id) = self.find_composite(c)?;
         let (mut ty, mut rest) = (id, offset);

@@ -10,7 +10,8 @@ pub const BITMAP_BOUND: usize = 1 << 20;
 
 /// The set bits of the bitmap of `bits` bits at `at`, ascending.
 ///
-/// More than [`BITMAP_BOUND`] bits are [`Error::TooLong`].
+/// # Errors
+/// [`Error::TooLong`] for more than [`BITMAP_BOUND`] bits; `Unmapped` if a word is not in RAM.
 pub fn bitmap(kernel: &Kernel, at: GuestVirt, bits: usize) -> Result<Vec<usize>> {
     if bits > BITMAP_BOUND {
         return Err(Error::TooLong {
@@ -34,6 +35,9 @@ pub fn bitmap(kernel: &Kernel, at: GuestVirt, bits: usize) -> Result<Vec<usize>>
 }
 
 /// The CPUs of the `cpumask` at `at`, of `nr_cpus` CPUs (`nr_cpu_ids`).
+///
+/// # Errors
+/// As [`bitmap`].
 pub fn cpumask(kernel: &Kernel, at: GuestVirt, nr_cpus: usize) -> Result<Vec<usize>> {
     bitmap(kernel, at, nr_cpus)
 }

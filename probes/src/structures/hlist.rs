@@ -141,6 +141,10 @@ impl Iterator for Hlist<'_> {
 }
 
 /// Checks the hlist at `head`: each node's `pprev` must be the address of the link to it. Returns the number of nodes.
+///
+/// # Errors
+/// [`Error::Broken`](crate::Error::Broken) names the first node that is wrong or not in RAM;
+/// [`Error::TooLong`](crate::Error::TooLong) past `bound`.
 pub fn validate_hlist(kernel: &Kernel, head: GuestVirt, bound: usize) -> Result<usize> {
     hlist_for_each(kernel, head).bound(bound).0.validate()
 }
@@ -188,6 +192,9 @@ impl Iterator for HlistNulls<'_> {
 }
 
 /// Checks the list at `head` as [`validate_hlist`] does.
+///
+/// # Errors
+/// As [`validate_hlist`].
 pub fn validate_hlist_nulls(kernel: &Kernel, head: GuestVirt, bound: usize) -> Result<usize> {
     hlist_nulls_for_each(kernel, head).bound(bound).0.validate()
 }

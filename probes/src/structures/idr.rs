@@ -25,6 +25,9 @@ pub struct Idr<'k> {
 }
 
 /// Walks the idr at `idr`: yields identifier and pointer, ascending.
+///
+/// # Errors
+/// `Unmapped` if its base is not in RAM. Later errors are the walk's items.
 pub fn idr_for_each(kernel: &Kernel, idr: GuestVirt, layout: IdrLayout) -> Result<Idr<'_>> {
     Ok(Idr {
         base: base(kernel, idr, layout)?,
@@ -33,6 +36,9 @@ pub fn idr_for_each(kernel: &Kernel, idr: GuestVirt, layout: IdrLayout) -> Resul
 }
 
 /// The pointer of `id`, if it is in use: `idr_find()`.
+///
+/// # Errors
+/// As [`xa_load`].
 pub fn idr_load(
     kernel: &Kernel,
     idr: GuestVirt,
@@ -49,6 +55,9 @@ pub fn idr_load(
 }
 
 /// Checks the idr at `idr` as [`validate_xarray`] does. Returns the number of identifiers.
+///
+/// # Errors
+/// As [`validate_xarray`].
 pub fn validate_idr(
     kernel: &Kernel,
     idr: GuestVirt,

@@ -22,6 +22,9 @@ pub(crate) fn member(kernel: &Kernel, c: &str, path: &str) -> Result<Field> {
 }
 
 /// The offset in bytes of a member: `offsetof()`.
+///
+/// # Errors
+/// `Absent` if the kernel has no such structure or member; `Unsupported` if it has no BTF.
 pub fn offset_of(kernel: &Kernel, c: &str, path: &str) -> Result<u64> {
     Ok(member(kernel, c, path)?.offset())
 }
@@ -62,6 +65,9 @@ pub(crate) fn array(kernel: &Kernel, c: &str, path: &str) -> Result<(u64, usize,
 
 impl MapleLayout {
     /// The layout of this kernel's maple trees. Kernels before 6.1 have none.
+    ///
+    /// # Errors
+    /// `Absent` if it has none; as [`offset_of`].
     pub fn of(kernel: &Kernel) -> Result<Self> {
         Ok(*kernel.once(|| {
             let node = |c: &str| -> Result<MapleNodeLayout> {
@@ -96,6 +102,9 @@ impl MapleLayout {
 
 impl XarrayLayout {
     /// The layout of this kernel's xarrays.
+    ///
+    /// # Errors
+    /// As [`offset_of`].
     pub fn of(kernel: &Kernel) -> Result<Self> {
         Ok(*kernel.once(|| {
             let (slots, chunk, _) = array(kernel, "struct xa_node", "slots")?;
@@ -115,6 +124,9 @@ impl XarrayLayout {
 
 impl IdrLayout {
     /// The layout of this kernel's idrs.
+    ///
+    /// # Errors
+    /// As [`offset_of`].
     pub fn of(kernel: &Kernel) -> Result<Self> {
         Ok(*kernel.once(|| {
             Ok(Self {
@@ -128,6 +140,9 @@ impl IdrLayout {
 
 impl PlistLayout {
     /// The layout of this kernel's plists.
+    ///
+    /// # Errors
+    /// As [`offset_of`].
     pub fn of(kernel: &Kernel) -> Result<Self> {
         let at = |path| offset_of(kernel, "struct plist_node", path);
         Ok(Self {

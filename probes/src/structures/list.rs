@@ -160,8 +160,11 @@ pub(crate) fn whole_list(
 
 /// Checks the ring at `head`: every node's `prev` must be the node before it. Returns the number of nodes.
 ///
-/// The first node that breaks the rule is named ([`Error::Broken`](crate::Error::Broken)). A list that changes under
-/// the check looks broken for a moment: pause the guest, or check again.
+/// A list that changes under the check looks broken for a moment: pause the guest, or check again.
+///
+/// # Errors
+/// [`Error::Broken`](crate::Error::Broken) names the first node that breaks the rule or is not in RAM;
+/// [`Error::TooLong`](crate::Error::TooLong) past `bound`.
 pub fn validate_list(kernel: &Kernel, head: GuestVirt, bound: usize) -> Result<usize> {
     Ok(checked_list(kernel, head, 0, bound)?.len())
 }

@@ -43,6 +43,9 @@ impl Iterator for Llist<'_> {
 
 /// Checks the llist at `head`: it has no back links, so all there is to check is that it ends. Returns the number of
 /// nodes.
+///
+/// # Errors
+/// `Broken` if it comes back to a node, has more than `bound`, or one is not in RAM.
 pub fn validate_llist(kernel: &Kernel, head: GuestVirt, bound: usize) -> Result<usize> {
     llist_for_each(kernel, head)
         .bound(bound)

@@ -110,6 +110,9 @@ pub fn mt_for_each(kernel: &Kernel, tree: GuestVirt, layout: MapleLayout) -> Map
 }
 
 /// The entry that holds `index`, if there is one: `mtree_load()`.
+///
+/// # Errors
+/// `Broken` if a node on the way is damaged or not in RAM; `Unmapped` if the tree itself is not.
 pub fn mtree_load(
     kernel: &Kernel,
     tree: GuestVirt,
@@ -331,6 +334,10 @@ walks!(Maple<'_> => MapleEntry);
 /// Checks the tree at `tree`: besides what a walk checks (types, pivots ascending and within their parent's range, no
 /// dead node, depth), no node occurs twice, and each node's parent and the slot it is in are those the walk came by,
 /// as `mas_validate_parent_slot()` does. Returns the number of entries.
+///
+/// # Errors
+/// [`Error::Broken`](crate::Error::Broken) names the first node that breaks a rule or is not in RAM;
+/// [`Error::TooLong`](crate::Error::TooLong) past `bound`.
 pub fn validate_maple(
     kernel: &Kernel,
     tree: GuestVirt,

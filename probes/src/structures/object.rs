@@ -9,7 +9,11 @@ use crate::{Error, Listing, Result};
 
 impl Object {
     /// The objects on the list that this is the head of: `list_for_each_entry(pos, head, member)`, where `pos` is of
-    /// type `c_type`. A walk that comes back to anything but the head, or meets its bound, is an error.
+    /// type `c_type`.
+    ///
+    /// # Errors
+    /// `Invalid` if it is no `list_head`; `Absent` if `c_type` has no such member; `Broken` if the walk comes back to
+    /// anything but the head, or meets its bound.
     pub fn list(&self, c_type: &str, member: &str) -> Result<Objects> {
         let (head, offset) = self.list_head(c_type, member)?;
         let kernel = self.kernel();
@@ -20,6 +24,9 @@ impl Object {
     }
 
     /// The same list as the ring that it is, each node labelled by `label`.
+    ///
+    /// # Errors
+    /// As [`list`](Self::list); those of `label`.
     pub fn ring(
         &self,
         c_type: &str,
@@ -56,6 +63,9 @@ impl ListRing {
     /// Walks the list at `head` and labels each node by `label`, which is given the container's address.
     ///
     /// `container` and `member` name the structure and the `list_head` in it, `offset` is the member's in bytes.
+    ///
+    /// # Errors
+    /// `Broken` if the walk comes back to anything but the head, or meets its bound; those of `label`.
     pub fn walk(
         kernel: &Kernel,
         head: (GuestVirt, &str),

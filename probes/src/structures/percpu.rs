@@ -8,16 +8,25 @@ use crate::kernel::btf::Shape;
 use crate::memory::GuestVirt;
 
 /// The address of `cpu`'s copy of the per-CPU variable `symbol`: `per_cpu_ptr(&symbol, cpu)`.
+///
+/// # Errors
+/// `Absent` if there is no such variable or CPU.
 pub fn per_cpu_ptr(kernel: &Kernel, symbol: &str, cpu: u32) -> Result<GuestVirt> {
     kernel.per_cpu(kernel.symbol(symbol)?, cpu)
 }
 
 /// The CPUs that may come to be: `for_each_possible_cpu()`.
+///
+/// # Errors
+/// `Absent` if the kernel has no such mask; `Unmapped` if it is not in RAM.
 pub fn possible_cpus(kernel: &Kernel) -> Result<Vec<u32>> {
     cpus(kernel, "__cpu_possible_mask")
 }
 
 /// The CPUs that run: `for_each_online_cpu()`.
+///
+/// # Errors
+/// As [`possible_cpus`].
 pub fn online_cpus(kernel: &Kernel) -> Result<Vec<u32>> {
     cpus(kernel, "__cpu_online_mask")
 }

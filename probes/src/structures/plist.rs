@@ -66,6 +66,10 @@ fn prio(kernel: &Kernel, node: GuestVirt, layout: PlistLayout) -> Result<i32> {
 
 /// Checks the plist at `head` as `plist_check_head()` does: both rings are sound, priorities never fall, and the ring of
 /// priorities holds exactly the first node of each. Returns the number of nodes.
+///
+/// # Errors
+/// [`Error::Broken`] names the first node that breaks a rule or is not in RAM;
+/// [`Error::TooLong`](crate::Error::TooLong) past `bound`.
 pub fn validate_plist(
     kernel: &Kernel,
     head: GuestVirt,

@@ -95,6 +95,9 @@ impl Rbtree<'_> {
 walks!(Rbtree<'_> => GuestVirt);
 
 /// The parent of the `rb_node` at `node`: `rb_parent()`; `None` for the root.
+///
+/// # Errors
+/// `Unmapped` if the node is not in RAM.
 pub fn rb_parent(kernel: &Kernel, node: GuestVirt) -> Result<Option<GuestVirt>> {
     let parent = GuestVirt(word(kernel, node)? & !3);
     Ok((!parent.is_null()).then_some(parent))
@@ -102,6 +105,9 @@ pub fn rb_parent(kernel: &Kernel, node: GuestVirt) -> Result<Option<GuestVirt>> 
 
 /// Checks the tree at `root`: the root is black and has no parent, each node's parent is the node above it, no red node
 /// has a red child, and every path has the same number of black nodes. Returns the number of nodes.
+///
+/// # Errors
+/// `Broken` names the first node that breaks a rule or is not in RAM; [`Error::TooLong`] past `bound`.
 pub fn validate_rbtree(kernel: &Kernel, root: GuestVirt, bound: usize) -> Result<usize> {
     let guard = Guard::new("rbtree", root, bound);
     let mut count = 0;

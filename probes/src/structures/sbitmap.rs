@@ -25,7 +25,9 @@ struct Word {
 
 /// The set bits of the sbitmap at `at`, ascending: `sbitmap_for_each_set()`.
 ///
-/// More than [`BITMAP_BOUND`] bits are [`Error::TooLong`].
+/// # Errors
+/// [`Error::TooLong`] for more than [`BITMAP_BOUND`] bits; `Broken` if its words have more than 64; `Unmapped` if one
+/// is not in RAM.
 pub fn sbitmap(kernel: &Kernel, at: GuestVirt) -> Result<Vec<usize>> {
     let raw: Raw = kernel.load(at)?;
     if raw.depth as usize > BITMAP_BOUND || raw.map_nr as usize > BITMAP_BOUND {

@@ -102,6 +102,9 @@ pub fn xa_for_each(kernel: &Kernel, array: GuestVirt, layout: XarrayLayout) -> X
 }
 
 /// The entry at `index`, if there is one: `xa_load()`.
+///
+/// # Errors
+/// `Broken` if a node on the way is damaged or not in RAM; `Unmapped` if the array itself is not.
 pub fn xa_load(
     kernel: &Kernel,
     array: GuestVirt,
@@ -310,6 +313,10 @@ walks!(Xarray<'_> => XarrayEntry);
 
 /// Checks the array at `array`: besides what a walk checks (shifts), each node's parent and offset are those the walk
 /// came by, and its count is that of its slots in use. Returns the number of entries.
+///
+/// # Errors
+/// [`Error::Broken`](crate::Error::Broken) names the first node that breaks a rule or is not in RAM;
+/// [`Error::TooLong`](crate::Error::TooLong) past `bound`.
 pub fn validate_xarray(
     kernel: &Kernel,
     array: GuestVirt,

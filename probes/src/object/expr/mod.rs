@@ -36,6 +36,10 @@ impl Kernel {
     ///
     /// A name means what [`resolve`](Self::resolve) says: `tun:group_show`, `name_show@2`, `foo.cold`. One that several
     /// symbols, or several types, have is an error that says how each is written (`struct tun:foo`).
+    ///
+    /// # Errors
+    /// [`Error::Expression`], with the column: `Absent` for a name that there is not, `Invalid`
+    /// for what is no C, `Unmapped` for a bad pointer. For a symbol alone as [`resolve`](Self::resolve).
     pub fn eval(&self, expression: &str) -> Result<Object> {
         match self.whole(expression)? {
             Some(symbol) => Ok(symbol),
@@ -57,11 +61,18 @@ impl Kernel {
 
     /// The C type of this name, for code that knows it: `struct list_head *`, `unsigned long [4]`, `u64`. The kernel's
     /// own comes before those of modules.
+    ///
+    /// # Errors
+    /// [`Error::Expression`]: `Absent` if there is no such type, `Invalid` if it is no type's
+    /// name. As [`Self::btf`].
     pub fn c_type(&self, name: &str) -> Result<CType> {
         self.parse(name, false, |parser| parser.type_name())
     }
 
     /// The C type that people mean by this name: of several that differ none is taken, also where one is the kernel's.
+    ///
+    /// # Errors
+    /// As [`Self::c_type`]; `Invalid` if several differ.
     pub fn resolve_type(&self, name: &str) -> Result<CType> {
         self.parse(name, true, |parser| parser.type_name())
     }

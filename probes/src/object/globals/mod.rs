@@ -149,8 +149,10 @@ impl Kernel {
 
     /// The global variable of this name, with its type.
     ///
-    /// A per-CPU variable lies at its offset: `per_cpu(name, cpu)` in an expression says which CPU's. For a
-    /// variable whose type is not known, the error says how to cast.
+    /// A per-CPU variable lies at its offset: `per_cpu(name, cpu)` in an expression says which CPU's.
+    ///
+    /// # Errors
+    /// As [`resolve`](Self::resolve); `Invalid`, with the cast to write, if BTF has no type for it.
     pub fn object(&self, name: &str) -> Result<Object> {
         let object = self.global(name)?;
         if matches!(object.c_type().form()?, Form::Void) {
