@@ -178,6 +178,9 @@ impl<'a> Call<'a> {
 
     /// The value of a C expression in which the arguments have their names, and `current` is the task that runs:
     /// `call.eval("count > 4096 && current->pid != 1")`.
+    ///
+    /// # Errors
+    /// As [`Kernel::eval`](crate::kernel::Kernel::eval).
     pub fn eval(&self, expression: &str) -> Result<Object> {
         let mut locals = self.given().map(Arguments::locals).unwrap_or_default();
         let (task, _) = self.session.current(self.cpu)?;
@@ -187,21 +190,34 @@ impl<'a> Call<'a> {
     }
 
     /// The task that the CPU calls `current`. In an interrupt that is the one that was interrupted.
+    ///
+    /// # Errors
+    /// As [`Guest::current`].
     pub fn task(&self) -> Result<Task> {
         self.session.guest.current(self.cpu)
     }
 
     /// The frames that led here.
+    ///
+    /// # Errors
+    /// `Absent` if no task is known that runs on the CPU; `Broken` if the kernel's tables for unwinding are damaged.
     pub fn stack(&self) -> Result<StackTrace> {
         self.session.guest.stack_of_cpu(self.cpu)
     }
 
     /// Where the CPU stands now: function and offset.
+    ///
+    /// # Errors
+    /// `Unmapped` or `Broken` if the table of symbols, the kernel's or a module's, cannot be read.
     pub fn place(&self) -> Result<Function> {
         Functions::new(&self.session.kernel).at(GuestVirt(self.registers.rip))
     }
 
     /// The instruction that comes next.
+    ///
+    /// # Errors
+    /// `Absent` if the CPU stands in no function, or between two instructions of it; `Unmapped` if its code cannot be
+    /// read.
     pub fn instruction(&self) -> Result<Instruction> {
         let at = GuestVirt(self.registers.rip);
         let all = self.session.guest.disassembly(at)?.instructions;
@@ -210,6 +226,9 @@ impl<'a> Call<'a> {
     }
 
     /// Executes one instruction of this CPU, and gives where it stands then. Interrupts and the other CPUs wait meanwhile.
+    ///
+    /// # Errors
+    /// `Machine` if the gdbstub does not answer; as [`place`](Self::place).
     pub fn step(&mut self) -> Result<Function> {
         self.frame()?;
         self.registers = self.session.step(self.cpu)?.registers;

@@ -20,6 +20,9 @@ pub(super) struct Path {
 }
 
 /// The path of a dentry within its own file system, from that file system's root: `dentry_path()`.
+///
+/// # Errors
+/// `Unmapped` if a dentry or its name is not in RAM; `Broken` if a name is damaged, or the parents do not end.
 pub fn dentry_path(kernel: &Kernel, dentry: GuestVirt) -> Result<String> {
     let mut names = Vec::new();
     let mut at = dentry;
@@ -61,6 +64,9 @@ pub(super) struct Mount {
 
 /// The path of the `struct path` at `path`, from the root of its mount namespace, as the kernel prints it: a deleted
 /// file ends in ` (deleted)`, and files of pseudo file systems have names such as `socket:[17]`.
+///
+/// # Errors
+/// As [`dentry_path`]; the same for the mounts above it.
 pub fn d_path(kernel: &Kernel, path: GuestVirt) -> Result<String> {
     let path: Path = kernel.load(path)?;
     path_of(kernel, path.mnt, path.dentry)

@@ -53,6 +53,10 @@ use crate::{Error, Listing, Result};
 
 impl Guest {
     /// The open files of a task.
+    ///
+    /// # Errors
+    /// `Absent` if the task has exited; `Torn` if its table keeps changing; `Unmapped` or `Broken` if the table is
+    /// damaged.
     pub fn files_of(&self, task: &Task) -> Result<OpenFiles> {
         let files = self.task_pointer(task, "files", "open files")?;
         fdtable::read(&self.kernel()?, files)

@@ -84,8 +84,10 @@ struct Pauses {
 }
 
 impl Guest {
-    /// The guest that `klab up NAME` made, or `klab attach NAME` named. Fails with one sentence and the cure when there is
-    /// none, or no kernel in it.
+    /// The guest that `klab up NAME` made, or `klab attach NAME` named.
+    ///
+    /// # Errors
+    /// `Machine`, with the cure, if there is no such guest or it does not run; `Absent` if there is no kernel in it.
     pub fn attach(name: &str) -> Result<Self> {
         Ok(Self::of(Known::attach(name, None)?))
     }
@@ -110,6 +112,9 @@ impl Guest {
     }
 
     /// A guest that is nothing but its RAM file: no machine to pause, no agent.
+    ///
+    /// # Errors
+    /// As [`RamFile::open`]; `Absent` if there is no kernel in it.
     pub fn open_ram(path: impl AsRef<Path>, ranges: &[RamRange]) -> Result<Self> {
         let ram = RamFile::open(path.as_ref(), ranges)?;
         let kernel = Kernel::discover(Arc::new(ram))?;
@@ -124,6 +129,9 @@ impl Guest {
 
     /// A guest that was dumped: an ELF core or a kdump file, as `klab dump`, QEMU's `dump-guest-memory` and makedumpfile
     /// write them.
+    ///
+    /// # Errors
+    /// `Io` if it cannot be read, is no dump, or was cut off before its kernel; `Absent` if there is no kernel in it.
     pub fn open_core(path: impl AsRef<Path>) -> Result<Self> {
         let core = Core::open(path.as_ref())?;
         let memory = Arc::clone(&core.memory);
@@ -172,6 +180,9 @@ impl Guest {
     }
 
     /// A guest that is nothing but memory: the kernel in it is found as in any other.
+    ///
+    /// # Errors
+    /// As [`Kernel::discover`].
     pub fn from_memory(memory: Arc<dyn PhysMemory>) -> Result<Self> {
         Ok(Self::from_kernel(Kernel::discover(memory)?))
     }
@@ -255,6 +266,9 @@ impl Guest {
     }
 
     /// The machine that runs it.
+    ///
+    /// # Errors
+    /// `Machine` if the guest is a dump or a RAM file.
     pub fn machine(&self) -> Result<Machine> {
         let known = self
             .inner
@@ -269,7 +283,10 @@ impl Guest {
         }
     }
 
-    /// A connection to its agent. It does not answer while the guest is paused, so asking within `paused` is an error.
+    /// A connection to its agent, which does not answer while the guest is paused.
+    ///
+    /// # Errors
+    /// `Machine` if the guest is paused, has no machine, or its agent does not answer or is busy.
     pub fn agent(&self) -> Result<Client> {
         if self.pauses().depth > 0 {
             return Err(Error::machine(
@@ -284,11 +301,17 @@ impl Guest {
     }
 
     /// State of its machine now.
+    ///
+    /// # Errors
+    /// As [`Self::machine`].
     pub fn status(&self) -> Result<vm::Status> {
         Ok(self.machine()?.status())
     }
 
     /// Puts the guest back into its ready state.
+    ///
+    /// # Errors
+    /// As [`Self::machine`] and [`Machine::reset`].
     pub fn reset(&self) -> Result<()> {
         Ok(self.machine()?.reset()?)
     }

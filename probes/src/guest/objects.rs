@@ -14,19 +14,28 @@ const PIECE: usize = 1 << 20;
 
 impl Guest {
     /// The value of a C expression: `guest.eval("init_task.mm->pgd")`.
+    ///
+    /// # Errors
+    /// As [`Kernel::eval`](crate::kernel::Kernel::eval).
     pub fn eval(&self, expression: &str) -> Result<Object> {
         self.kernel()?.eval(expression)
     }
 
     /// The global variable of this name: `guest.object("init_task")`.
+    ///
+    /// # Errors
+    /// As [`Kernel::object`](crate::kernel::Kernel::object).
     pub fn object(&self, name: &str) -> Result<Object> {
         self.kernel()?.object(name)
     }
 
     /// The address of a symbol: `guest.symbol("schedule")`, `guest.symbol("tun:group_show")`, `guest.symbol("name_show@2")`,
     /// `guest.symbol("core::option::unwrap_failed")`, and of a place in it as a stack has it,
-    /// `guest.symbol("vfs_read+0x25d")`. A name that several symbols have is an error with the spelling of each, whether
-    /// they are the kernel's or modules': see [`Kernel::resolve`](crate::kernel::Kernel::resolve).
+    /// `guest.symbol("vfs_read+0x25d")`.
+    ///
+    /// # Errors
+    /// `Absent` if no symbol has the name; `Invalid`, with the spelling of each, if several have it, the kernel's or
+    /// modules': see [`Kernel::resolve`](crate::kernel::Kernel::resolve).
     pub fn symbol(&self, name: &str) -> Result<GuestVirt> {
         let kernel = self.kernel()?;
         match kernel.resolve_at(name)? {
@@ -37,6 +46,10 @@ impl Guest {
 
     /// The address that people name by a symbol, a place in one (`vfs_read+0x25d`), or a C expression that gives one. What
     /// is a symbol's name, with or without an offset, is that symbol before it is read as C.
+    ///
+    /// # Errors
+    /// As [`symbol`](Self::symbol) for a name, as [`eval`](Self::eval) for an expression; `Invalid` if its value is no
+    /// address.
     pub fn place(&self, text: &str) -> Result<GuestVirt> {
         let kernel = self.kernel()?;
         if let Some(at) = kernel.resolve_at(text)? {
@@ -53,6 +66,9 @@ impl Guest {
     }
 
     /// The object of a C type at an address.
+    ///
+    /// # Errors
+    /// As [`Kernel::resolve_type`](crate::kernel::Kernel::resolve_type). The memory is not read yet.
     pub fn at(&self, c_type: &str, at: GuestVirt) -> Result<Object> {
         let kernel = self.kernel()?;
         let ty = kernel.resolve_type(c_type)?;
@@ -84,6 +100,9 @@ impl Guest {
     }
 
     /// A [`Mirror`] filled from `at`.
+    ///
+    /// # Errors
+    /// As [`Kernel::load`](crate::kernel::Kernel::load).
     pub fn load<T: Mirror + 'static>(&self, at: GuestVirt) -> Result<T> {
         self.kernel()?.load(at)
     }

@@ -84,6 +84,9 @@ impl Heap {
 
 impl Guest {
     /// The heap of the process that `pid` belongs to.
+    ///
+    /// # Errors
+    /// As [`mm`](Self::mm); `Broken` if a page table is damaged.
     pub fn heap(&self, pid: i32) -> Result<Heap> {
         let task = self.task(pid)?;
         let mm = self.mm_of(&task)?;

@@ -86,6 +86,9 @@ pub struct MmFields {
 
 impl MmStruct {
     /// Reads the `mm_struct` at an address.
+    ///
+    /// # Errors
+    /// `Unmapped` if it is not in RAM; `Absent` if BTF lacks a member.
     pub fn read(kernel: &Kernel, at: GuestVirt) -> Result<Self> {
         Ok(Self {
             at,

@@ -54,6 +54,10 @@ pub struct AddressMap {
 
 impl Guest {
     /// The address space of the process that `pid` belongs to. A kernel thread has none.
+    ///
+    /// # Errors
+    /// `Absent` if there is no such task, it has exited, or it is a kernel thread; `Unmapped` if its `mm_struct` is not
+    /// in RAM.
     pub fn mm(&self, pid: i32) -> Result<MmStruct> {
         self.owner(pid)?.mm(&self.kernel()?)
     }
@@ -69,16 +73,25 @@ impl Guest {
     }
 
     /// The address space of a task.
+    ///
+    /// # Errors
+    /// As [`mm`](Self::mm).
     pub fn mm_of(&self, task: &Task) -> Result<MmStruct> {
         self.kernel()?.load::<Owner>(task.at)?.mm(&self.kernel()?)
     }
 
     /// The mappings of a task.
+    ///
+    /// # Errors
+    /// As [`mm`](Self::mm); `Torn` if the mappings keep changing; `Broken` if their tree is damaged.
     pub fn vmas_of(&self, task: &Task) -> Result<Vmas> {
         vma::read(&self.kernel()?, &self.mm_of(task)?)
     }
 
     /// The address space of a process, to read its memory by.
+    ///
+    /// # Errors
+    /// As [`mm`](Self::mm); `Unmapped` if its `pgd` is not mapped.
     pub fn user_space(&self, pid: i32) -> Result<AddressSpace> {
         user_space_of(&self.kernel()?, &self.mm(pid)?)
     }

@@ -20,6 +20,10 @@ pub struct NetNamespace {
 }
 
 /// All network namespaces, the initial one first: `for_each_net()`.
+///
+/// # Errors
+/// `Absent` on a kernel without networking; `Torn` if the list keeps changing. One that cannot be read is missing of
+/// the list.
 pub fn net_namespaces(kernel: &Kernel) -> Result<Listing<NetNamespace>> {
     let head = kernel.symbol("net_namespace_list")?;
     let list = offset_of(kernel, "struct net", "list")?;

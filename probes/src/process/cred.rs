@@ -205,6 +205,9 @@ struct TaskStruct {
 
 impl Guest {
     /// Reads the credentials of the task `pid`: `Uid` to `Seccomp` of `/proc/PID/status`, and its securebits.
+    ///
+    /// # Errors
+    /// `Absent` if there is no such task; `Unmapped` if its `cred` is not in RAM; `Torn` if they keep changing.
     pub fn credentials(&self, pid: i32) -> Result<Credentials> {
         self.of_task(pid, "the credentials", |kernel, task| read(kernel, task.at))
     }

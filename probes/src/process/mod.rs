@@ -97,6 +97,9 @@ pub struct Ancestor {
 
 impl Guest {
     /// The parents of the task `pid` up to the first process, the nearest first.
+    ///
+    /// # Errors
+    /// `Absent` if there is no such task; `Broken` if the parents do not end; `Torn` if they keep changing.
     pub fn ancestry(&self, pid: i32) -> Result<Vec<Ancestor>> {
         self.of_task(pid, "the parents", |kernel, task| {
             let mut all = Vec::new();

@@ -122,6 +122,9 @@ pub type Namespaces = Listing<NamespaceInUse>;
 
 impl Guest {
     /// The namespaces of the task `pid`: `/proc/PID/ns`.
+    ///
+    /// # Errors
+    /// `Absent` if there is no such task, or it has exited; `Torn` if they keep changing.
     pub fn task_namespaces(&self, pid: i32) -> Result<TaskNamespaces> {
         self.of_task(pid, "the namespaces", |kernel, task| read(kernel, task.at))
     }

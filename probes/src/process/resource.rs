@@ -55,6 +55,9 @@ impl Rlimits {
 
 impl Guest {
     /// The limits of the process that `pid` belongs to: `/proc/PID/limits`.
+    ///
+    /// # Errors
+    /// `Absent` if there is no such task; `Torn` if they keep changing.
     pub fn rlimits(&self, pid: i32) -> Result<Rlimits> {
         self.of_task(pid, "the limits", |kernel, task| {
             let (rlim, count, stride) = array(kernel, "struct signal_struct", "rlim")?;

@@ -154,6 +154,10 @@ struct Sigqueue {
 
 impl Guest {
     /// The signals of the task `pid`: `SigQ` to `SigCgt` of `/proc/PID/status`, with what is queued and every handler.
+    ///
+    /// # Errors
+    /// `Absent` if there is no such task, or it has exited; `Broken` if a queue is damaged; `Torn` if they keep
+    /// changing.
     pub fn signals(&self, pid: i32) -> Result<Signals> {
         self.of_task(pid, "the signals", read)
     }

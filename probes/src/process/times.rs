@@ -112,6 +112,9 @@ impl Guest {
     ///
     /// These are counters, each whole by itself; of a task that runs they go on while they are read, and what it has run
     /// since the last tick is not yet among them.
+    ///
+    /// # Errors
+    /// `Absent` if there is no such task; `Unmapped` if what it points to is not in RAM.
     pub fn times(&self, pid: i32) -> Result<Times> {
         let kernel = self.kernel()?;
         settle(&format!("the times of task {pid}"), || {

@@ -91,6 +91,11 @@ macro_rules! readers {
     (@method [$($manual:literal),*] $method:ident ($($parameter:ident: $ty:ty),*) -> $out:ty) => {};
     (@method [$($manual:literal),*] $method:ident ($($parameter:ident: $ty:ty),*) -> $out:ty = |$source:ident| $body:expr) => {
         $(#[doc = $manual])*
+        ///
+        /// # Errors
+        /// `Absent` for a task or a thing that is not there; `Unsupported` on a kernel without it; `Torn` if it keeps
+        /// changing; `Broken` or `Unmapped` if what it starts from is damaged. A value names the parts of it that could
+        /// not be read.
         pub fn $method(&self, $($parameter: $ty),*) -> $crate::Result<$out> {
             let $source = readers!(@source $source self);
             $body

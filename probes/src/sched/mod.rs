@@ -57,6 +57,9 @@ pub(crate) fn no_task(pid: i32) -> Error {
 
 impl Guest {
     /// The task, process or thread, that has this pid in the initial pid namespace.
+    ///
+    /// # Errors
+    /// `Absent` if there is none; `Unmapped` or `Broken` if its `task_struct`, or what that points to, is damaged.
     pub fn task(&self, pid: i32) -> Result<Task> {
         let kernel = self.kernel()?;
         let at = find_task_by_pid(&kernel, pid)?;
@@ -75,11 +78,17 @@ impl Guest {
     }
 
     /// The threads of the process that `pid` belongs to, its leader first.
+    ///
+    /// # Errors
+    /// As [`task`](Self::task); `Torn` if they keep changing.
     pub fn threads(&self, pid: i32) -> Result<Tasks> {
         walk::threads(&self.kernel()?, &self.task(pid)?)
     }
 
     /// The task that `cpu` runs: its `current`.
+    ///
+    /// # Errors
+    /// `Absent` if there is no such CPU; as [`task`](Self::task).
     pub fn current(&self, cpu: u32) -> Result<Task> {
         let kernel = self.kernel()?;
         walk::load(&kernel, walk::current(&kernel, cpu)?)

@@ -40,6 +40,9 @@ struct Upid {
 }
 
 /// The task that has `pid` in the initial pid namespace: `find_task_by_pid_ns(pid, &init_pid_ns)`.
+///
+/// # Errors
+/// `Broken` or `Unmapped` if the idr of the namespace or the pid's list is damaged.
 pub fn find_task_by_pid(kernel: &Kernel, pid: i32) -> Result<Option<GuestVirt>> {
     let Ok(id) = u64::try_from(pid) else {
         return Ok(None);
@@ -102,6 +105,9 @@ pub(crate) fn pid_nr(kernel: &Kernel, signal: GuestVirt, kind: &'static str) -> 
 
 /// The numbers of the task at `task`, one for each pid namespace that it is in, the initial one first. None for a task
 /// that was reaped.
+///
+/// # Errors
+/// `Unmapped` if its `struct pid` is not in RAM; `Broken` if that has more levels than namespaces can nest.
 pub fn pid_numbers(kernel: &Kernel, task: GuestVirt) -> Result<Vec<PidNumber>> {
     let pid = GuestVirt(kernel.read_u64(task.offset(offset_of(
         kernel,

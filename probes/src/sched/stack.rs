@@ -60,6 +60,9 @@ impl Guest {
     /// The kernel stacks of all processes that sleep, ready to be drawn.
     ///
     /// A task on a CPU has its stack pointer in a register, where memory does not tell it: it is counted, not shown.
+    ///
+    /// # Errors
+    /// As [`thread_size`](Self::thread_size) and [`tasks`](Self::tasks).
     pub fn kernel_stacks(&self) -> Result<KernelStacks> {
         let size = self.thread_size()?;
         let tasks = self.tasks()?;
@@ -88,6 +91,9 @@ impl Guest {
     /// No type or symbol states it. It is the distance of `__start_init_stack` from `__end_init_stack`
     /// (`include/asm-generic/vmlinux.lds.h`, `INIT_TASK_DATA`: `. = __start_init_stack + THREAD_SIZE`), or, in kernels
     /// without those symbols, the size of `init_stack`, a member of `union thread_union`.
+    ///
+    /// # Errors
+    /// `Absent` if neither is there; `Broken` if it is no size that a stack has.
     pub fn thread_size(&self) -> Result<u64> {
         let kernel = self.kernel()?;
         let symbol = |name| kernel.symbols().map(|symbols| symbols.lookup(name));
@@ -105,6 +111,9 @@ impl Guest {
     }
 
     /// The bounds of a task's kernel stack.
+    ///
+    /// # Errors
+    /// `Absent` if the task has exited; `Broken` if its saved stack pointer lies outside its stack.
     pub fn kernel_stack(&self, task: &Task) -> Result<KernelStack> {
         let kernel = self.kernel()?;
         let start = task.stack;

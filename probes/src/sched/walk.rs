@@ -42,6 +42,9 @@ impl Lists {
 ///
 /// The bare walk: fast, unchecked against a guest that runs. Load what you want of each task by a
 /// [`Plan`] of your own; [`Guest::tasks`](crate::Guest::tasks) checks and retries.
+///
+/// # Errors
+/// `Absent` if the kernel lacks `init_task` or a member. Later errors are the walk's items.
 pub fn for_each_process(kernel: &Kernel) -> Result<List<'_>> {
     let lists = Lists::of(kernel)?;
     Ok(
@@ -51,6 +54,9 @@ pub fn for_each_process(kernel: &Kernel) -> Result<List<'_>> {
 }
 
 /// Walks the threads that share the `signal_struct` at `signal`: yields each `task_struct`, the leader first.
+///
+/// # Errors
+/// As [`for_each_process`].
 pub fn for_each_thread(kernel: &Kernel, signal: GuestVirt) -> Result<List<'_>> {
     let lists = Lists::of(kernel)?;
     Ok(

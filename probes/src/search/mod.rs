@@ -157,6 +157,10 @@ impl Search {
     }
 
     /// Searches. In a cell it shows how far it is, and can be interrupted.
+    ///
+    /// # Errors
+    /// `Invalid` if the needle is not well formed; `Absent` if there is no such process. Memory that cannot be read is
+    /// missing of the hits.
     pub fn run(&self) -> Result<Hits> {
         let mut bar: Option<Progress> = None;
         self.run_with(&mut |done, total| {
@@ -172,6 +176,9 @@ impl Search {
 
     /// Searches, and tells `progress` after each piece how many bytes of how many are done; `Break` ends it with what was
     /// found so far.
+    ///
+    /// # Errors
+    /// As [`run`](Self::run).
     pub fn run_with(&self, progress: &mut dyn FnMut(u64, u64) -> ControlFlow<()>) -> Result<Hits> {
         let kernel = self.guest.kernel()?;
         let matcher = self.needle.compile()?;

@@ -58,6 +58,9 @@ impl Needle {
     }
 
     /// Bytes in hexadecimal, with or without blanks between them: `7f 45 4c46`.
+    ///
+    /// # Errors
+    /// `Invalid` if there are no digits, an odd number, or anything else.
     pub fn hex(text: &str) -> Result<Self> {
         let digits: Vec<u8> = text
             .bytes()

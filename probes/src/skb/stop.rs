@@ -177,16 +177,25 @@ impl Stop {
 
 impl Stopped<'_> {
     /// The packet's `struct sk_buff`, to be walked: `skb()?.member("dev")?.deref()?`.
+    ///
+    /// # Errors
+    /// As [`Object::at`]. The memory is not read yet.
     pub fn skb(&self) -> Result<Object> {
         Object::at(self.kernel, "struct sk_buff", self.at)
     }
 
     /// The packet's `sk_buff`, with the memory that it describes.
+    ///
+    /// # Errors
+    /// As [`Guest::sk_buff`].
     pub fn sk_buff(&self) -> Result<SkBuff> {
         self.guest.sk_buff(self.at)
     }
 
     /// The frames that led here.
+    ///
+    /// # Errors
+    /// `Absent` if no task is known that runs on the CPU; `Broken` if the kernel's tables for unwinding are damaged.
     pub fn stack(&self) -> Result<StackTrace> {
         self.guest.stack_of_cpu(self.registers.cpu)
     }

@@ -25,8 +25,8 @@ pub enum Verdict {
 
 /// Compares an answer with its witness: the same thing, read in another way.
 ///
-/// `None` is no answer yet, and no error: a lesson runs from top to bottom before its exercises are done. An answer that
-/// disagrees is an error, so that the cell fails. The witness is read only when there is an answer.
+/// `None` is no answer yet, and no error: a lesson runs from top to bottom before its exercises are done. The witness is
+/// read only when there is an answer.
 ///
 /// ```
 /// use probes::exercise::check;
@@ -35,6 +35,9 @@ pub enum Verdict {
 /// assert!(check("fingers", Some(10), hands).is_ok());
 /// assert!(check("fingers", Some(9), hands).is_err());
 /// ```
+///
+/// # Errors
+/// `Invalid`, so that the cell fails, if the answer and the witness differ; those of `witness`.
 pub fn check<T: PartialEq + Debug>(
     exercise: &str,
     answer: Option<T>,

@@ -117,6 +117,9 @@ struct Inode {
 
 impl Guest {
     /// The page cache of an inode.
+    ///
+    /// # Errors
+    /// `Unmapped` if it is no inode's address; `Broken` if its xarray is damaged; `Torn` if it keeps changing.
     pub fn page_cache_of(&self, inode: GuestVirt) -> Result<PageCache> {
         let kernel = self.kernel()?;
         settle_all(&format!("the page cache of the inode at {inode}"), || {

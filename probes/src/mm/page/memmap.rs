@@ -119,6 +119,9 @@ pub struct MemMap {
 
 impl MemMap {
     /// Those of this kernel; where they lie is worked out at the first call.
+    ///
+    /// # Errors
+    /// `Absent` or `Unsupported` if BTF or the symbols do not say where they are.
     pub fn of(kernel: &Kernel) -> Result<Self> {
         Ok(Self {
             kernel: kernel.clone(),

@@ -35,6 +35,9 @@ use crate::{Error, Result};
 
 impl Guest {
     /// The slab object that holds a kernel address, and its cache; `None` for an address that no slab has.
+    ///
+    /// # Errors
+    /// `Unmapped` or `Broken` if the slab or its cache is damaged; `Torn` if it keeps changing.
     pub fn slab_object(&self, at: GuestVirt) -> Result<Option<SlabObject>> {
         objects::at(&self.kernel()?, at)
     }

@@ -139,6 +139,9 @@ struct Member {
 
 impl Guest {
     /// The control groups of the task `pid`: `/proc/PID/cgroup`, by the first cgroup namespace.
+    ///
+    /// # Errors
+    /// `Absent` if there is no such task, or the kernel has no control groups; `Torn` if they keep changing.
     pub fn cgroup(&self, pid: i32) -> Result<TaskCgroups> {
         self.of_task(pid, "the control groups", |kernel, task| {
             let member = offset_of(kernel, "struct task_struct", "cgroups")?;
@@ -163,6 +166,9 @@ pub(crate) fn cgroups(kernel: &Kernel) -> Result<Hierarchies> {
 }
 
 /// The path of a `kernfs_node` from the root of its file system: `kernfs_path()`.
+///
+/// # Errors
+/// `Unmapped` if a node or its name is not in RAM; `Broken` if the parents do not end.
 pub fn kernfs_path(kernel: &Kernel, node: GuestVirt) -> Result<String> {
     let mut names = Vec::new();
     let mut at = node;

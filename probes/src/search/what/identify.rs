@@ -35,6 +35,9 @@ struct Process {
 
 impl Identifier {
     /// For the kernel that runs in the guest now.
+    ///
+    /// # Errors
+    /// As [`Guest::kernel`] and [`MemMap::of`].
     pub fn new(guest: &Guest) -> Result<Self> {
         let known = Known::new(guest)?;
         Ok(Self {
@@ -56,6 +59,10 @@ impl Identifier {
     }
 
     /// Finds what is at an address of the kernel.
+    ///
+    /// # Errors
+    /// As [`AddressSpace::walk`](crate::memory::AddressSpace::walk). Other parts that cannot be read are missing of the
+    /// answer.
     pub fn what(&self, at: GuestVirt) -> Result<What> {
         let region = self.region(at);
         if region.name == region::NON_CANONICAL {
@@ -92,6 +99,9 @@ impl Identifier {
     }
 
     /// Finds what is at an address of a process, and keeps the process's mappings for the next address.
+    ///
+    /// # Errors
+    /// As [`Guest::user_space`] and [`what`](Self::what).
     pub fn what_of(&self, pid: i32, at: GuestVirt) -> Result<What> {
         let region = self.region(at);
         let space = self.guest.user_space(pid)?;
