@@ -21,6 +21,9 @@ const LONGEST_RUN: usize = 60;
 const SHIPPED: &str = "share/klab";
 
 /// The cache folder: `$KLAB_CACHE`, else `$XDG_CACHE_HOME/klab`, else `~/.cache/klab`. Made if absent, 0700.
+///
+/// # Errors
+/// [`Error::NotOurs`] if it is another user's; [`Error::Io`] if it cannot be made.
 pub fn cache() -> Result<PathBuf> {
     let path = match (env("KLAB_CACHE"), env("XDG_CACHE_HOME"), env("HOME")) {
         (Some(path), ..) => path,
@@ -32,6 +35,9 @@ pub fn cache() -> Result<PathBuf> {
 }
 
 /// The run folder: `$KLAB_RUN`, else `$XDG_RUNTIME_DIR/klab`, else `/tmp/klab-UID`. Made if absent, 0700.
+///
+/// # Errors
+/// As [`cache`]; [`Error::PathTooLong`] if it leaves no room for the name of a socket.
 pub fn run() -> Result<PathBuf> {
     let path = match (
         env("KLAB_RUN"),

@@ -78,6 +78,10 @@ impl fmt::Display for KernelChoice {
 
 impl Kernel {
     /// Finds the kernel in the cache, or fetches it. The first answer to a [`KernelChoice`] is remembered.
+    ///
+    /// # Errors
+    /// [`Error::UnknownKernel`] if there is none of this release; [`Error::BadKernel`] if the image or its modules are
+    /// not whole; [`Error::NoNetwork`], [`Error::Apt`] and [`Error::DiskFull`] if it cannot be fetched.
     pub fn resolve(choice: &KernelChoice, progress: &mut dyn Progress) -> Result<Self> {
         let asked = match choice {
             KernelChoice::Path { vmlinuz, modules } => return by_path(vmlinuz, modules.as_deref()),
@@ -280,6 +284,10 @@ fn by_path(vmlinuz: &Path, modules: Option<&Path>) -> Result<Kernel> {
 
 /// Fetches Debian packages with all they depend on, and gives the folder in which they are unpacked (it looks
 /// like `/`). Cached per suite and set of packages.
+///
+/// # Errors
+/// [`Error::NoNetwork`], [`Error::Apt`] and [`Error::DiskFull`] if they cannot be fetched; [`Error::NoTool`] without a
+/// tool that unpacks them.
 pub fn debs(packages: &[&str], suite: Suite, progress: &mut dyn Progress) -> Result<PathBuf> {
     let folder = paths::private(&paths::cache()?.join("debs"), "KLAB_CACHE")?;
     let mut names = packages.to_vec();

@@ -144,6 +144,9 @@ impl Machine {
     }
 
     /// Its record, as it is now: another process may have ended it.
+    ///
+    /// # Errors
+    /// [`Error::NotRecorded`] if it has none; [`Error::Io`] if its run folder cannot be read.
     pub fn recording(&self) -> Result<Recording> {
         let not_recorded = || Error::NotRecorded(self.name().to_owned());
         match Record::read(self.run_dir())? {
