@@ -1,4 +1,4 @@
-//! Who listens in a running guest: its TCP sockets in the state `LISTEN`, with the tasks that have them open.
+//! Listeners in a running guest: its TCP sockets in the state `LISTEN`, with the tasks that have them open.
 //!
 //! ```console
 //! $ klab up

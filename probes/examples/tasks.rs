@@ -26,7 +26,7 @@ fn main() -> ExitCode {
 
 fn show(guest: &Guest) -> Result<()> {
     let mut tasks = guest.tasks()?;
-    // What could not be read is said, never left out in silence.
+    // A part that could not be read is said, never left out in silence.
     for missing in &tasks.missing {
         println!("missing: {missing}");
     }

@@ -1,6 +1,6 @@
 //! The rooms of `probes/src`, and which may use which: ARCHITECTURE.md has the order, the sources must keep it.
 //!
-//! What is read are paths: those that begin with `crate` or `super`, in imports, in code and in macros, tests included. Calls
+//! Only paths are read: those that begin with `crate` or `super`, in imports, in code and in macros, tests included. Calls
 //! of methods name no room and are not seen.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -162,7 +162,7 @@ fn follow(from: &[String], mut tokens: &[TokenTree], paths: &mut Vec<Names>) {
     }
 }
 
-/// What lib.rs re-exports, by the name that it gives.
+/// Names that lib.rs re-exports, by the name that it gives.
 fn exports(sources: &[Source]) -> BTreeMap<String, Names> {
     let lib = sources.iter().find(|source| source.module.is_empty());
     let tokens: Vec<TokenTree> = lib.unwrap().tokens.clone().into_iter().collect();
@@ -276,7 +276,7 @@ fn no_modules_of_a_room_use_each_other_in_a_circle() {
         }
     }
     assert!(arrows.len() > 5, "hardly any arrow was found: {arrows:?}");
-    // What uses nothing that is left is no part of a circle.
+    // A module that uses nothing that is left is no part of a circle.
     loop {
         let left: BTreeSet<String> = arrows.keys().cloned().collect();
         arrows

@@ -10,7 +10,7 @@ use probes::structures::{
     hlist_for_each, list_for_each, llist_for_each, rbtree_for_each, validate_list, validate_rbtree,
 };
 
-/// Where the words lie; low bytes of a word are made to point there.
+/// Address of the words; low bytes of a word are made to point there.
 const BASE: u64 = 0x10000;
 
 fuzz_target!(|bytes: &[u8]| {

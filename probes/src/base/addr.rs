@@ -37,7 +37,7 @@ macro_rules! address {
                 self.0 & (PAGE_SIZE - 1)
             }
 
-            /// Whether this is the null address.
+            /// Tells whether this is the null address.
             #[must_use]
             pub const fn is_null(self) -> bool {
                 self.0 == 0

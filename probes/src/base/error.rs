@@ -53,7 +53,7 @@ impl ErrorKind {
         }
     }
 
-    /// Whether the fault lies with the source of the memory, so that nothing follows from it about the kernel.
+    /// Tells whether the fault lies with the source of the memory, so that nothing follows from it about the kernel.
     #[must_use]
     pub const fn is_of_the_source(self) -> bool {
         matches!(self, Self::LeftOut | Self::Machine | Self::Io)

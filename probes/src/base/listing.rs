@@ -142,7 +142,7 @@ impl<T> Listing<T> {
         self.missing.extend(other.missing);
     }
 
-    /// Whether nothing is missing.
+    /// Tells whether nothing is missing.
     #[must_use]
     pub fn is_whole(&self) -> bool {
         self.missing.is_empty()

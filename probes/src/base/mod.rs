@@ -1,5 +1,5 @@
-//! What everything else stands on, and what knows nothing of it: errors, listings, addresses, the guest's bytes as text, the
-//! interrupt of a cell.
+//! The ground of everything else, which knows nothing of it: errors, listings, addresses, the guest's bytes as text,
+//! the interrupt of a cell.
 
 mod addr;
 pub mod error;

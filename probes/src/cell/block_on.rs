@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::check_interrupt;
 
-/// How long a wait sleeps before it looks whether the cell was interrupted.
+/// Time that a wait sleeps before it looks whether the cell was interrupted.
 const LOOK: Duration = Duration::from_millis(50);
 
 struct Unpark(Thread);

@@ -35,7 +35,7 @@ static WAYS: OnceLock<Ways> = OnceLock::new();
 
 #[derive(Debug)]
 struct Ways {
-    /// What evcxr writes, and reads.
+    /// Pipe that evcxr writes, and reads.
     commands: File,
     evcxr: File,
     out: UnixStream,
@@ -73,7 +73,7 @@ pub(super) enum Event<'a> {
     End { cell: u64 },
 }
 
-/// Whether klab's kernel is there to show what is sent.
+/// Tells whether klab's kernel is there to show what is sent.
 pub(crate) fn has_front() -> bool {
     CELL_THREAD.get().is_some()
 }

@@ -24,7 +24,8 @@ use super::front::{self, Event};
 
 /// Tells evcxr that the cell has ended by a panic: then what it would have defined is not there.
 const PANICKED: &str = "EVCXR_PANIC_NOTIFICATION";
-/// What a copy waits for. It comes for each thread of its maker; one that comes when nobody waits any more does nothing.
+/// Signal that a copy waits for. It comes for each thread of its maker; one that comes when nobody waits any more does
+/// nothing.
 const DIED: Signal = Signal::SIGURG;
 /// The names of this library's threads.
 pub(super) const FRONT_END: &str = "klab front end";
@@ -75,7 +76,7 @@ pub(super) fn end() {
     DUE.store(true, Ordering::SeqCst);
 }
 
-/// Whether all threads but the one that runs the cells are this library's.
+/// Tells whether all threads but the one that runs the cells are this library's.
 fn is_alone() -> io::Result<bool> {
     let own = getpid().to_string();
     for task in fs::read_dir("/proc/self/task")? {

@@ -46,7 +46,7 @@ impl<T: Debug + ?Sized> DebugDisplay for T {
     }
 }
 
-/// Whether this is the name of a type of text.
+/// Tells whether this is the name of a type of text.
 fn is_text(type_name: &str) -> bool {
     let name = type_name.trim_start_matches('&');
     ["str", "alloc::string::String"].contains(&name)

@@ -100,7 +100,7 @@ fn gone(name: &str) -> ! {
     panic!("the variable `{name}` has gone missing")
 }
 
-/// What `?` turns an error into, having said it.
+/// Value that `?` turns an error into, having said it.
 #[derive(Debug)]
 pub struct EvcxrUserCodeError(());
 

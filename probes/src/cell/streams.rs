@@ -21,11 +21,11 @@ use super::front::{Event, send};
 use super::keep;
 use crate::base;
 
-/// How evcxr says that a cell is to run.
+/// First word of evcxr's message that a cell is to run.
 const RUN: &str = "LOAD_AND_RUN ";
-/// How often the threads of a cell that runs are looked at.
+/// Interval at which the threads of a cell that runs are looked at.
 const LOOK: Duration = Duration::from_millis(20);
-/// How many bytes of an answer fit in one message; those who read by less than a line lose the rest of it.
+/// Bytes of an answer that fit in one message; a program that reads less than a line at a time loses the rest of it.
 const MESSAGE: usize = 4096;
 
 #[derive(Debug)]

@@ -1,4 +1,4 @@
-//! How long code takes that runs many times: what `%timeit` runs.
+//! Time of code that runs many times: what `%timeit` runs.
 
 use std::fmt;
 use std::time::{Duration, Instant};

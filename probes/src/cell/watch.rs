@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use super::{Bundle, check_interrupt, display};
 use crate::view::View;
 
-/// How often a wait looks whether the cell is stopped.
+/// Interval at which a wait looks whether the cell is stopped.
 const LOOK: Duration = Duration::from_millis(20);
 
 /// Shows a view in one place, read anew every `every`, until the cell is stopped.
@@ -20,7 +20,7 @@ const LOOK: Duration = Duration::from_millis(20);
 ///
 /// # Errors
 ///
-/// What `read` fails with; what was read before stays.
+/// The error of `read`; what was read before stays.
 ///
 /// # Panics
 ///

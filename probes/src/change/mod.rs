@@ -42,9 +42,9 @@ pub struct Change {
     pub at: GuestVirt,
     /// Its type in C.
     pub ty: String,
-    /// What it was.
+    /// Value before the write.
     pub old: Value,
-    /// What it is now, read back.
+    /// Value now, read back.
     pub new: Value,
     /// The guest's name.
     pub guest: String,
@@ -130,7 +130,7 @@ impl Writable {
         let (at, bytes) = object.encode(value)?;
         let old = object.to_value()?;
         let parts = self.parts(object, at, &bytes)?;
-        // Of a machine that klab did not start QEMU was asked anew where its RAM is, when it was paused.
+        // QEMU of a machine that klab did not start was asked anew where its RAM is, when it was paused.
         let machine = self.guest.machine()?;
         let said = match value {
             NewValue::Number(number) => format!("{what} = {number}"),

@@ -1,5 +1,5 @@
-//! What the kernel's own folders `kernel/` and `init/` have, but for the scheduler and control groups: modules, interrupts,
-//! locks, timers, tracing, the log, and the rest that all other parts of the kernel use.
+//! Structures of the kernel's own folders `kernel/` and `init/`, but for the scheduler and control groups: modules,
+//! interrupts, locks, timers, tracing, the log, and the rest that all other parts of the kernel use.
 
 pub mod audit;
 pub mod bpf;

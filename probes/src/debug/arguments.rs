@@ -1,4 +1,4 @@
-//! What a function is called with: each parameter of its prototype, from the registers and the stack, as the System V ABI for
+//! Arguments of a function: each parameter of its prototype, from the registers and the stack, as the System V ABI for
 //! x86-64 passes it (section 3.2.3). The kernel has no floating point there.
 
 use serde::Serialize;
@@ -28,7 +28,7 @@ pub struct Argument {
     pub value: Value,
 }
 
-/// Where an argument is.
+/// Place of an argument.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Passed {
     /// In so many registers from the one of this number on.
@@ -37,7 +37,7 @@ pub(crate) enum Passed {
     Stack(u64),
 }
 
-/// Where the argument of each type is; each is given with its size, and whether it is a structure or a union.
+/// Place of the argument of each type; each type is given by its size, and whether it is a structure or a union.
 pub(crate) fn passed(types: impl IntoIterator<Item = (u64, bool)>) -> Vec<Passed> {
     let (mut register, mut stack) = (0, 8);
     let mut all = Vec::new();
@@ -63,7 +63,7 @@ pub(crate) struct Arguments {
 }
 
 impl Arguments {
-    /// Those of a function that is about to run with these registers.
+    /// Arguments of a function that is about to run with these registers.
     pub(crate) fn of(
         kernel: &Kernel,
         prototype: &Prototype,
@@ -202,7 +202,7 @@ mod tests {
         let all = Arguments::of(&kernel, &prototype, &registers).unwrap();
         let value = |name: &str| all.named("f", name).and_then(|one| one.i64());
         assert_eq!(value("error").unwrap(), -2);
-        // Of a `_Bool` the lowest byte counts.
+        // Only the lowest byte of a `_Bool` counts.
         assert_eq!(value("more").unwrap(), 0);
         assert_eq!(value("at").unwrap(), 0xffff_8880_0000_1000_u64 as i64);
         assert!(

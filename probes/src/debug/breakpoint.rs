@@ -30,9 +30,9 @@ pub struct Breakpoint {
     pub(super) condition: Option<String>,
 }
 
-/// What a look at a call says about the next one.
+/// Answer of a look at a call: whether to go on.
 pub trait Onward {
-    /// Whether to go on.
+    /// Tells whether to go on.
     fn goes_on(self) -> bool;
 }
 
@@ -82,7 +82,7 @@ impl fmt::Display for Ended {
     }
 }
 
-/// What came of a breakpoint.
+/// Results of a breakpoint.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Hits {
     /// The function, as views print it.
@@ -91,7 +91,7 @@ pub struct Hits {
     pub hits: u64,
     /// Calls that came by and were not looked at: another one was waited for, or the condition was not met.
     pub passed: u64,
-    /// What ended it.
+    /// Reason for its end.
     pub ended: Ended,
 }
 
@@ -128,7 +128,7 @@ impl Guest {
 bounded!(Breakpoint);
 
 impl Breakpoint {
-    /// How many calls are looked at.
+    /// Number of calls that are looked at.
     #[must_use]
     pub const fn at_most(mut self, hits: u64) -> Self {
         self.most = hits;
@@ -189,7 +189,7 @@ impl Breakpoint {
     }
 }
 
-/// Whether a call is one of those that are wanted.
+/// Tells whether a call is one of those that are wanted.
 pub(super) fn meets(condition: Option<&str>, call: &Call<'_>) -> Result<bool> {
     condition.map_or(Ok(true), |text| Ok(call.eval(text)?.u64()? != 0))
 }

@@ -38,7 +38,7 @@ pub(super) struct Frame {
 }
 
 impl Frame {
-    /// That of a function at whose entry a CPU stands: the return address is the stack's last word.
+    /// Frame of a function at whose entry a CPU stands: the return address is the stack's last word.
     pub(super) fn at_entry(session: &Session, registers: &Registers) -> Result<Self> {
         let sp = GuestVirt(registers.rsp);
         let (task, _) = session.current(registers.cpu)?;
@@ -50,7 +50,7 @@ impl Frame {
         .checked()
     }
 
-    /// That of a function in the middle of which a CPU stands.
+    /// Frame of a function in the middle of which a CPU stands.
     fn by_unwinding(session: &Session, registers: &Registers) -> Result<Self> {
         let trace = session.guest.stack_of_cpu(registers.cpu)?;
         let (task, _) = session.current(registers.cpu)?;
@@ -79,7 +79,7 @@ impl Frame {
         }
     }
 
-    /// Whether a CPU stands where the invocation has returned to.
+    /// Tells whether a CPU stands where the invocation has returned to.
     pub(super) fn is_left(&self, session: &Session, registers: &Registers) -> bool {
         registers.rip == self.returns_to.0
             && registers.rsp == self.sp.0
@@ -131,7 +131,7 @@ impl<'a> Call<'a> {
         }
     }
 
-    /// How many calls have come by, this one among them.
+    /// Number of calls that have come by, this one among them.
     #[must_use]
     pub const fn hits(&self) -> u64 {
         self.hits
@@ -205,7 +205,7 @@ impl<'a> Call<'a> {
         self.session.guest.stack_of_cpu(self.cpu)
     }
 
-    /// Where the CPU stands now: function and offset.
+    /// Place at which the CPU stands now: function and offset.
     ///
     /// # Errors
     /// `Unmapped` or `Broken` if the table of symbols, the kernel's or a module's, cannot be read.

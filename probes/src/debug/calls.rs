@@ -14,10 +14,10 @@ use crate::kernel::{Function, Functions};
 use crate::object::Value;
 use crate::{ErrorKind, Result};
 
-/// How long is waited for returns when no more calls are looked at.
+/// Time of waiting for returns when no more calls are looked at.
 const RETURNS: Duration = Duration::from_secs(2);
 
-/// What is known of the end of a call.
+/// Knowledge of the end of a call.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Return {
@@ -40,11 +40,11 @@ pub struct CallRecord {
     pub comm: String,
     /// The CPU.
     pub cpu: u32,
-    /// What called it.
+    /// Caller.
     pub caller: Option<Function>,
     /// Its arguments; none in the middle of a function, and where BTF has no prototype.
     pub args: Vec<Argument>,
-    /// What it returned.
+    /// Return value.
     pub returned: Return,
 }
 
@@ -57,7 +57,7 @@ pub struct Calls {
     pub calls: Vec<CallRecord>,
     /// Calls that did not meet the condition.
     pub passed: u64,
-    /// What ended it.
+    /// Reason for the end.
     pub ended: Ended,
 }
 
@@ -82,7 +82,7 @@ impl Open {
     /// The call that has returned to where a CPU stands, if one has.
     fn take(&mut self, session: &mut Session, standing: &Standing) -> Result<Option<usize>> {
         let registers = &standing.registers;
-        // Of one that never returned, such as a task that died, the newest has its place.
+        // If an older call never returned, such as that of a task that died, the newest one has its place.
         let found = self
             .0
             .iter()
@@ -136,7 +136,7 @@ impl Breakpoint {
                 continue;
             }
             let args = match call.args() {
-                // What it returns is not known for the same reason, and says it.
+                // Its return value is not known for the same reason, and says it.
                 Err(error) if error.kind() == ErrorKind::Unsupported => Vec::new(),
                 args => args?,
             };

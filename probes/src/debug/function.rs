@@ -16,19 +16,19 @@ const ENDBR: u64 = 4;
 /// The length of the instruction that calls ftrace, or would (`MCOUNT_INSN_SIZE`).
 const FTRACE: u64 = 5;
 
-/// Where the guest is to stop.
+/// Place at which the guest is to stop.
 #[derive(Debug, Clone)]
 pub(crate) struct Place {
     /// The function's name, as its table has it.
     pub(crate) name: String,
     pub(crate) module: Option<String>,
-    /// Where the guest stops.
+    /// Address at which the guest stops.
     pub(crate) at: GuestVirt,
-    /// How far into the function that is, in bytes.
+    /// Offset of that in the function, in bytes.
     pub(crate) offset: u64,
-    /// Whether it stops before the function has done anything: the registers are those of its caller.
+    /// True if it stops before the function has done anything: the registers are those of its caller.
     pub(crate) entry: bool,
-    /// How it is called, as BTF has it; `None` for what BTF does not have.
+    /// Prototype, as BTF has it; `None` for what BTF does not have.
     pub(crate) prototype: Option<Prototype>,
 }
 
@@ -36,7 +36,7 @@ pub(crate) struct Place {
 #[derive(Debug, Clone)]
 pub(crate) struct Prototype {
     pub(crate) btf: Arc<Btf>,
-    /// What it returns; [`TypeId::VOID`] for nothing.
+    /// Type of the return value; [`TypeId::VOID`] for nothing.
     pub(crate) returns: TypeId,
     pub(crate) parameters: Vec<(String, TypeId)>,
 }

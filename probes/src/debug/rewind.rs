@@ -29,14 +29,14 @@ use crate::{Error, Result, sched};
 /// Writes of a history that are kept.
 const MOST: usize = 1000;
 
-/// Where a recorded guest stands, in instructions since its boot.
+/// Moment at which a recorded guest stands, in instructions since its boot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct Moment {
     /// Instructions that were executed.
     pub instruction: u64,
-    /// Where the record begins.
+    /// First instruction of the record.
     pub first: u64,
-    /// Where it ends.
+    /// Last instruction of the record.
     pub last: u64,
 }
 
@@ -45,7 +45,7 @@ pub struct Moment {
 pub struct PastWrite {
     /// Instructions that were executed when it was done: `guest.seek(instruction)` is behind it, one less before it.
     pub instruction: u64,
-    /// What it was.
+    /// The write itself.
     #[serde(flatten)]
     pub write: Write,
 }
@@ -57,14 +57,14 @@ pub struct History {
     pub object: String,
     /// In their order; the first 1000.
     pub writes: Vec<PastWrite>,
-    /// How many there were.
+    /// Number of writes that there were.
     pub total: u64,
     /// The moments between which they were looked for.
     pub between: (u64, u64),
 }
 
 impl Guest {
-    /// Where it stands in its record; while that goes on, its end.
+    /// Moment at which it stands in its record; while that goes on, its end.
     ///
     /// # Errors
     /// When it has none.
@@ -91,8 +91,8 @@ impl Guest {
         self.seek(self.machine()?.recording()?.first)
     }
 
-    /// What last wrote to an object before the moment at which the guest stands, and where it stands again afterwards: function,
-    /// offset and instruction, task, stack, old and new value. Takes about as long as the record did.
+    /// The last write to an object before the moment at which the guest stands, and where it stands again afterwards:
+    /// function, offset and instruction, task, stack, old and new value. Takes about as long as the record did.
     ///
     /// # Errors
     /// Absent, when nothing has written to it since the record began; Invalid, for what cannot be [watched](Self::watch); those

@@ -15,13 +15,13 @@ use crate::memory::GuestVirt;
 use crate::object::{FixedStr, Mirror, Plan};
 use crate::sched;
 
-/// How long is waited before an interrupt is looked for.
+/// Time of a wait before an interrupt is looked for.
 const SLICE: Duration = Duration::from_millis(20);
 
 /// The longest watch: the clock has no time that is later than any.
 const LONGEST: Duration = Duration::from_secs(365 * 24 * 3600);
 
-/// How long the guest is watched, what runs in it meanwhile, and what ends that early.
+/// Bounds of a watch: its time, the command that runs meanwhile, and what ends it early.
 #[derive(Debug, Clone)]
 pub(crate) struct Bounds {
     time: Duration,
@@ -57,7 +57,7 @@ impl Bounds {
         Instant::now() + self.time
     }
 
-    /// What has ended a watch that nothing ended at a stop.
+    /// Reason for the end of a watch that nothing ended at a stop.
     pub(crate) fn ended(&self) -> Ended {
         if self.stop.load(Ordering::Acquire) {
             Ended::Interrupted
@@ -113,7 +113,7 @@ pub(crate) struct Session {
     pub(crate) debugger: Debugger,
     bounds: Bounds,
     until: Instant,
-    /// Where it stands; `None` before the first run, and while it runs.
+    /// Stop at which it stands; `None` before the first run, and while it runs.
     at: Option<vm::Stop>,
     runs: bool,
     task: Plan<Current>,
@@ -127,7 +127,7 @@ pub(crate) struct Standing {
     pub(crate) watch: Option<u64>,
 }
 
-/// What tells a task from another.
+/// Members that tell a task from another.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Mirror)]
 #[mirror(c = "struct task_struct")]
 pub(crate) struct Current {
@@ -162,7 +162,7 @@ impl Session {
             check_interrupt();
             let left = self.until.saturating_duration_since(Instant::now());
             let enough = self.bounds.ended() != Ended::Time;
-            // What has stopped already is taken first.
+            // A CPU that has stopped already is taken first.
             let patience = if enough {
                 Duration::ZERO
             } else {
@@ -203,7 +203,7 @@ impl Session {
         self.until = self.until.min(until);
     }
 
-    /// What the CPU calls `current`, and its address.
+    /// The task that the CPU calls `current`, and its address.
     pub(crate) fn current(&self, cpu: u32) -> Result<(GuestVirt, Current)> {
         let at = sched::current(&self.kernel, cpu)?;
         Ok((at, self.task.load(at)?))

@@ -57,7 +57,7 @@ impl Write {
     }
 }
 
-/// How the instruction was found, where that is not the usual way.
+/// Way in which the instruction was found, where that is not the usual one.
 fn note(written: &Written) -> Option<String> {
     let how = match written.found {
         Found::Before if written.addresses => return None,

@@ -30,7 +30,7 @@ const MOST: u64 = 256;
 /// A write to a watched object.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Write {
-    /// Where the object lies.
+    /// Address of the object.
     pub at: GuestVirt,
     /// Its type in C.
     #[serde(rename = "type")]
@@ -41,7 +41,7 @@ pub struct Write {
     pub new: Value,
     /// The instruction that wrote, and how it was found; `None` where it is not known.
     pub writer: Option<Written>,
-    /// Where the writer is: that instruction, or where the CPU stood after it.
+    /// Place of the writer: that instruction, or where the CPU stood after it.
     pub place: Function,
     /// The CPU.
     pub cpu: u32,
@@ -51,7 +51,7 @@ pub struct Write {
     pub comm: String,
     /// The frames that led to the write.
     pub stack: Option<StackTrace>,
-    /// What could not be read of it.
+    /// Parts of it that could not be read.
     pub missing: Vec<Missing>,
 }
 
@@ -159,7 +159,7 @@ impl Watchpoint {
             let writer = ranges
                 .iter()
                 .find_map(|range| writer::find(&self.guest, &standing.registers, range));
-            // Where two CPUs write at once QEMU tells of one; of the other one later, whatever it does by then.
+            // If two CPUs write at once QEMU tells of one; of the other one later, whatever it does by then.
             let is_one = old.0 != new.0 || writer.as_ref().is_some_and(|writer| writer.addresses);
             if !is_one {
                 continue;
@@ -185,7 +185,7 @@ impl Watchpoint {
         Ok(writes)
     }
 
-    /// What is watched: the object's bytes, and the same memory in the direct map, page by page.
+    /// Ranges to watch: the object's bytes, and the same memory in the direct map, page by page.
     pub(super) fn ranges(&self, kernel: &Kernel) -> Result<Vec<Range<u64>>> {
         let start = self.start()?.0;
         let end = start.checked_add(self.object.size()?).ok_or_else(|| {
@@ -219,7 +219,7 @@ impl Watchpoint {
         Ok(bytes)
     }
 
-    /// What is to be said of a write, with the registers that the CPU has behind it.
+    /// Description of a write, with the registers that the CPU has behind it.
     pub(super) fn write(
         &self,
         registers: &Registers,

@@ -1,4 +1,4 @@
-//! What runs in the guest while that is watched.
+//! The command that runs in the guest while that is watched.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -13,11 +13,11 @@ use crate::cell::check_interrupt;
 use crate::guest::Guest;
 use crate::{Error, Result};
 
-/// How long the agent may say nothing, besides the time in which the guest stands.
+/// Time that the agent may say nothing, besides that in which the guest stands.
 const SILENCE: Duration = Duration::from_secs(20);
-/// How long a command that was stopped may take to end.
+/// Time that a command that was stopped may take to end.
 const ENDS: Duration = Duration::from_secs(2);
-/// How often it is looked at.
+/// Interval at which it is looked at.
 const SLICE: Duration = Duration::from_millis(5);
 
 /// A command that begins when the guest is watched. Dropped, it is ended; one that has not begun never does.
@@ -44,7 +44,7 @@ impl Work {
         let (go, begin) = channel();
         let thread = thread::Builder::new().name("klab-work".to_owned());
         let thread = thread.spawn(move || {
-            // How it ends is its own matter; that it has ended is what counts here.
+            // Its exit code is its own matter; only its end counts here.
             let ran = match begin.recv() {
                 Ok(()) => client.output(&command).map(drop),
                 Err(_) => Ok(()),

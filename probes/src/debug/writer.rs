@@ -24,13 +24,13 @@ use crate::text::Instruction;
 pub struct Written {
     /// The instruction.
     pub instruction: Instruction,
-    /// Whether what it addresses is what was watched: `false` where it has changed the register that it addresses by.
+    /// True if what it addresses is what was watched: `false` where it has changed the register that it addresses by.
     pub addresses: bool,
-    /// How it was found.
+    /// Way in which it was found.
     pub found: Found,
 }
 
-/// How the instruction that has written was found.
+/// Ways in which the instruction that has written is found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Found {
@@ -126,7 +126,7 @@ fn stores(one: &Decoded) -> Vec<(UsedMemory, bool)> {
         .collect()
 }
 
-/// Whether the memory that it writes to, with the registers as they are behind it, has one of the watched bytes.
+/// Tells whether the memory that it writes to, with the registers as they are behind it, has one of the watched bytes.
 fn addresses(one: &Decoded, registers: &Registers, watched: &Range<u64>) -> bool {
     let touches = |at: u64, len: u64| at < watched.end && at.wrapping_add(len) > watched.start;
     stores(one).iter().any(|(memory, moves)| {

@@ -109,7 +109,7 @@ impl Drgn {
         for (key, value) in fields {
             request[*key] = value.clone();
         }
-        // What the code prints is printed.
+        // Text that the code prints is printed.
         let mut print = |said: Said| match said {
             Said::Stderr(text) => eprint!("{text}"),
             Said::Stdout(text) => print!("{text}"),

@@ -1,3 +1,3 @@
-//! What the kernel's folders `drivers/` and `block/` have: devices, drivers, disks.
+//! Structures of the kernel's folders `drivers/` and `block/`: devices, drivers, disks.
 
 pub mod device;

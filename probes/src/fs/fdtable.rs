@@ -23,7 +23,7 @@ pub struct OpenFile {
     pub kind: FileKind,
     /// `f_flags`: `O_*`; `O_CLOEXEC` is not among them.
     pub flags: u32,
-    /// Whether `execve()` closes it.
+    /// True if `execve()` closes it.
     pub cloexec: bool,
     /// Offset of the next `read()` or `write()`, in bytes (`f_pos`).
     pub pos: u64,

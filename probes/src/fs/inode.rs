@@ -59,11 +59,11 @@ pub struct Inode {
     pub mtime: Time,
     /// When it last changed itself.
     pub ctime: Time,
-    /// What it does, by the name of its `inode_operations`.
+    /// Name of its `inode_operations`, which tell what it does.
     pub i_op: Option<String>,
-    /// What its files do, by the name of its `file_operations`; nothing for pipes, which have none of their own.
+    /// Name of its files' `file_operations`; nothing for pipes, which have none of their own.
     pub i_fop: Option<String>,
-    /// What could not be read.
+    /// Parts that could not be read.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub missing: Vec<Missing>,
 }

@@ -36,7 +36,7 @@ pub struct FileLock {
     pub at: GuestVirt,
     /// Kind of lock: `POSIX`, `FLOCK`, `OFDLCK`, `LEASE`, ..
     pub kind: &'static str,
-    /// Whether it is for writing, so that nobody else can have it.
+    /// True if it is for writing, so that nobody else can have it.
     pub write: bool,
     /// The process that took it; -1 for one that belongs to an open file.
     pub pid: i32,

@@ -33,7 +33,7 @@ pub struct PathStep {
     pub inode: GuestVirt,
     /// The `struct mount` that it was found in.
     pub mount: GuestVirt,
-    /// Whether another mount begins here.
+    /// True if another mount begins here.
     pub mounted: bool,
     /// The inode's type, as `ls` has it.
     pub kind: char,

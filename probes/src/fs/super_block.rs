@@ -33,7 +33,7 @@ pub struct SuperBlock {
     pub magic: u64,
     /// Bytes of a block.
     pub block_size: u64,
-    /// Whether it is read-only as a whole.
+    /// True if it is read-only as a whole.
     pub read_only: bool,
     /// The dentry of its root.
     pub root: GuestVirt,
@@ -50,13 +50,13 @@ pub struct FileSystemType {
     pub at: GuestVirt,
     /// Its name.
     pub name: String,
-    /// Whether it lies on a block device.
+    /// True if it lies on a block device.
     pub requires_dev: bool,
-    /// Whether `/proc/filesystems` lists it: of those that the kernel keeps to itself no more can be mounted.
+    /// True if `/proc/filesystems` lists it: of those that the kernel keeps to itself no more can be mounted.
     pub registered: bool,
     /// The module that it comes from.
     pub module: Option<String>,
-    /// Those that are there.
+    /// Super blocks that are there.
     pub supers: Vec<SuperBlock>,
 }
 

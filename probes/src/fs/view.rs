@@ -356,7 +356,7 @@ fn locks(locks: &FileLocks) -> Table {
     table
 }
 
-/// Whether it waits; of a lease that is being broken, to what, and how long its holder still has.
+/// State of a lock: whether it waits; of a lease that is being broken, to what, and how long its holder still has.
 fn state(lock: &FileLock, depth: usize) -> String {
     let waits = if depth > 0 { "waits" } else { "" };
     let Some(breaking) = &lock.breaking else {

@@ -45,7 +45,7 @@ pub struct CallText {
     pub arg: String,
     /// The text, its first 80 bytes at most.
     pub text: String,
-    /// Whether that is all of it.
+    /// True if that is all of it.
     pub whole: bool,
 }
 
@@ -56,7 +56,7 @@ pub struct TracedCall {
     pub time: u64,
     /// The CPU that it began on.
     pub cpu: u32,
-    /// What the CPU was at; in an interrupt the task is only the one that was interrupted.
+    /// Work of the CPU; in an interrupt the task is only the one that was interrupted.
     #[serde(serialize_with = "context")]
     pub context: Context,
     /// `current->pid`.
@@ -71,9 +71,9 @@ pub struct TracedCall {
     pub args: Vec<Argument>,
     /// The text that an argument leads to, as it was at the call.
     pub text: Option<CallText>,
-    /// What it returned.
+    /// Return value.
     pub returned: Return,
-    /// How long it took, in nanoseconds; `None` where its return was not seen.
+    /// Duration, in nanoseconds; `None` where its return was not seen.
     pub duration: Option<u64>,
 }
 
@@ -88,9 +88,9 @@ pub struct Traced {
     pub functions: Vec<String>,
     /// The calls.
     pub calls: Vec<TracedCall>,
-    /// What was lost.
+    /// Numbers of lost calls.
     pub tally: TraceTally,
-    /// What ended it.
+    /// Reason for the end.
     pub ended: Ended,
 }
 
@@ -108,7 +108,7 @@ pub(super) struct Asked<'a> {
     pub(super) kernel: &'a Kernel,
     pub(super) functions: &'a [Function],
     pub(super) condition: Option<&'a str>,
-    /// What the guest has seen to, of each function.
+    /// Parts that the guest has seen to, of each function.
     pub(super) pushed: &'a [Pushed],
 }
 
@@ -157,7 +157,7 @@ impl Asked<'_> {
     }
 }
 
-/// Whether a condition can be evaluated for a function: its names are known.
+/// Checks that a condition can be evaluated for a function: its names are known.
 pub(super) fn check(kernel: &Kernel, function: &Function, condition: &str) -> Result<()> {
     let decoder = Decoder { kernel, function };
     let locals = decoder.locals(&CallRecord::from_bytes(&[0; RECORD]), Some(0));
@@ -171,7 +171,7 @@ pub(super) fn check(kernel: &Kernel, function: &Function, condition: &str) -> Re
                 names.join(", ")
             )))
         }
-        // What a pointer leads to is another matter.
+        // The target of a pointer is another matter.
         _ => Ok(()),
     }
 }
@@ -215,7 +215,7 @@ pub(super) fn pairs(events: Vec<Event<CallRecord>>) -> Vec<Pair> {
     pairs
 }
 
-/// What a function's records mean.
+/// Meaning of a function's records.
 pub(super) struct Decoder<'a> {
     pub(super) kernel: &'a Kernel,
     pub(super) function: &'a Function,
@@ -270,7 +270,7 @@ impl Decoder<'_> {
             Passed::Stack(_) => return Value::Fault("on the stack".to_owned()),
         };
         let word = word.unwrap_or_default();
-        // What it points to may be another text by now.
+        // It may point to another text by now.
         if param.chars {
             return Value::Pointer {
                 ty: param.ty.clone(),
@@ -324,8 +324,8 @@ impl Decoder<'_> {
         Ok(Some((object, text::is_chars(btf, ty))))
     }
 
-    /// Whether a condition is not 0; `None` where what it asks for cannot be read any more. Of a call that has not returned, one that
-    /// asks for `retval` is 0.
+    /// Tells whether a condition is not 0; `None` where what it asks for cannot be read any more. Of a call that has
+    /// not returned, one that asks for `retval` is 0.
     fn meets(&self, condition: &str, pair: &Pair) -> Result<Option<bool>> {
         let retval = pair.returned.map(|returned| returned.value);
         if retval.is_none() && mentions(condition, "retval") {
@@ -386,13 +386,13 @@ fn comm(record: &CallRecord) -> String {
     text_of(comm.unwrap_or_default())
 }
 
-/// Whether an expression is at fault, and not what it asks for.
+/// Tells whether an expression is at fault, and not what it asks for.
 fn is_meant_wrong(error: &Error) -> bool {
     let unread = [ErrorKind::Unmapped, ErrorKind::LeftOut, ErrorKind::Torn];
     !unread.contains(&error.kind())
 }
 
-/// Whether a name stands in an expression.
+/// Tells whether a name stands in an expression.
 fn mentions(expression: &str, name: &str) -> bool {
     let mut words = expression.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
     words.any(|word| word == name)
@@ -509,7 +509,7 @@ mod tests {
             false,
             events.clone(),
         );
-        // Of the call that was lost the text is too.
+        // The text of a lost call is lost too.
         assert_eq!((named.calls.len(), named.tally.undecided), (3, 1));
         let mut lossy = named.clone();
         lossy.tally.lost = 7;

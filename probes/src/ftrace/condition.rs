@@ -7,11 +7,11 @@ use crate::debug::arguments::Passed;
 use crate::kernel::btf::Shape;
 use crate::kmod::call::{CONDITIONS, Compare, Condition};
 
-/// What of a condition the module sees to.
+/// The part of a condition that the module sees to.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(super) struct Pushed {
     pub(super) conditions: Vec<Condition>,
-    /// Whether that is all of it.
+    /// True if that is all of it.
     pub(super) whole: bool,
 }
 
@@ -72,7 +72,7 @@ fn compare(part: &str, function: &Function) -> Option<Condition> {
     if negative && !signed {
         return None;
     }
-    // What `int` does not hold is of a longer type, or of an unsigned one, by how it is written.
+    // A number too large for `int` has a longer type, or an unsigned one, by how it is written.
     if size < 8 && number > 0x7fff_ffff || number > i64::MAX as u64 {
         return None;
     }
@@ -98,7 +98,7 @@ fn number(text: &str) -> Option<(bool, u64)> {
     };
     let number = match text.strip_prefix("0x") {
         Some(digits) => u64::from_str_radix(digits, 16).ok()?,
-        // What begins with 0 is octal.
+        // A number that begins with 0 is octal.
         None if text.len() > 1 && text.starts_with('0') => return None,
         None if text.starts_with(|c: char| c.is_ascii_digit()) => text.parse().ok()?,
         None => return None,

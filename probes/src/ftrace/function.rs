@@ -21,7 +21,7 @@ pub(super) struct Function {
     /// As views print it.
     pub(super) name: String,
     pub(super) at: GuestVirt,
-    /// How it is called; `None` for what BTF does not have.
+    /// Prototype; `None` for what BTF does not have.
     pub(super) prototype: Option<Prototype>,
     pub(super) params: Vec<Param>,
     /// The argument whose text is copied at the call.
@@ -35,7 +35,7 @@ pub(super) struct Param {
     /// Its type in C.
     pub(super) ty: String,
     pub(super) place: Passed,
-    /// Whether it points to characters.
+    /// True if it points to characters.
     pub(super) chars: bool,
 }
 
@@ -63,7 +63,7 @@ pub(super) fn find(kernel: &Kernel, names: &[String]) -> Result<Vec<Function>> {
     }
 }
 
-/// Whether ftrace has a place to hook in the function.
+/// Tells whether ftrace has a place to hook in the function.
 fn can(sites: &HashSet<u64>, at: GuestVirt) -> bool {
     let mut entries = ENTRIES.iter();
     entries.any(|entry| sites.contains(&at.offset(*entry).0))
@@ -113,7 +113,7 @@ fn several(
     }
 }
 
-/// Whether a name is one of a pattern.
+/// Tells whether a name is one of a pattern.
 fn matches(pattern: &str, name: &str) -> bool {
     let mut parts = pattern.split('*');
     let first = parts.next().unwrap_or_default();

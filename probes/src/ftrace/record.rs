@@ -23,7 +23,7 @@ pub(super) struct Recording {
     left_out: u64,
 }
 
-/// What each function's calls must be, and whether the guest sees to all of that.
+/// Conditions on each function's calls, and whether the guest sees to all of them.
 pub(super) fn push(functions: &[Function], condition: Option<&str>) -> Vec<Pushed> {
     let each = functions.iter().map(|function| match condition {
         Some(text) => condition::push(text, function),

@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::calls::{TraceTally, Traced, TracedCall};
 
-/// How long the calls of one function took, in nanoseconds.
+/// Time that the calls of one function took, in nanoseconds.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Latency {
     /// The function.
@@ -23,26 +23,26 @@ pub struct Latency {
     pub histogram: BTreeMap<u64, u64>,
 }
 
-/// How long calls took, by function; the function that took longest in all comes first.
+/// Time that calls took, by function; the function that took longest in all comes first.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Latencies {
     /// By function.
     pub functions: Vec<Latency>,
-    /// What was lost.
+    /// Numbers of lost calls.
     pub tally: TraceTally,
 }
 
-/// How many calls there were of each key; the most frequent comes first.
+/// Number of calls of each key; the most frequent comes first.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Counts {
     /// Key and calls.
     pub counts: Vec<(String, u64)>,
-    /// What was lost.
+    /// Numbers of lost calls.
     pub tally: TraceTally,
 }
 
 impl Traced {
-    /// How long the calls took, entry to return, what they called included.
+    /// Time that the calls took, entry to return, what they called included.
     #[must_use]
     pub fn latencies(&self) -> Latencies {
         let mut all: BTreeMap<&str, Latency> = BTreeMap::new();
@@ -71,7 +71,7 @@ impl Traced {
         }
     }
 
-    /// How many calls there were of each key: `count_by(|call| call.comm.clone())`.
+    /// Number of calls of each key: `count_by(|call| call.comm.clone())`.
     pub fn count_by<K: ToString>(&self, key: impl Fn(&TracedCall) -> K) -> Counts {
         let mut all: BTreeMap<String, u64> = BTreeMap::new();
         for call in &self.calls {

@@ -15,12 +15,12 @@ const NAMED: [(&str, &str); 3] = [
     ("dentry", "d_name.name"),
     ("qstr", "name"),
 ];
-/// What programmers call the number of bytes at the pointer before.
+/// Usual names of the number of bytes at the pointer before.
 const LENGTHS: [&str; 5] = ["count", "len", "size", "n", "length"];
 /// Modifiers behind one another.
 const MAX_DEPTH: usize = 16;
 
-/// Where a call's text is.
+/// Place of a call's text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct TextPlan {
     /// Number of the parameter.
@@ -43,7 +43,7 @@ pub(super) fn plan(prototype: &Prototype, params: &[Param]) -> Result<Option<Tex
         };
         let offset = match named(btf, ty)? {
             Some(offset) => Some(offset),
-            // What a function fills is no text when it begins.
+            // A buffer that a function fills holds no text when it begins.
             None if given.chars && is_const(btf, ty) => None,
             None => continue,
         };
@@ -79,7 +79,7 @@ pub(super) fn of(plan: &TextPlan, record: &CallRecord) -> Option<(String, bool)>
     Some((text_of(bytes), whole))
 }
 
-/// Where the name is in what a pointer to one of [`NAMED`] points to.
+/// Offset of the name in what a pointer to one of [`NAMED`] points to.
 fn named(btf: &Btf, ty: TypeId) -> Result<Option<u16>> {
     let pointer = btf.resolve(ty)?;
     let Some(to) = pointer.target().filter(|_| pointer.kind == Kind::Ptr) else {
@@ -97,7 +97,7 @@ fn named(btf: &Btf, ty: TypeId) -> Result<Option<u16>> {
     Ok(field.and_then(|field| u16::try_from(field.offset()).ok()))
 }
 
-/// Whether a type is a pointer to `char`.
+/// Tells whether a type is a pointer to `char`.
 pub(super) fn is_chars(btf: &Btf, ty: TypeId) -> bool {
     let char = |ty: TypeId| {
         let pointer = btf.resolve(ty).ok()?;
@@ -108,7 +108,7 @@ pub(super) fn is_chars(btf: &Btf, ty: TypeId) -> bool {
     char(ty) == Some(true)
 }
 
-/// Whether what a pointer points to is `const`.
+/// Tells whether what a pointer points to is `const`.
 fn is_const(btf: &Btf, ty: TypeId) -> bool {
     let pointer = btf.resolve(ty).ok();
     let mut to = pointer.and_then(|pointer| pointer.target());

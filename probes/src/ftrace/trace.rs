@@ -19,7 +19,7 @@ use crate::{Error, Result};
 
 /// For how long calls are traced, where nothing is said.
 const TIME: Duration = Duration::from_secs(10);
-/// How often the rings are read.
+/// Interval at which the rings are read.
 const EVERY: Duration = Duration::from_millis(4);
 
 /// A trace that is not armed yet. It is by [`calls`](Self::calls) and [`during`](Self::during), for as long as they run.
@@ -135,7 +135,7 @@ impl Trace {
         }
     }
 
-    /// Whether the condition can be meant, before anything is armed.
+    /// Checks, before anything is armed, that the condition can be meant.
     fn check(&self) -> Result<()> {
         let Some(condition) = &self.condition else {
             return Ok(());

@@ -10,7 +10,7 @@ use crate::kmod::ring::Context;
 pub struct CallTree {
     /// Depth and call.
     pub calls: Vec<(usize, TracedCall)>,
-    /// What was lost.
+    /// Numbers of lost calls.
     pub tally: TraceTally,
 }
 

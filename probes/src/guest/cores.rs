@@ -23,7 +23,7 @@ fn a_kernel_in_a_dump() {
     assert_eq!(guest.kernel().unwrap().space().memory().ranges().len(), 2);
 }
 
-/// What there is is read, and what is missing is told as the file's fault, in plain numbers.
+/// The pages that are there are read, and what is missing is told as the file's fault, in plain numbers.
 #[test]
 fn of_an_elf_core_that_was_cut_off_the_rest_is_read() {
     let mut ram = vec![0; 16 << 20];

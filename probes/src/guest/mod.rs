@@ -52,7 +52,7 @@ struct Inner {
 #[derive(Debug)]
 struct Known {
     kernel: Kernel,
-    /// That there are other kernels in the memory, and which one this is; that the dump was cut off.
+    /// Note that there are other kernels in the memory, and which one this is; that the dump was cut off.
     note: Option<String>,
     machine: Option<Running>,
     /// The registers that a dump has.
@@ -66,7 +66,7 @@ struct Running {
     machine: Machine,
     memory: Arc<dyn PhysMemory>,
     generation: u64,
-    /// Whether its RAM has moved since, and no kernel was found in it yet.
+    /// True if its RAM has moved since, and no kernel was found in it yet.
     moved: bool,
     /// When QEMU was asked last where its RAM is.
     asked: Instant,
@@ -140,7 +140,7 @@ impl Guest {
             .map(|cut| format!("{}: {cut}", path.as_ref().display()));
         let found = Kernel::discover_noted(core.memory, core.vmcoreinfo.as_deref());
         let first = match (found, &cut) {
-            // Of what a part is missing it cannot be said that it holds no kernel.
+            // If a part of the dump is missing, it cannot be said that it holds no kernel.
             (Err(fault), Some(cut)) => return Err(Error::io(format!("{cut}; so {fault}"))),
             (found, _) => found?,
         };
@@ -328,7 +328,7 @@ impl Guest {
         let pause = Pause::begin(self)?;
         let done = work(self);
         let ended = pause.end();
-        // What went wrong first is what is told.
+        // The first error is the one that is told.
         let done = done?;
         ended?;
         Ok(done)
@@ -436,7 +436,7 @@ fn running_kernel(
     if machine.is_own() && !first.gave_over() {
         return Ok((first, None));
     }
-    // Where another client has QEMU's socket, what the kernels say of themselves must do.
+    // If another client has QEMU's socket, what the kernels say of themselves must do.
     let registers = machine.registers_at_once().ok();
     let all = || Kernel::discover_all(Arc::clone(memory));
     let choice = choose(first, registers.as_deref(), all)?;
@@ -470,7 +470,7 @@ pub(crate) struct Pause<'a> {
 impl<'a> Pause<'a> {
     pub(crate) fn begin(guest: &'a Guest) -> Result<Self> {
         let (machine, memory, bare) = {
-            // What is read while it stands still must be all of it: a dump.
+            // All of it may be read while it stands still, as for a dump: the facts must be new.
             let known = guest.known_since(Duration::ZERO)?;
             let machine = known.machine.as_ref();
             (

@@ -1,4 +1,4 @@
-//! What a cell asks its guest for: expressions, globals, types, symbols.
+//! A cell's questions to its guest: expressions, globals, types, symbols.
 
 use super::Guest;
 use crate::kernel::Kernel;
@@ -9,7 +9,7 @@ use crate::object::{Mirror, NamedSymbols, Object};
 use crate::view::ListRing;
 use crate::{Error, ErrorKind, Result};
 
-/// How much is read at once, in bytes.
+/// Bytes that are read at once.
 const PIECE: usize = 1 << 20;
 
 impl Guest {
@@ -56,7 +56,7 @@ impl Guest {
             return Ok(at);
         }
         match Spelling::parse(text) {
-            // Of a bare name C has nothing better to say, but for its constants.
+            // C has nothing better to say of a bare name, but for its constants.
             Some(spelling) if spelling.is_plain() => {
                 let constant = kernel.eval(text).and_then(|object| object.pointer());
                 constant.or_else(|_| kernel.resolve(text).map(|found| found.symbol.at))

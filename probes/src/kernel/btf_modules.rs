@@ -116,7 +116,7 @@ impl Kernel {
                 },
                 Err(error) => ModuleBtf::unread(error),
             });
-            // What the list has behind a break cannot be read, and is one more of them.
+            // The modules behind a break of the list cannot be read, and are one more of them.
             node = match self.read_u64(node) {
                 Ok(next) => GuestVirt(next),
                 Err(error) => {
@@ -267,7 +267,7 @@ pub struct TypeNamed {
 }
 
 impl TypeNamed {
-    /// Whether it is that of a module of this name, or the kernel's own (`vmlinux`).
+    /// Tells whether it is that of a module of this name, or the kernel's own (`vmlinux`).
     #[must_use]
     pub fn is_of(&self, module: &str) -> bool {
         self.module.as_deref().unwrap_or("vmlinux") == module

@@ -9,7 +9,7 @@ pub fn demangled(symbol: &str) -> Option<String> {
     }
     let name = rustc_demangle::try_demangle(symbol).ok()?;
     let text = format!("{name:#}");
-    // What is demangled may be as long as it likes; a name is one line that can be read.
+    // A demangled name may be as long as it likes; a name is one line that can be read.
     (!text.is_empty() && text.len() <= MOST).then_some(text)
 }
 
@@ -56,12 +56,12 @@ pub fn readable(text: &str) -> std::borrow::Cow<'_, str> {
     out.into()
 }
 
-/// Whether it begins as the names of Rust symbols do.
+/// Tells whether it begins as the names of Rust symbols do.
 pub(super) fn is_mangled(symbol: &[u8]) -> bool {
     symbol.starts_with(b"_R") || symbol.starts_with(b"_ZN") || symbol.starts_with(b"__pfx__R")
 }
 
-/// Whether people may mean a symbol by this: its path as it is shown, with or without angle brackets, without its
+/// Tells whether people may mean a symbol by this: its path as it is shown, with or without angle brackets, without its
 /// generic arguments, or the end of it from any `::` on.
 pub(super) fn is_meant(symbol: &str, wanted: &str) -> bool {
     let Some(name) = demangled(symbol) else {

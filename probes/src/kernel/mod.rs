@@ -110,7 +110,7 @@ impl Kernel {
         }
     }
 
-    /// Whether both are one kernel: they have their page tables in the same place.
+    /// Tells whether both are one kernel: they have their page tables in the same place.
     fn is_same(&self, other: &Self) -> bool {
         self.space().root() == other.space().root()
     }
@@ -163,7 +163,7 @@ impl Kernel {
         &self.inner.space
     }
 
-    /// Whether this is still what its memory holds: its VMCOREINFO stands where it stood, and its page tables map
+    /// Tells whether this is still what its memory holds: its VMCOREINFO stands where it stood, and its page tables map
     /// themselves. A machine that rebooted has neither.
     pub(crate) fn is_there(&self) -> bool {
         let Some(layout) = &self.inner.layout else {

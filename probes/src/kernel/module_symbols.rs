@@ -37,7 +37,7 @@ pub struct ModuleSymbols {
     elf: Vec<ElfSymbol>,
     /// Ranges of its memory: first byte, and length in bytes.
     areas: Vec<(GuestVirt, u64)>,
-    /// Whether its table could be read.
+    /// True if its table could be read.
     pub is_read: bool,
 }
 
@@ -173,7 +173,7 @@ impl Kernel {
             None => "the list of modules".to_owned(),
         });
         let mut from_the_end = Vec::new();
-        // Where it breaks in this direction, too, has been said.
+        // If it breaks in this direction, too, that has been said.
         let _ = self.follow(head, 8, &mut from_the_end);
         from_the_end.reverse();
         from_the_end.retain(|node| !nodes.contains(node));
@@ -258,7 +258,7 @@ impl Kernel {
             }
             None => found.kinds = found.entries.iter().map(|entry| entry.info).collect(),
         }
-        // How long the strings are is written nowhere: to the end of the last name.
+        // The length of the strings is written nowhere: they go to the end of the last name.
         let strings = pointer(table.offset(offsets.strtab))?;
         let last = found.entries.iter().map(|entry| entry.name).max();
         if let Some(last) = last {
@@ -402,7 +402,7 @@ impl ModuleSymbols {
         self.symbols.iter().zip(self.elf.iter().copied())
     }
 
-    /// Whether an address is in the module's memory.
+    /// Tells whether an address is in the module's memory.
     #[must_use]
     pub fn holds(&self, at: GuestVirt) -> bool {
         self.area(at).is_some()

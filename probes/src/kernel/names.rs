@@ -116,7 +116,7 @@ impl<'a> Spelling<'a> {
         }
     }
 
-    /// Whether the name is an identifier and nothing more, which C can have too.
+    /// Tells whether the name is an identifier and nothing more, which C can have too.
     #[must_use]
     pub fn is_plain(&self) -> bool {
         self.module.is_none()
@@ -271,7 +271,7 @@ impl Kernel {
     /// The definitions, and what could not be read of the modules that may have more.
     fn meant(&self, spelling: &Spelling<'_>) -> Result<(Vec<Definition>, Vec<Error>)> {
         let (mut all, unread) = self.named(spelling)?;
-        // Of Rust the path, not the mangled name, is what people know.
+        // People know the path of a Rust function, not the mangled name.
         if all.is_empty() && (is_identifier(spelling.name) || spelling.name.contains("::")) {
             all = self.meant_of_rust(spelling)?;
         }
@@ -343,7 +343,7 @@ impl Kernel {
                 }
             }
         }
-        // Of a whole path and the ends of others the path is meant.
+        // If one is the whole path and others only end with it, the whole path is meant.
         let whole = |one: &Definition| shown(&one.symbol.name) == spelling.name;
         if all.iter().any(whole) {
             all.retain(whole);

@@ -1,4 +1,4 @@
-//! Whether a kernel in memory is the one that the CPUs run: a crashed kernel lies there whole while another dumps it.
+//! Tells whether a kernel in memory is the one that the CPUs run: a crashed kernel lies there whole while another dumps it.
 
 use vm::Registers;
 
@@ -14,9 +14,9 @@ const LAST: u64 = 511 * 8;
 const NO_CPU: u32 = u32::MAX;
 
 impl Kernel {
-    /// Whether a CPU with these registers runs this kernel, or a program under it: the upper half of its page tables is
-    /// this kernel's. Registers of another kernel's CPUs say nothing of this one's tasks. Where the registers come without
-    /// CR3 (a dump's notes), an address in the kernel's half that they name must be one of this kernel's.
+    /// Tells whether a CPU with these registers runs this kernel, or a program under it: the upper half of its page
+    /// tables is this kernel's. Registers of another kernel's CPUs say nothing of this one's tasks. Where the registers
+    /// come without CR3 (a dump's notes), an address in the kernel's half that they name must be one of this kernel's.
     #[must_use]
     pub fn owns(&self, registers: &Registers) -> bool {
         let Some(root) = self.space().root() else {
@@ -50,8 +50,8 @@ impl Kernel {
             })
     }
 
-    /// Whether it has handed the machine over, or was about to: it panicked (`panic_cpu`) or started another kernel
-    /// (`kexec_in_progress`).
+    /// Tells whether it has handed the machine over, or was about to: it panicked (`panic_cpu`) or started another
+    /// kernel (`kexec_in_progress`).
     pub(crate) fn gave_over(&self) -> bool {
         let at = |name| self.symbols().ok()?.lookup(name);
         let panicked = at("panic_cpu").and_then(|at| self.read_u32(at).ok());

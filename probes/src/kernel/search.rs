@@ -54,7 +54,7 @@ impl Search {
         if let Some(kernel) = self.next_whole()? {
             return Ok(kernel);
         }
-        // Of a memory that was cut off, or of which pages were left out, what there is is shown.
+        // If the memory was cut off, or pages of it were left out, the part that is there is shown.
         let of_source = |(_, fault): &(Kernel, Error)| fault.kind().is_of_the_source();
         let best = self.partly.iter().position(of_source);
         match best.or((self.partly.len() == 1 && self.faults.is_empty()).then_some(0)) {

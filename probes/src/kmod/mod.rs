@@ -1,4 +1,4 @@
-//! What this library shares with the module of `kmod/`: the same files; and what arms it and reads its rings.
+//! Files that this library shares with the module of `kmod/`; and what arms it and reads its rings.
 
 #[path = "../../../kmod/call.rs"]
 pub(crate) mod call;

@@ -25,7 +25,7 @@ pub(crate) struct Event<R = Record> {
     pub(crate) record: R,
 }
 
-/// What a slot of a ring can hold.
+/// Content of a slot of a ring.
 pub(crate) trait InSlot {
     fn from_slot(bytes: &[u8; RECORD]) -> Self;
     /// Its time, in nanoseconds of the guest's monotonic clock.
@@ -195,7 +195,7 @@ impl Reader {
             if header.produced < ring.next {
                 return Err(malformed("its sequence went back".to_owned()));
             }
-            // What is a lap behind was overwritten.
+            // A record that is a lap behind was overwritten.
             let oldest = header.produced.saturating_sub(ring.slots);
             let oldest_lost = oldest.saturating_sub(ring.next);
             tally.lost += oldest_lost;
@@ -209,7 +209,7 @@ impl Reader {
                     .min(SOME as u64);
                 let at = GuestPhys(ring.records.0.wrapping_add(slot * RECORD as u64));
                 let some = &mut self.copy[..count as usize * RECORD];
-                // What makes a record whole is read before the record, and whether it was overwritten after it.
+                // The mark of a whole record is read before the record, and whether it was overwritten after it.
                 self.memory.read(at, some)?;
                 let commits: Vec<u64> = some.chunks_exact(RECORD).map(first_word).collect();
                 fence(Ordering::Acquire);
@@ -388,7 +388,7 @@ mod tests {
         guest.write(0);
         let mut reader = Reader::new(guest.clone(), &counters()).unwrap();
         let mut events = Vec::new();
-        // What was there before is not ours; a record that is half written ends the turn.
+        // Records that were there before are not ours; one that is half written ends the turn.
         guest.write(1);
         guest.begin(2);
         reader.drain(false, &mut events).unwrap();

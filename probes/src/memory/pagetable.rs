@@ -376,8 +376,8 @@ pub(crate) fn translate(
     None
 }
 
-/// Whether it is an address of a process's half. The kernel's own half has no pages without access: an entry there that
-/// looks like one is nothing (`set_memory_np()`).
+/// Tells whether it is an address of a process's half. The kernel's own half has no pages without access: an entry
+/// there that looks like one is nothing (`set_memory_np()`).
 #[inline]
 const fn is_user(at: GuestVirt) -> bool {
     at.0 >> 63 == 0
@@ -413,7 +413,7 @@ pub struct PresentPages<'a> {
 
 struct Frame {
     table: GuestPhys,
-    /// Those that cover what is still asked for, from `first` on.
+    /// Entries that cover what is still asked for, from `first` on.
     entries: Vec<u8>,
     first: u64,
     index: u64,

@@ -104,7 +104,7 @@ impl ProcessMemory {
         Error::io(format!("cannot read the RAM in {}: {why}", self.path))
     }
 
-    /// Whether the process has the page, and how many of the `most` from there on are alike in that.
+    /// Tells whether the process has the page, and how many of the `most` from there on are alike in that.
     fn run(&self, place: &Place, page: u64, most: u64) -> Result<(bool, u64)> {
         let Some(pagemap) = &self.pagemap else {
             return Ok((true, most));

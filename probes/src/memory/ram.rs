@@ -104,7 +104,7 @@ impl RamFile {
         )
     }
 
-    /// Whether `path` is still the one file that was mapped.
+    /// Tells whether `path` is still the one file that was mapped.
     #[must_use]
     pub fn is(&self, path: &Path) -> bool {
         let id = |of: std::io::Result<std::fs::Metadata>| of.ok().map(|of| (of.dev(), of.ino()));
@@ -128,7 +128,7 @@ impl RamFile {
         None
     }
 
-    /// Whether it has the byte at `at`.
+    /// Tells whether it has the byte at `at`.
     pub(super) fn has(&self, at: GuestPhys) -> bool {
         self.locate(at).is_some()
     }

@@ -170,7 +170,7 @@ impl AddressSpace {
         })
     }
 
-    /// Whether the processor would fetch instructions at an address: no entry on the way there forbids it.
+    /// Tells whether the processor would fetch instructions at an address: no entry on the way there forbids it.
     ///
     /// # Errors
     /// As [`Self::walk`].

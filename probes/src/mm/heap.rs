@@ -37,7 +37,7 @@ impl Heap {
         self.brk.0.saturating_sub(self.start_brk.0)
     }
 
-    /// Whether the program has not asked for a heap yet.
+    /// Tells whether the program has not asked for a heap yet.
     #[must_use]
     pub const fn is_empty(&self) -> bool {
         self.len() == 0

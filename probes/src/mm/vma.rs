@@ -77,7 +77,7 @@ impl Vma {
         self.end.0.wrapping_sub(self.start.0)
     }
 
-    /// Whether it has no bytes, which no sound mapping has.
+    /// Tells whether it has no bytes, which no sound mapping has.
     #[must_use]
     pub const fn is_empty(&self) -> bool {
         self.len() == 0

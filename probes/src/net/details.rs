@@ -42,7 +42,7 @@ pub struct TxQueue {
     pub backlog: u32,
     /// Packets that were thrown away.
     pub drops: u32,
-    /// Whether somebody stopped it: the driver, the stack, or a reset.
+    /// Parts of the kernel that stopped it: the driver, the stack, or a reset.
     pub stopped: Vec<&'static str>,
 }
 
@@ -72,7 +72,7 @@ pub struct DeviceDetails {
     pub kind: String,
     /// Its driver's functions, by the name of their table.
     pub ops: String,
-    /// Whether it can send, by RFC 2863.
+    /// State of its ability to send, by RFC 2863.
     pub operstate: &'static str,
     /// Number of times that the carrier came or went.
     pub carrier_changes: u32,

@@ -226,7 +226,7 @@ impl<'k> Reader<'k> {
         self.routes.miss(what, error);
     }
 
-    /// Whether a namespace has this: not without IPv6, or without rules.
+    /// Tells whether a namespace has this: not without IPv6, or without rules.
     fn has(&self, member: &str) -> Result<bool> {
         match offset_of(self.kernel, "struct net", member) {
             Ok(_) => Ok(true),
@@ -366,7 +366,7 @@ impl<'k> Reader<'k> {
         let kernel = self.kernel;
         let c = "struct fib6_table";
         let id = kernel.read_u32(table.offset(offset_of(kernel, c, "tb6_id")?))?;
-        // What says that there is no route is no route.
+        // An entry that says that there is no route is no route.
         let null = self.pointer(self.net.at, "struct net", "ipv6.fib6_null_entry")?;
         let mut work = vec![table.offset(offset_of(kernel, c, "tb6_root")?)];
         let mut seen = 0;

@@ -206,7 +206,7 @@ pub(super) fn read(kernel: &Kernel, namespaces: &[NetNamespace]) -> Result<Socke
     let mut all = Sockets::new();
     all.missing = tables.missing;
     for buckets in tables.items {
-        // Where each one lies in the list, and its bucket.
+        // Place of each one in the list, and its bucket.
         let mut met: HashMap<GuestVirt, (usize, u64)> = HashMap::new();
         for bucket in 0..buckets.count {
             let at = buckets.head(bucket);

@@ -44,7 +44,7 @@ pub enum SocketTable {
 }
 
 impl SocketTable {
-    /// Whether its sockets have an IP address and a port.
+    /// Tells whether its sockets have an IP address and a port.
     pub(super) const fn is_ip(self) -> bool {
         !matches!(self, Self::Unix | Self::Packet | Self::Xdp | Self::Netlink)
     }

@@ -251,7 +251,7 @@ impl CType {
         }
     }
 
-    /// Whether what the pointer at a layer points to is written after its name in C.
+    /// Tells whether what the pointer at a layer points to is written after its name in C.
     fn points_to_array(&self, layer: usize) -> bool {
         match (
             layer.checked_sub(1).and_then(|i| self.layers.get(i)),

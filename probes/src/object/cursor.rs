@@ -358,7 +358,7 @@ impl Object {
         self.u64().map(|value| value as i64)
     }
 
-    /// Whether its value is not 0.
+    /// Tells whether its value is not 0.
     ///
     /// # Errors
     /// As [`u64`](Self::u64).
@@ -439,7 +439,7 @@ impl Object {
         self.kernel.load(at)
     }
 
-    /// Whether it is a string literal.
+    /// Tells whether it is a string literal.
     pub(super) const fn is_text(&self) -> bool {
         matches!(self.place, Place::Text(_))
     }

@@ -61,7 +61,7 @@ impl NewValue {
 }
 
 impl Object {
-    /// Whether it is a `char` array, whose value is a text.
+    /// Tells whether it is a `char` array, whose value is a text.
     pub(crate) fn is_char_array(&self) -> Result<bool> {
         Ok(match self.c_type().form()? {
             Form::Array(element, _) => matches!(element.form()?, Form::Int(Int { char: true, .. })),

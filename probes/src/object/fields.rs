@@ -140,7 +140,7 @@ impl<M: Mirror> MirrorField for M {
     }
 }
 
-/// Whether a type is the one of this C name, by itself or behind the names and modifiers that it has.
+/// Tells whether a type is the one of this C name, by itself or behind the names and modifiers that it has.
 fn is_type(btf: &Btf, id: TypeId, c: &str) -> Result<bool> {
     let wanted = c.trim();
     let mut ty = btf.type_of(id)?;
@@ -173,7 +173,7 @@ impl<T> Ptr<T> {
         }
     }
 
-    /// Whether it is the null pointer.
+    /// Tells whether it is the null pointer.
     #[must_use]
     pub const fn is_null(&self) -> bool {
         self.at.is_null()

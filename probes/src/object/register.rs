@@ -29,7 +29,7 @@ impl Object {
         })
     }
 
-    /// What lies in memory at `at`, of a type of a BTF.
+    /// The object in memory at `at`, of a type of a BTF.
     pub(crate) fn of_type(kernel: &Kernel, btf: &Arc<Btf>, ty: TypeId, at: GuestVirt) -> Self {
         Self::in_memory(kernel, CType::of(btf, ty), at)
     }

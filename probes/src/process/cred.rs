@@ -160,7 +160,7 @@ pub struct Credentials {
     pub ambient: Capabilities,
     /// `SECBIT_*` that are set, without `SECBIT_`: how user 0 is treated.
     pub securebits: Vec<String>,
-    /// Whether no `execve()` gives it more than it has.
+    /// True if no `execve()` gives it more than it has.
     pub no_new_privs: bool,
     /// Restriction of its system calls.
     pub seccomp: Seccomp,

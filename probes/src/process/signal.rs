@@ -72,7 +72,7 @@ pub struct QueuedSignal {
     pub code: i32,
     /// The process that sent it, as far as one did: `si_pid`, for codes from `kill()` and its like.
     pub from: Option<i32>,
-    /// Whether it is for the whole process.
+    /// True if it is for the whole process.
     pub shared: bool,
 }
 

@@ -51,7 +51,7 @@ pub struct Times {
     pub exec: u64,
     /// The process's, dead threads included, as `/proc/PID/stat` has it: the exact sum, divided in the ticks' proportion.
     pub process: CpuTime,
-    /// That of its children that it has waited for.
+    /// CPU time of its children that it has waited for.
     pub children: CpuTime,
     /// Number of voluntary switches: the thread waited (`nvcsw`).
     pub nvcsw: u64,

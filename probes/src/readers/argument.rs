@@ -22,7 +22,7 @@ pub enum Kind {
 pub trait Argument<'a>: Sized {
     /// The kind of parameter that it is read from.
     const KIND: Kind;
-    /// Whether it may be left out.
+    /// True if it may be left out.
     const OPTIONAL: bool = false;
 
     /// The value that the word means.

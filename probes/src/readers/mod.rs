@@ -54,7 +54,7 @@ pub struct Reader {
     pub rest: Option<&'static str>,
     /// Words to try it with, of which every guest has something to show.
     pub samples: &'static [&'static [&'static str]],
-    /// Whether it reads most of the guest's memory: on a dump that has a few pages there is nothing to see.
+    /// True if it reads most of the guest's memory: on a dump that has a few pages there is nothing to see.
     pub reads_all: bool,
     read: fn(&Guest, &Words<'_>) -> Result<Box<dyn Shown>>,
     code: fn(&str, &Words<'_>) -> String,
@@ -69,14 +69,14 @@ pub struct Parameter {
     pub manual: &'static [&'static str],
     /// Its kind.
     pub kind: Kind,
-    /// Whether it may be left out.
+    /// True if it may be left out.
     pub optional: bool,
     /// Default, if it is left out.
     pub default: Option<&'static str>,
 }
 
 impl Parameter {
-    /// Whether a command must have it.
+    /// Tells whether a command must have it.
     #[must_use]
     pub const fn is_required(&self) -> bool {
         !self.optional && self.default.is_none()

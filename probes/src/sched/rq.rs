@@ -53,7 +53,7 @@ pub struct FairEntity {
     pub of: FairOf,
     /// The group that it belongs to: a control group's path, or `/autogroup-N`; `/` is none.
     pub group: String,
-    /// Whether the CPU runs it, or something in it.
+    /// True if the CPU runs it, or something in it.
     pub runs: bool,
     /// Its weight by its nice value, 1024 for 0, or by its group's shares.
     pub weight: u64,
@@ -65,7 +65,7 @@ pub struct FairEntity {
     pub deadline: Option<u64>,
     /// For how many nanoseconds it asks; kernels before EEVDF have none.
     pub slice: Option<u64>,
-    /// Whether it sleeps already, and stays queued only until it has paid for what it ran.
+    /// True if it sleeps already, and stays queued only until it has paid for what it ran.
     pub delayed: bool,
 }
 
@@ -78,7 +78,7 @@ pub struct DlEntity {
     pub pid: i32,
     /// Its task's name, or the server's.
     pub comm: String,
-    /// Whether the CPU runs it.
+    /// True if the CPU runs it.
     pub runs: bool,
     /// Nanoseconds that are left to it until its deadline; negative if it ran for longer.
     pub runtime: i64,
@@ -314,7 +314,7 @@ impl Fair<'_> {
         let queued = Listing::walk(&format!("the tasks_timeline of {at}"), queued);
         let whole = queued.is_whole();
         let mut queued = queued.into_items(&mut self.missing);
-        // What runs is not in the tree meanwhile; where groups have queues, it runs on each level.
+        // The task that runs is not in the tree meanwhile; where groups have queues, it runs on each level.
         if !queue.curr.is_null() && !queued.contains(&queue.curr) {
             queued.push(queue.curr);
         }

@@ -30,7 +30,7 @@ pub struct Task {
     pub state: TaskState,
     /// `flags`: `PF_*`.
     pub flags: u64,
-    /// Whether it is a kernel thread (`PF_KTHREAD`).
+    /// True if it is a kernel thread (`PF_KTHREAD`).
     pub kthread: bool,
     /// Threads in its group.
     pub nr_threads: i32,
@@ -46,7 +46,7 @@ pub struct Task {
     pub egid: u32,
     /// The CPU it runs on, or ran on last.
     pub cpu: u32,
-    /// Whether it is on that CPU right now.
+    /// True if it is on that CPU right now.
     pub on_cpu: bool,
     /// `prio`, 0 to 139: lower is more urgent; below 100 is real time.
     pub prio: i32,

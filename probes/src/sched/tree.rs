@@ -20,7 +20,7 @@ pub struct TaskNode {
 /// All processes by parent.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TaskTree {
-    /// Those whose parent is not in the list: `init` and `kthreadd`, the children of the idle task.
+    /// Tasks whose parent is not in the list: `init` and `kthreadd`, the children of the idle task.
     pub roots: Vec<TaskNode>,
     /// Parts that could not be read, each with the reason.
     pub missing: Vec<Missing>,
@@ -49,7 +49,7 @@ impl TaskTree {
             .into_iter()
             .map(|task| node(task, &mut children, 0))
             .collect();
-        // What is left is deeper than any tree of processes, or hangs in a circle of parents: shown at the top.
+        // The rest is deeper than any tree of processes, or hangs in a circle of parents: shown at the top.
         let mut left: Vec<Task> = children.into_values().flatten().collect();
         left.sort_by_key(|task| task.pid);
         roots.extend(left.into_iter().map(|task| TaskNode {

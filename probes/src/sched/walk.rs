@@ -225,7 +225,7 @@ fn leaders(kernel: &Kernel) -> Result<Vec<GuestVirt>> {
     let leader = offset_of(kernel, "struct task_struct", "group_leader")?;
     let mut all = Vec::new();
     for task in super::pid::for_each_task(kernel)? {
-        // What cannot be read of one is said where its list is walked.
+        // Faults of one task are told where its list is walked.
         if let Ok(task) = task
             && kernel.read_u64(task.offset(leader)).ok() == Some(task.0)
         {

@@ -82,7 +82,7 @@ pub struct Hits {
     pub searched: u64,
     /// Bytes that there are.
     pub total: u64,
-    /// Whether there may be more hits: the limit was reached, or the search was stopped.
+    /// True if there may be more hits: the limit was reached, or the search was stopped.
     pub more: bool,
     /// Parts of the memory that could not be searched.
     #[serde(skip_serializing_if = "Vec::is_empty")]

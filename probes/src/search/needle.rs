@@ -196,7 +196,7 @@ impl Matcher {
         }
     }
 
-    /// Whether memory without a byte that is not zero may have a match.
+    /// Tells whether memory without a byte that is not zero may have a match.
     pub(super) fn matches_zeros(&self) -> bool {
         match self {
             Self::Fixed(finder) => finder.needle().iter().all(|byte| *byte == 0),

@@ -54,7 +54,7 @@ impl Scan<'_> {
                         let at = run.start.saturating_add(done);
                         let what = format!("{piece:#x} bytes at {at:#x}");
                         self.missing.push(Missing::new(what, &error));
-                        // Of a machine that is gone nothing more can be read.
+                        // Nothing more can be read of a machine that is gone.
                         if error.kind() == ErrorKind::Machine {
                             return ControlFlow::Break(());
                         }
@@ -133,7 +133,7 @@ impl Scan<'_> {
         Ok(())
     }
 
-    /// Whether nothing but zeros lies from so many bytes into a run on.
+    /// Tells whether nothing but zeros lies from so many bytes into a run on.
     fn is_hole(&self, run: &Run, offset: u64, len: u64) -> bool {
         let (mut skip, mut left) = (offset, len);
         for part in &run.parts {

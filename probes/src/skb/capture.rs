@@ -35,7 +35,7 @@ const STATEMENTS: [&str; 11] = [
 /// Functions to hook.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Profile {
-    /// Those of the lesson's path: [`PATH`], and what is registered with netfilter.
+    /// Functions of the lesson's path: [`PATH`], and what is registered with netfilter.
     Path,
     /// Every function that takes an `sk_buff`.
     All,
@@ -75,8 +75,8 @@ pub struct CaptureOptions {
     pub profile: Profile,
     /// The packets.
     pub filter: Filter,
-    /// Whether messages of netlink and unix sockets are shown, too: they have an `sk_buff` and never leave the machine. With
-    /// [`Profile::List`] they are.
+    /// True if messages of netlink and unix sockets are shown, too: they have an `sk_buff` and never leave the machine.
+    /// With [`Profile::List`] they are.
     pub all_families: bool,
 }
 

@@ -180,7 +180,7 @@ impl Functions {
         })
     }
 
-    /// Those of a name.
+    /// Functions of a name.
     pub fn named<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a SkbFunction> {
         self.iter().filter(move |function| function.name == name)
     }

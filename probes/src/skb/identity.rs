@@ -25,7 +25,7 @@ pub(super) struct Packet {
 }
 
 impl Packet {
-    /// Whether all its memory was freed before this time.
+    /// Tells whether all its memory was freed before this time.
     pub(super) fn ended_before(&self, time: u64) -> bool {
         self.live == 0
             && self

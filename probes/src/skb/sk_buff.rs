@@ -75,7 +75,7 @@ pub struct SkBuff {
     pub users: i32,
     /// References to its memory (`dataref`), from clones too.
     pub dataref: i32,
-    /// Whether another `sk_buff` may share the memory.
+    /// True if another `sk_buff` may share the memory.
     pub cloned: bool,
     /// Fragments.
     pub nr_frags: u8,

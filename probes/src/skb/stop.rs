@@ -164,7 +164,7 @@ impl Stop {
             at,
         });
         let went_on = pause.end().and_then(|()| self.go_on());
-        // What went wrong first is what is told.
+        // The first error is the one that is told.
         let looked = looked?;
         went_on?;
         Ok(looked)

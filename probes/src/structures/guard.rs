@@ -59,7 +59,7 @@ impl Guard {
         self.what = what;
     }
 
-    /// Whether the walk has ended.
+    /// Tells whether the walk has ended.
     pub(crate) fn is_over(&self) -> bool {
         self.over
     }

@@ -47,7 +47,7 @@ pub(crate) fn settle<T>(what: &str, mut read: impl FnMut() -> Result<Option<T>>)
 
 /// A value that names the parts of it that could not be read.
 pub(crate) trait Lacks {
-    /// Those parts.
+    /// The parts that could not be read.
     fn lacks(&mut self) -> &mut Vec<Missing>;
 }
 
@@ -115,7 +115,7 @@ pub(crate) fn twice<T: PartialEq>(what: &str, mut read: impl FnMut() -> Result<T
     })
 }
 
-/// Whether memory that changes while it is read can cause the error.
+/// Tells whether memory that changes while it is read can cause the error.
 fn may_pass(error: &Error) -> bool {
     matches!(
         error.innermost(),

@@ -42,7 +42,7 @@ pub fn describe(bytes: &[u8]) -> String {
     let protocol = IpNextHeaderProtocol::new(upper.protocol);
     let part =
         packet_part(upper.fragment, from).map_or_else(String::new, |part| format!(" {part}"));
-    // Of a later fragment these are bytes of what the first one began.
+    // In a later fragment these are bytes of what the first one began.
     let Some(at) = upper.at else {
         let cut = if upper.fragment.is_some_and(|fragment| fragment.offset != 0) {
             ""
@@ -58,7 +58,7 @@ pub fn describe(bytes: &[u8]) -> String {
             SocketAddr::new(from, source),
             SocketAddr::new(to, destination)
         ),
-        // Of a packet that was recorded only so much may be there.
+        // Only so much of a packet that was recorded may be there.
         None => format!("{from} > {to}"),
     };
     let what = match protocol {

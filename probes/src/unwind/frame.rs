@@ -23,7 +23,7 @@ pub(super) struct Start {
     pub(super) ip: GuestVirt,
     pub(super) sp: GuestVirt,
     pub(super) bp: GuestVirt,
-    /// Whether `ip` is the instruction itself, not the one after a call.
+    /// True if `ip` is the instruction itself, not the one after a call.
     pub(super) exact: bool,
 }
 
@@ -32,9 +32,9 @@ pub(super) struct Start {
 pub(super) struct Step {
     pub(super) ip: GuestVirt,
     pub(super) sp: GuestVirt,
-    /// Whether the function is at `ip`, not behind a call before it.
+    /// True if the function is at `ip`, not behind a call before it.
     pub(super) exact: bool,
-    /// Whether something broke into it, and saved all its registers.
+    /// True if something broke into it, and saved all its registers.
     pub(super) interrupted: bool,
 }
 
@@ -113,7 +113,7 @@ impl<'k> Walker<'k> {
         })
     }
 
-    /// Whether a task that never ran begins at an address.
+    /// Tells whether a task that never ran begins at an address.
     pub(super) fn is_fork(&self, ip: GuestVirt) -> bool {
         self.forks.contains(&Some(ip))
     }
@@ -166,7 +166,7 @@ impl<'k> Walker<'k> {
         let Some(mut orc) = self.orc.find(at)? else {
             return self.without_orc(state, at);
         };
-        // Of the thunks of indirect calls, which one is jumped to or called, ORC says nothing.
+        // ORC does not say which of the thunks of indirect calls is jumped to or called.
         if orc.kind == Kind::Undefined && state.exact && self.begins_here(at)? {
             orc = Orc::CALLED;
         }
@@ -199,7 +199,7 @@ impl<'k> Walker<'k> {
                 }
                 let ip = self.returned(ip, slot, way)?;
                 Ok(State {
-                    // Where a task begins that has just been switched to for the first time: nobody called it.
+                    // Beginning of a task that has just been switched to for the first time: nobody called it.
                     exact: self.is_fork(ip),
                     ..State::called(ip, sp, state.bp)
                 })
@@ -246,7 +246,7 @@ impl<'k> Walker<'k> {
         }))
     }
 
-    /// Whether the registers at `at` are a program's: its selectors of code and stack.
+    /// Tells whether the registers at `at` are a program's: its selectors of code and stack.
     fn is_user(&self, at: GuestVirt) -> Result<bool> {
         // `ip`, `cs`, `flags`, `sp`, `ss` are what the CPU pushed.
         let cs = self.kernel.read_u16(at.offset(self.cs))?;
@@ -350,7 +350,7 @@ impl<'k> Walker<'k> {
         lost(format!("{at} has no ORC entry: it is in {}", code.name))
     }
 
-    /// Whether a function of the kernel begins at an address.
+    /// Tells whether a function of the kernel begins at an address.
     fn begins_here(&self, at: GuestVirt) -> Result<bool> {
         let symbol = self.kernel.symbols()?.at(at);
         Ok(symbol.is_some_and(|symbol| symbol.offset == 0))

@@ -78,7 +78,7 @@ pub(crate) fn stack_trace(guest: &Guest, pid: i32) -> Result<StackTrace> {
     let tracer = Tracer::new(&kernel)?;
     let mut registers = None;
     settle(&format!("the stack of task {pid}"), || {
-        // Of a task whose credentials cannot be read the stack may be whole.
+        // The stack may be whole though the task's credentials cannot be read.
         let at = match find_task_by_pid(&kernel, pid)? {
             Some(at) => at,
             None => guest.task(pid)?.at,
@@ -145,7 +145,7 @@ pub(crate) fn stack_traces(guest: &Guest) -> Result<StackTraces> {
         });
         traces.take(trace, || format!("what CPU {} runs", cpu.number));
     }
-    // What has left the lists, but not yet its CPU, is `current`.
+    // A task that has left the lists, but not yet its CPU, is `current`.
     let currents = cpus.iter().filter_map(|cpu| cpu.current.as_ref());
     for thread in threads.iter().chain(currents) {
         if !done.insert(thread.at) {

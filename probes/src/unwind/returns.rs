@@ -34,7 +34,7 @@ struct Graph {
     size: u64,
     ret: u64,
     retp: u64,
-    /// Whether the stack is of words: an entry, other words, one that says where the entry begins. Else it is an array.
+    /// True if the stack is of words: an entry, other words, one that says where the entry begins. Else it is an array.
     words: bool,
 }
 
@@ -99,7 +99,7 @@ impl<'k> Returns<'k> {
         Ok(Self { kernel, keepers })
     }
 
-    /// Whether a return address is that of a trampoline.
+    /// Tells whether a return address is that of a trampoline.
     pub(super) fn is_trampoline(&self, ip: GuestVirt) -> bool {
         self.keepers.iter().any(|(at, _)| *at == ip)
     }
@@ -184,11 +184,11 @@ impl Graph {
         }
         let entry = |at: GuestVirt| -> Result<Option<GuestVirt>> {
             let ret = GuestVirt(kernel.read_u64(at.offset(self.ret))?);
-            // Of functions that called one another as their last act only the outermost has it.
+            // If functions called one another as their last act, only the outermost has it.
             let here = kernel.read_u64(at.offset(self.retp))? == slot.0;
             Ok((here && ret != handler).then_some(ret))
         };
-        // Those that count, then the one that has just returned, which lies behind them.
+        // The entries that count, then the one that has just returned, which lies behind them.
         let just = if self.words {
             let word = |index: u64| raw.ret_stack.offset(index * 8);
             let mut index = top.saturating_sub(1);
@@ -229,7 +229,7 @@ impl Hooks {
         for link in llist_for_each(kernel, task.offset(self.head)).bound(BOUND) {
             let node = link?.back(self.link);
             let ret = GuestVirt(kernel.read_u64(node.offset(self.ret))?);
-            // Of several probes at one function, all but the last to be called have the trampoline itself.
+            // If several probes are at one function, all but the last to be called have the trampoline itself.
             if ret != trampoline && kernel.read_u64(node.offset(self.frame))? == slot.0 {
                 return Ok(Some(ret));
             }

@@ -70,9 +70,9 @@ pub(super) struct Place {
     pub(super) kind: StackKind,
     /// The task, of a task's stack.
     pub(super) task: Option<GuestVirt>,
-    /// Whether that is a kernel thread, which has no user space.
+    /// True if that is a kernel thread, which has no user space.
     pub(super) kthread: bool,
-    /// Whether it is where a stack's first frame lies.
+    /// True if it is where a stack's first frame lies.
     pub(super) first: bool,
 }
 
@@ -110,7 +110,7 @@ impl Stacks {
         self.tasks.dedup();
     }
 
-    /// Whether a stack pointer points into the stack that begins at `start`.
+    /// Tells whether a stack pointer points into the stack that begins at `start`.
     pub(super) fn holds(&self, start: GuestVirt, sp: GuestVirt) -> bool {
         // An empty stack's pointer is the address after its highest.
         start < sp && sp.0 - start.0 <= self.size

@@ -74,7 +74,7 @@ impl Thread {
         self.raw.flags & PF_KTHREAD != 0
     }
 
-    /// Whether a CPU runs it, is about to, or has just left it.
+    /// Tells whether a CPU runs it, is about to, or has just left it.
     pub(super) fn on_cpu(&self) -> bool {
         self.raw.on_cpu.is_some_and(|on| on != 0)
     }
@@ -85,7 +85,7 @@ impl Thread {
         (!freed).then_some(self.raw.stack)
     }
 
-    /// Whether it is the same task still.
+    /// Tells whether it is the same task still.
     pub(super) fn is(&self, other: &Self) -> bool {
         let of = |thread: &Self| (thread.at, thread.raw.pid, thread.raw.start_time);
         of(self) == of(other)
@@ -231,7 +231,7 @@ fn threads(kernel: &Kernel, plan: &Plan<Raw>, leader: &Thread) -> Result<Option<
     Ok(Some(threads))
 }
 
-/// Whether a CPU is about to change the lists: the lock's word has what `queued_write_lock()` or a writer of an
+/// Tells whether a CPU is about to change the lists: the lock's word has what `queued_write_lock()` or a writer of an
 /// `rwbase_rt` puts there.
 fn tasklist_is_locked(kernel: &Kernel) -> Result<bool> {
     const QW_LOCKED: u32 = 0xff;

@@ -78,7 +78,7 @@ pub struct Frame {
     pub module: Option<Name>,
     /// The stack that it is on.
     pub stack: StackKind,
-    /// Whether it called nothing: an interrupt, an exception or a probe broke into it, and saved all its registers.
+    /// True if it called nothing: an interrupt, an exception or a probe broke into it, and saved all its registers.
     pub interrupted: bool,
 }
 

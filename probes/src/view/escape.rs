@@ -27,7 +27,7 @@ pub fn clean(text: &str) -> String {
     out
 }
 
-/// Whether a text begins with `\u{..}`.
+/// Tells whether a text begins with `\u{..}`.
 fn is_escape(text: &str) -> bool {
     let Some((digits, _)) = text
         .strip_prefix("\\u{")

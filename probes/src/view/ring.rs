@@ -36,7 +36,7 @@ pub struct ListRing {
 }
 
 impl ListRing {
-    /// What is drawn, head first: a node, or how many are left out there.
+    /// Things that are drawn, head first: a node, or how many are left out there.
     fn shown(&self) -> Vec<std::result::Result<&RingNode, usize>> {
         let head = std::iter::once(Ok(&self.head));
         if self.nodes.len() <= DOTS {
@@ -108,7 +108,7 @@ impl ListRing {
             let (from, to) = (at(i), at((i + 1) % n));
             if n > 1 {
                 link(&mut svg, from, to, (W, H), 6.0, INK, "");
-                // Of two nodes both links run between the same boxes.
+                // The two links of a pair of nodes run between the same boxes.
                 let aside = if n == 2 { 18.0 } else { 6.0 };
                 link(&mut svg, to, from, (W, H), aside, FAINT, "4 3");
             }
@@ -257,7 +257,7 @@ fn link(
     let length = dx.hypot(dy).max(1.0);
     let (ux, uy) = (dx / length, dy / length);
     let (ox, oy) = (-uy * aside, ux * aside);
-    // How far from a box's centre the line leaves it.
+    // Distance from a box's centre at which the line leaves it.
     let edge = f64::min(
         size.0 / 2.0 / ux.abs().max(1e-6),
         size.1 / 2.0 / uy.abs().max(1e-6),

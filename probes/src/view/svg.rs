@@ -24,7 +24,7 @@ pub struct Text<'a> {
     pub fill: &'a str,
     /// Point of the text that the coordinates name.
     pub anchor: Anchor,
-    /// Whether it is bold.
+    /// True if it is bold.
     pub bold: bool,
     /// Turned clockwise round its point, in degrees.
     pub turn: f64,

@@ -76,7 +76,7 @@ impl Table {
         self.rows.len()
     }
 
-    /// Whether there are no rows.
+    /// Tells whether there are no rows.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.rows.is_empty()
@@ -151,7 +151,7 @@ impl View for Table {
         }
         out.push_str("</tr></thead><tbody>");
         for (index, row) in self.rows.iter().enumerate() {
-            // What is not on the first page, the script shows.
+            // The script shows the rows that are not on the first page.
             out.push_str(if index < PAGE { "<tr>" } else { "<tr hidden>" });
             for (cell, (_, align)) in row.iter().zip(&self.columns) {
                 let _ = write!(
@@ -179,7 +179,7 @@ impl View for Table {
     }
 }
 
-/// What stands above a long table. Without scripts, as in a notebook that was not run here, it says that there is more.
+/// Bar above a long table. Without scripts, as in a notebook that was not run here, it says that there is more.
 fn bar(rows: usize) -> String {
     // The attribute keeps JupyterLab from taking what is typed for its own keys.
     format!(

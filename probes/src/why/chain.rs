@@ -19,7 +19,7 @@ const LONG: u64 = 5_000_000_000;
 /// Links of a chain that are followed at most.
 const LONGEST: usize = 256;
 
-/// What was found.
+/// Chains that were found.
 pub(super) struct Chains {
     pub(super) reasons: Vec<Reason>,
     pub(super) tasks: usize,
@@ -79,12 +79,13 @@ pub(super) fn chains(
 /// The tasks from one that waits to the one that it waits for in the end.
 struct Walk {
     tasks: Vec<GuestVirt>,
-    /// Where it comes back to, and whether each holder of the circle is sure.
+    /// Link that it comes back to, and whether each holder of the circle is sure.
     circle: Option<(usize, bool)>,
 }
 
 impl Walk {
-    /// What all tasks have in common that wait for the same in the end: the last of the chain, or the least of the circle.
+    /// The task that all have in common that wait for the same in the end: the last of the chain, or the least of the
+    /// circle.
     fn root(&self) -> Option<GuestVirt> {
         match self.circle {
             Some((from, _)) => self.tasks.get(from..)?.iter().min().copied(),
@@ -103,7 +104,7 @@ struct Finder<'k, 'm> {
 }
 
 impl Finder<'_, '_> {
-    /// Whether a task waits in a way that nothing but its end ends, or for a lock.
+    /// Tells whether a task waits in a way that nothing but its end ends, or for a lock.
     fn is_stuck(&self, trace: &StackTrace) -> bool {
         // A kernel thread that was made, and has not been woken for the first time.
         let unborn = |trace: &StackTrace| {
@@ -176,7 +177,7 @@ impl Finder<'_, '_> {
                 }
                 continue;
             }
-            // Of a circle only itself; who waits for one of it waits behind.
+            // A circle counts only itself; a task that waits for one of it waits behind.
             let (before, of) = match walk.circle {
                 Some((from, true)) => walk.tasks.split_at(from),
                 _ => walk.tasks.split_at(0),

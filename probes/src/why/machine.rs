@@ -1,4 +1,5 @@
-//! What keeps a whole machine from going on: a panic, a CPU that does not change tasks, RCU, work that is not begun.
+//! Faults that keep a whole machine from going on: a panic, a CPU that does not change tasks, RCU, work that is not
+//! begun.
 
 use super::{Reason, clock};
 use crate::core::{rcu, workqueue};
@@ -98,7 +99,7 @@ fn grace_period(kernel: &Kernel, missing: &mut Vec<Missing>) -> Result<Option<Re
     if seconds <= u64::from(limit) {
         return Ok(None);
     }
-    // What RCU owes is read only now: a grace period that began meanwhile is none that lasts.
+    // RCU's debts are read only now: a grace period that began meanwhile is none that lasts.
     let rcu = rcu::rcu(kernel)?;
     missing.extend(rcu.missing.iter().cloned());
     let cpus = rcu.cpus.iter().filter(|cpu| cpu.waited_for);

@@ -30,14 +30,14 @@ use crate::memory::GuestVirt;
 use crate::sched::TaskState;
 use crate::{Missing, Result};
 
-/// What keeps the kernel, or a task, from going on.
+/// Reasons why the kernel, or a task, does not go on.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Reasons {
     /// The reasons: of the machine first, then deadlocks, then the chains by their age.
     pub reasons: Vec<Reason>,
     /// Number of tasks that were looked at.
     pub tasks: usize,
-    /// What could not be read.
+    /// Parts that could not be read.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub missing: Vec<Missing>,
 }
@@ -102,26 +102,26 @@ pub struct Link {
     pub state: TaskState,
     /// Nanoseconds since it ran last, at least.
     pub since: Option<u64>,
-    /// What it waits for; `None` for one that runs, or sleeps in a way of its own.
+    /// The wait; `None` for a task that runs, or sleeps in a way of its own.
     pub wait: Option<Wait>,
     /// The function that waits: the first of its stack that is not of the scheduler and the locks, as `/proc/PID/wchan` has it.
     pub function: Option<String>,
 }
 
-/// What a task waits for.
+/// The thing that a task waits for.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Wait {
     /// The kind of thing.
     pub on: Object,
     /// Its address.
     pub at: GuestVirt,
-    /// What that lies in: a symbol, or an object of a slab.
+    /// The symbol, or object of a slab, that it lies in.
     pub within: Option<String>,
     /// The task that holds it, or that will end the wait, where the kernel says so.
     pub holder: Option<Contender>,
     /// Number of readers that hold it, of a semaphore for readers and writers.
     pub readers: Option<u64>,
-    /// Whether the task wants to write, where the kernel says so.
+    /// True if the task wants to write, where the kernel says so.
     pub writes: Option<bool>,
 }
 

@@ -107,7 +107,7 @@ fn name(task: &Contender) -> String {
     format!("{} ({})", task.comm, task.pid)
 }
 
-/// What is waited for: `the mutex 0xff.. (rtnl_mutex), to write`.
+/// Name of the thing that is waited for: `the mutex 0xff.. (rtnl_mutex), to write`.
 pub(super) fn thing(wait: &Wait) -> String {
     let within = wait.within.as_ref();
     let within = within.map_or_else(String::new, |within| format!(" ({within})"));
@@ -124,7 +124,7 @@ pub(super) fn seconds(nanos: u64) -> String {
     format!("{}.{} s", nanos / 1_000_000_000, nanos / 100_000_000 % 10)
 }
 
-/// What a task does: `waits in filename_create for the rw_semaphore ..`.
+/// Activity of a task: `waits in filename_create for the rw_semaphore ..`.
 fn does(link: &Link) -> String {
     let place = link.function.as_ref();
     let place = place.map_or_else(String::new, |function| format!(" in {function}"));
@@ -136,7 +136,7 @@ fn does(link: &Link) -> String {
     }
 }
 
-/// How the task of the next link has what this one waits for.
+/// Clause that says how the next link's task has what this one waits for.
 fn has(wait: &Wait, holder: &str) -> String {
     match (wait.on, wait.readers) {
         (Object::Completion, _) => format!("{holder} is to complete it"),

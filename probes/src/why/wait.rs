@@ -1,4 +1,4 @@
-//! What a task waits for, by its stack.
+//! The thing that a task waits for, by its stack.
 
 use std::cell::{OnceCell, RefCell};
 use std::collections::HashMap;
@@ -41,7 +41,7 @@ const FUNCTIONS: [(&str, Object); 18] = [
     ("__folio_lock", Object::Folio),
 ];
 
-/// What tasks wait for, in one guest.
+/// The waits of the tasks of one guest.
 pub(super) struct Waits<'k> {
     guest: &'k Guest,
     kernel: &'k Kernel,
@@ -90,7 +90,7 @@ impl<'k> Waits<'k> {
         })
     }
 
-    /// What could not be read of what tasks wait for.
+    /// Parts that could not be read of what tasks wait for.
     pub(super) fn missing(self) -> Vec<Missing> {
         self.missing.into_inner()
     }
@@ -113,7 +113,7 @@ impl<'k> Waits<'k> {
         value
     }
 
-    /// Whether a task waits by one of the kernel's locks, whatever its state says.
+    /// Tells whether a task waits by one of the kernel's locks, whatever its state says.
     pub(super) fn is_locked_out(&self, trace: &StackTrace) -> bool {
         matches!(
             function_of(trace),
@@ -121,7 +121,7 @@ impl<'k> Waits<'k> {
         )
     }
 
-    /// What the task at `task` waits for.
+    /// The thing that the task at `task` waits for.
     pub(super) fn find(&self, trace: &StackTrace, task: GuestVirt) -> Found {
         let who = || format!("task {} ({}), what it waits for", trace.pid, trace.comm);
         let in_sched = |ip| {
@@ -288,7 +288,7 @@ impl<'k> Waits<'k> {
         self.at(Object::Completion, at, child)
     }
 
-    /// What is behind a `wait_queue_entry`: a folio, a semaphore, else the queue itself.
+    /// The thing behind a `wait_queue_entry`: a folio, a semaphore, else the queue itself.
     fn wait_queue(&self, on: Option<Object>, waiters: Vec<Waiter>) -> Result<Option<Wait>> {
         let kernel = self.kernel;
         for waiter in waiters {
@@ -324,7 +324,7 @@ impl<'k> Waits<'k> {
         }
     }
 
-    /// What a thing lies in, in few words.
+    /// The symbol or object that a thing lies in, in few words.
     fn within(&self, on: Object, at: GuestVirt) -> Option<String> {
         let identifier = self.identifier.get_or_init(|| Identifier::new(self.guest));
         let what = identifier.as_ref().map_err(Clone::clone);
@@ -364,7 +364,7 @@ fn up_to<'p>(path: &'p str, names: &[&str]) -> &'p str {
     cut.and_then(|dot| path.get(..dot)).unwrap_or(path)
 }
 
-/// What a task waits for by the innermost function that says so.
+/// The thing that a task waits for, by the innermost function that says so.
 fn function_of(trace: &StackTrace) -> Option<Object> {
     let frames = trace.frames.iter().take(FRAMES);
     frames

@@ -13,7 +13,7 @@ const BOUND: usize = 1 << 16;
 pub(super) struct Kind {
     task: u64,
     list: u64,
-    /// Where the function is, of a `wait_queue_entry`.
+    /// Offset of the function in a `wait_queue_entry`, in bytes.
     function: Option<u64>,
 }
 
@@ -116,7 +116,8 @@ fn waiter(kernel: &Kernel, at: GuestVirt, kind: Kind, stack_size: u64) -> Result
     Ok(Some(Waiter { at, ring, head }))
 }
 
-/// Whether a node of a list belongs to a waiter: its task's stack holds it, or, of a wait queue's, it has a function to call.
+/// Tells whether a node of a list belongs to a waiter: its task's stack holds it, or, of a wait queue's, it has a
+/// function to call.
 fn is_waiter(kernel: &Kernel, node: GuestVirt, kind: Kind, stack_size: u64) -> Result<bool> {
     let at = node.back(kind.list);
     if let Some(function) = kind.function {

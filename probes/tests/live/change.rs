@@ -70,7 +70,7 @@ fn writes_are_what_the_kernel_reads(kernel: &str) {
     assert!(fault.to_string().contains("cast its address"), "{fault}");
     assert_eq!(change.set_c(expression, "2 * 4").unwrap().new, Value::Int(8));
 
-    // What does not fit is refused, and nothing is written.
+    // A value that does not fit is refused, and nothing is written.
     let told = machine.writes().len();
     for (what, value, kind) in [
         ("*(int *)&vm_swappiness", i64::MAX, ErrorKind::Invalid),

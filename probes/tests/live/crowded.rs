@@ -51,7 +51,7 @@ pub(crate) fn running(kernel: &str) {
         };
         let by_pid: BTreeMap<i32, _> = tasks.iter().map(|task| (task.pid, task)).collect();
         ledger.same("all", "once each", &by_pid.len(), &tasks.len());
-        // Those of the crowd that was there before live on.
+        // The tasks of the crowd that were there before live on.
         for (pid, (said, _)) in still.iter().filter(|(_, (said, _))| said.is_leader()) {
             if said.is_kthread() {
                 continue;

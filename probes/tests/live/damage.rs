@@ -31,11 +31,11 @@ fn listings() -> Vec<&'static Reader> {
     found
 }
 
-/// What a reader lists.
+/// Listing of a reader.
 fn listed(reader: &Reader, guest: &Guest) -> Result<Listing> {
     let value = reader.read(guest, &reader.words(reader.samples[0])?)?;
     let missing = value.missing();
-    // What is missing stands behind the things.
+    // The missing parts stand behind the things.
     let json: Vec<serde_json::Value> = serde_json::from_str(&value.json()?).unwrap();
     let count = json.len() - missing.len();
     Ok((count, missing))
@@ -74,7 +74,7 @@ impl Ram {
     }
 }
 
-/// Where a word can be damaged: what it is, and where it lies.
+/// Words that can be damaged: what each is, and its address.
 fn places(guest: &Guest) -> Vec<(String, GuestVirt)> {
     let mut places = Vec::new();
     let mut add = |what: &str, c: &str, at: GuestVirt, members: &[&str]| {

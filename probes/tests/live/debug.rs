@@ -114,7 +114,7 @@ fn breakpoints_give_what_the_program_knows(kernel: &str) {
     let none = guest.breakpoint("panic").unwrap().within(Duration::from_millis(300));
     let hits = none.each(|_| Ok(())).unwrap();
     assert_eq!((hits.hits, hits.ended), (0, Ended::Time));
-    // What is not there is said.
+    // A thing that is not there is said.
     let fault = guest.breakpoint("no_such_function").unwrap_err();
     assert_eq!(fault.kind(), ErrorKind::Absent);
     assert!(fault.to_string().contains("put into all its callers"), "{fault}");
@@ -214,7 +214,7 @@ fn breakpoints_agree_with_ftrace(kernel: &str) {
         *traced.entry(task.to_owned()).or_default() += 1;
     }
     assert!(hits.unwrap().hits > 50);
-    // What came before and after is of the agent and of the shells that were asked here.
+    // The writes before and after are of the agent and of the shells that were asked here.
     let mine = |all: &BTreeMap<String, u64>| {
         let mut all = all.clone();
         all.retain(|task, _| ["dd-", "ls-", "cat-"].iter().any(|name| task.starts_with(name)));
@@ -336,7 +336,7 @@ fn breakpoints_lose_no_call() {
     }
 }
 
-/// What a child of the tests below does: `WAY GUEST`.
+/// Task of a child of the tests below: `WAY GUEST`.
 const HOLDER: &str = "KLAB_TEST_DEBUG";
 
 fn hold(what: &str) {

@@ -46,7 +46,7 @@ fn last(path: &str) -> &str {
     path.rsplit('/').next().unwrap()
 }
 
-/// Of each device in sysfs its bus or class, its driver, its number.
+/// Bus or class, driver and number of each device in sysfs.
 fn ask_tree(ground: &mut Ground) -> BTreeMap<String, (String, String, String)> {
     let mut devices = BTreeMap::new();
     let uevents = ground.sh("cd /sys/devices && find . -name uevent");
@@ -123,7 +123,7 @@ fn tree(ground: &mut Ground, kernel: &str) {
     ]);
 }
 
-/// What `/sys/bus` and `/sys/class` have: devices of a bus, of a driver, of a class; drivers' modules.
+/// Contents of `/sys/bus` and `/sys/class`: devices of a bus, of a driver, of a class; drivers' modules.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Listed {
     buses: BTreeMap<String, BTreeSet<String>>,
@@ -179,7 +179,7 @@ fn ask_buses(ground: &mut Ground) -> Listed {
             _ => {}
         }
     }
-    // Of drivers that are built in, too: those are no modules that are loaded.
+    // Drivers that are built in have a module, too, which is not loaded.
     let loaded = ground.sh("cut -d' ' -f1 /proc/modules");
     let loaded: BTreeSet<&str> = loaded.lines().collect();
     listed
@@ -259,7 +259,7 @@ fn buses(ground: &mut Ground, kernel: &str) {
     ]);
 }
 
-/// What a PCI device's files say: its numbers, the lines of `resource`, its driver.
+/// Files of a PCI device: its numbers, the lines of `resource`, its driver.
 type PciFiles = (Vec<u64>, Vec<[u64; 3]>, String);
 
 fn ask_pci(ground: &mut Ground) -> BTreeMap<String, PciFiles> {
@@ -508,7 +508,7 @@ fn disks(ground: &mut Ground, kernel: &str) {
     ledger.end(&[("names", 1), ("number", 6), ("stats", 6), ("files", 1)]);
 }
 
-/// Of the requests that blk-mq's own files show: the disk, the queue, the operation, the state, the tags.
+/// Requests that blk-mq's own files show: the disk, the queue, the operation, the state, the tags.
 fn ask_busy(ground: &mut Ground) -> (BTreeSet<String>, BTreeMap<String, String>) {
     let said = ground.sh("cd /sys/kernel/debug/block && grep -H op= nullb*/hctx*/busy || true");
     let mut busy = BTreeSet::new();

@@ -293,7 +293,7 @@ fn file(ledger: &mut Ledger, image: &ElfImage, bytes: &[u8]) {
     let Some(dynamic) = &image.dynamic else {
         return;
     };
-    // What the file itself says of its dynamic section, by its section's strings.
+    // The file's own words about its dynamic section, by its section's strings.
     let strings = file
         .section_by_name(".dynstr")
         .map(|section| section.data().unwrap().to_vec());

@@ -27,7 +27,7 @@ const OPENERS: &str = r"
     exit 1
 ";
 
-/// Of each descriptor, by process: what its link says, and the lines of its `fdinfo`.
+/// Link of each descriptor, by process, and the lines of its `fdinfo`.
 type Said = BTreeMap<(i32, u32), (String, BTreeMap<String, String>)>;
 
 fn ask(ground: &mut Ground) -> Said {
@@ -126,7 +126,7 @@ pub(crate) fn are_those_of_proc(kernel: &str) {
     ]);
 }
 
-/// What must be among the files: one of each kind, with what only it has.
+/// Files that must be there: one of each kind, with what only it has.
 fn kinds(ledger: &mut Ledger, files: &[&OpenFile]) {
     let find = |test: &dyn Fn(&OpenFile) -> bool| files.iter().any(|file| test(file));
     let mut must = |what: &'static str, test: &dyn Fn(&OpenFile) -> bool| {

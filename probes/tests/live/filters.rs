@@ -1,4 +1,5 @@
-//! What a filter lets through, beside what tcpdump lets through of the same frames, and beside the whole capture.
+//! Packets that a filter lets through, beside what tcpdump lets through of the same frames, and beside the whole
+//! capture.
 
 use std::collections::BTreeSet;
 use std::io::Write as _;
@@ -117,7 +118,7 @@ fn are_those_of_tcpdump() {
         assert_eq!((paths.tally.lost, paths.tally.forgotten), (0, 0));
         compared += said.len();
     }
-    // What the module can check never came to the host.
+    // Packets that the module can check never came to the host.
     assert!(compared > 60 && refused > 100, "{compared} {refused}");
 }
 
@@ -129,7 +130,7 @@ fn echoes(paths: &Paths) -> Vec<String> {
     lines
 }
 
-/// Those of one ping: there and back.
+/// Packets of one ping: there and back.
 fn echo_of([there, back]: [&str; 2]) -> Vec<String> {
     let mut lines = vec![
         format!("{there} ICMP echo request"),

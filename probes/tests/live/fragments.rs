@@ -8,7 +8,7 @@ use vm::agent::SocketKind;
 use crate::ground::Ground;
 use crate::skb::listen;
 
-/// What a datagram is full of; as ports it would be 24929.
+/// Bytes that a datagram is full of; as ports they would be 24929.
 const FILL: &str = "a";
 const AS_PORT: u16 = 0x6161;
 
@@ -28,7 +28,7 @@ fn counted(ground: &mut Ground, netns: &str, name: &str) -> u64 {
         .unwrap()
 }
 
-/// How often a packet's stages have this name.
+/// Number of the packet's stages that have this name.
 fn times(path: &Path, name: &str) -> usize {
     path.iter().filter(|stage| stage.name == name).count()
 }

@@ -22,7 +22,7 @@ const FILES: &str = r"
     mount -t tmpfs one over; mkdir over/inner; mount -t tmpfs two over; mkdir over/outer; mount -o bind deep bound; touch over/outer/x
 ";
 
-/// What is looked up, and of each what `stat -L` and `realpath` say of it.
+/// Paths to look up, and of each what `stat -L` and `realpath` say of it.
 const ASK: &str = r#"
     for p in / /bin /bin/sh /tmp/deep /tmp/deep/file /tmp/hard /tmp/deep/null /tmp/deep/fifo /tmp/relative /tmp/absolute \
         /tmp/twice /tmp/up /tmp/pages /tmp/mnt /tmp/mnt/dir /tmp/mnt/dir/cached /tmp/over /tmp/over/outer /tmp/over/outer/x \
@@ -126,7 +126,7 @@ pub(crate) fn are_those_of_stat(kernel: &str) {
     ]);
 }
 
-/// What is not there, and what memory cannot tell.
+/// Paths that are not there, and what memory cannot tell.
 fn errors(ledger: &mut Ledger, ground: &mut Ground) {
     ground.sh("rm -f /tmp/gone; ls /tmp/gone; [ -e /tmp/never ]; cat /proc/self/stat; true");
     for (path, says) in [

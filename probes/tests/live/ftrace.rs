@@ -193,7 +193,8 @@ fn a_million_calls() {
     assert!(none.tally.passed >= CALLS, "{:?}", none.tally);
 }
 
-/// What [`killed_in_the_middle`] starts: this test program once more, in a guest that is there. It waits to be killed.
+/// Program that [`killed_in_the_middle`] starts: this test program once more, in a guest that is there. It waits to be
+/// killed.
 const KILLED: &str = "KLAB_TEST_FTRACE";
 
 #[test]

@@ -95,7 +95,7 @@ impl Ground {
         self.sh(ODD_ONES);
     }
 
-    /// What a shell line in the guest writes; it must succeed.
+    /// Output of a shell line in the guest; it must succeed.
     pub(crate) fn sh(&mut self, line: &str) -> String {
         let output = self.agent.shell(line).unwrap();
         assert!(

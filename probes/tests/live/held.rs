@@ -12,7 +12,7 @@ use vm::{Machine, State};
 
 use crate::ground::Ground;
 
-/// What a child of this test does: `WAY GUEST FILE`.
+/// Task of a child of this test: `WAY GUEST FILE`.
 const HOLDER: &str = "KLAB_TEST_HOLDER";
 const SOON: Duration = Duration::from_secs(20);
 
@@ -133,7 +133,7 @@ fn is_let_go() {
     // The stub is as it was: its addresses are virtual ones, and the guest goes on after the next reading by it.
     assert!(Guest::attach(&by_gdb).unwrap().tasks().unwrap().len() > 10);
     runs("a reading");
-    // What a user has paused stays so.
+    // A guest that a user has paused stays so.
     machine.pause().unwrap();
     let mut child = child("paused", &own, "-");
     child.kill().unwrap();

@@ -189,7 +189,7 @@ fn idt(ground: &mut Ground, kernel: &str) {
         let found = gate.handler.name.clone().unwrap_or_default();
         ledger.same(vector, "name", &found.as_str(), name);
     }
-    // What user space may raise: breakpoint, overflow, and the system calls of 32-bit programs.
+    // Vectors that user space may raise: breakpoint, overflow, and the system calls of 32-bit programs.
     let open = seen.iter().filter(|gate| gate.dpl == 3);
     let open: Vec<u8> = open.map(|gate| gate.vector).collect();
     ledger.same("IDT", "for users", &open, &vec![3, 4, 128]);
@@ -293,7 +293,7 @@ fn workers(ground: &mut Ground, kernel: &str) {
     ]);
 }
 
-/// What `show_all_workqueues()` says of each queue: `in-flight`, `pending`, `inactive`, and the functions.
+/// Lines of `show_all_workqueues()` for each queue: `in-flight`, `pending`, `inactive`, and the functions.
 fn ask_busy(ground: &mut Ground) -> BTreeMap<(String, String), Vec<String>> {
     let log = ground.sh(
         "dmesg -c >/dev/null; echo t >/proc/sysrq-trigger; sleep 1; dmesg | sed -n '/Showing busy workqueues/,$p'",

@@ -9,7 +9,7 @@ use crate::ledger::Ledger;
 
 crate::on_kernels!(keys_are_those_of_proc_keys);
 
-/// What `/proc/keys` says of a key: its flags, usage, permissions, uid, gid, type and description.
+/// Line of a key in `/proc/keys`: its flags, usage, permissions, uid, gid, type and description.
 type Said = (String, i32, u32, u32, u32, String, String);
 
 fn ask(ground: &mut Ground) -> BTreeMap<i32, Said> {
@@ -28,7 +28,7 @@ fn ask(ground: &mut Ground) -> BTreeMap<i32, Said> {
     text.lines().map(line).collect()
 }
 
-/// What `describe()` of the key's type prints: `keyring_describe()`, `user_describe()`; of others, how it begins.
+/// Output of `describe()` of the key's type: `keyring_describe()`, `user_describe()`; of others, how it begins.
 fn described(key: &Key) -> String {
     let name = match key.description.as_str() {
         "" => "[anon]",

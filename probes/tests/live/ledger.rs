@@ -1,4 +1,4 @@
-//! What was compared: faults with both values, and how much.
+//! Record of the comparisons: faults with both values, and how much was compared.
 
 use std::collections::BTreeMap;
 use std::fmt::{Debug, Display};
@@ -72,7 +72,7 @@ impl Ledger {
         }
     }
 
-    /// How often `field` was compared.
+    /// Number of times that `field` was compared.
     pub(crate) fn compared(&self, field: &str) -> usize {
         self.compared.get(field).copied().unwrap_or(0)
     }

@@ -101,7 +101,7 @@ pub(crate) fn modules_and_symbols(kernel: &str) {
         ledger.same(who, "module", &module.name, &said.name);
         ledger.same(who, "module size", &module.size, &said.size);
         ledger.same(who, "module address", &module.base.0, &said.address);
-        // Who uses it may come and go.
+        // The users of it may come and go.
         ledger.steady(
             who,
             "refcount",

@@ -21,7 +21,7 @@ pub(crate) fn are_those_of_kallsyms(kernel: &str) {
     let kernel = ground.guest.kernel().unwrap();
     let mut wanted: BTreeMap<String, Vec<(u64, Option<String>)>> = BTreeMap::new();
     for said in ground.agent.kallsyms().unwrap() {
-        // What runs as BPF is in no table that lies in memory.
+        // Code that runs as BPF is in no table that lies in memory.
         if said
             .module
             .as_deref()

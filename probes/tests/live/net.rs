@@ -269,7 +269,8 @@ fn both<T: Ord + std::fmt::Debug>(
     }
 }
 
-/// What waits to be read of each unix socket, by its inode: Netid State Recv-Q Send-Q Path Inode Peer Peer-Inode of `ss`.
+/// Bytes that wait to be read of each unix socket, by its inode: Netid State Recv-Q Send-Q Path Inode Peer Peer-Inode
+/// of `ss`.
 fn queues(ledger: &mut Ledger, mine: &[&Socket], said: (&str, &str)) {
     let of = |text: &str| -> BTreeMap<u64, u32> {
         let line = |line: &str| {

@@ -23,7 +23,7 @@ const INIT: &str = "\
     echo CMDLINE $($b tr '\\0' ' ' </proc/$p/cmdline | $b cut -c1-16); echo READY now; \
     while :; do $b sleep 100; done";
 
-/// What follows a word on a line of the console.
+/// Text behind a word on a line of the console.
 fn said(serial: &str, word: &str) -> Option<String> {
     let line = serial
         .lines()

@@ -19,10 +19,10 @@ const POPULATION: &str = r"
     for port in 1 2 3; do nft add rule ip klab out tcp dport $port counter accept; done
 ";
 
-/// How many things are shown, and what is said to be missing.
+/// Number of things that are shown, and what is said to be missing.
 type Seen = (usize, Vec<Missing>);
 
-/// What is damaged, and what must be named then.
+/// A thing to damage, and what must be named then.
 struct Case {
     what: &'static str,
     at: GuestVirt,

@@ -37,7 +37,7 @@ pub(crate) fn load(ground: &mut Ground) {
     ground.agent.load_module("/run/klab_test.ko", "").unwrap();
 }
 
-/// What is planted under a name.
+/// Address of the thing that is planted under a name.
 fn planted(kernel: &Kernel, name: &str) -> GuestVirt {
     kernel.symbol(&format!("klab_test_{name}")).unwrap()
 }
@@ -252,7 +252,7 @@ fn wrong(kernel: &Kernel) {
         validate_xarray(kernel, at("xarray_count"), layout, BOUND),
         "count",
     );
-    // What a walk does not look at does not stop it.
+    // Damage that a walk does not look at does not stop it.
     let walked = xa_for_each(kernel, at("xarray_count"), layout).map(Result::unwrap);
     assert_eq!(walked.count() as u64, ENTRIES);
 }
@@ -281,6 +281,6 @@ fn skb(guest: &probes::Guest, kernel: &Kernel) {
         (skb.head, 2, skb.data())
     );
     assert_ne!(clone.at, skb.at);
-    // What is no sk_buff is not shown as one.
+    // An address that is no sk_buff is not shown as one.
     assert!(guest.sk_buff(planted(kernel, "list")).is_err());
 }

@@ -246,7 +246,7 @@ fn compare(ledger: &mut Ledger, process: &Process, before: &Said, after: &Said) 
             .iter()
             .map(|one| format!("{}:[{}]", one.kind, one.inum))
             .collect(),
-        // Of a zombie /proc shows none.
+        // /proc shows none of a zombie.
         &|said| Some(said.file(pid, "ns")).filter(|lines| !lines.is_empty()),
     );
     if !leader {
@@ -339,7 +339,7 @@ fn compare(ledger: &mut Ledger, process: &Process, before: &Said, after: &Said) 
     });
 }
 
-/// What the workload `Confined` made of itself, as it says in its source.
+/// Values that the workload `Confined` gave itself, as it says in its source.
 fn known(ledger: &mut Ledger, process: &Process) {
     let cred = process.credentials.as_ref().unwrap();
     let mut same = |what: &'static str, memory: &[String], made: &[&str]| {
@@ -439,7 +439,7 @@ fn all_namespaces(ledger: &mut Ledger, seen: &Namespaces, before: &Said, after: 
     ledger.same("blue", "namespace", &empty, &true);
 }
 
-/// Of each group its processes, and what its files say, by hierarchy and path.
+/// Processes of each group, and what its files say, by hierarchy and path.
 fn groups(ground: &mut Ground) -> BTreeMap<(bool, String), BTreeMap<String, String>> {
     let text = ground.sh(
         r#"for top in /sys/fs/cgroup /tmp/v1; do find $top -type d | while read d; do

@@ -103,7 +103,7 @@ fn the_last_writer_is_named() {
         hashes.push((there, hash_of_ram(&guest)));
     }
     assert!(hashes.iter().all(|hash| *hash == hashes[0]) && hashes[0].0 != hashes[0].1, "{hashes:x?}");
-    // What cannot be is said.
+    // A seek that cannot be is said.
     let fault = guest.seek(end.last + 1).unwrap_err();
     assert!(fault.to_string().contains("the record has the instructions"), "{fault}");
     let fault = guest.agent().unwrap_err();
@@ -123,7 +123,7 @@ fn the_last_writer_is_named() {
     assert_eq!((&live.writer, &live.place), (&last.write.writer, &last.write.place));
 }
 
-/// What a child of the next test does.
+/// Task of a child of the next test.
 const GOER: &str = "KLAB_TEST_REWIND";
 
 #[test]

@@ -70,7 +70,7 @@ pub(crate) fn a_million_events(cpus: u32) {
         println!("{cpus} CPUs, reads {reads}: {given} in {took:?}, {tally:?}");
         assert!(given >= EVENTS * u64::from(cpus), "{given}");
         assert_eq!(tally.delivered + tally.lost, given, "{tally:?}");
-        // Who does not read loses nearly all and says so; who reads gets what it can.
+        // A reader that does not read loses nearly all and says so; one that reads gets what it can.
         let slots = u64::from(ring::MAX_RING) / ring::RECORD as u64;
         if reads {
             assert!(tally.delivered > 2 * slots, "{tally:?}");

@@ -31,7 +31,7 @@ fn finds(ram: &mut Ram, what: &str, wanted: &[(&str, &str)]) {
     }
 }
 
-/// Where a symbol lies.
+/// Address of a symbol.
 fn symbol(kernel: &Kernel, name: &str) -> GuestVirt {
     kernel.symbols().unwrap().lookup(name).unwrap()
 }

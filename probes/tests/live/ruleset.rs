@@ -97,7 +97,7 @@ pub(crate) fn are_those_of_nft(kernel: &str) {
             for (i, text) in expressions.iter().enumerate() {
                 let line = |lines: &Vec<String>| lines.get(i).cloned().unwrap_or_default();
                 let (first, last) = (line(lines.0), line(lines.1));
-                // Of a kind that is not known here the name alone.
+                // For a kind that is not known here, the name alone.
                 let known = text.contains(' ') || text == "masq";
                 let field = if known {
                     "expression"
@@ -127,7 +127,7 @@ pub(crate) fn are_those_of_nft(kernel: &str) {
     ]);
 }
 
-/// Of memory: `family table chain handle`, and the expressions.
+/// Rules by memory: `family table chain handle`, and the expressions.
 fn rules(ruleset: &NftRuleset, wanted: impl Fn(u32) -> bool) -> BTreeMap<String, Vec<String>> {
     let mut all = BTreeMap::new();
     for table in ruleset.iter().filter(|table| wanted(table.netns)) {

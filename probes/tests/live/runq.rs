@@ -14,7 +14,7 @@ crate::on_kernels!(are_those_of_proc);
 /// Tasks that always want to run, by their nice value, and the weight that `sched_prio_to_weight[]` has for it.
 const HOGS: [(i32, u64); 4] = [(0, 1024), (0, 1024), (5, 335), (-5, 3121)];
 
-/// Of each of these tasks its `se.vruntime` in nanoseconds, with how often it has moved to another CPU (where the vruntime
+/// `se.vruntime` of each of these tasks in nanoseconds, and how often it has moved to another CPU (where the vruntime
 /// begins anew).
 fn ask(ground: &mut Ground, pids: &[i32]) -> BTreeMap<i32, (u64, String)> {
     let mut said = BTreeMap::new();

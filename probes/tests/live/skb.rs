@@ -90,7 +90,7 @@ fn the_function_tracer_agrees() {
     assert!(same, "seen {seen:?}\nsaid {said:?}");
 }
 
-/// What ftrace itself says that it can hook.
+/// Functions that ftrace itself says it can hook.
 #[test]
 fn functions() {
     let mut ground = Ground::bare("default", 512 << 20);

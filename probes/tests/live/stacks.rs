@@ -17,7 +17,7 @@ use crate::ledger::Ledger;
 
 crate::on_kernels!(are_those_of_proc, in_the_middle_of_a_switch);
 
-/// What `/proc` has of a thread: how often it left its CPU, and its stack, `function+0xoffset [module]` line by line.
+/// A thread in `/proc`: how often it left its CPU, and its stack, `function+0xoffset [module]` line by line.
 type Said = (u64, Vec<String>);
 
 fn ask(ground: &mut Ground) -> BTreeMap<i32, Said> {
@@ -71,7 +71,7 @@ pub(crate) fn are_those_of_proc(kernel: &str) {
     ]);
 }
 
-/// What sleeps, against `/proc`. Gives what memory has.
+/// Tasks that sleep, against `/proc`. Gives what memory has.
 fn sleeping(ledger: &mut Ledger, ground: &mut Ground) -> Vec<StackTrace> {
     let (before, seen, after) = ground.sandwich(ask, |guest| {
         let text = |name| guest.symbol(name);
@@ -82,7 +82,7 @@ fn sleeping(ledger: &mut Ledger, ground: &mut Ground) -> Vec<StackTrace> {
     });
     let (traces, scheduler) = seen;
     ledger.same("all", "missing", &traces.missing, &Vec::new());
-    // What in_sched_functions() knows is not shown by /proc.
+    // /proc does not show the functions that in_sched_functions() knows.
     let shown = |ip: GuestVirt| !scheduler.contains(&ip);
     for trace in traces.iter() {
         followed(ledger, trace);
@@ -114,7 +114,7 @@ fn told(trace: &StackTrace) -> String {
     trace.text()
 }
 
-/// Those whose stack is freed: `/proc` shows nothing of it.
+/// Tasks whose stack is freed: `/proc` shows nothing of it.
 fn zombies(ledger: &mut Ledger, ground: &mut Ground) {
     let guest = ground.guest.clone();
     for task in guest.tasks().unwrap().iter() {
@@ -174,7 +174,7 @@ fn each_task_once(ledger: &mut Ledger, guest: &Guest) -> Vec<StackTrace> {
     traces.items
 }
 
-/// What the CPUs run, in the kernel or in user space.
+/// Tasks on the CPUs, in the kernel or in user space.
 fn running(ledger: &mut Ledger, ground: &mut Ground) {
     ground
         .agent
@@ -274,7 +274,7 @@ fn interrupted(ledger: &mut Ledger, ground: &mut Ground) {
     }
 }
 
-/// How long something may take that happens all the time.
+/// Time that something may take which happens all the time.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A CPU that stands where one task gives it to the next: before its stack pointer is changed, right behind that, and
@@ -354,10 +354,10 @@ pub(crate) fn in_the_middle_of_a_switch(kernel: &str) {
 /// While tracers replace return addresses and call from code of their own making.
 pub(crate) fn while_traced(kernel: &str) {
     const HERE: &str = "cd /sys/kernel/tracing";
-    // Where sleepers are, and what runs often: all functions would be too many for an emulated CPU.
+    // Functions of sleepers, and ones that run often: all functions would be too many for an emulated CPU.
     const TRACED: &str = "schedule schedule_timeout schedule_hrtimeout* do_nanosleep hrtimer_nanosleep vfs_* ksys_* \
                           pipe_* do_epoll_wait do_poll* do_wait kernel_wait4 ip_* icmp_* rcu_gp_* inet_* sock_*";
-    // Of two CPUs QEMU may go on to run what one has translated when the other has patched it, which kills the guest.
+    // If one of two CPUs has patched code, QEMU may go on to run the other's old translation, which kills the guest.
     let mut ground = Ground::of(Options {
         kernel: kernel.parse().unwrap(),
         cpus: 1,

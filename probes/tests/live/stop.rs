@@ -200,7 +200,8 @@ fn survives() {
         .unwrap();
 }
 
-/// What [`a_killed_waiter`] starts: this test program once more, in a guest that is there. It waits to be killed.
+/// Program that [`a_killed_waiter`] starts: this test program once more, in a guest that is there. It waits to be
+/// killed.
 const KILLED: &str = "KLAB_TEST_STOP";
 
 #[test]

@@ -11,7 +11,7 @@ use crate::ledger::Ledger;
 
 crate::on_kernels!(are_those_of_proc);
 
-/// What `/proc` says of a task, and how often it was switched away from.
+/// A task in `/proc`, and how often it was switched away from.
 pub(crate) type Said = BTreeMap<i32, (values::Task, String)>;
 
 /// A task of memory with what is beside its `task_struct`.

@@ -37,7 +37,7 @@ pub(crate) fn is_what_objdump_says(kernel: &str) {
         let lost = matches!(trace.end, TraceEnd::Lost(_));
         for frames in trace.frames.windows(2).filter(|_| !lost) {
             let [inner, frame] = frames else { continue };
-            // Where an interrupt came is not after a call; who sleeps may have been preempted by one.
+            // The place of an interrupt is not after a call; a task that sleeps may have been preempted by one.
             let interrupted = inner.function.starts_with("asm_");
             let at = frame.ip.back(u64::from(!interrupted));
             // The first idle task's oldest frames are of code that was given back after the boot.
@@ -172,7 +172,7 @@ fn mnemonic(text: &str) -> String {
     word.trim_end_matches(['b', 'w', 'l', 'q']).to_owned()
 }
 
-/// What a sysctl and the function tracer change in the code, before, meanwhile and after.
+/// Code that a sysctl and the function tracer change, before, meanwhile and after.
 fn patched(ledger: &mut Ledger, ground: &mut Ground) {
     let says = |ground: &Ground, name: &str, what: &str| -> Vec<String> {
         let guest = &ground.guest;

@@ -88,7 +88,7 @@ fn hrtimers(ground: &mut Ground, kernel: &str) {
                 )
             })
             .collect();
-        // What was queued before and after was queued between.
+        // A timer that was queued before and after was queued between.
         for timer in before.0.intersection(&after.0) {
             ledger.same(format!("{timer:?}"), "queued", &own.contains(timer), &true);
         }

@@ -14,7 +14,7 @@ crate::on_kernels!(are_those_of_pahole);
 /// A member: its name, its first bit, its bits when it is a bit field, its size (of a bit field: of its type).
 type Member = (String, u64, Option<u64>, u64);
 
-/// What a structure or union looks like: its members in order, those of nested ones before the nested one itself, and
+/// Layout of a structure or union: its members in order, those of nested ones before the nested one itself, and
 /// its size, which `pahole` does not say of a union.
 #[derive(Debug, Default)]
 struct Layout {
@@ -110,7 +110,7 @@ fn of_declaration(declaration: &Declaration) -> Layout {
 fn of_pahole(text: &str) -> Vec<(Kind, String, Layout)> {
     let mut all = Vec::new();
     let mut now: Option<(Kind, String, Layout)> = None;
-    // How many members there were before each body that is open.
+    // Number of members before each body that is open.
     let mut open = Vec::new();
     for line in text.lines() {
         if let Some(head) = line
@@ -137,7 +137,7 @@ fn of_pahole(text: &str) -> Vec<(Kind, String, Layout)> {
             } else {
                 None
             };
-            // What a pointer points to lies elsewhere.
+            // The target of a pointer lies elsewhere.
             if let (Some(before), true) = (before, member.contains('*')) {
                 layout.members.truncate(before);
             }

@@ -13,7 +13,7 @@ use std::collections::HashMap;
 use probes::skb::{Path, Stage, What};
 use probes::view::View;
 
-/// What a stage says.
+/// Text of a stage.
 fn says(stage: &Stage) -> String {
     let what = match &stage.what {
         What::NoHook(_) => "no hook".to_owned(),
@@ -60,7 +60,7 @@ struct Bound<'a> {
 }
 
 impl<'a> Bound<'a> {
-    /// Whether a stage is what a line says; binds what the line names.
+    /// Tells whether a stage is what a line says; binds what the line names.
     fn fits(&mut self, stage: &Stage, line: &'a str) -> Result<(), String> {
         let (line, words) = match line.split_once(" : ") {
             Some((line, words)) => (line, words),

@@ -70,8 +70,8 @@ pub(crate) fn names_who_waits_for_whom(kernel: &str) {
     let who = holders(&mut ground);
     let rt = ground.sh("uname -v").contains("PREEMPT_RT");
     let mut ledger = Ledger::new(format!("reasons on {kernel}"));
-    // What each waits for first, and whom: with PREEMPT_RT it is the rt_mutex inside, and a writer that waits for readers
-    // has it already.
+    // The first thing that each waits for, and the task: with PREEMPT_RT it is the rt_mutex inside, and a writer that
+    // waits for readers has it already.
     let cases = [
         ("second", Object::Mutex, "reader"),
         ("wants_to_write", Object::RwSem, "writer"),

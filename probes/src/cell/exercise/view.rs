@@ -1,4 +1,4 @@
-//! What became of an answer, in one line.
+//! Verdict on an answer, in one line.
 
 use super::Verdict;
 use crate::view::{View, escape};

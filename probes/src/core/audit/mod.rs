@@ -149,7 +149,7 @@ impl Auditor<'_> {
     ) -> Result<()> {
         let function = self.functions.at(at)?;
         let owner = self.code.owner(at);
-        // What lies nowhere, or was freed, has no instructions to look at.
+        // Code that lies nowhere, or was freed, has no instructions to look at.
         let detour = match owner {
             Owner::Nobody | Owner::Init => None,
             _ => entry::detour(self, at)?,

@@ -31,7 +31,7 @@ pub struct BpfProgram {
     pub kind: String,
     /// A checksum of its instructions.
     pub tag: String,
-    /// Whether it was compiled to the CPU's instructions.
+    /// True if it was compiled to the CPU's instructions.
     pub jited: bool,
     /// Function that runs it, `bpf_prog.bpf_func`: its compiled code, or the interpreter.
     pub bpf_func: GuestVirt,
@@ -76,7 +76,7 @@ pub struct BpfMap {
     pub max_entries: u32,
     /// `BPF_F_*`
     pub flags: u32,
-    /// Whether user space can no longer change it.
+    /// True if user space can no longer change it.
     pub frozen: bool,
     /// Number of references: by programs, descriptors, other maps.
     pub refcnt: i64,

@@ -26,8 +26,8 @@ pub struct Gate {
     pub exception: Option<&'static str>,
     /// Address that the CPU jumps to.
     pub handler: Function,
-    /// Whether that is in the kernel's image: its text, or the part of it that is freed after the boot, where vectors that
-    /// cannot come still lead.
+    /// True if that is in the kernel's image: its text, or the part of it that is freed after the boot, where vectors
+    /// that cannot come still lead.
     pub in_image: bool,
     /// The stack of the interrupt stack table that it takes, 1 to 7; 0 stays on the stack that it has.
     pub ist: u8,
@@ -35,7 +35,7 @@ pub struct Gate {
     pub dpl: u8,
     /// 14: interrupts are off on the way; 15: they stay as they are.
     pub kind: u8,
-    /// Whether it is in use.
+    /// True if it is in use.
     pub present: bool,
 }
 

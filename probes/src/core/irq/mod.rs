@@ -44,7 +44,7 @@ pub struct IrqAction {
     pub handler: Function,
     /// Function that its thread calls afterwards, if it has a thread: `irqaction.thread_fn`.
     pub thread_fn: Option<Function>,
-    /// That thread.
+    /// Pid of that thread.
     pub thread: Option<i32>,
     /// Argument of the handler, which tells those that share the interrupt apart: `irqaction.dev_id`.
     pub dev_id: GuestVirt,
@@ -71,7 +71,7 @@ pub struct Irq {
     pub counts: Vec<u64>,
     /// The CPUs that it may come to, from the next time on.
     pub affinity: Vec<u32>,
-    /// Those of them that it comes to.
+    /// CPUs of them that it comes to.
     pub effective: Vec<u32>,
     /// Its handlers.
     pub actions: Vec<IrqAction>,
@@ -82,9 +82,9 @@ pub struct Irq {
 pub struct Irqs {
     /// The CPUs that are online, in the order of all counts.
     pub cpus: Vec<u32>,
-    /// Those with a descriptor, by number.
+    /// Interrupts with a descriptor, by number.
     pub irqs: Vec<Irq>,
-    /// Those of the CPUs themselves: timers, calls from other CPUs, errors.
+    /// Interrupts of the CPUs themselves: timers, calls from other CPUs, errors.
     pub cpu_interrupts: Vec<CpuInterrupt>,
     /// Parts that could not be read, each with the reason.
     #[serde(skip_serializing_if = "Vec::is_empty")]

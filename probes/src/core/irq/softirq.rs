@@ -26,7 +26,7 @@ pub struct Softirq {
     pub action: Option<Function>,
     /// Number of runs on each CPU.
     pub counts: Vec<u64>,
-    /// Whether it waits to be run, on each CPU; `None` where the CPU's mask could not be read.
+    /// True if it waits to be run, on each CPU; `None` where the CPU's mask could not be read.
     pub pending: Vec<Option<bool>>,
 }
 

@@ -43,7 +43,7 @@ const MEMBERS: &[(&str, &str, &str)] = &[
         "Posted-interrupt wakeup event",
     ),
 ];
-/// Those in per-CPU variables of their own (`arch/x86/kernel/cpu/mce/core.c`).
+/// Counters in per-CPU variables of their own (`arch/x86/kernel/cpu/mce/core.c`).
 const VARIABLES: &[(&str, &str, &str)] = &[
     ("mce_exception_count", "MCE", "Machine check exceptions"),
     ("mce_poll_count", "MCP", "Machine check polls"),

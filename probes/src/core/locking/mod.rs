@@ -102,7 +102,7 @@ fn waiters(kernel: &Kernel, at: GuestVirt, lock: &str, waiter: &str) -> Result<L
     Ok(Listing::walk("the ring of first_waiter", walk))
 }
 
-/// What `read` gives of each waiter, and which could not be read.
+/// Value of `read` for each waiter, and which could not be read.
 fn each<T>(
     nodes: Listing<GuestVirt>,
     missing: &mut Vec<Missing>,

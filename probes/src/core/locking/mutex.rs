@@ -16,15 +16,15 @@ const FLAGS: [(u64, &str); 3] = [(1, "WAITERS"), (2, "HANDOFF"), (4, "PICKUP")];
 pub struct Mutex {
     /// Address.
     pub at: GuestVirt,
-    /// Whether somebody has it.
+    /// True if somebody has it.
     pub locked: bool,
-    /// Who has it; `None` if nobody has, or if that task could not be read.
+    /// Owner; `None` if nobody has it, or if that task could not be read.
     pub owner: Option<Contender>,
     /// `MUTEX_FLAG_*` without `MUTEX_FLAG_`; a kernel with PREEMPT_RT has none.
     pub flags: Vec<&'static str>,
     /// Waiters, in the order in which they came.
     pub waiters: Vec<Contender>,
-    /// What could not be read.
+    /// Parts that could not be read.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub missing: Vec<Missing>,
 }

@@ -29,13 +29,13 @@ pub struct RtWaiter {
 pub struct RtMutex {
     /// Address.
     pub at: GuestVirt,
-    /// Whether somebody has it.
+    /// True if somebody has it.
     pub locked: bool,
-    /// Who has it; `None` if nobody has, or if that task could not be read.
+    /// Owner; `None` if nobody has it, or if that task could not be read.
     pub owner: Option<Contender>,
     /// Waiters, the most urgent first.
     pub waiters: Vec<RtWaiter>,
-    /// What could not be read.
+    /// Parts that could not be read.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub missing: Vec<Missing>,
 }

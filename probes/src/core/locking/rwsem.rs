@@ -15,7 +15,7 @@ const READER_SHIFT: u32 = 8;
 const READFAIL: u64 = 1 << 63;
 const READER_OWNED: u64 = 1;
 const OWNER_FLAGS: u64 = 3;
-// What `readers` holds beside their number: `READER_BIAS` (`include/linux/rwbase_rt.h:8@v7.3.4`) and the next.
+// Other values of `readers` beside their number: `READER_BIAS` (`include/linux/rwbase_rt.h:8@v7.3.4`) and the next.
 const READER_BIAS: u32 = 1 << 31;
 const WRITER_BIAS: u32 = 1 << 30;
 
@@ -35,7 +35,7 @@ pub enum RwState {
 pub struct RwSemWaiter {
     /// The task.
     pub task: Contender,
-    /// Whether it wants to write. `None` if the lock does not say: with PREEMPT_RT readers and writers queue up for one
+    /// True if it wants to write. `None` if the lock does not say: with PREEMPT_RT readers and writers queue up for one
     /// rt_mutex, whose waiters have no mark of it (`struct rt_mutex_waiter`, `kernel/locking/rtmutex_common.h:52@v7.3.4`).
     pub writer: Option<bool>,
 }
@@ -50,12 +50,12 @@ pub struct RwSem {
     /// The writer that holds it; of readers the one that took it last, which may have left it since. With PREEMPT_RT no
     /// reader is known: they are counted (`rwbase_read_trylock`, `kernel/locking/rwbase_rt.c:53@v7.3.4`).
     pub owner: Option<Contender>,
-    /// Whether the first who waits is to have it next, before any who does not sleep.
+    /// True if the first who waits is to have it next, before any who does not sleep.
     pub handoff: bool,
     /// Waiters, in the order in which they came; with PREEMPT_RT the most urgent first, after the one who
     /// has the rt_mutex already.
     pub waiters: Vec<RwSemWaiter>,
-    /// What could not be read: where it is the owner, `owner` is `None` too.
+    /// Parts that could not be read: where it is the owner, `owner` is `None` too.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub missing: Vec<Missing>,
 }
@@ -91,7 +91,7 @@ fn read(kernel: &Kernel, at: GuestVirt) -> Result<RwSem> {
             writer: Some(i64::from(kernel.read_u32(waiter.offset(kind))?) == writes),
         })
     });
-    // What readers leave there may be a task that is gone.
+    // The word that readers leave there may be a task that is gone.
     let stale = state == RwState::Free && owner & READER_OWNED != 0;
     Ok(RwSem {
         at,

@@ -22,7 +22,7 @@ pub struct WaitEntry {
     pub task: Option<Contender>,
     /// Function that is called when the queue is woken: `wait_queue_entry.func`.
     pub function: String,
-    /// Whether one such is enough, where a waker wants to wake only one.
+    /// True if one such is enough, where a waker wants to wake only one.
     pub exclusive: bool,
 }
 
@@ -33,7 +33,7 @@ pub struct WaitQueue {
     pub at: GuestVirt,
     /// Its entries, in the order in which they are told.
     pub waiters: Vec<WaitEntry>,
-    /// What could not be read.
+    /// Parts that could not be read.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub missing: Vec<Missing>,
 }
@@ -47,7 +47,7 @@ pub struct Completion {
     pub done: u32,
     /// Waiters.
     pub waiters: Vec<Contender>,
-    /// What could not be read.
+    /// Parts that could not be read.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub missing: Vec<Missing>,
 }

@@ -57,8 +57,8 @@ pub struct Module {
     pub refcnt: i32,
     /// Taints that it brings, in the kernel's letters.
     pub taints: String,
-    /// Whether it is on the list of modules. One that is not, but is among the module objects of sysfs or in the tree of
-    /// module memory, was hidden by somebody, or is being loaded or removed just now.
+    /// True if it is on the list of modules. One that is not, but is among the module objects of sysfs or in the tree
+    /// of module memory, was hidden by somebody, or is being loaded or removed just now.
     pub listed: bool,
 }
 
@@ -102,7 +102,7 @@ fn read(kernel: &Kernel) -> Result<Option<Modules>> {
     let plan = Plan::<Raw>::new(kernel)?;
     let mut nodes = whole_list(kernel, head, list, MODULE_BOUND, "the list of modules");
     let count = nodes.len();
-    // Those behind a broken link are found by the other places, and are not hidden then.
+    // Modules behind a broken link are found by the other places, and are not hidden then.
     let whole = nodes.is_whole();
     nodes.append(unlisted::find(kernel, &nodes));
     let listed: HashSet<GuestVirt> = nodes.iter().take(count).copied().collect();

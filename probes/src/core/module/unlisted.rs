@@ -24,7 +24,8 @@ pub(super) fn find(kernel: &Kernel, listed: &[GuestVirt]) -> Listing<GuestVirt> 
     found
 }
 
-/// Those of `/sys/module`: the kset `module_kset`. Code that is built into the kernel has objects there without a module.
+/// Modules of `/sys/module`: the kset `module_kset`. Code that is built into the kernel has objects there without a
+/// module.
 fn of_sysfs(kernel: &Kernel) -> Result<Listing<GuestVirt>> {
     // A kernel without sysfs has none.
     let Some(kset) = kernel.symbols()?.lookup("module_kset") else {
@@ -47,7 +48,8 @@ fn of_sysfs(kernel: &Kernel) -> Result<Listing<GuestVirt>> {
     Ok(modules)
 }
 
-/// Those whose memory is in the tree that the kernel looks addresses up in: `mod_tree` (`kernel/module/tree_lookup.c`).
+/// Modules whose memory is in the tree that the kernel looks addresses up in: `mod_tree`
+/// (`kernel/module/tree_lookup.c`).
 fn of_tree(kernel: &Kernel) -> Result<Listing<GuestVirt>> {
     // A kernel without CONFIG_MODULES_TREE_LOOKUP looks along the list.
     let Some(tree) = kernel.symbols()?.lookup("mod_tree") else {

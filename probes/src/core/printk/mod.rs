@@ -65,9 +65,9 @@ pub struct LogRecord {
     pub level: u8,
     /// 0 for the kernel, others for what user space wrote to `/dev/kmsg`.
     pub facility: u8,
-    /// Whether it goes on a line begun before (`LOG_CONT`).
+    /// True if it goes on a line begun before (`LOG_CONT`).
     pub cont: bool,
-    /// Whether its line is not ended: more may be added. What a dying kernel says last often is such a one; `/dev/kmsg`
+    /// True if its line is not ended: more may be added. What a dying kernel says last often is such a one; `/dev/kmsg`
     /// does not give it.
     pub open: bool,
     /// Its writer.
@@ -97,12 +97,12 @@ pub struct Log {
     /// read, or were being written.
     #[serde(skip)]
     pub holes: Vec<(u64, u64)>,
-    /// What the text of each begins with, after the time.
+    /// Beginning of each text, after the time.
     #[serde(skip)]
     pub prefix: Prefix,
 }
 
-/// What the text of a record begins with. JSON has all of it in any case.
+/// Beginning of the text of a record. JSON has all of it in any case.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Prefix {
     /// Facility and level, as `dmesg -x` prints them.

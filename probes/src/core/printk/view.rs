@@ -75,8 +75,8 @@ fn lines(record: &LogRecord, prefix: Prefix) -> Vec<String> {
         .collect()
 }
 
-/// What stands before a text: facility and level as by `dmesg -x`, the time, the writer as CONFIG_PRINTK_CALLER has it, with
-/// what the kernel keeps of it besides.
+/// Text before a record's: facility and level as by `dmesg -x`, the time, the writer as CONFIG_PRINTK_CALLER has it,
+/// with what the kernel keeps of it besides.
 fn stamp(record: &LogRecord, prefix: Prefix) -> String {
     let mut out = String::new();
     // Writing to a String does not fail.

@@ -39,9 +39,9 @@ pub struct RcuCpu {
     pub at: GuestVirt,
     /// The grace period that it knows of, counted as `Rcu::gp` is.
     pub gp: i64,
-    /// Whether the present grace period waits for it to pass through a quiescent state.
+    /// True if the present grace period waits for it to pass through a quiescent state.
     pub waited_for: bool,
-    /// Whether it itself knows that it has not passed through one.
+    /// True if it itself knows that it has not passed through one.
     pub needs_qs: bool,
     /// Callbacks that wait, by how far they are: their grace period is over, is under way, comes next, is not known.
     pub segments: [u64; SEGMENTS],
@@ -60,11 +60,11 @@ pub struct Rcu {
     pub name: String,
     /// The number of the last grace period that is over. The kernel begins at -300, so that a counter that wraps is noticed.
     pub gp: i64,
-    /// Whether the next one is under way.
+    /// True if the next one is under way.
     pub under_way: bool,
     /// State of its thread: `RCU_GP_IDLE`, `RCU_GP_WAIT_FQS`.
     pub state: String,
-    /// That thread.
+    /// Pid of that thread.
     pub gp_kthread: Option<i32>,
     /// Expedited grace periods that are over.
     pub expedited: u64,

@@ -23,7 +23,7 @@ pub struct ClockSource {
     pub at: GuestVirt,
     /// Its name.
     pub name: String,
-    /// Whether it is the one in use.
+    /// True if it is the one in use.
     pub current: bool,
     /// Rating: the kernel takes the working source with the highest.
     pub rating: i32,
@@ -48,7 +48,7 @@ pub struct ClockEvent {
     pub cpu: Option<u32>,
     /// Its name.
     pub name: String,
-    /// Whether it is told each time (`ONESHOT`) or ticks (`PERIODIC`).
+    /// Mode: `ONESHOT`, told each time, or `PERIODIC`, ticking.
     pub mode: String,
     /// When it will interrupt next, in nanoseconds of the monotonic clock.
     pub next_event: i64,

@@ -37,7 +37,7 @@ pub struct Timers {
     pub jiffies: u64,
     /// The monotonic clock at the last tick, in nanoseconds.
     pub monotonic: u64,
-    /// Those of the timer wheel, which expire at a tick.
+    /// Timers of the timer wheel, which expire at a tick.
     pub wheel: Vec<WheelTimer>,
     /// The high-resolution ones.
     pub hrtimers: Vec<HrTimer>,
@@ -81,7 +81,7 @@ const TASKS: &[(&str, &str, &str, &str)] = &[
     ("process_timeout", "struct process_timer", "timer", "task"),
     ("hrtimer_wakeup", "struct hrtimer_sleeper", "timer", "task"),
 ];
-/// Those that stand for work: the structure around the timer, its timer, the work's function.
+/// Timers that stand for work: the structure around the timer, its timer, the work's function.
 const WORKS: &[(&str, &str, &str, &str)] = &[
     (
         "delayed_work_timer_fn",

@@ -44,7 +44,7 @@ impl MadeCode {
         }
     }
 
-    /// Whether an address is in it.
+    /// Tells whether an address is in it.
     pub(crate) fn holds(&self, at: GuestVirt) -> bool {
         self.start <= at && at < self.end
     }

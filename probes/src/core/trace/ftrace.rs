@@ -45,7 +45,8 @@ pub struct TracedFunction {
     pub function: Function,
     /// Number of users that hook it.
     pub count: u64,
-    /// Whether a user wants the registers, may change where the function returns to, or is called directly: `R`, `I`, `D`.
+    /// Flags: a user wants the registers, may change where the function returns to, or is called directly: `R`, `I`,
+    /// `D`.
     pub flags: String,
     /// Target of the call there; `None` if there is no call.
     pub calls: Option<Function>,
@@ -105,7 +106,7 @@ impl Flags {
             "MODIFIED",
         ];
         let flag = |name: &str| kernel.constant(&format!("FTRACE_FL_{name}"));
-        // What is below the lowest flag that this kernel has is the count.
+        // The bits below the lowest flag that this kernel has are the count.
         let all = names.iter().filter_map(|name| flag(name).ok());
         let lowest = all.min().filter(|lowest| *lowest > 0).unwrap_or(1);
         Ok(Self {
@@ -127,7 +128,7 @@ pub(crate) struct Record {
     pub(crate) ip: GuestVirt,
     /// Number of users that hook it.
     pub(crate) count: u64,
-    /// Whether it is a call now.
+    /// True if it is a call now.
     pub(crate) enabled: bool,
     flags: u64,
 }

@@ -28,7 +28,7 @@ pub struct Kprobe {
     pub place: Function,
     /// Function that is called there.
     pub handler: Option<Function>,
-    /// Whether it is about the function's return.
+    /// True if it is about the function's return.
     pub is_return: bool,
     /// `GONE`, `DISABLED`, `OPTIMIZED` for a jump instead of a breakpoint, `FTRACE` for a hook at a function's entry.
     pub flags: Vec<&'static str>,

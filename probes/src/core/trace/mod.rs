@@ -28,7 +28,7 @@ const NAME: usize = 512;
 /// The tracers of the kernel.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Tracing {
-    /// Whether functions may be hooked: `kernel.ftrace_enabled`.
+    /// True if functions may be hooked: `kernel.ftrace_enabled`.
     pub ftrace_enabled: bool,
     /// The buffers that traces go to, with their tracers and events; the first is `/sys/kernel/tracing` itself.
     pub instances: Vec<TraceInstance>,

@@ -60,7 +60,7 @@ pub struct BlockRequest {
     pub at: GuestVirt,
     /// Operation: `REQ_OP_READ`.
     pub op: String,
-    /// Whether that brings data to the disk.
+    /// True if that brings data to the disk.
     pub writes: bool,
     /// The first sector, of 512 bytes.
     pub sector: u64,
@@ -83,7 +83,7 @@ pub struct BlockRequest {
 pub struct RequestQueue {
     /// Address of its `struct request_queue`.
     pub at: GuestVirt,
-    /// Whether it has requests and hardware queues at all (blk-mq); other drivers take each bio as it comes.
+    /// True if it has requests and hardware queues at all (blk-mq); other drivers take each bio as it comes.
     pub mq: bool,
     /// The scheduler: `mq-deadline`; `None` is `none`.
     pub elevator: Option<String>,
@@ -112,7 +112,7 @@ pub struct Partition {
     pub start: u64,
     /// Its size in sectors of 512 bytes.
     pub sectors: u64,
-    /// What was transferred; `None` if it could not be read.
+    /// Counters of transfers; `None` if they could not be read.
     pub stats: Option<DiskStats>,
 }
 
@@ -129,11 +129,11 @@ pub struct Disk {
     pub dev: DevT,
     /// Its size in sectors of 512 bytes.
     pub sectors: u64,
-    /// Whether it cannot be written to.
+    /// True if it cannot be written to.
     pub read_only: bool,
     /// Reads and writes that its driver has: `/sys/block/NAME/inflight`. `None`, as the next two: it could not be read.
     pub in_flight: Option<[u64; 2]>,
-    /// What was transferred.
+    /// Counters of transfers.
     pub stats: Option<DiskStats>,
     /// Its request queue.
     pub queue: Option<RequestQueue>,

@@ -62,7 +62,7 @@ pub struct Majors {
     pub char: Vec<CharRegion>,
     /// Block devices, as `/proc/devices` lists them.
     pub block: Vec<BlockMajor>,
-    /// Those of the major number 10, as `/proc/misc` lists them.
+    /// Devices of the major number 10, as `/proc/misc` lists them.
     pub misc: Vec<MiscDevice>,
     /// Parts that could not be read, each with the reason.
     #[serde(skip_serializing_if = "Vec::is_empty")]

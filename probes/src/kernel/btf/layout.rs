@@ -36,9 +36,9 @@ pub enum Shape {
     Int {
         /// Bytes.
         size: u8,
-        /// Whether it is signed.
+        /// True if it is signed.
         signed: bool,
-        /// Whether it is `_Bool`.
+        /// True if it is `_Bool`.
         bool: bool,
     },
     /// A floating-point number, which no kernel structure has.

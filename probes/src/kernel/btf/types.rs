@@ -131,11 +131,11 @@ pub struct IntOf {
     pub bits: u8,
     /// Bits to skip in the storage.
     pub offset: u8,
-    /// Whether it is signed.
+    /// True if it is signed.
     pub signed: bool,
-    /// Whether it is `_Bool`.
+    /// True if it is `_Bool`.
     pub bool: bool,
-    /// Whether it is a character.
+    /// True if it is a character.
     pub char: bool,
 }
 
@@ -278,13 +278,13 @@ impl<'a> Type<'a> {
         }
     }
 
-    /// Whether it is a structure or a union.
+    /// Tells whether it is a structure or a union.
     #[must_use]
     pub fn is_composite(&self) -> bool {
         matches!(self.kind, Kind::Struct | Kind::Union)
     }
 
-    /// Whether a [`Kind::Fwd`] stands for a union, or an enumeration has signed values.
+    /// Tells whether a [`Kind::Fwd`] stands for a union, or an enumeration has signed values.
     #[must_use]
     pub fn flag(&self) -> bool {
         self.flag

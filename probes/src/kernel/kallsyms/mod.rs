@@ -170,7 +170,7 @@ impl Kallsyms {
         self.starts.len()
     }
 
-    /// Whether there are none.
+    /// Tells whether there are none.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.starts.is_empty()

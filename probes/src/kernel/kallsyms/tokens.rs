@@ -107,7 +107,7 @@ impl Tokens {
         name
     }
 
-    /// Whether the name, without its type letter, is `wanted`.
+    /// Tells whether the name, without its type letter, is `wanted`.
     pub(super) fn spell(&self, tokens: &[u8], wanted: &[u8]) -> bool {
         let mut rest = wanted;
         let mut letter = 1;

@@ -88,7 +88,7 @@ fn symbols_of_a_module() {
     assert_eq!(modules[0].after(text.offset(30)), Some(text.offset(64)));
     assert_eq!(kernel.symbol_at(text.offset(8)).unwrap(), None);
     assert_eq!(kernel.symbol_at(text.offset(128)).unwrap(), None);
-    // Of a module whose table cannot be read it is known what it holds, and what is wrong.
+    // A module whose table cannot be read still says what memory it holds, and what is wrong.
     let (kernel, text) = build(u64::from(u32::MAX));
     let modules = kernel.module_symbols().unwrap();
     assert!(modules[0].symbols.is_empty() && modules[0].holds(text) && !modules[0].is_read);
@@ -273,7 +273,7 @@ fn what_the_kernel_and_modules_have_is_told_apart() {
     );
     let none = at("tun:only_loop").unwrap_err().to_string();
     assert!(none.contains("no symbol `only_loop` in tun"), "{none}");
-    // What is said of an address, is read again.
+    // The text about an address can be read as a name again.
     for at in [own.offset(8), tun.offset(20), looped.offset(66)] {
         let said = kernel.symbol_at(at).unwrap().unwrap().to_string();
         let said = match said.contains('[') {

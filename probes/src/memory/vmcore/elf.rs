@@ -41,7 +41,7 @@ pub(super) fn open(path: &Path, file: File) -> Result<Core, String> {
             "it is the core of a program, not of a machine's memory: gdb opens it".to_owned(),
         );
     }
-    // What has no physical address has all bits set (`/proc/kcore`).
+    // A segment without a physical address has all bits set (`/proc/kcore`).
     let loads = || of(elf::PT_LOAD).filter(|s| s.p_paddr(endian) != u64::MAX);
     let with = |len: &dyn Fn(&elf::ProgramHeader64<Endianness>) -> u64| {
         let range = |s| RamRange {

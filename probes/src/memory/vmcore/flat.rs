@@ -62,7 +62,7 @@ impl Flat {
             pieces.push(Piece { place, len, at });
             at += len;
         }
-        // Of the same place the last written comes first, and is kept.
+        // Of two pieces at one place the last written comes first, and is kept.
         pieces.sort_by_key(|piece| (piece.place, std::cmp::Reverse(piece.at)));
         pieces.dedup_by_key(|piece| piece.place);
         let len = pieces.iter().map(|piece| piece.place + piece.len).max();
@@ -82,7 +82,7 @@ impl Bytes for Flat {
             let index = self.pieces.partition_point(|piece| piece.place <= here);
             let piece = index.checked_sub(1).and_then(|i| self.pieces.get(i));
             let into = piece.map(|piece| (piece, here - piece.place));
-            // What nobody wrote is a hole of the file.
+            // A part that nobody wrote is a hole of the file.
             let (len, from) = match into.filter(|(piece, into)| *into < piece.len) {
                 Some((piece, into)) => (piece.len - into, Some(piece.at + into)),
                 None => {

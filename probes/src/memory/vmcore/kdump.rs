@@ -158,7 +158,7 @@ impl Bitmap {
         Ok(Self { chunks })
     }
 
-    /// Whether a page's bit is set, and then how many are set before it.
+    /// Number of bits set before a page's; `None` if its own is not set.
     fn rank(&self, page: u64) -> Option<u64> {
         let chunk = self.chunks.get(usize::try_from(page / 8 / CHUNK).ok()?)?;
         let bits = chunk.bits.as_ref()?;
@@ -266,7 +266,7 @@ impl Kdump {
             .ok_or_else(|| damaged(format!("its {size} bytes (flags {flags:#x}) are no page")))
     }
 
-    /// Whether only pages of zeros were left out.
+    /// Tells whether only pages of zeros were left out.
     fn zeros_alone(&self) -> bool {
         self.level == 1
     }

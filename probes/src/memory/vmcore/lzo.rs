@@ -66,7 +66,7 @@ impl Output<'_> {
 /// Decompresses a whole stream; gives the length of what came out. `None` where it is none, or does not fit.
 pub(super) fn decompress(bytes: &[u8], to: &mut [u8]) -> Option<usize> {
     let (mut input, mut output) = (Input { bytes, at: 0 }, Output { bytes: to, at: 0 });
-    // How many literals came last: 0 to 3, or 4 for more.
+    // Number of literals that came last: 0 to 3, or 4 for more.
     let mut last = 0;
     let first = usize::from(*bytes.first()?);
     if first >= 18 {

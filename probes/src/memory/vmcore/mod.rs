@@ -38,7 +38,7 @@ pub struct Core {
     pub registers: Vec<Registers>,
     /// The text of VMCOREINFO, where it has a note with it; else the kernel is searched in the memory.
     pub vmcoreinfo: Option<Vec<u8>>,
-    /// That it was cut off, and how much of it is missing.
+    /// Note that it was cut off, and how much of it is missing.
     pub cut: Option<String>,
 }
 

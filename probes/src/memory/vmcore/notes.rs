@@ -26,7 +26,7 @@ const CPUS: usize = 8192;
 pub(super) struct Notes {
     pub(super) registers: Vec<Registers>,
     pub(super) vmcoreinfo: Option<Vec<u8>>,
-    /// Whether there are notes that the core of a program alone has.
+    /// True if there are notes that the core of a program alone has.
     pub(super) of_program: bool,
 }
 
@@ -44,7 +44,7 @@ pub(super) fn parse(mut bytes: &[u8]) -> Notes {
                 let cpu = notes.registers.len() as u32;
                 notes.registers.push(Registers::from_user(cpu, &words));
             }
-            // Those of all CPUs follow those of `CORE`.
+            // The notes of all CPUs follow those of `CORE`.
             (b"QEMU", 0) => {
                 if let (Some(registers), true) =
                     (notes.registers.get_mut(cpu), data.len() >= QEMU_CR3 + 8)

@@ -55,8 +55,8 @@ pub(super) fn unpack(flags: u32, bytes: &[u8]) -> Option<Box<Page>> {
     (len == page.len()).then_some(page)
 }
 
-/// Whether a zstd frame says that it needs no more memory than a page takes: its window is what a decoder allocates
-/// (RFC 8878, 3.1.1.1).
+/// Tells whether a zstd frame says that it needs no more memory than a page takes: its window is what a decoder
+/// allocates (RFC 8878, 3.1.1.1).
 fn is_small(frame: &[u8]) -> bool {
     let Some([0x28, 0xb5, 0x2f, 0xfd, descriptor, next, ..]) = frame.first_chunk::<6>() else {
         return false;

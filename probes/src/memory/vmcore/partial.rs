@@ -11,7 +11,7 @@ pub(super) struct Partial {
     pub(super) ranges: Vec<PhysRange>,
     /// Ranges that were written, ascending; the others were left out.
     pub(super) written: Vec<PhysRange>,
-    /// That it was cut off.
+    /// Note that it was cut off.
     pub(super) cut: Option<String>,
 }
 

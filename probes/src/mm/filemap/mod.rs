@@ -93,7 +93,7 @@ impl PageCache {
             .fold(0, u64::saturating_add)
     }
 
-    /// Whether a page of the file is cached.
+    /// Tells whether a page of the file is cached.
     #[must_use]
     pub fn has(&self, index: u64) -> bool {
         let after = self.folios.partition_point(|folio| folio.index <= index);

@@ -34,7 +34,7 @@ pub struct HugePool {
     pub surplus: u64,
     /// Most surplus pages: `nr_overcommit_hugepages`.
     pub overcommit: u64,
-    /// Whether it is the size that is meant where none is named.
+    /// True if it is the size that is meant where none is named.
     pub default: bool,
 }
 

@@ -234,7 +234,7 @@ impl Reader<'_> {
     /// `si_swapinfo()`
     fn swap(&mut self) -> Result<()> {
         let areas = swap::areas(self.kernel)?;
-        // What `swapoff` has taken off the sums and not emptied yet.
+        // Pages that `swapoff` has taken off the sums and not emptied yet.
         let leaving = areas.iter().flat_map(|areas| areas.iter());
         let leaving = leaving.filter(|area| !area.writable).map(|area| area.used);
         let leaving = leaving.fold(0, u64::saturating_add);

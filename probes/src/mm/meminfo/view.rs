@@ -1,4 +1,4 @@
-//! What memory is used for.
+//! The use of memory, drawn.
 
 use super::MemInfo;
 use crate::view::{Align, Table, View, bytes};

@@ -24,7 +24,7 @@ const IN_HUGE_PAGES: [&str; 5] = [
     "NR_FILE_PMDMAPPED",
 ];
 
-/// What a counter counts, and where the kernel keeps it.
+/// Kind of a counter, and where the kernel keeps it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum CounterKind {
@@ -112,7 +112,7 @@ impl Names {
         })
     }
 
-    /// Where a counter of this kind is; `None` where this kernel has none of the name.
+    /// Index of a counter of this kind; `None` where this kernel has none of the name.
     pub(crate) fn index(&self, kind: CounterKind, name: &str) -> Option<usize> {
         let (of, index) = self.items.get(name)?;
         (*of == kind).then_some(*index)

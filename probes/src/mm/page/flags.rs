@@ -100,7 +100,7 @@ impl Names {
         self.flags.iter().cloned().collect()
     }
 
-    /// Whether a flag is set.
+    /// Tells whether a flag is set.
     pub(super) fn is_set(&self, flags: u64, name: &str) -> bool {
         flags & self.mask(name) != 0
     }
@@ -126,7 +126,7 @@ impl Names {
         }
     }
 
-    /// Whether `_mapcount` holds a type instead: `page_mapcount_is_type()`, `page_has_type()`.
+    /// Tells whether `_mapcount` holds a type instead: `page_mapcount_is_type()`, `page_has_type()`.
     pub(super) const fn is_type(&self, raw: i32) -> bool {
         match self.scheme {
             // PGTY_mapcount_underflow << 24
@@ -135,7 +135,7 @@ impl Names {
         }
     }
 
-    /// Whether a slab, and a huge page of hugetlbfs, are told by the type.
+    /// Tells whether a slab, and a huge page of hugetlbfs, are told by the type.
     pub(super) fn has_type(&self, name: &str) -> bool {
         match &self.scheme {
             Scheme::Byte(types) => types.iter().any(|(_, ty)| ty == name),

@@ -302,7 +302,7 @@ fn mapcount(memmap: &MemMap, raw: &Raw, (head_pfn, head, order): (u64, &Raw, u32
     if is_slab(names, head) || names.is_type(raw.mapcount) {
         return Ok(0);
     }
-    // Of a file's large folio the page's own count has all of its mappings.
+    // In a file's large folio the page's own count has all of its mappings.
     let anon = head.mapping & 1 == 1;
     if order == 0 || !anon && !is_hugetlb(memmap, head_pfn, head, order)? {
         return Ok(own);

@@ -118,7 +118,7 @@ pub struct MemMap {
 }
 
 impl MemMap {
-    /// Those of this kernel; where they lie is worked out at the first call.
+    /// Pages of this kernel; where they lie is worked out at the first call.
     ///
     /// # Errors
     /// `Absent` or `Unsupported` if BTF or the symbols do not say where they are.

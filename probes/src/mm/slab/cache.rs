@@ -39,7 +39,7 @@ impl FreeObjects {
         sum([self.partial, self.on_cpus(), self.barns])
     }
 
-    /// Those that CPUs keep.
+    /// Objects that CPUs keep.
     #[must_use]
     pub fn on_cpus(&self) -> Option<u64> {
         sum([self.cpu, self.remote, self.cpu_partial, self.sheaves])
@@ -153,7 +153,7 @@ impl Raw {
         })
     }
 
-    /// Whether other caches were merged with it.
+    /// Tells whether other caches were merged with it.
     pub(super) const fn merged(&self) -> bool {
         self.refcount > 1
     }

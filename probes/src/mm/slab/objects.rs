@@ -49,11 +49,11 @@ pub struct SlabObject {
     pub index: u64,
     /// Bytes of it.
     pub size: u32,
-    /// Whether it is in use; `None` where a list that would tell is broken.
+    /// True if it is in use; `None` where a list that would tell is broken.
     pub in_use: Option<bool>,
     /// Its C type, where the cache's name tells it; of a merged cache it may be another's object.
     pub c_type: Option<String>,
-    /// Whether other caches of its size were merged with the cache.
+    /// True if other caches of its size were merged with the cache.
     pub merged: bool,
     /// Parts that could not be read, each with the reason.
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -133,8 +133,8 @@ impl SlabAt {
         self.first.offset(index.wrapping_mul(self.size))
     }
 
-    /// Whether its list of free objects is as long as its counters say: `objects - inuse`. The list of a slab that a CPU
-    /// allocates from is the CPU's, and `inuse` counts all its objects then.
+    /// Checks that its list of free objects is as long as its counters say: `objects - inuse`. The list of a slab that
+    /// a CPU allocates from is the CPU's, and `inuse` counts all its objects then.
     fn counts(&self, free: usize) -> Result<()> {
         let counted = self.raw.free();
         if free as u64 == counted {
@@ -147,7 +147,7 @@ impl SlabAt {
         })
     }
 
-    /// Whether an object begins at an address.
+    /// Tells whether an object begins at an address.
     pub(super) fn begins(&self, at: GuestVirt) -> bool {
         self.index(at).is_some_and(|index| self.object(index) == at)
     }
@@ -168,7 +168,7 @@ fn whole(reader: &Reader<'_>, at: GuestVirt) -> Result<(SlabObjects, Vec<Missing
     let kernel = reader.kernel;
     let (kept, mut missing) = reader.cache(at)?;
     let raw = reader.raw(at)?;
-    // What cannot be read of what CPUs hold was said with the cache.
+    // Objects of CPUs that cannot be read were named with the cache.
     let held = free::held(kernel, at, &raw, &mut Vec::new())?;
     let memmap = MemMap::of(kernel)?;
     let (mut objects, mut slabs) = (Vec::new(), 0);

@@ -25,7 +25,7 @@ pub struct SwapArea {
     pub at: GuestVirt,
     /// The device's or file's path.
     pub path: String,
-    /// Whether it is a block device, not a file.
+    /// True if it is a block device, not a file.
     pub device: bool,
     /// Pages that it has room for.
     pub pages: u64,
@@ -33,7 +33,7 @@ pub struct SwapArea {
     pub used: u64,
     /// Its priority: the higher is used first.
     pub priority: i16,
-    /// Whether it takes pages; not while `swapoff` empties it.
+    /// True if it takes pages; not while `swapoff` empties it.
     pub writable: bool,
 }
 

@@ -62,7 +62,7 @@ fn mapped(vmas: &[Vma]) -> Block {
         format!("{} mappings", vmas.len())
     };
     let label = format!("{perms} {} {size}, {resident} in RAM", shorten(name, 22));
-    // What the program is known by: its code before its constants.
+    // The program is known by its code before its constants.
     let kind = vmas
         .iter()
         .map(|vma| vma.kind)

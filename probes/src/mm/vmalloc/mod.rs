@@ -99,7 +99,7 @@ struct Vm {
 pub(crate) fn vmalloc_areas(kernel: &Kernel) -> Result<VmallocAreas> {
     let modules = kernel.module_symbols()?;
     let mut areas = areas(kernel, &modules)?;
-    // What their functions have made has no caller.
+    // Areas that functions of these modules have made have no caller.
     areas.missing.extend(modules.missing);
     Ok(areas)
 }
@@ -207,7 +207,7 @@ fn area(
         );
         return Err(Error::broken("vm_struct", raw.vm, why));
     }
-    // What begins where the area does is also as long, but for an area that is used in parts.
+    // A part that begins where the area does is also as long, but for an area that is used in parts.
     (area.start, area.size) = (vm.addr, vm.size);
     area.vm = Some(raw.vm);
     area.pages = vm.nr_pages;

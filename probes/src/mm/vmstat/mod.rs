@@ -22,11 +22,11 @@ use crate::{Error, Listing, Missing, Of as _, Result};
 pub struct Counter {
     /// The name that `/proc/vmstat` gives it.
     pub name: String,
-    /// What it counts.
+    /// Kind of things that it counts.
     pub kind: CounterKind,
     /// Its value as `/proc/vmstat` shows it.
     pub value: u64,
-    /// What the CPUs have counted and not yet added to it; `None` if it could not be read.
+    /// Counts that the CPUs have not yet added to it; `None` if they could not be read.
     pub held: Option<i64>,
 }
 
@@ -136,7 +136,8 @@ pub(crate) fn vmstat(kernel: &Kernel) -> Result<VmStat> {
     Ok(all)
 }
 
-/// What the CPUs hold: of page counters small differences, of events the whole. `None`: it could not be read of one of them.
+/// Counts that the CPUs hold: of page counters small differences, of events the whole. `None`: it could not be read of
+/// one of them.
 struct Held {
     zone: Option<Vec<i64>>,
     numa: Option<Vec<i64>>,
@@ -173,7 +174,7 @@ fn of_nodes(kernel: &Kernel, names: &Names, cpus: &[u32]) -> Result<Vec<i64>> {
     Ok(held)
 }
 
-/// Of the zones' counters, and of the NUMA events.
+/// Counters of the zones, and of NUMA events.
 fn of_zones(kernel: &Kernel, names: &Names, cpus: &[u32]) -> Result<(Vec<i64>, Vec<i64>)> {
     let (mut held, mut numa) = (vec![0; names.zone.len()], vec![0i64; names.numa.len()]);
     let present = offset_of(kernel, "struct zone", "present_pages")?;

@@ -87,7 +87,8 @@ pub struct Conntrack {
     pub zone: u16,
     /// Directions that the zone is part of: `both`, `orig`, `reply`.
     pub zone_dir: &'static str,
-    /// Whether its network namespace ends: it is no more among those of the kernel, and its connections are being removed.
+    /// True if its network namespace ends: it is no more among those of the kernel, and its connections are being
+    /// removed.
     pub ending: bool,
     /// When it is forgotten if nothing comes, in jiffies from now; negative if it is only left to be removed.
     pub timeout: i64,
@@ -250,7 +251,8 @@ impl Reader<'_> {
         Ok(Some(all))
     }
 
-    /// Whether a namespace is among those of the kernel: looked for again where it was not there before, since it may be new.
+    /// Tells whether a namespace is among those of the kernel: looked for again where it was not there before, since it
+    /// may be new.
     fn is_listed(&self, net: GuestVirt) -> Result<bool> {
         if self.namespaces.borrow().contains(&net) {
             return Ok(true);
@@ -289,7 +291,7 @@ impl RawTuple {
 }
 
 impl Conntrack {
-    /// Whether its "ports" are a type, a code and a number.
+    /// Tells whether its "ports" are a type, a code and a number.
     #[must_use]
     pub const fn is_icmp(&self) -> bool {
         matches!(self.protocol, IPPROTO_ICMP | IPPROTO_ICMPV6)

@@ -33,7 +33,7 @@ pub struct NftExpression {
     pub at: GuestVirt,
     /// The function that evaluates it.
     pub eval: GuestVirt,
-    /// That function's name without `nft_` and `_eval`: `cmp_fast`, `counter`, `immediate`, `nat`.
+    /// Name of that function without `nft_` and `_eval`: `cmp_fast`, `counter`, `immediate`, `nat`.
     pub name: String,
     /// The verdict that an `immediate` gives: `accept`, `drop`, `jump to CHAIN`; `None` for one that only loads a value.
     pub verdict: Option<String>,

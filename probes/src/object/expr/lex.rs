@@ -83,7 +83,7 @@ pub(super) fn words(text: &str) -> Result<Vec<(Word, usize)>, Fault> {
     Ok(words)
 }
 
-/// Whether an `@` stands between a symbol's name and which of several it is: `name_show@2`.
+/// Tells whether an `@` stands between a symbol's name and which of several it is: `name_show@2`.
 fn is_choice(words: &[(Word, usize)], rest: &str) -> bool {
     let number = rest
         .get(1..)

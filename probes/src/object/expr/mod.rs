@@ -142,7 +142,7 @@ impl Kernel {
     }
 }
 
-/// Whether the lexer of C can read a symbol's spelling: an identifier with a module, dots, or an offset.
+/// Tells whether the lexer of C can read a symbol's spelling: an identifier with a module, dots, or an offset.
 fn is_c(spelling: &str) -> bool {
     let of_c = |c: char| c.is_ascii_alphanumeric() || "_.:@+ ".contains(c);
     spelling.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_')

@@ -187,7 +187,7 @@ impl Parser<'_> {
         }
     }
 
-    /// Whether two texts are equal, if one of the sides is a string literal.
+    /// Compares two texts, if one of the sides is a string literal.
     fn compare_text(
         &self,
         at: usize,

@@ -21,7 +21,7 @@ pub(super) struct Parser<'a> {
     words: Vec<(Word, usize)>,
     next: usize,
     depth: usize,
-    /// Whether a name that several have is an error, also where one of them is the kernel's.
+    /// True if a name that several have is an error, also where one of them is the kernel's.
     pub(super) strict: bool,
     /// Conditions whose `:` is still to come, since the last parenthesis.
     conditions: usize,
@@ -74,7 +74,7 @@ impl<'a> Parser<'a> {
         self.text.get(at..self.at()).unwrap_or_default().trim_end()
     }
 
-    /// Whether the word that is so far ahead follows the one before it without a blank.
+    /// Tells whether the word that is so far ahead follows the one before it without a blank.
     pub(super) fn is_joined(&self, ahead: usize) -> bool {
         let start = self.words.get(self.next + ahead).map(|(_, at)| *at);
         let before = start.and_then(|start| self.text.get(..start));
@@ -481,7 +481,7 @@ impl<'a> Parser<'a> {
         }
     }
 
-    /// Whether a name with dots is a symbol. Of what has members the modules are not asked: there a dot is C's.
+    /// Tells whether a name with dots is a symbol. Of what has members the modules are not asked: there a dot is C's.
     fn is_symbol(&self, name: &str, dotted: &str) -> bool {
         let base = dotted.split_once('@').map_or(dotted, |(base, _)| base);
         let Ok(symbols) = self.kernel.symbols() else {

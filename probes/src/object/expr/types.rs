@@ -18,7 +18,7 @@ const SPECIFIERS: &[&str] = &[
 const MAX_DECLARATORS: usize = 8;
 
 impl Parser<'_> {
-    /// Whether the word there begins a type name. A typedef does where no variable hides it.
+    /// Tells whether the word there begins a type name. A typedef does where no variable hides it.
     pub(super) fn is_type(&self, ahead: usize) -> bool {
         let Word::Name(name) = self.peek_at(ahead) else {
             return false;
@@ -76,7 +76,7 @@ impl Parser<'_> {
                 break;
             }
         }
-        // What is in parentheses is made of what follows them.
+        // The part in parentheses is made of what follows them.
         let inner = matches!(
             (self.peek_at(0), self.peek_at(1)),
             (Word::Sign("("), Word::Sign("*"))
@@ -173,7 +173,7 @@ impl Parser<'_> {
                     return self.typedef();
                 }
                 word if SPECIFIERS.contains(&word) => words.push(name),
-                // What is no word of C is a typedef, and then nothing but modifiers may follow.
+                // A word that is not C's is a typedef, and then nothing but modifiers may follow.
                 _ if words.is_empty() => return self.typedef(),
                 _ => break,
             }

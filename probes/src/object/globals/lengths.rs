@@ -9,7 +9,7 @@ const LARGEST: u64 = 1 << 20;
 
 /// A rule for a length in `globals.h` that is neither a number nor an enumeration's constant.
 enum Rule {
-    /// That of a member that is an array of the same length, times so many.
+    /// Length of a member that is an array of the same length, times so many.
     Member(&'static str, &'static str, u32),
     /// `MAX_NUMNODES`: `_zonerefs` of `struct zonelist` has one for each zone of each node, and one more.
     Zonelist,

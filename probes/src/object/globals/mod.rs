@@ -47,7 +47,7 @@ impl Declared {
         })
     }
 
-    /// Whether the variable itself, or an element of it, is const: not what it points to.
+    /// Tells whether the variable itself, or an element of it, is const: not what it points to.
     fn is_const(&self) -> bool {
         let own = self.ty.rsplit('*').next().unwrap_or_default();
         own.split(' ').any(|word| word == "const")
@@ -134,8 +134,8 @@ impl Kernel {
             .then_some((text, element))
     }
 
-    /// Whether an address is in the kernel's read-only data, without what was written while it booted; `None` where the
-    /// kernel does not say where that is.
+    /// Tells whether an address is in the kernel's read-only data, without what was written while it booted; `None`
+    /// where the kernel does not say where that is.
     fn is_read_only(&self, at: GuestVirt) -> Option<bool> {
         let symbols = self.symbols().ok()?;
         let within = |start: &str, end: &str| {

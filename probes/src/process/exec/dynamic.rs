@@ -30,7 +30,7 @@ pub struct ElfSymbol {
     pub name: String,
     /// Address.
     pub at: GuestVirt,
-    /// Whether `at` is no address but a value, as that of a version's name is.
+    /// True if `at` is no address but a value, as that of a version's name is.
     pub absolute: bool,
     /// Its size in bytes.
     pub size: u64,

@@ -223,7 +223,7 @@ impl<'a> Image<'a> {
             end.wrapping_add(bias)
         });
         let end = GuestVirt(ends.max().unwrap_or(base.0));
-        // What begins like a file of which nothing more is mapped is data: somebody reads it.
+        // A mapping that begins like an ELF file, of which nothing more is mapped, is data: somebody reads it.
         let mapped = end > base && vmas.at(end.back(1)).is_some();
         Ok(mapped.then_some(Self {
             space,
@@ -237,7 +237,7 @@ impl<'a> Image<'a> {
         }))
     }
 
-    /// Whether an address lies in the image.
+    /// Tells whether an address lies in the image.
     pub(super) fn holds(&self, at: GuestVirt) -> bool {
         self.base <= at && at < self.end
     }

@@ -42,7 +42,7 @@ pub struct TaskCgroup {
     pub name: String,
     /// The group's path within it.
     pub path: String,
-    /// Whether the group was removed since.
+    /// True if the group was removed since.
     pub deleted: bool,
     /// Address of its `struct cgroup`.
     pub at: GuestVirt,
@@ -70,9 +70,9 @@ pub struct Cgroup {
     pub subtree_control: Vec<String>,
     /// Groups below it.
     pub descendants: u32,
-    /// Whether all its tasks are frozen.
+    /// True if all its tasks are frozen.
     pub frozen: bool,
-    /// Whether it is not removed yet.
+    /// True if it is not removed yet.
     pub online: bool,
     /// Bytes of memory that are charged to it, with those below it; `None` where nothing counts that.
     pub memory: Option<u64>,

@@ -22,7 +22,7 @@ struct Inode {
     i_sb: GuestVirt,
 }
 
-/// Who is who, of the object of this type at `at`; `None` for types of which nothing is known.
+/// Identity of the object of this type at `at`; `None` for types of which nothing is known.
 pub(super) fn of(kernel: &Kernel, c: &str, at: GuestVirt) -> Result<Option<String>> {
     let word = |at: GuestVirt| kernel.read_u64(at);
     let member = |name: &str| -> Result<GuestVirt> { Ok(at.offset(offset_of(kernel, c, name)?)) };

@@ -169,7 +169,7 @@ impl Identifier {
         }))
     }
 
-    /// What the address itself is.
+    /// Identifies the address itself.
     fn virtual_things(&self, what: &mut What, at: GuestVirt) {
         let missing = &mut what.missing;
         let areas = self.known.areas().or_miss(missing, || "the vmalloc areas");
@@ -215,7 +215,7 @@ impl Identifier {
         }
     }
 
-    /// What the memory behind it is.
+    /// Identifies the memory behind it.
     fn physical_things(&self, what: &mut What, phys: GuestPhys) {
         let page = match self.memmap.page(phys.0 / PAGE_SIZE) {
             Ok(page) => page,
@@ -266,7 +266,7 @@ impl Identifier {
             let about = ty.filter(|_| object.in_use == Some(true));
             let about = about.and_then(|ty| {
                 let about = about::of(&self.known.kernel, ty, object.at);
-                // Of a merged cache it may be another's object.
+                // In a merged cache it may be another's object.
                 if object.merged {
                     return about.ok().flatten();
                 }

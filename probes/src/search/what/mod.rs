@@ -133,7 +133,7 @@ pub struct What {
     pub mapped: String,
     /// The things that it lies in, from the whole to the part.
     pub things: Vec<Thing>,
-    /// What could not be read, and may have told more.
+    /// Parts that could not be read, and may have told more.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub missing: Vec<Missing>,
 }

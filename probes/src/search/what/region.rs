@@ -26,7 +26,7 @@ impl Region {
         }
     }
 
-    /// Whether it holds an address.
+    /// Tells whether it holds an address.
     #[must_use]
     pub const fn holds(&self, at: GuestVirt) -> bool {
         self.start.0 <= at.0 && at.0 <= self.last.0

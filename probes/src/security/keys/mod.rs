@@ -129,7 +129,7 @@ fn key(kernel: &Kernel, plan: &Plan<Raw>, name: u64, at: GuestVirt) -> Result<Ke
     Ok(Key {
         serial: raw.serial,
         at,
-        // Of another type the member is the payload.
+        // In another type the member is the payload.
         links: (kind == "keyring").then_some(raw.links),
         kind,
         description,

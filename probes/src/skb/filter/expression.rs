@@ -105,7 +105,7 @@ impl Net {
         }
     }
 
-    /// Whether it is one address.
+    /// Tells whether it is one address.
     pub(super) fn is_host(self) -> bool {
         self.prefix == if self.address.is_ipv4() { 32 } else { 128 }
     }

@@ -43,7 +43,7 @@ const NAMED: &str = "/run/netns/";
 /// A network namespace, by one of its names.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Netns {
-    /// That of a task.
+    /// The namespace of a task.
     Pid(i32),
     /// By its inode number, as `/proc/PID/ns/net` shows it.
     Inum(u32),
@@ -236,7 +236,7 @@ pub(super) struct Wanted {
 }
 
 impl Wanted {
-    /// Whether it wants everything.
+    /// Tells whether it wants everything.
     pub(super) fn is_all(&self) -> bool {
         self.expression.is_none()
             && self.netns.is_none()
@@ -264,7 +264,7 @@ impl Wanted {
         filter
     }
 
-    /// Whether a packet passes at this record. A fragment has the ports of its datagram.
+    /// Tells whether a packet passes at this record. A fragment has the ports of its datagram.
     pub(super) fn matches(&self, record: &Record, datagrams: &Datagrams) -> bool {
         self.sees(&Seen {
             datagrams: Some(datagrams),
@@ -272,7 +272,7 @@ impl Wanted {
         })
     }
 
-    /// Whether a packet passes that is seen so.
+    /// Tells whether a packet passes that is seen so.
     pub(super) fn sees(&self, seen: &Seen<'_>) -> bool {
         self.netns.is_none_or(|netns| netns == seen.netns)
             && self
@@ -296,7 +296,7 @@ pub(super) struct Seen<'a> {
     pub(super) mark: u32,
     /// `skb->protocol` as a number.
     pub(super) protocol: u16,
-    /// Whether the bytes are known to be of that protocol. Without a network header they are from `data`, which may be
+    /// True if the bytes are known to be of that protocol. Without a network header they are from `data`, which may be
     /// anything before the skb has its protocol.
     pub(super) placed: bool,
     pub(super) packet: Cow<'a, [u8]>,
@@ -307,7 +307,7 @@ pub(super) struct Seen<'a> {
 /// A datagram that was cut into fragments: who sends it to whom, by which protocol, and its identification.
 pub(super) type Datagram = ([u8; 16], [u8; 16], u8, u32);
 
-/// That of a fragment.
+/// Datagram of a fragment.
 pub(super) fn datagram(tuple: &Tuple) -> Option<Datagram> {
     let fragment = tuple.fragment?;
     // The protocol is not part of it where IPv6's first fragment alone has the headers that lead to it (RFC 8200, 4.5).

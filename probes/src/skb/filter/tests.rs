@@ -104,7 +104,7 @@ fn a_later_fragment_is_of_the_ports_of_its_datagram() {
         packet[6..8].copy_from_slice(&place.to_be_bytes());
         record(0x0800, &packet)
     };
-    // What stands where ports would be is of the payload.
+    // The bytes where ports would be are of the payload.
     let (first, later) = (fragment(1, 0x2000, (40_000, 9)), fragment(1, 122, (53, 53)));
     let (other, of_other) = (fragment(2, 0x2000, (40_000, 53)), fragment(2, 122, (9, 9)));
     let lone = fragment(3, 122, (9, 9));

@@ -31,7 +31,7 @@ pub struct Path {
     pub packet: String,
     /// Stages, in order.
     pub stages: Vec<Stage>,
-    /// Whether records were lost before it ended: then stages may be missing.
+    /// True if records were lost before it ended: then stages may be missing.
     pub incomplete: bool,
 }
 
@@ -59,7 +59,7 @@ impl Path {
         self.stages.iter().find(|stage| stage.name == name)
     }
 
-    /// Whether its stages have these names among them, in this order.
+    /// Tells whether its stages have these names among them, in this order.
     #[must_use]
     pub fn passes(&self, names: &[&str]) -> bool {
         let mut stages = self.stages.iter();
@@ -125,7 +125,7 @@ impl Deref for Paths {
 }
 
 impl Paths {
-    /// Those whose description has this in it at any stage: `192.0.2.1:40000`, `UDP`, `SYN`.
+    /// Packets whose description has this in it at any stage: `192.0.2.1:40000`, `UDP`, `SYN`.
     #[must_use]
     pub fn about(&self, text: &str) -> Self {
         self.only(|path| {

@@ -37,7 +37,7 @@ pub(in crate::skb) struct Known<'a> {
     pub(in crate::skb) rules: &'a NftRules,
     pub(in crate::skb) wanted: &'a Wanted,
     pub(in crate::skb) reasons: Reasons,
-    /// Whether messages of netlink and of unix sockets are wanted, too.
+    /// True if messages of netlink and of unix sockets are wanted, too.
     pub(in crate::skb) all_families: bool,
 }
 

@@ -60,7 +60,7 @@ pub struct RuleHit {
     pub handle: u64,
     /// `drop`, `accept`, `jump to CHAIN`, `counter`, `nat`, ..
     pub statement: String,
-    /// Whether that ends the chain, with a verdict.
+    /// True if that ends the chain, with a verdict.
     pub ends: bool,
 }
 
@@ -69,7 +69,7 @@ pub struct RuleHit {
 pub struct Conntrack {
     /// `NEW`, `ESTABLISHED`, `RELATED`, `UNTRACKED`: at that moment.
     pub state: &'static str,
-    /// Whether it is of the direction that answers.
+    /// True if it is of the direction that answers.
     pub reply: bool,
     /// The `struct nf_conn`.
     pub at: GuestVirt,
@@ -152,9 +152,9 @@ pub struct Stage {
     pub mac: Option<[u8; ring::MAC]>,
     /// The VLAN tag that is not in its bytes: its protocol and its `TCI`.
     pub vlan: Option<(u16, u16)>,
-    /// Whether it had its socket: `skb->sk`.
+    /// True if it had its socket: `skb->sk`.
     pub sock: bool,
-    /// Whether it had its route: `skb_dst()`.
+    /// True if it had its route: `skb_dst()`.
     pub route: bool,
     /// Its connection; calls only.
     pub conntrack: Option<Conntrack>,
@@ -169,7 +169,7 @@ impl Stage {
         (!self.packet.is_empty() && self.is_placed()).then(|| describe(&self.packet))
     }
 
-    /// Whether `packet` is from a network header on. Without one its bytes are from `data`, which may be anything
+    /// Tells whether `packet` is from a network header on. Without one its bytes are from `data`, which may be anything
     /// before the `sk_buff` has its protocol.
     pub(in crate::skb) const fn is_placed(&self) -> bool {
         let (header, tail) = (self.geometry.network_header, self.geometry.tail);

@@ -1,4 +1,4 @@
-//! What each record of a packet says, one after the other: a stage, or more about the last one.
+//! The stage of each record of a packet, one after the other: a new one, or more about the last one.
 
 use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;

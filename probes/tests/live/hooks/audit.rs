@@ -80,7 +80,7 @@ pub(super) fn audit(ground: &mut Ground, kernel: &str, clean: &Audit) {
         let was = clean.hooks.iter().any(|hook| hook.point == point);
         ledger.same(format!("{point:?}"), "new", &was, &false);
     }
-    // What a function tracer hooks begins with a call to its trampoline, and that is no finding.
+    // A function that a function tracer hooks begins with a call to its trampoline, and that is no finding.
     let called = seen.hooks.iter().any(|hook| {
         hook.detour
             .as_ref()

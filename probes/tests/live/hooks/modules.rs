@@ -28,7 +28,7 @@ pub(super) fn command_line(ground: &mut Ground, kernel: &str) {
     ledger.end(&[("text", 1), ("value", 1), ("absent", 2)]);
 }
 
-/// Of each file of `/sys/module/*` that tells of one what is in it.
+/// Content of each file of `/sys/module/*` that tells of one.
 fn ask_modules(ground: &mut Ground) -> BTreeMap<String, String> {
     let said = ground.sh(
         "cd /sys/module && for m in $(cut -d' ' -f1 /proc/modules); do \
@@ -62,7 +62,7 @@ pub(super) fn modules(ground: &mut Ground, kernel: &str) {
         let all = before
             .iter()
             .filter_map(|(file, text)| Some((file.strip_prefix(prefix)?.to_owned(), text.clone())));
-        // Where there is nothing, the shell leaves the pattern.
+        // If there is nothing, the shell leaves the pattern.
         all.filter(|(name, _)| name != "*").collect()
     };
     for module in &seen {

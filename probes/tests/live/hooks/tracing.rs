@@ -2,7 +2,7 @@
 
 use super::*;
 
-/// What there is to trace: a tracer with a filter, functions of the kernel and of a module, probes of all kinds, events, and
+/// Things to trace: a tracer with a filter, functions of the kernel and of a module, probes of all kinds, events, and
 /// an instance.
 const TRACE: &str = r#"
     cd /sys/kernel/tracing

@@ -24,7 +24,7 @@ use crate::ground::Ground;
 const LIES: &str = "KLAB_TEST_LIES";
 /// KiB of address space that it may have: half a gigabyte is the mapped RAM.
 const ADDRESS_SPACE: u64 = 2 << 20;
-/// How long the readers may take over one lie. All of them take some 2 s of an honest guest.
+/// Time that the readers may take over one lie. All of them take some 2 s of an honest guest.
 const PATIENCE: Duration = Duration::from_secs(40);
 
 #[test]
@@ -131,7 +131,7 @@ impl Ram {
         self.random
     }
 
-    /// Where the file has so many bytes of physical memory.
+    /// Offset at which the file has so many bytes of physical memory.
     fn offset(&self, at: GuestPhys, len: u64) -> Option<u64> {
         let range = self.ranges.iter().find(|range| {
             let offset = at.0.checked_sub(range.gpa);
@@ -208,12 +208,12 @@ fn survive(what: &str, ram: &mut Ram) -> Fared {
     fared
 }
 
-/// What lies where, as it was before the first lie.
+/// Words and their places, as they were before the first lie.
 struct Map {
     tasks: Vec<GuestVirt>,
     /// Structures that the readers follow, in physical memory: all of the kind, with the bytes that they have.
     bodies: Vec<(GuestPhys, u64)>,
-    /// How many of these, the first ones, are what the walk along the tasks itself needs.
+    /// Number of these, the first ones, that the walk along the tasks itself needs.
     shallow: usize,
     /// All of these and more, as pointers.
     pointers: Vec<GuestVirt>,
@@ -380,7 +380,7 @@ impl Map {
     }
 }
 
-/// Where BTF says how large a structure or union is, of which type a member, and where it lies.
+/// Places where BTF says how large a structure or union is, of which type a member, and where it lies.
 fn records(ram: &Ram, btf: GuestPhys) -> Vec<u64> {
     let word = |at: u64| ram.word(btf.offset(at));
     // struct btf_header: hdr_len, type_off, type_len.

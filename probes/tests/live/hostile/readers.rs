@@ -14,12 +14,12 @@ use probes::{Error, Guest, Missing, Result, sched};
 
 use super::Ram;
 
-/// How the readers fared.
+/// Results of the readers.
 #[derive(Debug, Default)]
 pub(super) struct Fared {
     pub(super) values: usize,
     pub(super) errors: Vec<Error>,
-    /// What the listings name as missing.
+    /// Parts that the listings name as missing.
     pub(super) missing: Vec<Missing>,
     /// The slowest reader, and its time.
     pub(super) slowest: (Duration, String),
@@ -54,7 +54,7 @@ impl Fared {
         }
     }
 
-    /// How much of what was asked for was not given.
+    /// Number of things that were asked for and not given.
     pub(super) fn failed(&self) -> usize {
         self.errors.len() + self.missing.len()
     }
@@ -83,7 +83,7 @@ pub(super) fn read_all(ram: &Ram) -> Fared {
     fared
 }
 
-/// What the registry does not have, or has with one sample only.
+/// Readings that the registry does not have, or has with one sample only.
 fn read_more(guest: &Guest, fared: &mut Fared) -> Result<()> {
     let kernel = guest.kernel()?;
     let symbols = kernel.symbols();
@@ -162,7 +162,7 @@ fn read_more(guest: &Guest, fared: &mut Fared) -> Result<()> {
     Ok(())
 }
 
-/// What is at addresses of all sorts, and where they are pointed to from.
+/// Identifies addresses of all sorts, and finds where they are pointed to from.
 fn identify(guest: &Guest, fared: &mut Fared) {
     let Some(identifier) = fared.note(Identifier::new(guest)) else {
         return;

@@ -38,7 +38,7 @@ pub(super) fn is_what_was_written(ground: &mut Ground, kernel: &str) {
         .paused(|guest| guest.page_cache("/tmp/.././disk//a/link"))
         .unwrap();
     ledger.same("link", "name", &by_link.file, &written.file);
-    // What the whole kernel counts is what this file has.
+    // The kernel's whole count is that of this file.
     let dirty = ground.sh("grep -w nr_dirty /proc/vmstat | cut -d' ' -f2");
     let counted: u64 = dirty.trim().parse().unwrap();
     ledger.same("nr_dirty", "pages", &(counted.abs_diff(PAGES) < 100), &true);
@@ -117,7 +117,7 @@ fn mapped(ledger: &mut Ledger, ground: &mut Ground) {
     }
 }
 
-/// What is not there is said with its cure.
+/// A thing that is not there is said with its cure.
 fn absent(ledger: &mut Ledger, ground: &mut Ground) {
     let fault = ground.guest.page_cache("/disk/a/nothing").unwrap_err();
     let says = "`/disk/a/nothing` is not in the dentry cache";

@@ -1,5 +1,5 @@
-//! How the kernel manages memory, against what it says of that in `/proc` and `/sys`: one guest for all, with a swap area
-//! in use, a file system on a block device, pools of huge pages, and processes that fill memory.
+//! The kernel's management of memory, against what it says of that in `/proc` and `/sys`: one guest for all, with a
+//! swap area in use, a file system on a block device, pools of huge pages, and processes that fill memory.
 
 mod cache;
 mod huge;
@@ -16,7 +16,8 @@ use crate::ground::Ground;
 
 crate::on_kernels!(is_that_of_proc);
 
-/// What the readers are to find. A process blocks on a pipe that nobody reads, with its buffer of 16 MiB in memory.
+/// Things that the readers are to find. A process blocks on a pipe that nobody reads, with its buffer of 16 MiB in
+/// memory.
 const FURNISH: &str = r"
     set -e
     echo 1 >/proc/sys/kernel/kptr_restrict

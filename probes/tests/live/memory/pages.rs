@@ -44,7 +44,7 @@ fn ask(ground: &mut Ground) -> (Vec<u64>, Vec<u64>) {
     (read("kpageflags"), read("kpagecount"))
 }
 
-/// What a reading says of a frame beside what `/proc` does, where they differ, and the references that it has.
+/// Differences of a reading of a frame from `/proc`, and the references that the frame has.
 type Faults = BTreeMap<u64, (i32, String)>;
 
 pub(super) fn are_those_of_proc(ground: &mut Ground, kernel: &str) {
@@ -149,7 +149,7 @@ fn compare(ledger: &mut Ledger, page: &Page, said: u64, old: bool) -> Result<(),
         }
         one("slab", page.kind == PageKind::Slab, has(7))?;
         one("swapbacked", flag("swapbacked"), has(14))?;
-        // What a slab has in the place of `mapping` is taken for one.
+        // The word that a slab has in the place of `mapping` is taken for one.
         if page.kind != PageKind::Slab {
             one(
                 "anon",

@@ -10,7 +10,7 @@ use probes::{Guest, Result};
 use crate::ground::Ground;
 use crate::ledger::Ledger;
 
-/// Where `grep` finds a pattern in the RAM file: physical addresses, as klab's guests have their RAM from 0 on.
+/// Hits of `grep` in the RAM file: physical addresses, as klab's guests have their RAM from 0 on.
 fn grep(guest: &Guest, options: &str, pattern: &str) -> Vec<u64> {
     let machine = guest.machine().unwrap();
     let ram = machine.ram().unwrap();

@@ -22,7 +22,7 @@ const LISTED: [&str; 9] = [
     "maple_node",
 ];
 
-/// Of each cache its numbers: active objects, objects, the size of one, objects and pages of a slab, slabs.
+/// Numbers of each cache: active objects, objects, the size of one, objects and pages of a slab, slabs.
 fn ask(ground: &mut Ground) -> BTreeMap<String, [u64; 6]> {
     let text = ground.agent.read("/proc/slabinfo").unwrap();
     let text = String::from_utf8(text).unwrap();
@@ -61,7 +61,7 @@ fn read(guest: &Guest) -> probes::Result<Read> {
         // An address in the middle of it.
         tasks.push((task.at, guest.slab_object(task.at.offset(0x123))?));
     }
-    // What lies between two objects that are in use and is not listed must be told as free.
+    // Memory between two objects that are in use, and not listed itself, must be told as free.
     let mut free = Vec::new();
     for listed in &objects {
         for pair in listed.objects.windows(2) {

@@ -1,4 +1,4 @@
-//! What is at an address: known objects, `/proc/kallsyms`, `/proc/vmallocinfo`, `/proc/PID/maps` and `pagemap`.
+//! Things at an address: known objects, `/proc/kallsyms`, `/proc/vmallocinfo`, `/proc/PID/maps` and `pagemap`.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -54,7 +54,7 @@ fn symbols(ledger: &mut Ledger, ground: &mut Ground) {
     }
     let mut compare = |field: &'static str, symbol: &vm::agent::values::Symbol| {
         let what = identifier.what(GuestVirt(symbol.address)).unwrap();
-        // What initialisation needed is gone, and per-CPU variables are not where their symbols are.
+        // Code and data of the initialisation are gone, and per-CPU variables are not where their symbols are.
         let Some(Thing::Symbol { symbol: found, .. }) = what
             .things
             .iter()

@@ -38,7 +38,7 @@ pub(crate) fn of_someone_else() {
     let guest = until_booted(&name);
     let mut ledger = Ledger::new("a QEMU of someone else");
 
-    // What needs a guest of klab's says so.
+    // A command that needs a guest of klab's says so.
     for said in [
         guest.agent().unwrap_err().to_string(),
         guest.reset().unwrap_err().to_string(),
@@ -294,7 +294,7 @@ fn until_booted(name: &str) -> Guest {
     }
 }
 
-/// What KASLR draws anew at each boot.
+/// Addresses that KASLR draws anew at each boot.
 fn places(guest: &Guest) -> Option<(u64, u64, u64)> {
     let kernel = guest.kernel().ok()?;
     let virt = kernel.page_offset_base().ok()?;

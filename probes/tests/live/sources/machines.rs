@@ -111,7 +111,7 @@ impl Foreign {
 }
 
 impl Foreign {
-    /// What its console printed so far.
+    /// Output of its console so far.
     pub(crate) fn serial(&self) -> String {
         let bytes = std::fs::read(self.folder.path().join("serial")).unwrap_or_default();
         String::from_utf8_lossy(&bytes).into_owned()

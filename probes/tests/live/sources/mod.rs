@@ -21,7 +21,7 @@ pub(crate) use foreign::{holes_are_left_alone, in_odd_places, of_someone_else, r
 use machines::Qmp;
 pub(crate) use machines::{Attached, Foreign};
 
-/// What the readers give, by their names.
+/// Values of the readers, by their names.
 fn readings(guest: &Guest) -> Result<Vec<(&'static str, Value)>> {
     fn json(value: impl Serialize) -> Value {
         serde_json::to_value(value).unwrap()
@@ -141,7 +141,7 @@ fn threads_of_gdb(core: &Path) -> Vec<(u32, u64)> {
             last.1 = u64::from_str_radix(hex.trim(), 16).unwrap();
         }
     }
-    // Those that it says first, while it opens the file, have no registers yet.
+    // The CPUs that it names first, while it opens the file, have no registers yet.
     threads.retain(|(_, rip)| *rip != 0);
     threads.sort_unstable();
     threads
@@ -199,7 +199,7 @@ pub(crate) fn give_the_same(kernel: &str) {
             &Guest::open_core(&to).unwrap(),
         );
     }
-    // What makedumpfile makes of klab's dump, compressed in each way.
+    // Dumps that makedumpfile makes of klab's, compressed in each way.
     for (name, options) in [
         ("zlib", &["-c", "-d", "1"][..]),
         ("lzo", &["-l", "-d", "0"]),

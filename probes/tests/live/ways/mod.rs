@@ -106,7 +106,7 @@ fn end(ip: [u8; 4]) -> End {
     }
 }
 
-/// What is sent on `lo` and on veth: to open and closed ports, with wrong check sums, and to a rule.
+/// Packets that are sent on `lo` and on veth: to open and closed ports, with wrong check sums, and to a rule.
 fn send_all(guest: &Guest, from: &str, to: [u8; 4], source: [u8; 4]) -> probes::Result<()> {
     let at = |port: u16| format!("{}:{port}", Ipv4Addr::from(to));
     guest.send_from(from, "udp", &at(53), "open")?;

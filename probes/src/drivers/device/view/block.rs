@@ -96,7 +96,7 @@ fn disks(all: &Disks) -> (Table, Table) {
     (table, requests(all))
 }
 
-/// How often it was read and how much, and the same of writes.
+/// Number of reads and their size, and the same of writes.
 fn transferred(stats: Option<&DiskStats>) -> [String; 4] {
     let kinds = [
         stats.map(|stats| stats.read),
