@@ -89,7 +89,7 @@ impl Record {
         self.commit as u32
     }
 
-    /// What happened; `None`: not yet whole.
+    /// Kind of event; `None`: not yet whole.
     pub const fn kind(&self) -> Option<Kind> {
         Kind::from_byte((self.commit >> 32) as u8)
     }
@@ -99,17 +99,17 @@ impl Record {
         Context::from_byte((self.commit >> 40) as u8)
     }
 
-    /// Whether `skb->sk` was set.
+    /// Tells whether `skb->sk` was set.
     pub const fn has_sock(&self) -> bool {
         (self.commit >> 56) as u8 & HAS_SOCK != 0
     }
 
-    /// Whether the skb had its route.
+    /// Tells whether the skb had its route.
     pub const fn has_dst(&self) -> bool {
         (self.commit >> 56) as u8 & HAS_DST != 0
     }
 
-    /// Whether the memory is free from now on.
+    /// Tells whether the memory is free from now on.
     pub const fn is_last(&self) -> bool {
         (self.commit >> 56) as u8 & IS_LAST != 0
     }

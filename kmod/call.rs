@@ -1,4 +1,4 @@
-//! What the module and the host share about calls of any function: the record, and the plan by which it is made.
+//! Types that the module and the host share about calls of any function: the record, and the plan by which it is made.
 //!
 //! Both compile this same file, as they do `ring.rs`, whose rings, ioctls and rules hold here too. A function that is hooked
 //! by [`How::Call`](super::ring::How::Call) leaves a record when it is called and one when it returns. Each is as long as a
@@ -32,7 +32,7 @@ pub struct CallRecord {
     pub time: u64,
     /// The words that were in the registers of the arguments when the function was called.
     pub args: [u64; POSITIONS as usize],
-    /// Of a return: `rax`.
+    /// Return value (`rax`), for a return.
     pub value: u64,
     /// `time` of the call: what a return and its call have in common, with site and pid.
     pub entered: u64,
@@ -46,11 +46,11 @@ pub struct CallRecord {
     pub zero: u32,
     /// `current->comm`.
     pub comm: [u8; COMM],
-    /// Of a call: the text that its plan asks for.
+    /// Text that the plan asks for, for a call.
     pub text: [u8; TEXT],
 }
 
-/// How one argument is compared with a constant.
+/// Comparison of one argument with a constant.
 #[repr(C)]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Condition {
@@ -86,13 +86,13 @@ pub enum Compare {
     AtLeast = 5,
 }
 
-/// What is recorded of the calls of some functions.
+/// Parts of the calls of some functions that are recorded.
 #[repr(C)]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Plan {
     /// The calls: all that meet each of them.
     pub conditions: [Condition; CONDITIONS],
-    /// How many of `conditions` are meant.
+    /// Number of `conditions` that are meant.
     pub count: u8,
     /// Number of the argument that leads to text, from 1; 0: none does.
     pub text: u8,
@@ -155,7 +155,7 @@ impl CallRecord {
         (len > 0 || whole).then(|| (self.text.get(..len).unwrap_or(&self.text), whole))
     }
 
-    /// What happened; `None`: neither a call nor a return.
+    /// Kind of event; `None`: neither a call nor a return.
     pub const fn kind(&self) -> Option<Kind> {
         match Kind::from_byte((self.commit >> 32) as u8) {
             Some(kind @ (Kind::Call | Kind::Return)) => Some(kind),
@@ -226,7 +226,7 @@ impl Condition {
         value: 0,
     };
 
-    /// Whether it means anything.
+    /// Tells whether it means anything.
     pub fn is_sound(&self) -> bool {
         self.arg < POSITIONS
             && usize::from(self.compare) < Compare::ALL.len()
@@ -235,7 +235,7 @@ impl Condition {
             && self.zero == 0
     }
 
-    /// Whether the word in the argument's register meets it.
+    /// Tells whether the word in the argument's register meets it.
     pub fn holds(&self, word: u64) -> bool {
         let unused = 64_u32.saturating_sub(u32::from(self.width).saturating_mul(8)) & 63;
         let (word, value) = (word << unused, self.value);
@@ -260,7 +260,7 @@ impl Plan {
         offset: 0,
     };
 
-    /// Whether it means anything.
+    /// Tells whether it means anything.
     pub fn is_sound(&self) -> bool {
         usize::from(self.count) <= CONDITIONS
             && self.conditions.iter().all(Condition::is_sound)
@@ -270,7 +270,7 @@ impl Plan {
             && self.offset < 1 << 16
     }
 
-    /// Whether a call with these words in its registers is recorded.
+    /// Tells whether a call with these words in its registers is recorded.
     pub fn wants(&self, args: &[u64; POSITIONS as usize]) -> bool {
         self.conditions
             .iter()
@@ -283,7 +283,7 @@ impl Plan {
 }
 
 impl Plans {
-    /// Of this version.
+    /// True if it is of this version.
     pub fn is_sound(&self) -> bool {
         self.version == VERSION && self.zero == 0 && self.plans.iter().all(Plan::is_sound)
     }

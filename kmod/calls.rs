@@ -90,7 +90,7 @@ pub(crate) unsafe extern "C" fn klab_wants(
     wanted
 }
 
-/// Where the text of a call is: the argument, or what `peek64` is to read before; 0: nowhere. `hop` gets which.
+/// Place of the text of a call: the argument, or what `peek64` is to read before; 0: nowhere. `hop` gets which.
 ///
 /// # Safety
 /// `args` and `hop` must be valid.

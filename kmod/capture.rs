@@ -28,7 +28,7 @@ extern "C" {
     fn klab_now() -> u64;
 }
 
-/// How many positions, or plans, sites hooked so can have.
+/// Number of positions, or plans, that sites hooked so can have.
 fn positions(how: u8) -> u8 {
     if how == How::Call as u8 {
         PLANS as u8
@@ -41,7 +41,7 @@ pub(crate) struct Capture {
     /// The open file that arms; 0: none.
     armer: u64,
     armed: bool,
-    /// What it said of itself, and when.
+    /// Its owner's words about itself, and when they came.
     owner: u64,
     since: u64,
     sites: KVVec<Site>,
@@ -58,7 +58,7 @@ impl Capture {
         }
     }
 
-    /// Whether `file` may prepare a capture: none is armed, and none is being prepared by another.
+    /// Refuses `file` while a capture is armed, or another file prepares one.
     fn prepare(&self, file: u64) -> Result {
         if self.armed || self.armer != 0 && self.armer != file {
             return Err(EBUSY);
@@ -202,7 +202,7 @@ impl Capture {
         Ok(())
     }
 
-    /// How it stands.
+    /// State of the capture.
     pub(crate) fn counters(&self) -> Counters {
         let mut counters = Counters {
             magic: MAGIC,

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What a hook saw: filtered, and written into the ring of its CPU.
+//! Events that a hook saw: filtered, and written into the ring of its CPU.
 //!
 //! This runs in tasks, softirqs, hard IRQs and NMIs, each of which may interrupt another one here, with preemption
 //! off: no lock, no allocation, no sleep, and no arithmetic that could overflow (the kernel is built with overflow checks).
@@ -89,7 +89,7 @@ pub(crate) unsafe extern "C" fn klab_may(event: *const Event) -> bool {
     let event = unsafe { &*event };
     // SAFETY: Not written while hooks are registered.
     let filter = unsafe { &*FILTER.0.get() };
-    // What was made from another may be followed by that other.
+    // A packet that was made from another may be followed by that other.
     let derived = event.kind == Kind::Derived as u8 || event.kind == Kind::Resized as u8;
     if !filter.asks_tuple() || derived {
         return true;
@@ -206,7 +206,7 @@ pub(crate) unsafe fn publish<R>(at: *mut R, record: R, whole: u64) {
     }
 }
 
-/// Whether the filter lets this through, or has let its packet through before.
+/// Tells whether the filter lets this through, or has let its packet through before.
 fn wanted(header: *mut RingHeader, filter: &Filter, event: &Event) -> bool {
     let named = event.head == 0;
     if !matches(filter, event) {
@@ -241,7 +241,7 @@ fn matches(filter: &Filter, event: &Event) -> bool {
         && (!filter.asks_tuple() || tuple(event).is_some_and(|tuple| filter.matches(&tuple)))
 }
 
-/// What the packet's headers say; the socket where there are none yet.
+/// Tuple of the packet's headers; of the socket where there are none yet.
 fn tuple(event: &Event) -> Option<Tuple> {
     of_packet(event).or_else(|| of_sock(event))
 }

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Whether a filter lets a packet through, by its first bytes: the module asks this in every hook, and the host's tests
-//! ask the same file whether what they push down is ever too narrow. What is above the network layer, and whether the
-//! bytes have it, is decided here alone: whoever describes a packet asks [`Upper`].
+//! Verdict of a filter on a packet, by its first bytes: the module asks for it in every hook, and the host's tests ask
+//! the same file whether what they push down is ever too narrow. The layer above the network's, and whether the bytes
+//! have it, is decided here alone: all code that describes a packet asks [`Upper`].
 //!
 //! Like `ring` it is `no_std`, without `unsafe` and without arithmetic that could overflow.
 
@@ -29,25 +29,25 @@ const IPV6_HEADER: usize = 40;
 pub(crate) struct Fragment {
     /// The datagram's identification: 16 bits of IPv4, 32 of IPv6.
     pub(crate) id: u32,
-    /// Where in the datagram's payload it begins, in bytes.
+    /// Offset in the datagram's payload at which it begins, in bytes.
     pub(crate) offset: u16,
-    /// Whether others follow.
+    /// True if others follow.
     pub(crate) more: bool,
 }
 
-/// What an IP packet carries.
+/// Upper layer of an IP packet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Upper {
     /// `IPPROTO_*`: behind the extension headers of IPv6, as far as the bytes have them.
     pub(crate) protocol: u8,
-    /// Where its header begins; no bytes of it are here where the packet is a later fragment, and none that can be found where
-    /// an extension header is cut off.
+    /// Offset of its header, in bytes; no bytes of it are here where the packet is a later fragment, and none that can
+    /// be found where an extension header is cut off.
     pub(crate) at: Option<usize>,
-    /// Of a datagram that was cut into several.
+    /// Fragment of a datagram that was cut into several.
     pub(crate) fragment: Option<Fragment>,
 }
 
-/// Who sends to whom, by the packet's headers.
+/// Sender and receiver, by the packet's headers.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Tuple {
     /// 4 or 6; 0 for ARP.
@@ -60,12 +60,12 @@ pub(crate) struct Tuple {
     pub(crate) destination: [u8; 16],
     /// Source and destination; of no fragment but the first.
     pub(crate) ports: Option<(u16, u16)>,
-    /// Of a datagram that was cut into several.
+    /// Fragment of a datagram that was cut into several.
     pub(crate) fragment: Option<Fragment>,
 }
 
 impl Filter {
-    /// Whether any part of it looks at addresses, ports or protocols.
+    /// Tells whether any part of it looks at addresses, ports or protocols.
     pub(crate) fn asks_tuple(&self) -> bool {
         self.family != 0
             || self.protocol != 0
@@ -75,14 +75,15 @@ impl Filter {
             || self.destination != [0; 16]
     }
 
-    /// Whether these are its device, its network namespace and its mark.
+    /// Tells whether these are its device, its network namespace and its mark.
     pub(crate) fn admits(&self, ifindex: u32, netns: u32, mark: u32) -> bool {
         (self.ifindex == 0 || self.ifindex == ifindex)
             && (self.netns == 0 || self.netns == netns)
             && mark & self.mark_mask == self.mark & self.mark_mask
     }
 
-    /// Whether this is its packet. A later fragment has no ports, and may be of any: the host knows its first one.
+    /// Tells whether this is its packet. A later fragment has no ports, and may be of any: the host knows its first
+    /// one.
     pub(crate) fn matches(&self, tuple: &Tuple) -> bool {
         if self.family != 0 && self.family != tuple.family
             || self.protocol != 0 && self.protocol != tuple.protocol
@@ -104,8 +105,8 @@ impl Filter {
 }
 
 impl Tuple {
-    /// That of the bytes from the network header on. `protocol` is `skb->protocol`, which an skb on its way out gets late:
-    /// 0 counts where the bytes are known to be from a network header.
+    /// Tuple of the bytes from the network header on. `protocol` is `skb->protocol`, which an skb on its way out gets
+    /// late: 0 counts where the bytes are known to be from a network header.
     pub(crate) fn of(protocol: u16, packet: &[u8]) -> Option<Self> {
         let version = packet.first().map_or(0, |first| first >> 4);
         match (version, protocol) {
@@ -116,7 +117,7 @@ impl Tuple {
         }
     }
 
-    /// Whether what tells of the layer above is in another packet.
+    /// Tells whether what tells of the layer above is in another packet.
     pub(crate) fn is_later_fragment(&self) -> bool {
         self.fragment.is_some_and(|fragment| fragment.offset != 0)
     }
@@ -145,7 +146,7 @@ impl Tuple {
         })
     }
 
-    /// Of Ethernet and IPv4: hardware type 1, 6 bytes; protocol 0x0800, 4 bytes.
+    /// Tuple of ARP for Ethernet and IPv4: hardware type 1, 6 bytes; protocol 0x0800, 4 bytes.
     fn arp(packet: &[u8]) -> Option<Self> {
         if packet.get(..6)? != [0, 1, 8, 0, 6, 4] {
             return None;
@@ -170,7 +171,7 @@ fn first4(bytes: &[u8]) -> [u8; 16] {
 }
 
 impl Upper {
-    /// Of the bytes of an IPv4 packet.
+    /// Upper layer of an IPv4 packet.
     pub(crate) fn of_ipv4(packet: &[u8]) -> Option<Self> {
         let [id_high, id_low, place_high, place_low] = *packet.get(4..8)? else {
             return None;
@@ -192,7 +193,7 @@ impl Upper {
         })
     }
 
-    /// Of the bytes of an IPv6 packet. Each extension header has 8 bytes or more, so this ends with the bytes.
+    /// Upper layer of an IPv6 packet. Each extension header has 8 bytes or more, so this ends with the bytes.
     pub(crate) fn of_ipv6(packet: &[u8]) -> Option<Self> {
         let mut upper = Self {
             protocol: *packet.get(6)?,
@@ -230,7 +231,7 @@ impl Upper {
             };
             let next = at.wrapping_add(size);
             if next > packet.len() {
-                // What it is is told by a header whose end is not here.
+                // The header that says what it is ends behind these bytes.
                 upper.at = None;
                 break;
             }

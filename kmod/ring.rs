@@ -1,4 +1,4 @@
-//! What the module and the host share: the record of one event, the ring of one CPU, the ioctls of `/dev/klab`.
+//! Types that the module and the host share: the record of one event, the ring of one CPU, the ioctls of `/dev/klab`.
 //!
 //! The module (`kmod/`) and `probes` compile this same file. It is `no_std`, has no `unsafe` and no I/O. All numbers
 //! are little-endian; the layout is asserted below, so a change that moves a member does not compile: bump
@@ -26,7 +26,7 @@ pub(crate) mod bytes;
 
 /// `KLABRING` in memory.
 pub const MAGIC: u64 = u64::from_le_bytes(*b"KLABRING");
-/// Of this file's layouts; a module and a host of different versions refuse each other.
+/// Version of this file's layouts; a module and a host of different versions refuse each other.
 pub const VERSION: u32 = 4;
 /// Bytes of a record.
 pub const RECORD: usize = size_of::<Record>();
@@ -137,10 +137,10 @@ pub const HAS_SOCK: u8 = 1;
 pub const HAS_DST: u8 = 2;
 /// The skb has an Ethernet header right before its network header.
 pub const HAS_MAC: u8 = 4;
-/// Of a function of [`How::End`]: nobody else has the memory, so it is free from now on.
+/// Flag of a function of [`How::End`]: nobody else has the memory, so it is free from now on.
 pub const IS_LAST: u8 = 8;
 
-/// What happened.
+/// Kinds of events.
 #[repr(u8)]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Kind {
@@ -230,7 +230,7 @@ impl Tracepoint {
     }
 }
 
-/// How a function is hooked.
+/// Ways to hook a function.
 #[repr(u8)]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum How {
@@ -270,7 +270,7 @@ pub struct RingHeader {
     pub record: u32,
     /// Whose ring it is.
     pub cpu: u32,
-    /// How many records fit.
+    /// Number of records that fit.
     pub slots: u32,
     /// Guest-physical address of the first record.
     pub records: u64,
@@ -310,7 +310,7 @@ pub struct Site {
 pub struct Sites {
     /// [`VERSION`].
     pub version: u32,
-    /// How many of `sites` are meant.
+    /// Number of `sites` that are meant.
     pub count: u32,
     /// 0.
     pub zero: u64,
@@ -332,7 +332,7 @@ pub struct Arm {
     pub owner: u64,
 }
 
-/// What is recorded; a part that is zero matches anything. Set before arming, forgotten by disarming.
+/// Packets to record; a part that is zero matches anything. Set before arming, forgotten by disarming.
 ///
 /// A packet that matched once is followed, whatever becomes of its addresses, until its memory is free.
 #[repr(C)]
@@ -387,7 +387,7 @@ pub struct RingInfo {
     pub unreadable: u64,
 }
 
-/// How it stands. Anyone who opened the device may ask.
+/// State of the module. Anyone who opened the device may ask.
 #[repr(C)]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Counters {
@@ -395,7 +395,7 @@ pub struct Counters {
     pub magic: u64,
     /// [`VERSION`].
     pub version: u32,
-    /// How many of `rings` there are; 0 before the first arming.
+    /// Number of `rings` there are; 0 before the first arming.
     pub cpus: u32,
     /// Records of each ring.
     pub slots: u32,
@@ -409,7 +409,7 @@ pub struct Counters {
     pub missed: u64,
     /// [`Arm::owner`] of who armed.
     pub owner: u64,
-    /// How long it has been armed, in nanoseconds.
+    /// Time since it was armed, in nanoseconds.
     pub age: u64,
     /// By CPU.
     pub rings: [RingInfo; MAX_CPUS],
@@ -450,7 +450,7 @@ impl Filter {
 }
 
 impl RingInfo {
-    /// Of a CPU that is not there.
+    /// Counters of a CPU that is not there.
     pub const NONE: Self = Self {
         header: 0,
         records: 0,

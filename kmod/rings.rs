@@ -37,7 +37,7 @@ pub(crate) fn of(cpu: u32) -> Option<(*mut RingHeader, *mut Record)> {
     (!header.is_null()).then(|| (header, ring.records.load(Ordering::Relaxed)))
 }
 
-/// How many CPUs there can be.
+/// Number of CPUs that there can be.
 pub(crate) fn cpus() -> usize {
     // SAFETY: Set while the kernel boots, constant since.
     unsafe { bindings::nr_cpu_ids as usize }

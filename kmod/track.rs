@@ -16,7 +16,7 @@ const BUCKETS: usize = 1024;
 struct Bucket([AtomicU64; WAYS]);
 
 static TABLE: [Bucket; BUCKETS] = [const { Bucket([const { AtomicU64::new(0) }; WAYS]) }; BUCKETS];
-/// Whether anything was put in since it was cleared: most filters see mostly what they do not want.
+/// True if anything was put in since it was cleared: most filters see mostly what they do not want.
 static USED: AtomicU64 = AtomicU64::new(0);
 
 fn bucket(key: u64) -> &'static [AtomicU64; WAYS] {
@@ -25,7 +25,7 @@ fn bucket(key: u64) -> &'static [AtomicU64; WAYS] {
     &TABLE[hash as usize % BUCKETS].0
 }
 
-/// Whether this address is of a packet that is followed.
+/// Tells whether this address is of a packet that is followed.
 pub(crate) fn contains(key: u64) -> bool {
     key != 0
         && USED.load(Ordering::Relaxed) != 0

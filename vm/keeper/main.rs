@@ -20,11 +20,11 @@ use std::time::{Duration, Instant};
 
 use book::{Ask, Book, Control, Process, State};
 
-/// How often the holder is looked at besides: a child that it forked may have the socket, too.
+/// Interval at which the holder is looked at besides: a child that it forked may have the socket, too.
 const LOOK: Duration = Duration::from_millis(500);
-/// How long QEMU or another command may take.
+/// Time that QEMU or another command may take.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// How long it is tried.
+/// Time for which it is tried.
 const LAST: Duration = Duration::from_secs(600);
 
 fn main() {

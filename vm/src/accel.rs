@@ -49,7 +49,7 @@ pub(crate) fn ready(
     Ready::get(spec, qemu, TCG_PATIENCE, progress)
 }
 
-/// Whether `/dev/kvm` is ours to open.
+/// Tells whether `/dev/kvm` is ours to open.
 fn usable() -> bool {
     File::options()
         .read(true)

@@ -12,7 +12,7 @@ pub(crate) enum Address {
 }
 
 impl Address {
-    /// Of what a user wrote. A file of that very name is that file.
+    /// Parses what a user wrote. A file of that very name is that file.
     pub(crate) fn parse(text: &Path) -> Self {
         let Some(name) = text.to_str().filter(|_| !text.exists()) else {
             return Self::Unix(text.to_owned());
@@ -57,7 +57,7 @@ fn split(text: &str) -> (String, Vec<String>) {
     (parts.next().unwrap_or_default(), parts.collect())
 }
 
-/// Whether a socket's address may have the option.
+/// Tells whether a socket's address may have the option.
 fn known(option: &str) -> bool {
     let name = option.split('=').next().unwrap_or_default();
     [

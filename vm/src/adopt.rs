@@ -44,7 +44,8 @@ pub(crate) struct Adopted {
 pub(crate) struct Shape {
     pub(crate) cpus: u32,
     pub(crate) memory: Memory,
-    /// Where QEMU says that its RAM is: offsets are addresses in its process. Empty for one that is read by its gdbstub.
+    /// Ranges where QEMU says that its RAM is: offsets are addresses in its process. Empty for one that is read by its
+    /// gdbstub.
     places: Vec<RamRange>,
 }
 
@@ -119,7 +120,7 @@ impl Adopted {
         paths::write_whole(&folder.join("adopted.json"), &text)
     }
 
-    /// What QEMU says now. Where another client has its socket, what it said before, if QEMU's mappings still agree with
+    /// QEMU's answer now. Where another client has its socket, what it said before, if QEMU's mappings still agree with
     /// it.
     pub(crate) fn ask(&self, folder: &Path) -> Result<Shape> {
         match Qmp::connect_within(folder, BRIEF) {
@@ -129,8 +130,8 @@ impl Adopted {
         }
     }
 
-    /// Where QEMU's gdbstub listens: a Unix socket's path, or `host:port`. QEMU calls its character device `gdb`, unless a user
-    /// has made one of another name for it.
+    /// Address at which QEMU's gdbstub listens: a Unix socket's path, or `host:port`. QEMU calls its character device
+    /// `gdb`, unless a user has made one of another name for it.
     pub(crate) fn gdbstub(&self, folder: &Path) -> Result<String> {
         if matches!(self.shape.memory, Memory::Gdb { .. }) {
             return Err(Error::GdbstubReads(self.name.clone()));
@@ -210,7 +211,7 @@ impl Shape {
         })
     }
 
-    /// Whether the process still has its memory where it had it.
+    /// Tells whether the process still has its memory where it had it.
     fn still(&self, pid: u32) -> bool {
         match &self.memory {
             Memory::Gdb { .. } => true,
@@ -224,7 +225,7 @@ fn gdb_chardev(said: &str) -> Option<&str> {
     let mut lines = said.lines().map(str::trim);
     let name = lines.find_map(|line| line.strip_prefix("gdb: filename="))?;
     let name = name.strip_prefix("disconnected:").unwrap_or(name);
-    // Of one that is connected the other end is told, too.
+    // If one is connected, the other end is told, too.
     let name = name.split(" <-> ").next()?;
     (name.starts_with("unix:") || name.starts_with("tcp:")).then_some(name)
 }

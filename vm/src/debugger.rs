@@ -1,6 +1,6 @@
 //! QEMU's gdbstub: stops the guest where one of its CPUs reaches an address, or has written to one.
 //!
-//! Of the remote serial protocol only what that needs. Its breakpoints are in QEMU (the translator's, or the
+//! It speaks only as much of the remote serial protocol as that needs. Its breakpoints are in QEMU (the translator's, or the
 //! processor's own under KVM): nothing is written into the guest. QEMU keeps them when its client dies, so the client stands in
 //! the record of those who stop the guest, and what it leaves is taken away when it is gone.
 
@@ -61,12 +61,12 @@ const ORDER: [(usize, usize); 26] = [
     (22, 8),
 ];
 
-/// Where the guest stands.
+/// Place at which the guest stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Stop {
     /// Number of the CPU that reached the breakpoint.
     pub cpu: u32,
-    /// Whether it was a breakpoint or a watchpoint, and not somebody else's pause.
+    /// True if it was a breakpoint or a watchpoint, and not somebody else's pause.
     pub breakpoint: bool,
     /// The watchpoint that was written to, by its address. The instruction that did it is executed.
     pub watch: Option<u64>,
@@ -77,7 +77,7 @@ pub struct Stop {
 pub struct Debugger {
     rsp: Rsp,
     runs: bool,
-    /// Whether the guest is to run when this ends.
+    /// True if the guest is to run when this ends.
     ran: bool,
     stopper: Stopper,
     /// Held for its life.

@@ -17,9 +17,10 @@ pub enum Error {
     Io {
         /// The operation, as a verb.
         what: &'static str,
-        /// What it was done to.
+        /// Its object.
         path: PathBuf,
-        /// What the system said. No `source`: the sentence has it, and who prints the chain would print it twice.
+        /// The system's message. No `source`: the sentence has it, and a program that prints the chain would print it
+        /// twice.
         why: io::Error,
     },
     /// A file that the user named.
@@ -35,7 +36,7 @@ pub enum Error {
     DiskFull {
         /// A path on that file system.
         path: PathBuf,
-        /// How much room the step needs, in words.
+        /// Room that the step needs, in words.
         need: String,
         /// The environment variable that moves it.
         variable: &'static str,
@@ -81,15 +82,15 @@ pub enum Error {
     NameTaken {
         /// The name.
         name: String,
-        /// Whether that one was attached, not started.
+        /// True if that one was attached, not started.
         adopted: bool,
     },
-    /// What was asked for is there only in a guest that klab started.
+    /// Something that is there only in a guest that klab started.
     #[error("klab did not start the guest `{name}`, {why}")]
     Foreign {
         /// Its name.
         name: String,
-        /// What it lacks, or what klab does not do to it.
+        /// Thing that it lacks, or that klab does not do to it.
         why: &'static str,
     },
     /// `detach` of a guest that klab started.
@@ -98,7 +99,7 @@ pub enum Error {
     /// The QEMU of a guest that klab did not start is gone.
     #[error("QEMU (process {0}), which ran the guest, has ended: `klab detach` forgets the guest")]
     Ended(u32),
-    /// What is at the other end of a socket is not the QEMU that was looked for.
+    /// A socket at whose other end is not the QEMU that was looked for.
     #[error("no QEMU can be found behind the socket {}: {why}", path.display())]
     NoQemuThere {
         /// The socket.
@@ -111,7 +112,7 @@ pub enum Error {
     NoQmp {
         /// The socket.
         path: PathBuf,
-        /// What came of it.
+        /// The result.
         why: String,
     },
     /// RAM that this user may not read.
@@ -121,7 +122,7 @@ pub enum Error {
     Unreadable {
         /// QEMU's process.
         pid: u32,
-        /// What the system said.
+        /// The system's message.
         why: String,
     },
     /// A gdbstub failed.
@@ -129,7 +130,7 @@ pub enum Error {
     Gdb {
         /// The socket or `host:port`.
         address: String,
-        /// What came of it.
+        /// The result.
         why: String,
     },
     /// Another command holds the guest's lock.
@@ -229,7 +230,7 @@ pub enum Error {
     Qmp {
         /// The QMP command.
         command: String,
-        /// What QEMU said.
+        /// QEMU's message.
         why: String,
     },
     /// A socket of QEMU's is held by another client.
@@ -239,7 +240,7 @@ pub enum Error {
         path: PathBuf,
         /// The clients, as far as this user may know them.
         holders: Vec<String>,
-        /// What to do, which ends nobody.
+        /// The cure, which ends nobody.
         cure: String,
     },
     /// A QMP socket that is not of this machine.
@@ -276,7 +277,7 @@ pub enum Error {
     /// No such kernel.
     #[error("there is no kernel `{asked}` ({known}): name one of these or a path to a vmlinuz")]
     UnknownKernel {
-        /// What was asked for.
+        /// The name asked for.
         asked: String,
         /// Names that there are.
         known: String,
@@ -286,7 +287,7 @@ pub enum Error {
     BadKernel {
         /// The path.
         path: PathBuf,
-        /// What is wrong with it, and the cure.
+        /// The fault, and the cure.
         why: String,
     },
     /// The agent's client failed.
@@ -295,9 +296,9 @@ pub enum Error {
     /// Something that belongs into the initramfs is not as it must be.
     #[error("{} {why}", path.display())]
     Initramfs {
-        /// What it is about.
+        /// The file or folder that it is about.
         path: PathBuf,
-        /// What is wrong, and the cure.
+        /// The fault, and the cure.
         why: String,
     },
     /// The kernel has no Rust.
@@ -321,12 +322,12 @@ pub enum Error {
     /// Ended early, as the user wanted: what was done until then.
     #[error("{0}")]
     Interrupted(String),
-    /// What needs a record, of a guest without one.
+    /// A step that needs a record, in a guest without one.
     #[error(
         "the run of the guest `{0}` is not recorded, so there is no way back: `klab up NAME --record` boots one that is"
     )]
     NotRecorded(String),
-    /// What needs a guest that runs, of a replay.
+    /// A step that needs a guest that runs, in a replay.
     #[error(
         "the guest `{0}` is a replay, in which all has happened: its memory can be read, `klab replay {0} --at INSTRUCTION` goes to another moment, and `klab reset {0}` begins a new record"
     )]
@@ -334,11 +335,11 @@ pub enum Error {
     /// A moment that is not in the record.
     #[error("the record has the instructions {first} to {last}, and not {instruction}")]
     OutsideRecord {
-        /// What was asked for.
+        /// The instruction asked for.
         instruction: u64,
-        /// Where the record begins.
+        /// First instruction of the record.
         first: u64,
-        /// Where it ends.
+        /// Last instruction of the record.
         last: u64,
     },
     /// A replay that does not get on.
@@ -348,7 +349,7 @@ pub enum Error {
     ReplayStands {
         /// The guest's name.
         name: String,
-        /// Where it stands.
+        /// Instruction at which it stands.
         at: u64,
     },
     /// An option is out of range.
@@ -359,9 +360,9 @@ pub enum Error {
     Damaged {
         /// The file.
         path: PathBuf,
-        /// What is wrong.
+        /// The fault.
         why: String,
-        /// What to do.
+        /// The cure.
         cure: String,
     },
 }

@@ -56,7 +56,7 @@ pub(crate) struct Meta {
     pub(crate) recording: Option<Recording>,
 }
 
-/// What stands in a guest's folder.
+/// Content of a guest's folder.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Record {
     /// A guest that klab started.
@@ -199,7 +199,7 @@ fn gone(result: io::Result<()>) -> io::Result<()> {
     }
 }
 
-/// Whether what is in `folder` (whose lock the caller holds, so nobody is at work on it) has no right to be
+/// Tells whether what is in `folder` (whose lock the caller holds, so nobody is at work on it) has no right to be
 /// there: it was never finished, or its owner is gone.
 pub(crate) fn stale(folder: &Path) -> bool {
     match Record::read(folder) {
@@ -220,7 +220,7 @@ pub(crate) fn sweep() -> Result<Vec<PathBuf>> {
         if !fs::symlink_metadata(&folder).is_ok_and(|meta| meta.is_dir()) {
             continue;
         }
-        // Who cannot be locked is being worked on. The lock is held until the folder is gone.
+        // A folder that cannot be locked is being worked on. The lock is held until the folder is gone.
         if let Ok(Some(_lock)) = lock(&folder, false, Duration::ZERO)
             && stale(&folder)
         {

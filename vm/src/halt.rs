@@ -11,7 +11,7 @@ use crate::lease::book::Entry;
 pub struct Halt {
     /// Its name.
     pub guest: String,
-    /// Whether klab started it.
+    /// True if klab started it.
     pub own: bool,
     /// Why.
     pub why: Why,
@@ -36,7 +36,7 @@ pub enum Why {
 }
 
 impl Why {
-    /// Whether it can never go on as it is.
+    /// Tells whether it can never go on as it is.
     #[must_use]
     pub const fn is_end(&self) -> bool {
         !matches!(self, Self::Paused(_) | Self::Held(_))
@@ -49,7 +49,7 @@ impl Why {
 pub struct Pauser {
     /// The process.
     pub pid: u32,
-    /// What it runs.
+    /// Program that it runs.
     pub program: String,
     /// Seconds since 1970.
     pub since: u64,
@@ -79,7 +79,7 @@ impl Pauser {
 }
 
 impl Halt {
-    /// What helps, in words.
+    /// The cure, in words.
     pub(crate) fn cure(&self) -> String {
         let guest = &self.guest;
         match &self.why {
@@ -93,12 +93,12 @@ impl Halt {
         }
     }
 
-    /// Whether this process holds it.
+    /// Tells whether this process holds it.
     pub(crate) fn is_ours(&self) -> bool {
         matches!(&self.why, Why::Held(by) if by.pid == std::process::id())
     }
 
-    /// Whether the guest goes on by itself: somebody reads it.
+    /// Tells whether the guest goes on by itself: somebody reads it.
     #[must_use]
     pub const fn passes(&self) -> bool {
         matches!(self.why, Why::Held(_))

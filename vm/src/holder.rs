@@ -30,7 +30,7 @@ const MESSAGE: usize = 16;
 const MOST: usize = 1 << 16;
 
 /// The clients that the server at `path` has taken, as the inodes of their ends; `None` where the kernel does not say.
-/// Those that wait in its queue are none.
+/// A client that waits in its queue is not among them.
 pub(crate) fn clients(path: &Path) -> Option<Vec<u32>> {
     let inode = fs::metadata(path).ok()?.ino() as u32;
     let ours = socket(

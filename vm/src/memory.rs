@@ -14,7 +14,7 @@ pub enum Memory {
     Files(Vec<RamFile>),
     /// Some of it, or all, is QEMU's own: that is read from the process.
     Process {
-        /// What lies in files that QEMU shares.
+        /// Parts in files that QEMU shares.
         files: Vec<RamFile>,
         /// The rest.
         process: ProcessRam,
@@ -33,7 +33,7 @@ pub enum Memory {
 pub struct ProcessRam {
     /// QEMU's process.
     pub pid: u32,
-    /// Where it lies: the offsets of the ranges are addresses in that process.
+    /// Parts of the RAM: the offsets of the ranges are addresses in that process.
     pub parts: Vec<ProcessPart>,
 }
 
@@ -42,7 +42,7 @@ pub struct ProcessRam {
 pub struct ProcessPart {
     /// The range.
     pub range: RamRange,
-    /// What lies behind it.
+    /// Memory behind it.
     pub behind: Behind,
 }
 

@@ -14,7 +14,7 @@ use crate::error::{At, Error, Result};
 
 /// Name of QEMU's socket in the run folder.
 pub(crate) const GUEST_END: &str = "net";
-/// Where it sends to.
+/// Name of the socket that it sends to.
 pub(crate) const HOST_END: &str = "net.host";
 /// The card's address.
 pub const GUEST_MAC: [u8; 6] = [0x52, 0x54, 0x00, 0x6b, 0x6c, 0x02];
@@ -50,7 +50,7 @@ impl Cable {
             return Err(Error::CableTaken(guest.to_owned()));
         }
         let (here, there) = (run_dir.join(HOST_END), run_dir.join(GUEST_END));
-        // What a holder that was killed left.
+        // A holder that was killed leaves its socket.
         match fs::remove_file(&here) {
             Err(error) if error.kind() != ErrorKind::NotFound => {
                 return Err(error).at("remove", &here);

@@ -17,7 +17,7 @@ use crate::temporary::{self, Temporary};
 /// The longest run folder that leaves room for `/NAME/agent.N` in `sockaddr_un.sun_path` (108 bytes).
 const LONGEST_RUN: usize = 60;
 
-/// Where an environment has what klab's wheel brings besides programs and packages.
+/// Folder of an environment with what klab's wheel brings besides programs and packages.
 const SHIPPED: &str = "share/klab";
 
 /// The cache folder: `$KLAB_CACHE`, else `$XDG_CACHE_HOME/klab`, else `~/.cache/klab`. Made if absent, 0700.
@@ -60,7 +60,7 @@ pub fn installed() -> Option<PathBuf> {
     prefix.join(SHIPPED).is_dir().then(|| prefix.to_owned())
 }
 
-/// What came with an installed klab under this name.
+/// File or folder of this name that came with an installed klab.
 pub fn shipped(name: &str) -> Option<PathBuf> {
     Some(installed()?.join(SHIPPED).join(name))
 }
@@ -106,7 +106,7 @@ pub(crate) fn shm_file(guest: &Path) -> Result<Option<PathBuf>> {
     Ok(Some(folder.join(format!("{hash}.ram"))))
 }
 
-/// Whether the file system is in memory, and the bytes free for us.
+/// Tells whether the file system is in memory, and the bytes free for us.
 fn free(path: &Path) -> Result<(bool, u64)> {
     let stat = nix::sys::statfs::statfs(path).at("look at the disk of", path)?;
     Ok((

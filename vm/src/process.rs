@@ -58,7 +58,7 @@ impl From<Identity> for Process {
     }
 }
 
-/// Whether `pid` is the QEMU of the guest in `folder`: its command line names that folder's pid file, which no
+/// Tells whether `pid` is the QEMU of the guest in `folder`: its command line names that folder's pid file, which no
 /// other process does. A reused id does not pass, nor a zombie (its command line is empty).
 pub(crate) fn is_guest(pid: u32, folder: &Path) -> bool {
     let marker = folder.join("pid");
@@ -107,7 +107,7 @@ fn all(folder: &Path) -> Vec<u32> {
     pids.filter(|&pid| is_guest(pid, folder)).collect()
 }
 
-/// Whether any process of the guest in `folder` lives.
+/// Tells whether any process of the guest in `folder` lives.
 pub(crate) fn any(folder: &Path) -> bool {
     !all(folder).is_empty()
 }

@@ -8,7 +8,7 @@ pub trait Progress: Send {
     fn bytes(&mut self, done: u64, total: u64) {
         let _ = (done, total);
     }
-    /// Whether the user wants the step to end early; asked some times a second.
+    /// Tells whether the user wants the step to end early; asked some times a second.
     fn stopped(&self) -> bool {
         false
     }

@@ -34,7 +34,7 @@ fn image() -> Vec<u8> {
     // The entries of the table of clusters, and where it is.
     put(36, &1_u32.to_be_bytes());
     put(40, &(3 * cluster).to_be_bytes());
-    // Where the table of reference counts is, and its clusters.
+    // Offset of the table of reference counts, and its clusters.
     put(48, &cluster.to_be_bytes());
     put(56, &1_u32.to_be_bytes());
     // Two to the power of this are the bits of a reference count.

@@ -82,7 +82,7 @@ pub(crate) struct Spec {
     pub(crate) memory: u64,
     pub(crate) cpus: u32,
     pub(crate) accel: Accel,
-    /// Whether its run is recorded: then it has one CPU, and only devices that QEMU can replay.
+    /// True if its run is recorded: then it has one CPU, and only devices that QEMU can replay.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub(crate) recorded: bool,
 }
@@ -146,7 +146,7 @@ fn check_version(text: &str) -> Result<String> {
     Ok(version.to_owned())
 }
 
-/// What QEMU does when it is there.
+/// Action of QEMU when it is there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Begin {
     /// It boots the kernel.
@@ -289,8 +289,8 @@ fn virtio(add: &mut impl FnMut(&str, &str), socket: &impl Fn(&str) -> String) {
     );
 }
 
-/// What records or replays, and the serial lines of a guest that is recorded: what comes over those is recorded too, unlike what
-/// comes over a `-chardev`. With virtio-serial ports a replay stands still.
+/// Options that record or replay, and the serial lines of a guest that is recorded: what comes over those is recorded
+/// too, unlike what comes over a `-chardev`. With virtio-serial ports a replay stands still.
 fn recorded(begin: Begin, add: &mut impl FnMut(&str, &str)) {
     let (mode, state) = match begin {
         Begin::Replay => ("replay", format!(",rrsnapshot={FIRST}")),

@@ -145,7 +145,7 @@ impl Qmp {
         Ok((mode != qmp::ReplayMode::none).then_some(u64::try_from(replay.icount).unwrap_or(0)))
     }
 
-    /// Whether it writes a record.
+    /// Tells whether it writes a record.
     pub(crate) fn records(&mut self) -> Result<bool> {
         let replay = self.run(&qmp::query_replay {}, Duration::from_secs(5))?;
         Ok(replay.mode == qmp::ReplayMode::record)
@@ -175,7 +175,7 @@ impl Qmp {
         Ok(u32::try_from(all.len()).unwrap_or(u32::MAX))
     }
 
-    /// Whether KVM runs them.
+    /// Tells whether KVM runs them.
     pub(crate) fn kvm(&mut self) -> Result<bool> {
         Ok(self
             .run(&qmp::query_kvm {}, Duration::from_secs(5))?
@@ -283,8 +283,8 @@ impl Qmp {
     }
 }
 
-/// Whether something has come from QEMU by then. One that has another client greets nobody: that is not waited for, once
-/// the kernel says that the same one has it for longer than a command of ours takes.
+/// Tells whether something has come from QEMU by then. One that has another client greets nobody: that is not waited
+/// for, once the kernel says that the same one has it for longer than a command of ours takes.
 fn greeted(stream: &UnixStream, path: &Path, until: Instant) -> bool {
     let began = Instant::now();
     let mut before = None;
@@ -338,7 +338,7 @@ fn is_timeout(error: &io::Error) -> bool {
 /// end, takes answers of any length and panics at the end of the stream.
 struct Lines {
     stream: UnixStream,
-    /// What was read; `at..end` is the line that is being given out.
+    /// Bytes that were read; `at..end` is the line that is being given out.
     read: Vec<u8>,
     at: usize,
     end: usize,

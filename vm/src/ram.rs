@@ -23,7 +23,7 @@ pub struct RamFile {
 pub struct RamRange {
     /// First guest-physical address.
     pub gpa: u64,
-    /// Where it lies in the file, in bytes.
+    /// Offset in the file, in bytes.
     pub offset: u64,
     /// Length in bytes.
     pub len: u64,
@@ -55,7 +55,7 @@ fn bad(why: &str) -> Error {
 }
 
 /// The ranges of all memory regions that are `wanted` by name, each with that name, offsets being into the region.
-/// What goes on where the range before it ends is one range with it.
+/// A range that goes on where the one before it ends is one range with it.
 pub(crate) fn blocks(mtree: &str, wanted: impl Fn(&str) -> bool) -> Result<Vec<(&str, RamRange)>> {
     let view = mtree.split("FlatView #").find(|view| {
         view.lines()

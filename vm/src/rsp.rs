@@ -39,7 +39,7 @@ pub(crate) struct Rsp {
     stream: Stream,
     /// Bytes that may come without being a packet.
     longest: usize,
-    /// What came and was not looked at, from `at` on.
+    /// Bytes that came and were not looked at, from `at` on.
     read: Vec<u8>,
     at: usize,
 }

@@ -130,7 +130,7 @@ fn make(
     qmp.stop()?;
     let ranges = ram::parse(&qmp.human("info mtree -f")?, launch.spec.memory)?;
     let (path, file) = launch::ram(launch.folder, launch.spec.memory)?;
-    // What is in use, not the whole: both files are sparse.
+    // Only the blocks in use count: both files are sparse.
     let used = file
         .metadata()
         .at("look at", &path)?

@@ -27,7 +27,7 @@ pub(crate) fn copy(from: &File, to: &File, zeros: Zeros) -> io::Result<()> {
     punch(to, done, len)
 }
 
-/// What becomes of pages that hold only zeros.
+/// Treatment of pages that hold only zeros.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Zeros {
     /// They become holes: worth its time once, when a state is saved.

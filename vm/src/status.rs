@@ -24,7 +24,7 @@ use crate::written;
 pub struct Status {
     /// Its name.
     pub name: String,
-    /// What it does.
+    /// State of the guest.
     pub state: State,
     /// Why, where there is more to say; one clause, and the cure.
     pub detail: Option<String>,
@@ -40,11 +40,11 @@ pub struct Status {
     pub pid: Option<u32>,
     /// Seconds since 1970 at which it was started or reset.
     pub since: u64,
-    /// Whether it ends with the process that started it.
+    /// True if it ends with the process that started it.
     pub owned: bool,
     /// The control socket of the QEMU that it was attached to; `None` for one that klab started.
     pub attached: Option<PathBuf>,
-    /// What was written into its memory by hand since it was started or reset.
+    /// Values that were written into its memory by hand since it was started or reset.
     pub writes: Vec<String>,
     /// Its record, of a guest that is recorded or replayed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -53,7 +53,7 @@ pub struct Status {
     pub run_dir: PathBuf,
 }
 
-/// What a guest does.
+/// State of a guest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum State {
@@ -285,7 +285,7 @@ fn live(folder: &Path) -> (State, Option<String>) {
 /// (`qemu_system_shutdown_request`, `qemu_system_reset_request`, softmmu/runstate.c@v7.2.0).
 fn stopped(folder: &Path) -> Why {
     let log = launch::tail(&folder.join("qemu.log"));
-    // Of one that klab did not start there is no log.
+    // A machine that klab did not start has no log.
     if log.contains("qemu_system_shutdown_request") || !folder.join("meta.json").exists() {
         return Why::PoweredOff;
     }

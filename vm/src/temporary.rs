@@ -37,7 +37,7 @@ impl Temporary {
         Ok((Self(path), file))
     }
 
-    /// Where it is now.
+    /// Path at which it is now.
     pub(crate) fn path(&self) -> &Path {
         &self.0
     }

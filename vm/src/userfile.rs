@@ -33,7 +33,7 @@ pub struct UserFile {
     place: Place,
 }
 
-/// Where the file is until it is whole, and where it goes.
+/// Place of the file until it is whole, and its destination.
 #[derive(Debug)]
 enum Place {
     /// It was there, and is no plain file: what is written is there at once.
@@ -121,7 +121,7 @@ impl UserFile {
         &self.file
     }
 
-    /// Whether it is a plain file, which appears when it is whole.
+    /// Tells whether it is a plain file, which appears when it is whole.
     pub fn is_plain(&self) -> bool {
         !matches!(self.place, Place::Stream)
     }
@@ -192,7 +192,7 @@ impl Write for &UserFile {
     }
 }
 
-/// What is at a path.
+/// Kind of thing at a path.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kind {
     File,
@@ -210,7 +210,7 @@ struct Target {
     kind: Option<Kind>,
 }
 
-/// Where a path leads; the last part need not be there.
+/// Target of a path; the last part need not be there.
 fn target(path: &Path) -> Result<Target> {
     let failed = |error: io::Error| fault(path, error);
     let ends = path.components().next_back();

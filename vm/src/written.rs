@@ -18,7 +18,7 @@ use crate::memory::Memory;
 use crate::ram::RamFile;
 
 const NAME: &str = "written";
-/// How many of its bytes are read.
+/// Number of its bytes that are read.
 const LONGEST: u64 = 1 << 20;
 
 /// Bytes for a guest-physical address.
@@ -26,7 +26,7 @@ const LONGEST: u64 = 1 << 20;
 pub struct Part {
     /// The first byte's address; all lie in one range of RAM.
     pub gpa: u64,
-    /// What is to be there.
+    /// Bytes to write.
     pub bytes: Vec<u8>,
 }
 
@@ -61,7 +61,7 @@ impl Machine {
         Ok(())
     }
 
-    /// What was written into its memory since it was started or reset, the first write first.
+    /// Values that were written into its memory since it was started or reset, the first write first.
     #[must_use]
     pub fn writes(&self) -> Vec<String> {
         of(self.run_dir())
@@ -87,7 +87,7 @@ pub(crate) fn of(folder: &Path) -> Vec<String> {
     match File::open(&path).and_then(|file| file.take(LONGEST).read_to_end(&mut bytes)) {
         Ok(_) => {}
         Err(error) if error.kind() == ErrorKind::NotFound => return Vec::new(),
-        // That there is one says that something was written.
+        // The file's mere existence says that something was written.
         Err(error) => {
             return vec![format!(
                 "what cannot be read from {}: {error}",
@@ -109,7 +109,7 @@ fn head(folder: &Path) -> Option<String> {
 }
 
 fn note(folder: &Path, what: &str) -> Result<()> {
-    // Of one QEMU with several names there is one.
+    // A QEMU with several names has one such file.
     let path = lease::home(folder).join(NAME);
     let head = head(folder).unwrap_or_default();
     let mut first = String::new();

@@ -201,7 +201,7 @@ fn holds_overlap_and_are_told() {
             hold.end().unwrap();
             assert!(!machine.runs().unwrap());
         }
-        // Who holds it is told, and that it goes on by itself.
+        // The holder is told, and that it goes on by itself.
         let status = machine.status();
         assert_eq!(status.state, State::Paused);
         let detail = status.detail.unwrap();
@@ -398,7 +398,8 @@ fn a_port_that_does_not_greet_is_passed_over() {
         client.shell("true").unwrap();
         let stuck: Vec<_> = (1..4)
             .map(|port| {
-                // What another has connected to, QEMU serves no second client: as a port whose agent is busy.
+                // QEMU serves no second client on a socket that another has connected to: as a port whose agent is
+                // busy.
                 let socket = machine.run_dir().join(format!("agent.{port}"));
                 std::os::unix::net::UnixStream::connect(socket).unwrap()
             })

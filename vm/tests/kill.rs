@@ -9,7 +9,7 @@ use std::time::Duration;
 use common::{Say, all_down, is_child, isolated, nothing_left, processes, this_test, wait};
 use vm::{Machine, Options, Owner, State};
 
-/// How many times each of them is killed.
+/// Number of times that each of them is killed.
 const ROUNDS: u64 = 50;
 
 fn up(owner: Owner) -> vm::Result<Machine> {
@@ -170,7 +170,7 @@ fn killed_provisioning_carries_on() {
             // Each part of it meets its end: the packages, the kernel, the initramfs, the ready state.
             let parts = ["apt", "debs", "kernels", "initramfs", "ready"];
             let part = cache.path().join(parts[round as usize % parts.len()]);
-            // What the killed one had started may still write there for a moment.
+            // The programs of the killed one may still write there for a moment.
             wait("its removal", 20, || {
                 std::fs::remove_dir_all(&part).is_ok() || !part.exists()
             });
@@ -181,7 +181,7 @@ fn killed_provisioning_carries_on() {
         }
         let said = provisioner().wait().unwrap();
         assert!(said.success(), "the next one does not carry on: {said}");
-        // What a killed one had started ends by itself.
+        // The programs of a killed one end by themselves.
         wait("the end of its programs", 60, || {
             processes(cache.path()).is_empty()
         });

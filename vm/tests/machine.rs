@@ -15,7 +15,7 @@ fn up(name: &str, options: &Options) -> Machine {
     Machine::up(name, options, &mut Say::new()).unwrap()
 }
 
-/// What a start says.
+/// Messages of a start.
 #[derive(Debug, Default)]
 struct Steps(Vec<String>);
 
@@ -25,7 +25,7 @@ impl Progress for Steps {
     }
 }
 
-/// Whether `needle` is anywhere in the RAM that this file is; grep, since a debug build would look for minutes.
+/// Tells whether `needle` is anywhere in the RAM that this file is; grep, since a debug build would look for minutes.
 fn in_ram(ram: &File, needle: &[u8]) -> bool {
     let mut grep = std::process::Command::new("grep");
     grep.args(["-qaF", "--", std::str::from_utf8(needle).unwrap()])
@@ -94,7 +94,7 @@ fn a_guest_comes_is_reset_and_goes() {
             "2"
         );
 
-        // What the guest holds is in the file, and the reset takes it away without another file.
+        // The guest's state is in the file, and the reset takes it away without another file.
         let ram = File::open(&machine.ram().unwrap().path).unwrap();
         let marker = "klab-marker-".to_owned() + &"7531".repeat(3);
         machine
@@ -186,7 +186,7 @@ fn many_guests_come_at_once() {
         );
         all_down();
 
-        // Of two `up` of one name one wins, and the other says so.
+        // If two `up` make one name, one wins, and the other says so.
         let both: Vec<_> = std::thread::scope(|scope| {
             let up = || Machine::up("same", &Options::default(), &mut Say::new());
             [scope.spawn(up), scope.spawn(up)]

@@ -36,7 +36,7 @@ pub(crate) const MODULE: &str = "module";
 const LOAD: &str = "load";
 const UNLOAD: &str = "unload";
 
-/// What to do.
+/// A task to do.
 #[derive(Debug)]
 pub(crate) enum Job {
     Load { name: String, params: String },

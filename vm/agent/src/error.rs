@@ -1,4 +1,4 @@
-//! What a request fails with: one sentence, sent to the host as it is.
+//! The error of a request: one sentence, sent to the host as it is.
 
 use std::{fmt::Display, io};
 

@@ -19,7 +19,7 @@ use crate::{
 pub(crate) struct Push {
     file: File,
     path: PathBuf,
-    /// What becomes `path` at the end; none when `path` itself is written, as those of `/proc` are.
+    /// File that becomes `path` at the end; none when `path` itself is written, as those of `/proc` are.
     part: Option<PathBuf>,
     mode: u32,
 }

@@ -66,7 +66,7 @@ pub(crate) fn init() -> ! {
                 Err(_) => break,
             }
         }
-        // What the server had started has no owner any more.
+        // The programs that the server had started have no owner any more.
         let _ = kill(Pid::from_raw(-1), Signal::SIGKILL);
         std::thread::sleep(Duration::from_millis(100));
     }

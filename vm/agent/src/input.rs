@@ -24,9 +24,9 @@ use crate::{
 #[derive(Debug)]
 pub(crate) struct Piece {
     pub(crate) data: Vec<u8>,
-    /// Whether the input ends with it.
+    /// True if the input ends with it.
     pub(crate) last: bool,
-    /// Who hears that it was taken; the piece that came with the run itself has nobody.
+    /// Client that hears that it was taken; the piece that came with the run itself has none.
     pub(crate) to: Option<Responder>,
 }
 
@@ -60,7 +60,7 @@ impl Input {
         Ok(())
     }
 
-    /// What the pipe is to be polled for.
+    /// Events that the pipe is to be polled for.
     pub(crate) fn wants(&self) -> PollFlags {
         let pieces = self.pieces.lock().unwrap_or_else(PoisonError::into_inner);
         if pieces.is_empty() {
@@ -70,7 +70,7 @@ impl Input {
         }
     }
 
-    /// What says that a piece has come.
+    /// Descriptor that says that a piece has come.
     pub(crate) fn news(&self) -> PollFd<'_> {
         PollFd::new(self.news.as_fd(), PollFlags::POLLIN)
     }

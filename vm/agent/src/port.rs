@@ -37,7 +37,7 @@ const ARRIVAL: Duration = Duration::from_millis(500);
 const PIECE: usize = 64;
 const PAUSE: Duration = Duration::from_millis(5);
 
-/// What a read of a port gives.
+/// Result of a read of a port.
 #[derive(Debug)]
 pub(crate) enum Input<'a> {
     /// Bytes of the host.
@@ -56,7 +56,7 @@ pub(crate) struct Port {
     write: Mutex<()>,
     /// Grows with every host that comes or goes; what was begun in an earlier one has no reader.
     epoch: AtomicU64,
-    /// Whether it is a serial line.
+    /// True if it is a serial line.
     line: bool,
 }
 
@@ -151,7 +151,7 @@ impl Port {
     /// Sends a reply to the host of `epoch`; fails once that one has gone. Waits while the host does not read.
     pub(crate) fn send(&self, epoch: u64, id: u32, answer: Answer) -> io::Result<()> {
         let bytes = frame::encode(&Reply { id, answer }).or_else(|too_long| {
-            // Who asked must not wait for what cannot be said.
+            // The host must not wait for an answer that does not fit.
             let answer = Answer::Error(format!("the answer does not fit: {too_long}"));
             frame::encode(&Reply { id, answer }).map_err(io::Error::other)
         })?;

@@ -1,5 +1,5 @@
 //! `/proc`, read with the procfs crate (tasks, maps, pagemap) and by hand where it has nothing (`/dev/kmsg`).
-//! What ends while it is read is left out.
+//! A task that ends while it is read is left out.
 
 use std::{
     collections::BTreeMap,

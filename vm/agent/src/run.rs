@@ -27,12 +27,12 @@ use crate::{
     session::{Responder, Runs},
 };
 
-/// What a request has started.
+/// Command that a request has started.
 #[derive(Debug)]
 pub(crate) struct Running {
     /// Its process group, for as long as its leader has not been waited for: until then its number is taken.
     pid: Mutex<Option<i32>>,
-    /// What its standard input still gets, if it has one.
+    /// Rest of its standard input, if it has one.
     input: Option<Input>,
 }
 

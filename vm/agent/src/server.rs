@@ -22,7 +22,7 @@ use crate::{
 /// The argument that makes this binary the server.
 pub(crate) const SERVE: &str = "serve";
 const PORT_CLASS: &str = "/sys/class/virtio-ports";
-/// How long after the last new port no more are expected.
+/// Time after the last new port when no more are expected.
 const SETTLED: Duration = Duration::from_secs(2);
 
 /// Serves until the guest ends.

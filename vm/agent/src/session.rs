@@ -52,7 +52,7 @@ impl Responder {
 /// The runs of one host, by their requests' ids.
 pub(crate) type Runs = Arc<Mutex<HashMap<u32, Arc<Running>>>>;
 
-/// What one port's host has begun.
+/// Requests that one port's host has begun.
 pub(crate) struct Session {
     port: Arc<Port>,
     workloads: Arc<Workloads>,

@@ -16,7 +16,7 @@ pub enum Error {
     NoGuest {
         /// Its socket.
         socket: PathBuf,
-        /// What the system said.
+        /// The system's message.
         why: io::Error,
     },
     /// Every port has its client.
@@ -65,9 +65,9 @@ pub enum Error {
     /// A file or socket of the host.
     #[error("{what}: {why}")]
     Io {
-        /// What was done.
+        /// The operation.
         what: String,
-        /// What the system said.
+        /// The system's message.
         why: io::Error,
     },
 }

@@ -14,7 +14,7 @@ use nix::{
 
 use super::{Client, Error, Result};
 
-/// What is read and what is on its way.
+/// Bytes that are read and on their way.
 #[derive(Debug)]
 pub(super) struct Feeder<'f> {
     /// None at its end, and when the command reads no more.
@@ -53,7 +53,7 @@ impl<'f> Feeder<'f> {
         }
     }
 
-    /// What may be read now.
+    /// Descriptor that may be read now.
     fn ready(&self) -> Option<BorrowedFd<'f>> {
         let from = self.from.filter(|_| self.sent.len() < MAX_FEEDS)?;
         // The kernel stops who reads its own terminal in the background; of another's it asks nothing.

@@ -36,7 +36,7 @@ pub(super) struct Link {
     last_id: u32,
     buf: Vec<u8>,
     watch: Watch,
-    /// Of a serial line: how many bytes are under way to the agent.
+    /// Number of bytes that are under way to the agent, over a serial line.
     line: Option<usize>,
 }
 
@@ -47,7 +47,7 @@ struct Watch {
     folder: PathBuf,
     /// When the agent was last heard, or asked something.
     heard: Instant,
-    /// How much of the time since then somebody else has held the guest still.
+    /// Time since then for which somebody else has held the guest still.
     held: Duration,
     looked: Option<(Instant, bool)>,
 }
@@ -122,12 +122,12 @@ impl Link {
         }
     }
 
-    /// Whether it is a serial line.
+    /// Tells whether it is a serial line.
     pub(super) fn is_line(&self) -> bool {
         self.line.is_some()
     }
 
-    /// How many bytes may be sent now; over a serial line the agent has to take what was sent before.
+    /// Number of bytes that may be sent now; over a serial line the agent has to take what was sent before.
     fn room(&mut self) -> Result<usize> {
         let Some(under_way) = self.line else {
             return Ok(usize::MAX);
@@ -168,7 +168,8 @@ impl Link {
         self.write(&frame::flush(), timeout)
     }
 
-    /// Whether `other` can be read; waits at most `patience` until it can, or until something of the agent's is there.
+    /// Tells whether `other` can be read; waits at most `patience` until it can, or until something of the agent's is
+    /// there.
     pub(super) fn readable_or(&self, other: BorrowedFd<'_>, patience: Duration) -> Result<bool> {
         let patience = if self.ready.is_empty() {
             patience
@@ -178,7 +179,7 @@ impl Link {
         either(&self.stream, other, patience)
     }
 
-    /// Whether something of the agent's is there.
+    /// Tells whether something of the agent's is there.
     pub(super) fn has_news(&self) -> Result<bool> {
         Ok(!self.ready.is_empty() || either(&self.stream, self.stream.as_fd(), Duration::ZERO)?)
     }

@@ -41,7 +41,7 @@ pub use run::Output;
 /// Time that an agent may say nothing. Under emulation a loaded guest takes seconds for what takes milliseconds.
 const SILENCE: Duration = Duration::from_secs(30);
 
-/// How often a wait looks whether it was cancelled or stopped.
+/// Interval at which a wait looks whether it was cancelled or stopped.
 const SLICE: Duration = Duration::from_millis(50);
 
 /// A connection to the agent of one guest.
@@ -130,7 +130,7 @@ impl Client {
         }
     }
 
-    /// Whether the agent answers.
+    /// Asks whether the agent answers.
     ///
     /// # Errors
     /// When it does not.

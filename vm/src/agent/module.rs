@@ -14,7 +14,7 @@ const SLOW: Duration = Duration::from_secs(3);
 const END: Duration = Duration::from_secs(1);
 const SIGKILL: i32 = 9;
 
-/// What a module's code is called for.
+/// Reason for a call of a module's code.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Call {
     /// Its init, when it is loaded.
@@ -40,7 +40,7 @@ pub enum ModuleError {
     Refused {
         /// The module.
         module: String,
-        /// What was to be called.
+        /// The call that was to be made.
         call: Call,
         /// The error's number.
         errno: i32,
@@ -53,7 +53,7 @@ pub enum ModuleError {
     Died {
         /// The module.
         module: String,
-        /// What was called.
+        /// The call.
         call: Call,
         /// The signal that its process got.
         signal: i32,
@@ -75,7 +75,7 @@ pub enum ModuleError {
     StillRuns {
         /// The module.
         module: String,
-        /// What was called.
+        /// The call.
         call: Call,
     },
 }

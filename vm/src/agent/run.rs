@@ -43,7 +43,7 @@ impl Client {
         })
     }
 
-    /// What came of the request, or of those in `also`, within a moment.
+    /// Answers to the request, or to those in `also`, within a moment.
     pub(super) fn next(&mut self, long: &mut Long, also: &[u32]) -> Result<Option<Reply>> {
         let mut ids = vec![long.id, long.ping];
         ids.extend(also);
@@ -72,7 +72,7 @@ impl Client {
         self.signal(long, SIGKILL).map(drop)
     }
 
-    /// Whether the user has asked to end what is under way, since this was last asked.
+    /// Tells whether the user has asked to end what is under way, since this was last asked.
     pub(super) fn cancelled(&self) -> bool {
         self.cancel.take()
     }
@@ -122,7 +122,7 @@ impl Client {
                 self.kill(&run)?;
                 return Err(stopped);
             }
-            // What answers a question goes first: the agent may wait for this side to read before it reads on.
+            // The answer to a question goes first: the agent may wait for this side to read before it reads on.
             if run.ping == 0
                 && let Err(error) = self.feed(run.id, &mut feeder, SLICE)
             {

@@ -18,7 +18,7 @@ use crate::{
 
 const NAME: &str = "klab-agent";
 const TARGET: &str = "x86_64-unknown-linux-gnu";
-/// What is built into the agent, below the workspace.
+/// Sources of the agent, below the workspace.
 const SOURCES: &[&str] = &["vm/agent", "vm/wire", "Cargo.toml", "Cargo.lock"];
 /// Other builds may be in front of ours.
 const PATIENCE: Duration = Duration::from_secs(1800);
@@ -87,7 +87,7 @@ fn build(workspace: &Path, progress: &mut dyn Progress) -> Result<PathBuf> {
         ])
         .arg(&folder);
     cargo.current_dir(workspace).stdin(Stdio::null());
-    // What a surrounding cargo, or an evcxr cell, set for its own build.
+    // Variables that a surrounding cargo, or an evcxr cell, set for its own build.
     for variable in [
         "CARGO_ENCODED_RUSTFLAGS",
         "CARGO_TARGET_DIR",

@@ -7,7 +7,7 @@ use std::{
 
 use cpio::newc::{Builder, ModeFileType, trailer};
 
-/// What is under one path.
+/// Entry at one path.
 #[derive(Debug, PartialEq, Eq)]
 enum Entry {
     Folder,

@@ -58,7 +58,7 @@ pub fn build(kernel: &Kernel, progress: &mut dyn Progress) -> Result<PathBuf> {
     Ok(path)
 }
 
-/// What the archive is made of.
+/// Key of all that the archive is made of.
 fn key(kernel: &Kernel, agent: &[u8], tools: &Path) -> Result<String> {
     let modules = kernel.modules.join("kernel");
     let changed = fs::metadata(&modules)

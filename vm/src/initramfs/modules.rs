@@ -116,7 +116,7 @@ struct Module {
     /// Below `lib/modules/RELEASE`, without compression's suffix.
     path: String,
     depends: Vec<String>,
-    /// What it asks for when it is loaded, by name or by algorithm (`MODULE_SOFTDEP("pre: ..")`).
+    /// Modules that it asks for when it is loaded, by name or by algorithm (`MODULE_SOFTDEP("pre: ..")`).
     softdeps: Vec<String>,
     aliases: Vec<String>,
 }
@@ -157,7 +157,7 @@ pub(super) fn add(archive: &mut Archive, kernel: &Kernel) -> Result<()> {
         let mut first = Vec::new();
         collect(&modules, name, &mut first, &mut BTreeSet::new());
         first.pop();
-        // What is loaded first comes last.
+        // The module that is loaded first comes last.
         let line = first
             .iter()
             .rev()

@@ -33,7 +33,7 @@ const PROGRAMS: &[(&[&str], &str)] = &[
     (&["usr/bin/ss", "bin/ss"], "usr/bin/ss"),
     (&["usr/sbin/nft", "sbin/nft"], "usr/sbin/nft"),
 ];
-/// Where libraries are, and, without the `usr`, where the loader looks for them when it has no cache.
+/// Folders of libraries; without the `usr`, those in which the loader looks for them when it has no cache.
 const LIBRARIES: &[&str] = &[
     "usr/lib/x86_64-linux-gnu",
     "lib/x86_64-linux-gnu",
@@ -109,7 +109,7 @@ fn needed(bytes: &[u8]) -> object::read::Result<Vec<String>> {
     Ok(names)
 }
 
-/// Whether an ELF program needs no loader.
+/// Tells whether an ELF program needs no loader.
 pub(super) fn is_static(bytes: &[u8]) -> bool {
     let loader = || {
         let header = FileHeader64::<Endianness>::parse(bytes)?;

@@ -38,7 +38,7 @@ impl Flavour {
     }
 }
 
-/// What was asked for: a version, or its beginning, perhaps of one Debian, and a flavour. As `6.1`, `6.12+deb13-rt`,
+/// Kernel asked for: a version, or its beginning, perhaps of one Debian, and a flavour. As `6.1`, `6.12+deb13-rt`,
 /// `default-generic` or a whole release.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Asked<'a> {
@@ -74,12 +74,12 @@ impl<'a> Asked<'a> {
         }
     }
 
-    /// Whether it is the newest that is asked for.
+    /// Tells whether it is the newest that is asked for.
     pub(crate) fn is_default(self) -> bool {
         self.version == "default"
     }
 
-    /// Whether Debian 12 is where such a version is looked for first: it has 6.1, and 6.12 among its backports.
+    /// Tells whether Debian 12 is where such a version is looked for first: it has 6.1, and 6.12 among its backports.
     pub(crate) fn is_of_debian_12(self) -> bool {
         ["6.1", "6.12"]
             .iter()
@@ -117,7 +117,7 @@ fn compare(a: &str, b: &str) -> Ordering {
     numbers(a).cmp(&numbers(b)).then_with(|| a.cmp(b))
 }
 
-/// Whether `release` is `asked` or goes on from it at a border: `6.1` begins `6.1.0-50`, not `6.12.3`.
+/// Tells whether `release` is `asked` or goes on from it at a border: `6.1` begins `6.1.0-50`, not `6.12.3`.
 fn begins(release: &str, asked: &str) -> bool {
     release
         .strip_prefix(asked)

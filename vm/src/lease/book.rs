@@ -60,7 +60,7 @@ pub(crate) struct Entry {
     pub(crate) since: u64,
     /// The gdbstub that it is connected to, or nothing.
     pub(crate) stub: String,
-    /// What the process runs.
+    /// Program that the process runs.
     pub(crate) program: String,
 }
 
@@ -141,7 +141,7 @@ fn plain(text: &str) -> String {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Book {
     pub(crate) qemu: Option<Process>,
-    /// Whether the guest runs on when nobody holds it any more.
+    /// True if the guest runs on when nobody holds it any more.
     pub(crate) ran: bool,
     pub(crate) paused: Option<Entry>,
     pub(crate) holds: Vec<Entry>,
@@ -167,7 +167,7 @@ impl Book {
         book
     }
 
-    /// Whether there is a record in `folder`.
+    /// Tells whether there is a record in `folder`.
     pub(crate) fn is_there(folder: &Path) -> bool {
         folder.join(NAME).exists()
     }
@@ -202,12 +202,12 @@ impl Book {
         fs::rename(new, path)
     }
 
-    /// Whether anybody wants the guest to stand still.
+    /// Tells whether anybody wants the guest to stand still.
     pub(crate) fn is_held(&self) -> bool {
         self.paused.is_some() || !self.holds.is_empty()
     }
 
-    /// Whether the guest is to run now.
+    /// Tells whether the guest is to run now.
     pub(crate) fn is_free(&self) -> bool {
         self.ran && !self.is_held()
     }
@@ -245,7 +245,7 @@ impl Book {
             return Ok(());
         }
         match control.state()? {
-            // What stands at a breakpoint is its debugger's to let go.
+            // A guest that stands at a breakpoint is its debugger's to let go.
             State::Running | State::Ended => Ok(()),
             State::Debug if self.debugger.is_some() => Ok(()),
             State::Debug | State::Still => control.cont(),

@@ -29,7 +29,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 static KEEPER: Mutex<Option<Keeper>> = Mutex::new(None);
 
 struct Keeper {
-    /// Of which process: a child that was forked has a copy of this.
+    /// Process that holds it: a child that was forked has a copy of this.
     holder: u32,
     socket: UnixStream,
     /// The guests that it knows of.

@@ -1,8 +1,8 @@
 //! Holding a guest still for a time: a lease, which ends with the process that has it, whatever ends that.
 //!
-//! Who holds the guest stands in its run folder ([`book`]), and a small process beside the holder ([`keeper`]) waits for its
-//! end. When the last hold ends the guest runs on, unless it stood still before or a user has paused it meanwhile. Whoever finds
-//! the record of one that is gone undoes it, so that a keeper that was killed too leaves nothing for long.
+//! The run folder says who holds the guest ([`book`]), and a small process beside the holder ([`keeper`]) waits for its
+//! end. When the last hold ends the guest runs on, unless it stood still before or a user has paused it meanwhile. A process that
+//! finds the record of a holder that is gone undoes it, so that a keeper that was killed too leaves nothing for long.
 
 pub(crate) mod book;
 mod keeper;
@@ -36,7 +36,7 @@ static NEXT: AtomicU32 = AtomicU32::new(1);
 pub(crate) struct Open<'a> {
     pub(crate) book: Book,
     folder: &'a Path,
-    /// Where the record is.
+    /// Folder of the record.
     home: PathBuf,
     qemu: Qemu<'a>,
     _lock: File,
@@ -298,7 +298,7 @@ impl Hold {
 impl Drop for Hold {
     fn drop(&mut self) {
         if self.open {
-            // What brought us here is what is told; the keeper does what could not be done.
+            // The error that brought us here is told; the keeper does what could not be done.
             let _ = self.leave();
         }
     }
@@ -363,7 +363,7 @@ impl Stopper {
 struct Qemu<'a> {
     folder: &'a Path,
     qmp: Option<Qmp>,
-    /// What went wrong last.
+    /// Last error.
     failed: Option<Error>,
 }
 

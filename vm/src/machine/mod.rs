@@ -20,7 +20,7 @@ pub(crate) use reach::BRIEF;
 pub use replay::{Position, Recording, Replay};
 pub use up::{Options, Start};
 
-/// How long another command may hold a guest before we say so.
+/// Time for which another command may hold a guest before we say so.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(2);
 
 /// A guest that was started, or attached, and not taken down; it may have stopped since. Dropping this does nothing to
@@ -72,7 +72,7 @@ impl Machine {
             .collect())
     }
 
-    /// Whether klab did not start it.
+    /// Tells whether klab did not start it.
     #[must_use]
     pub const fn is_attached(&self) -> bool {
         matches!(self.record, Record::Adopted(_))
@@ -86,7 +86,7 @@ impl Machine {
         }
     }
 
-    /// Whether klab started it; else it was attached, and nothing here stops it.
+    /// Tells whether klab started it; else it was attached, and nothing here stops it.
     pub fn is_own(&self) -> bool {
         matches!(self.record, Record::Own(_))
     }
@@ -111,7 +111,7 @@ impl Machine {
         Ok(&meta.kernel)
     }
 
-    /// What it does now. Greets the agent, for which a hung guest takes some seconds.
+    /// State of the machine now. Greets the agent, for which a hung guest takes some seconds.
     pub fn status(&self) -> Status {
         status::of(&self.folder, &self.record)
     }
@@ -148,7 +148,7 @@ impl Machine {
         Ok(&self.own("so its RAM is in no file of klab's")?.ram)
     }
 
-    /// How its RAM is reached.
+    /// Way in which its RAM is reached.
     pub fn memory(&self) -> Memory {
         match &self.record {
             Record::Own(meta) => Memory::Files(vec![meta.ram.clone()]),
@@ -157,8 +157,8 @@ impl Machine {
     }
 
     /// Asks QEMU where the RAM of a machine that klab did not start is now: it may have been added, moved or taken away.
-    /// Whether that is another way to it, or other ranges, than were known. Where another client has QEMU's socket, what
-    /// was known is taken if the mappings of QEMU's process still agree with it.
+    /// Tells whether that is another way to it, or other ranges, than were known. Where another client has QEMU's
+    /// socket, what was known is taken if the mappings of QEMU's process still agree with it.
     ///
     /// # Errors
     /// When they do not, QEMU cannot say, or it has ended and its memory with it.
@@ -185,7 +185,7 @@ impl Machine {
         Ok(other)
     }
 
-    /// Whether its QEMU lives.
+    /// Tells whether its QEMU lives.
     pub fn lives(&self) -> bool {
         match &self.record {
             Record::Own(_) => process::recorded(&self.folder).is_some(),

@@ -13,11 +13,11 @@ use crate::lease;
 use crate::nic::Cable;
 use crate::qmp::Qmp;
 
-/// How long a reading waits for QEMU's socket where it can do without.
+/// Time that a reading waits for QEMU's socket where it can do without.
 pub(crate) const BRIEF: Duration = Duration::from_millis(250);
 
 impl Machine {
-    /// Whether its CPUs run: they do not when it is paused, panicked or powered off.
+    /// Tells whether its CPUs run: they do not when it is paused, panicked or powered off.
     ///
     /// # Errors
     /// When QEMU does not answer.

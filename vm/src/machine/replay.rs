@@ -31,18 +31,18 @@ const STANDS: Duration = Duration::from_secs(20);
 pub struct Recording {
     /// First instruction that can be gone back to: in the ready state.
     pub first: u64,
-    /// Where it ends; `None` while it goes on.
+    /// Last instruction; `None` while it goes on.
     pub last: Option<u64>,
 }
 
-/// Where a guest stands in its record.
+/// Position of a guest in its record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Position {
     /// Instructions executed since its boot.
     pub instruction: u64,
-    /// Where its record begins.
+    /// First instruction of its record.
     pub first: u64,
-    /// Where it ends; while it is recorded that is here.
+    /// Last instruction; while it is recorded that is here.
     pub last: u64,
 }
 
@@ -58,7 +58,7 @@ pub struct Replay {
 }
 
 impl Machine {
-    /// Where it stands in its record.
+    /// Position at which it stands in its record.
     ///
     /// # Errors
     /// [`Error::NotRecorded`], [`Error::Dead`].
@@ -129,7 +129,7 @@ impl Machine {
         })
     }
 
-    /// Whether what runs in it is a record, which nothing can change.
+    /// Tells whether what runs in it is a record, which nothing can change.
     pub fn replays(&self) -> bool {
         self.recording()
             .is_ok_and(|recording| recording.last.is_some())

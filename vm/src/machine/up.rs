@@ -15,7 +15,7 @@ use crate::qemu::{Accel, Qemu, Spec};
 use crate::ram::RamFile;
 use crate::snapshot::Ready;
 
-/// What guest to make.
+/// Options of a new guest.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Options {
     /// Its kernel.
@@ -24,7 +24,7 @@ pub struct Options {
     pub memory: u64,
     /// CPUs.
     pub cpus: u32,
-    /// How long it lives.
+    /// Lifetime of the guest.
     pub owner: Owner,
     /// From where it starts.
     pub start: Start,
@@ -168,7 +168,7 @@ fn check(options: &Options) -> Result<u64> {
     Ok(options.memory.div_ceil(MIB) * MIB)
 }
 
-/// What to start, with the kernel that it boots.
+/// Specification of the machine to start, with the kernel that it boots.
 fn spec(options: &Options, memory: u64, progress: &mut dyn Progress) -> Result<(Spec, Kernel)> {
     let kernel = Kernel::resolve(&options.kernel, progress)?;
     let recorded = options.start == Start::Recorded;

@@ -13,7 +13,7 @@ use crate::progress::Progress;
 pub const NAME: &str = "klab";
 /// The folder of its sources in the repository.
 const SOURCE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../kmod");
-/// Where it lies in a guest.
+/// Path of the module in a guest.
 const GUEST: &str = "/run/klab.ko";
 
 /// Folder of the sources of klab's module: what came with an installed klab, else the repository's.
@@ -112,7 +112,7 @@ fn unless_stopped(progress: &dyn Progress, done: &str) -> Result<()> {
     Ok(())
 }
 
-/// Whether klab's module is loaded in the guest.
+/// Tells whether klab's module is loaded in the guest.
 ///
 /// # Errors
 /// When the agent does not answer.

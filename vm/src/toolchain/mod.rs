@@ -25,7 +25,7 @@ use crate::kernels::{Kernel, Suite, series};
 use crate::paths;
 use crate::progress::Progress;
 
-/// What the root holds besides the kernel's own packages. Nothing is configured in it: no package's script runs.
+/// Packages that the root holds besides the kernel's own. Nothing is configured in it: no package's script runs.
 const PACKAGES: [&str; 31] = [
     "bash",
     "bc",
@@ -82,7 +82,7 @@ pub struct Toolchain {
 }
 
 impl Toolchain {
-    /// That of `kernel`, whether it is made yet or not.
+    /// Toolchain of `kernel`, whether it is made yet or not.
     ///
     /// # Errors
     /// [`Error::NoRust`] for a kernel without `CONFIG_RUST`.
@@ -104,7 +104,7 @@ impl Toolchain {
         })
     }
 
-    /// How far it is.
+    /// State of the toolchain.
     pub fn ready(&self) -> Ready {
         match () {
             () if self.source().join(".klab-prepared").exists() => Ready::Whole,
@@ -195,7 +195,7 @@ impl Toolchain {
         let mut packages = PACKAGES.to_vec();
         packages.extend([headers.as_str(), source.as_str()]);
         apt.unpack(&packages, true, &temporary, progress)?;
-        // What the packages' scripts would have made, as far as a build needs it.
+        // Files that the packages' scripts would have made, as far as a build needs them.
         let awk = temporary.join("usr/bin/awk");
         std::os::unix::fs::symlink("mawk", &awk).at("make", &awk)?;
         fs::rename(&temporary, self.root()).at("make", &self.root())

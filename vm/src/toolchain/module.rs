@@ -11,7 +11,7 @@ use crate::error::{At, Error, Result};
 use crate::progress::Progress;
 use crate::temporary::Temporary;
 
-/// What is taken of a module's folder.
+/// Files that are taken of a module's folder, by their ends.
 const SOURCES: [&str; 5] = ["Kbuild", "rs", "c", "h", "S"];
 
 impl Toolchain {
@@ -83,7 +83,7 @@ impl Toolchain {
         Ok((made, said.end()))
     }
 
-    /// Where [`Toolchain::build`] leaves the module `name`, if it was built.
+    /// Path at which [`Toolchain::build`] leaves the module `name`, if it was built.
     pub fn built(&self, name: &str) -> Option<PathBuf> {
         let made = self
             .folder
@@ -147,7 +147,7 @@ pub struct Built {
     _work: Temporary,
 }
 
-/// What of a build's output is a compiler's warning about the module: each from its first line to an empty one.
+/// The compiler's warnings about the module in a build's output: each from its first line to an empty one.
 #[derive(Debug, Default)]
 struct Warnings {
     block: Vec<String>,
@@ -268,7 +268,7 @@ mod tests {
 
     #[test]
     fn warnings_are_those_with_a_place() {
-        // What make and rustc 1.85 write when a module with a warning is built.
+        // Output of make and rustc 1.85 when a module with a warning is built.
         let output = "\
 make: Entering directory '/build/linux'
 make[1]: Entering directory '/module'

@@ -50,7 +50,7 @@ fn find(root: &Path, below: &Path, name: &str, depth: usize) -> Result<Option<St
     Ok(None)
 }
 
-/// Whether `kernel/drivers/block/loop.ko.xz` is the module `loop`.
+/// Tells whether `kernel/drivers/block/loop.ko.xz` is the module `loop`.
 fn is(path: &str, name: &str) -> bool {
     let file = path.rsplit('/').next().unwrap_or(path);
     file.split_once(".ko").is_some_and(|(stem, end)| {

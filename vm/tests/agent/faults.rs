@@ -1,4 +1,4 @@
-//! What must not break it: dead clients, garbage, a killed server, other kernels.
+//! Faults that must not break it: dead clients, garbage, a killed server, other kernels.
 
 use std::{
     io::{Read as _, Write as _},
@@ -61,7 +61,7 @@ fn dead_clients_leave_nothing() {
         };
         assert_eq!(client.shell("echo alive").unwrap().text(), "alive\n");
     }
-    // What they began ends once the agent has seen that its client is gone.
+    // The commands that they began end once the agent has seen that its client is gone.
     let until = Instant::now() + Duration::from_secs(60);
     while !guest.pids("sleep").is_empty() || !guest.sh("ls -A /tmp").is_empty() {
         assert!(Instant::now() < until, "something of it is left");

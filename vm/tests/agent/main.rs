@@ -68,7 +68,7 @@ impl Guest {
             .collect()
     }
 
-    /// What a shell line writes, when it succeeds.
+    /// Output of a shell line, when it succeeds.
     fn sh(&mut self, line: &str) -> String {
         let output = self.client.shell(line).unwrap();
         assert!(

@@ -85,7 +85,7 @@ fn an_init_that_panics_is_told_and_the_agent_goes_on() {
         "on\n"
     );
     assert!(guest.sh("dmesg").contains("panicked at gcpanic.rs"));
-    // What is stuck there is not unloaded, and that is said.
+    // A module that is stuck there is not unloaded, and that is said.
     let text = guest.unload_module("gcpanic").unwrap_err().to_string();
     assert!(
         text.contains("EBUSY") && text.contains("klab reset"),

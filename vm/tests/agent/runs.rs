@@ -44,7 +44,7 @@ fn commands_end_as_they_end() {
         "{message}"
     );
     assert!(guest.run(&spec(&[]), |_, _| {}).is_err());
-    // What was left in the background is not waited for.
+    // A program that was left in the background is not waited for.
     assert_eq!(guest.sh("sleep 6000 & echo started"), "started\n");
     assert_eq!(guest.pids("sleep").len(), 1);
 }
@@ -222,7 +222,7 @@ fn input_that_comes_slowly_is_heard_as_it_comes() {
     assert_eq!(exit.unwrap(), Exit::Code(0));
     talk.join().unwrap();
     assert_eq!(last, b"over\n");
-    // What cannot be read is said, and the command ended.
+    // An input that cannot be read is said, and the command ended.
     let folder = std::fs::File::open("/").unwrap();
     let error = guest
         .run_from(&spec(&["cat"]), Some(folder.as_fd()), |_, _| {})

@@ -28,7 +28,7 @@ pub(crate) fn isolated_with(test: &str, first: Option<&Path>, body: impl FnOnce(
     }
     let status = command.status().unwrap();
     if !status.success() {
-        // What a failed test has up is of use to no one.
+        // The guests of a failed test are of use to no one.
         let down = this_test("common::cleaner", run.path()).wait();
         eprintln!("cleaned up: {down:?}");
     }
@@ -59,7 +59,7 @@ fn command(test: &str, run: &Path) -> Command {
     command
 }
 
-/// Whether this process is the child that `this_test` started for `test`.
+/// Tells whether this process is the child that `this_test` started for `test`.
 pub(crate) fn is_child(test: &str) -> bool {
     std::env::var(CHILD).is_ok_and(|child| child == test)
 }

@@ -1,4 +1,4 @@
-//! What a hostile or clumsy host may do to the module.
+//! Abuse of the module by a hostile or clumsy host.
 
 use std::time::Instant;
 

@@ -1,4 +1,4 @@
-//! What is recorded is what happened: compared with the guest's own counters and tracer.
+//! Records of what happened: compared with the guest's own counters and tracer.
 
 use crate::ring::{Filter, How, Kind, Tracepoint};
 use crate::{Guest, TEST, arm, disarm, module, site};
@@ -186,7 +186,7 @@ fn at_full_speed_records_are_whole_and_in_order() {
         lost + records.len() as u64,
         counters.rings.iter().map(|ring| ring.produced).sum::<u64>()
     );
-    // Of each caller's skb: one call after the other, up to the last.
+    // Each caller's skb has one call after the other, up to the last.
     let skbs: std::collections::BTreeSet<u64> = records.iter().map(|record| record.skb).collect();
     assert_eq!(skbs.len(), 2);
     for skb in skbs {

@@ -21,7 +21,7 @@ use vm::agent::Client;
 use vm::toolchain::Toolchain;
 use vm::{Kernel, KernelChoice, Machine, Options, Owner, Silent};
 
-/// Where the module lies in a guest.
+/// Path of the module in a guest.
 const KO: &str = "/run/klab.ko";
 
 /// A module and where its sources are, built once.
@@ -36,7 +36,7 @@ static KLAB: Module = Module {
     folder: "../kmod",
     built: OnceLock::new(),
 };
-/// What the tests plant and call.
+/// Module that the tests plant and call.
 static TEST: Module = Module {
     name: "klab_test",
     folder: "../kmod/test",

@@ -9,7 +9,7 @@ use super::{Guest, KO, arm, disarm, site};
 
 /// Rounds of each test, where `KLAB_TEST_ROUNDS` does not say.
 const ROUNDS: u32 = 10;
-/// What the functions' names begin with that a ping goes through, and many beside.
+/// Beginnings of the names of functions that a ping goes through, and many beside.
 const NAMES: [&str; 14] = [
     "__dev", "__ip", "__netif", "__skb", "dev_", "eth_", "fib_", "icmp_", "ip_", "neigh", "netif_",
     "raw_", "skb_", "veth_",
@@ -56,7 +56,7 @@ fn under_traffic(cpus: u32) {
         assert!(seen > 0, "round {round}");
         guest.device_close().unwrap();
         guest.unload_module("klab").unwrap();
-        // What a CPU has not met yet it meets now.
+        // CPUs that have not met the end of the module yet meet it now.
         std::thread::sleep(Duration::from_millis(200));
         guest.load_module(KO, "").unwrap();
     }

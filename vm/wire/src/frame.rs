@@ -25,7 +25,7 @@ pub const MAX_PAYLOAD: usize = 128 * 1024;
 /// The longest frame, in bytes.
 pub const MAX_FRAME: usize = HEADER + MAX_PAYLOAD;
 
-/// What is wrong with a frame. The decoder goes on after each.
+/// Fault of a frame. The decoder goes on after each.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum FrameError {
     /// The other end speaks another version.

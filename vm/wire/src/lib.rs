@@ -1,4 +1,4 @@
-//! What the host and the guest's agent say to each other: bounded frames ([`frame`]), the messages in
+//! Messages between the host and the guest's agent: bounded frames ([`frame`]), the messages in
 //! them ([`Request`], [`Reply`]) and the values of `/proc` that they carry ([`proc`]).
 //!
 //! This crate does no I/O: both ends feed it bytes. The bytes may come from a hostile peer, so no
@@ -31,5 +31,5 @@ pub const LINE_ROOM: usize = 16;
 /// A serial line that is quiet for so long has ended a frame, whole or not.
 pub const LINE_QUIET: Duration = Duration::from_secs(1);
 
-/// How many ports a guest has, so how many clients it serves at once.
+/// Number of ports of a guest, so of clients that it serves at once.
 pub const PORTS: usize = 8;

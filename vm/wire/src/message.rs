@@ -20,12 +20,12 @@ pub const MAX_IOCTL: usize = 1 << 14;
 /// The most pages that one `Pagemap` reads.
 pub const MAX_PAGES: u32 = 1 << 20;
 
-/// What the host wants.
+/// A request of the host.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Request {
     /// Chosen by the host; the replies carry it. A connection never uses one twice.
     pub id: u32,
-    /// What it asks for.
+    /// The question.
     pub ask: Ask,
 }
 
@@ -68,7 +68,7 @@ pub enum Ask {
         /// At most [`CHUNK`] bytes.
         #[serde(with = "serde_bytes")]
         data: Vec<u8>,
-        /// Whether it is the file's end.
+        /// True if it is the file's end.
         last: bool,
     },
     /// Reads a file, of `/proc` too. Answers: `Output`s, then `Done`.
@@ -103,7 +103,7 @@ pub enum Ask {
         /// Its id.
         id: u32,
     },
-    /// What runs. Answers: `Workload`s, then `Done`.
+    /// Lists the workloads that run. Answers: `Workload`s, then `Done`.
     WorkloadList,
     /// Reads `/proc`. Answers: `Proc`s, then `Done`.
     Proc(ProcQuery),
@@ -129,7 +129,7 @@ pub enum Ask {
         /// At most [`CHUNK`] bytes.
         #[serde(with = "serde_bytes")]
         data: Vec<u8>,
-        /// Whether it is the input's end.
+        /// True if it is the input's end.
         last: bool,
     },
 }
@@ -148,7 +148,7 @@ pub enum Answer {
     },
     /// Bytes that a command wrote, or of a file (then as [`Stream::Stdout`]).
     Output {
-        /// Where they were written.
+        /// Stream that they were written to.
         stream: Stream,
         /// At most [`CHUNK`] bytes.
         #[serde(with = "serde_bytes")]
@@ -166,7 +166,7 @@ pub enum Answer {
     Error(String),
     /// To `Stdin`: the piece is in the command's pipe, or dropped.
     Fed {
-        /// Whether the command may read more.
+        /// True if the command may read more.
         open: bool,
     },
     /// The kernel is asked to load this module now: what follows is its init.
@@ -223,7 +223,7 @@ pub struct Run {
     /// Its standard input, or the beginning of it: at most [`MAX_STDIN`] bytes.
     #[serde(with = "serde_bytes")]
     pub stdin: Vec<u8>,
-    /// Whether more of it comes by [`Ask::Stdin`].
+    /// True if more of it comes by [`Ask::Stdin`].
     pub more: bool,
     /// After so many milliseconds its process group is killed; 0 for never.
     pub timeout_ms: u64,
@@ -238,7 +238,7 @@ pub enum Stream {
     Stderr,
 }
 
-/// How a command ended.
+/// End of a command.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Exit {
     /// It exited with this code.
@@ -250,7 +250,7 @@ pub enum Exit {
 }
 
 impl Exit {
-    /// Whether it exited with 0.
+    /// Tells whether it exited with 0.
     pub fn success(self) -> bool {
         self == Self::Code(0)
     }
@@ -265,7 +265,7 @@ impl Exit {
     }
 }
 
-/// What to read of `/proc`. Text that needs no walk (`kallsyms`, `modules`, ..) is pulled and parsed on the host.
+/// Part of `/proc` to read. Text that needs no walk (`kallsyms`, `modules`, ..) is pulled and parsed on the host.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ProcQuery {
     /// Every thread of every process.
@@ -281,7 +281,7 @@ pub enum ProcQuery {
         pid: i32,
         /// First address; rounded down to a page.
         start: u64,
-        /// How many pages, at most [`MAX_PAGES`].
+        /// Number of pages, at most [`MAX_PAGES`].
         pages: u32,
     },
     /// Every record of the kernel log, oldest first.

@@ -25,7 +25,7 @@ pub enum WorkloadKind {
     Threads {
         /// Threads beside the main one.
         count: u16,
-        /// What their names begin with.
+        /// Beginning of their names.
         comm: String,
     },
     /// One process with mappings of every kind, and `count` small ones more, of which the answer has the first 1000.
@@ -37,7 +37,7 @@ pub enum WorkloadKind {
     Brk,
     /// A parent with dead children that it does not wait for.
     Zombies {
-        /// How many.
+        /// Number of children.
         count: u16,
     },
     /// Processes in pid, network, mount, UTS and IPC namespaces of their own; the first is their pid 1.
@@ -47,12 +47,12 @@ pub enum WorkloadKind {
     },
     /// Processes that fork, exit, allocate and free without end.
     Busy {
-        /// How many do.
+        /// Number of processes that do.
         count: u8,
     },
     /// One process with a socket, which reads and forgets what comes.
     Socket {
-        /// Of which kind.
+        /// Kind of the socket.
         kind: SocketKind,
         /// A network namespace that `ip netns` knows; the first one when empty.
         netns: String,
@@ -69,7 +69,7 @@ pub enum WorkloadKind {
     Deadline,
 }
 
-/// What socket a [`WorkloadKind::Socket`] opens.
+/// Socket that a [`WorkloadKind::Socket`] opens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum SocketKind {
     /// Listens for TCP connections on every IPv4 address, takes them and reads each to its end.
@@ -128,13 +128,13 @@ impl WorkloadKind {
 pub struct WorkloadInfo {
     /// Its id, for `WorkloadStep` and `WorkloadStop`.
     pub id: u32,
-    /// What it is.
+    /// Its kind.
     pub kind: WorkloadKind,
     /// Its first process and process group, in the first pid namespace.
     pub pid: i32,
     /// Every thread of it, read from `/proc` when it was complete; those of `Busy` come and go.
     pub tasks: Vec<Task>,
-    /// What else it made.
+    /// Other things that it made.
     pub made: Vec<Made>,
 }
 
@@ -151,7 +151,7 @@ pub enum Made {
         perms: String,
         /// The mapped file, or nothing.
         path: String,
-        /// What it is there for: `anonymous`, `file`, `PROT_NONE`, ..
+        /// Purpose: `anonymous`, `file`, `PROT_NONE`, ..
         what: String,
     },
     /// The program break: where it is now.

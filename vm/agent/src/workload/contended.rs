@@ -1,4 +1,4 @@
-//! What the scheduler and its locks have to do: threads at one lock, and a deadline.
+//! Work for the scheduler and its locks: threads at one lock, and a deadline.
 //!
 //! With `unsafe`, for sched_setattr(2) has no safe form. It is sound because the structure lives through the call, which
 //! only reads it, and states its own size.

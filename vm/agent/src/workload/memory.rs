@@ -18,7 +18,7 @@ use nix::sys::mman::{MapFlags, ProtFlags, mmap, mmap_anonymous, mprotect};
 use crate::error::{Error, Result, reason};
 
 const PAGE: usize = 4096;
-/// Where a mapping is asked for by address: far from whatever the kernel chooses.
+/// Address at which a mapping is asked for: far from whatever the kernel chooses.
 const FIXED: usize = 0x1000_0000_0000;
 /// A mapping so long that it needs page tables of every level; only one page of it is touched.
 const HUGE: usize = 1 << 30;
@@ -110,7 +110,7 @@ fn program_break() -> usize {
     unsafe { libc::sbrk(0) }.expose_provenance()
 }
 
-/// Where an area lies, and what to say of it.
+/// Address of an area, and what to say of it.
 fn made(start: NonNull<c_void>, pages: usize, perms: &str, path: &str, what: &str) -> Made {
     let start = start.as_ptr().expose_provenance() as u64;
     let end = start + (pages * PAGE) as u64;

@@ -42,23 +42,23 @@ use crate::{
 pub(crate) const PARENT: &str = "workload";
 /// The argument that makes this binary another process of a workload.
 pub(crate) const CHILD: &str = "workload-child";
-/// How long a workload may take to become complete.
+/// Time that a workload may take to become complete.
 const COMPLETE: Duration = Duration::from_secs(25);
 /// The most workloads at once.
 const MAX_WORKLOADS: usize = 256;
 
-/// What a workload says.
+/// Message of a workload.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) enum Said {
     /// It made something.
     Made(Made),
-    /// That was all; it is complete once so many of its threads have names that begin so.
+    /// The end of the list; the workload is complete once so many of its threads have names that begin so.
     Ready { tasks: usize, comm: String },
     /// It cannot be made.
     Failed(String),
 }
 
-/// What a workload is told.
+/// Message to a workload.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) enum Told {
     /// Its shape; first.

@@ -27,7 +27,7 @@ const COMM: usize = 15;
 const MAX_TASKS: usize = 4096;
 /// Below the default of `/proc/sys/vm/max_map_count`, 65530.
 const MAX_AREAS: u32 = 60_000;
-/// What a busy process allocates each time round.
+/// Bytes that a busy process allocates each time round.
 const BUSY_BYTES: usize = 1 << 20;
 const THREAD_STACK: usize = 64 * 1024;
 
@@ -332,7 +332,7 @@ fn say(said: &Said) {
     }
 }
 
-/// What the server tells, frame by frame.
+/// Messages of the server, frame by frame.
 #[derive(Default)]
 struct Tell {
     decoder: Decoder,

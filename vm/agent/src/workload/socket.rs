@@ -27,7 +27,7 @@ pub(crate) const SEND: &str = "send";
 pub(crate) const STREAM: &str = "stream";
 /// Bytes of one read and one write of a stream.
 const CHUNK: usize = 64 << 10;
-/// How long a connection may take to come about.
+/// Time that a connection may take to come about.
 const CONNECT: Duration = Duration::from_secs(5);
 
 /// Opens the socket in a network namespace, and leaves a thread that reads it.

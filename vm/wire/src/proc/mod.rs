@@ -33,19 +33,19 @@ pub struct Vma {
     pub path: String,
 }
 
-/// What `/proc/PID/pagemap` says of one page.
+/// Entry of one page in `/proc/PID/pagemap`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PageEntry {
     /// The page's first byte.
     pub address: u64,
-    /// Whether it is in RAM.
+    /// True if it is in RAM.
     pub present: bool,
     /// Its frame number, when it is in RAM.
     pub pfn: u64,
-    /// Whether it is swapped out.
+    /// True if it is swapped out.
     pub swapped: bool,
-    /// Whether it is of a file, or shared anonymous memory.
+    /// True if it is of a file, or shared anonymous memory.
     pub file: bool,
-    /// Whether it is mapped exactly once.
+    /// True if it is mapped exactly once.
     pub exclusive: bool,
 }

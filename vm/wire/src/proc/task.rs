@@ -63,12 +63,12 @@ pub struct Task {
 }
 
 impl Task {
-    /// Whether it is a thread of the kernel.
+    /// Tells whether it is a thread of the kernel.
     pub fn is_kthread(&self) -> bool {
         self.flags & PF_KTHREAD != 0
     }
 
-    /// Whether it leads its thread group, so stands for its process.
+    /// Tells whether it leads its thread group, so stands for its process.
     pub fn is_leader(&self) -> bool {
         self.pid == self.tgid
     }
