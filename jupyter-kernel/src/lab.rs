@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 /// In the home folder: the lessons, which belong to whoever works through them.
 const FOLDER: &str = "klab-lessons";
-/// Where an installed klab has its lessons: see `vm::paths::shipped`.
+/// Folder of the lessons of an installed klab: see `vm::paths::shipped`.
 const LESSONS: &str = "lessons";
 
 /// Settings of JupyterLab: lessons open as notebooks, nothing is asked of the network.

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use serde_json::json;
 
-/// Where an environment has the program that was installed into it.
+/// Path of the program that was installed into an environment.
 const INSTALLED: &str = "bin/klab";
 
 /// Writes the spec for this program under `prefix` (a Python environment or `/usr/local`), or for this

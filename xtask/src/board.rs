@@ -50,7 +50,7 @@ impl Board {
         self.draw(self.terminal);
     }
 
-    /// How far the step is, in its own words.
+    /// Tells the state of the step, in its own words.
     pub(crate) fn note(&self, name: &'static str, note: String) {
         if let Some(step) = self.state().steps.iter_mut().find(|step| step.name == name) {
             step.note = note;

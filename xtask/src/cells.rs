@@ -77,7 +77,7 @@ pub(crate) fn ensure(board: &Board, paths: &Paths) -> Result<()> {
     Ok(())
 }
 
-/// What a cell that waits can see of the build. Only one is under way at a time.
+/// State of the build as a cell that waits can see it. Only one build is under way at a time.
 struct Progress(File);
 
 impl Progress {

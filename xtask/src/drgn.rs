@@ -38,7 +38,7 @@ pub(crate) fn ensure(board: &Board, paths: &Paths) -> Result<()> {
     Ok(())
 }
 
-/// Where the environment has its packages.
+/// Folder of the environment's packages.
 fn site_packages(paths: &Paths) -> Result<PathBuf> {
     let script = "import sysconfig; print(sysconfig.get_path('platlib'))";
     let mut python = plain(paths.venv_program("python"));

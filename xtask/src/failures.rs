@@ -30,7 +30,7 @@ impl Failures {
             .strip_prefix("---- ")
             .and_then(|rest| rest.strip_suffix(" stdout ----"))
         {
-            // What a test's programs print may stand within the line of its verdict.
+            // Output of a test's programs may stand within the line of its verdict.
             self.names.insert(name.to_owned());
             self.of = Some((name.to_owned(), true));
             return;
@@ -84,7 +84,7 @@ impl Failures {
         }
     }
 
-    /// What each failed test said.
+    /// Output of each failed test.
     pub(crate) fn said(&self, stage: &str) -> Vec<String> {
         let mut lines = Vec::new();
         for name in &self.names {

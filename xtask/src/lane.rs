@@ -18,7 +18,7 @@ use crate::tally::Tally;
 #[derive(Debug, Default)]
 pub(crate) struct Report {
     pub(crate) lines: Vec<String>,
-    /// What failed tests and programs said.
+    /// Last words of failed tests and programs.
     pub(crate) last_words: Vec<String>,
     pub(crate) total: Tally,
 }
@@ -40,7 +40,7 @@ impl<'a> Lane<'a> {
         })
     }
 
-    /// Whether the lab is there; it is set up if need be.
+    /// Tells whether the lab is there; it is set up if need be.
     pub(crate) fn set_up(&self) -> bool {
         println!("==> set-up");
         let began = Instant::now();

@@ -158,7 +158,7 @@ pub(crate) fn ensure(
     Ok(())
 }
 
-/// Whether a program is on the PATH.
+/// Tells whether a program is on the PATH.
 pub(crate) fn on_path(name: &str) -> bool {
     std::env::var_os("PATH").is_some_and(|path| {
         std::env::split_paths(&path).any(|folder| is_program(&folder.join(name)))

@@ -13,7 +13,7 @@ use anyhow::{Context, Result, bail};
 
 use crate::board::Board;
 
-/// How many of its last lines a failed program's reader sees.
+/// Number of the last lines of a failed program that its reader sees.
 const TAIL: usize = 15;
 
 /// A program, without what `cargo run` put into the environment for this one: a library path with the target folder
@@ -55,13 +55,13 @@ fn users_own(path: &OsStr) -> OsString {
 /// One step's program.
 #[derive(Debug)]
 pub(crate) struct Job<'a> {
-    /// Where it shows how far it is.
+    /// Board on which it shows its state.
     pub(crate) board: &'a Board,
     /// The step's name on the board.
     pub(crate) name: &'static str,
-    /// Where all that it prints goes.
+    /// File that gets all that it prints.
     pub(crate) log: PathBuf,
-    /// What to do when it fails.
+    /// The cure when it fails.
     pub(crate) cure: &'a str,
 }
 

@@ -31,21 +31,21 @@ pub(crate) struct Program {
     pub(crate) kind: Kind,
 }
 
-/// What a program says of its tests.
+/// Way in which a program counts its tests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kind {
     /// Nothing: it is one test itself.
     Check,
-    /// What cargo says.
+    /// As cargo prints it.
     Cargo,
-    /// What pytest says, and `run.py`. The words behind the first so many are the files.
+    /// As pytest and `run.py` print it. The words behind the first so many are the files.
     Files(usize),
 }
 
 /// One run of a program.
 struct Ran {
     tally: Tally,
-    /// What the runner itself says.
+    /// Count of the runner itself.
     counted: Tally,
     failures: Failures,
     last: VecDeque<String>,
@@ -70,7 +70,7 @@ impl Program {
             said.push(format!("==> {}: the last that was said", stage.name));
             said.extend(first.last);
         }
-        // Of a program that died, or was ended, nobody knows what else would have failed.
+        // A program that died, or was ended, does not say what else would have failed.
         let whole = first.failures.open == 0 && first.counted.failed == names.len() as u64;
         if !whole || tally.failed > MOST_AGAIN {
             return Ok((tally, said));

@@ -98,7 +98,7 @@ pub(crate) fn own(command: &mut Command) -> &mut Command {
     command
 }
 
-/// How far pip is, from what it prints.
+/// Progress of pip, from what it prints.
 #[derive(Debug, Default)]
 struct Progress {
     packages: usize,

@@ -65,11 +65,11 @@ const TESTS: &str = "jupyter-kernel/tests";
 /// A stage of the tests.
 pub(crate) struct Stage {
     pub(crate) name: &'static str,
-    /// Whether it uses what `cargo xtask lab` sets up.
+    /// True if it uses what `cargo xtask lab` sets up.
     pub(crate) needs_lab: bool,
-    /// Whether it has the machine for itself: it keeps both cores busy. Of the others, two run at a time.
+    /// True if it has the machine for itself: it keeps both cores busy. Of the others, two run at a time.
     pub(crate) alone: bool,
-    /// Whether it is run where none is named.
+    /// True if it is run where none is named.
     pub(crate) always: bool,
     /// The kernel that its tests boot instead of the default one.
     pub(crate) kernel: Option<&'static str>,
@@ -336,7 +336,7 @@ pub(crate) fn run(names: &[&str]) -> Result<ExitCode> {
     first.end();
     let report = report.into_inner().unwrap_or_else(PoisonError::into_inner);
     println!();
-    // Who sees only the end of a log sees why.
+    // A reader of the end of a log sees why.
     for line in report.last_words.iter().chain(&report.lines) {
         println!("{line}");
     }

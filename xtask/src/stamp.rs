@@ -46,7 +46,7 @@ impl Stamp {
         }
     }
 
-    /// Whether the step was finished with this key.
+    /// Tells whether the step was finished with this key.
     pub(crate) fn is_set(&self) -> bool {
         fs::read_to_string(&self.path).is_ok_and(|text| text == self.text())
     }

@@ -9,7 +9,7 @@ pub(crate) struct Tally {
     pub(crate) passed: u64,
     pub(crate) failed: u64,
     pub(crate) skipped: u64,
-    /// Of those that passed, the ones that did only when they were run again.
+    /// Tests of those that passed which did so only when they were run again.
     pub(crate) again: u64,
 }
 

@@ -15,7 +15,7 @@ use crate::paths::Paths;
 use crate::process::{Job, plain, tied};
 use crate::python::own;
 
-/// What an installed klab finds by `vm::paths::shipped`.
+/// Folder that an installed klab finds by `vm::paths::shipped`.
 const SHIPPED: &str = "share/klab";
 /// `xtask` has the version of the workspace, as all of klab has.
 const VERSION: &str = env!("CARGO_PKG_VERSION");

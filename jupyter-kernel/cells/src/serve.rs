@@ -20,7 +20,7 @@ use crate::session::Session;
 pub(crate) fn run() -> Result<()> {
     let folder = Folder::take()?;
     let kernel = UnixStream::from(io::stdin().as_fd().try_clone_to_owned()?);
-    // What is started from here must not hold the socket open, nor read it.
+    // A program that is started from here must not hold the socket open, nor read it.
     nix::unistd::dup2_stdin(File::open("/dev/null")?)?;
     let server = Arc::new(Server {
         to: Mutex::new(kernel.try_clone()?),
@@ -53,7 +53,7 @@ pub(crate) fn run() -> Result<()> {
 /// The way to the kernel.
 struct Server {
     to: Mutex<UnixStream>,
-    /// Those who wait for the user.
+    /// Questions that wait for the user, by number.
     asked: Mutex<HashMap<u64, mpsc::Sender<Option<String>>>>,
     asks: AtomicU64,
 }

@@ -87,7 +87,7 @@ impl Kernel {
         self.kernel.release()
     }
 
-    /// Whether this is still the kernel in the guest: not after a reset, nor after the guest was started anew.
+    /// Tells whether this is still the kernel in the guest: not after a reset, nor after the guest was started anew.
     fn current(&self, py: Python<'_>) -> PyResult<bool> {
         let now = py.detach(|| self.guest.kernel()).map_err(fault)?;
         Ok(Arc::ptr_eq(
@@ -96,7 +96,7 @@ impl Kernel {
         ))
     }
 
-    /// Whether a machine runs it.
+    /// Tells whether a machine runs it.
     #[getter]
     fn is_live(&self) -> bool {
         self.guest.machine().is_ok()
@@ -129,7 +129,7 @@ impl Kernel {
         callback()
     }
 
-    /// What the callback takes as its `arg`; `create_fault` is the address of drgn's function of that name.
+    /// The callback's `arg`; `create_fault` is the address of drgn's function of that name.
     fn reader(&self, create_fault: usize) -> PyResult<usize> {
         Reader::leak(self.kernel.space().clone(), create_fault)
             .ok_or_else(|| PyValueError::new_err("drgn_error_create_fault is at 0"))

@@ -11,7 +11,7 @@ mod types;
 
 use pyo3::prelude::*;
 
-/// What `klab/program.py` builds on.
+/// The native module that `klab/program.py` builds on.
 #[pymodule]
 fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<kernel::Kernel>()

@@ -13,7 +13,7 @@ use probes::memory::{AddressSpace, GuestPhys, GuestVirt};
 /// `struct drgn_error *drgn_error_create_fault(const char *message, uint64_t address)`
 type CreateFault = unsafe extern "C" fn(*const c_char, u64) -> *mut c_void;
 
-/// What the callback gets as its `arg`.
+/// The callback's `arg`.
 #[derive(Debug)]
 pub(crate) struct Reader {
     space: AddressSpace,

@@ -28,7 +28,7 @@ const STT_TLS: u8 = 6;
 pub(crate) struct Symbols<'k> {
     kernel: &'k Kernel,
     own: &'k Kallsyms,
-    /// Where the kernel's code begins and ends, and that of its boot.
+    /// First and last address of the kernel's code, and of that of its boot.
     text: Vec<(GuestVirt, GuestVirt)>,
     /// The modules that could not be asked.
     pub(crate) missing: Vec<Missing>,
@@ -144,7 +144,8 @@ fn of_module((symbol, elf): (&Symbol, ElfSymbol)) -> Sym {
     (symbol.name.clone(), symbol.at.0, elf.size, binding, kind)
 }
 
-/// What `nm`'s letter says, of something in the kernel's code or not. A weak symbol's does not say which it is.
+/// Binding and type by `nm`'s letter, of something in the kernel's code or not. A weak symbol's letter does not say
+/// which it is.
 fn of_letter(letter: char, text: bool) -> (u8, u8) {
     let binding = match letter {
         'u' => UNIQUE,
@@ -155,7 +156,7 @@ fn of_letter(letter: char, text: bool) -> (u8, u8) {
     };
     let kind = match letter.to_ascii_lowercase() {
         't' | 'w' if text => FUNC,
-        // What the linker script names, such as `jiffies`, has the letter of the section before it.
+        // A symbol of the linker script, such as `jiffies`, has the letter of the section before it.
         't' => OBJECT,
         'b' | 'c' | 'd' | 'g' | 'r' | 's' | 'v' => OBJECT,
         _ => UNKNOWN,

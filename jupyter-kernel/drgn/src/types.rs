@@ -7,7 +7,7 @@ use probes::kernel::btf::{Btf, Kind, Type, TypeId};
 use pyo3::IntoPyObjectExt;
 use pyo3::prelude::*;
 
-/// Where a type is: the number of its BTF in [`Types`], and its id there.
+/// Place of a type: the number of its BTF in [`Types`], and its id there.
 pub(crate) type Place = (usize, u32);
 
 /// The BTFs that types were found in, each with a number that stays.

@@ -1,4 +1,4 @@
-//! What passes between a kernel and its language: what a cell shows and what it came to, and the ways to its user.
+//! Values that pass between a kernel and its language: what a cell shows and comes to, and the ways to its user.
 //!
 //! The values are here, without Jupyter's protocol, for a program that runs cells in another process: see [`wire`].
 
@@ -17,7 +17,7 @@ pub use stage::Stage;
 /// A value, by MIME type.
 pub type Bundle = Map<String, Value>;
 
-/// What a cell came to: its value if it has one, or the error that ended it.
+/// Outcome of a cell: its value if it has one, or the error that ended it.
 pub type Outcome = Result<Option<Bundle>, CellError>;
 
 /// Takes what a cell shows, in order. It blocks while the clients are slow, so it is never called on the runtime's threads.
@@ -41,7 +41,7 @@ pub enum Shown {
     Display {
         /// The name under which it can be shown anew.
         id: Option<String>,
-        /// Whether it takes the place of what was shown under this name.
+        /// True if it takes the place of what was shown under this name.
         update: bool,
         /// The value.
         data: Bundle,
@@ -98,7 +98,7 @@ fn heading(ename: &str, evalue: &str) -> String {
     format!("\u{1b}[1;31m{ename}\u{1b}[0m: {evalue}")
 }
 
-/// What may stand at the cursor.
+/// Completions at the cursor.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Completion {
     /// The replacements.
@@ -112,7 +112,7 @@ pub struct Completion {
 pub struct Match {
     /// Its text.
     pub text: String,
-    /// What it is, as front ends show it: `function`, `struct`.
+    /// Its kind, as front ends show it: `function`, `struct`.
     pub kind: Option<String>,
 }
 

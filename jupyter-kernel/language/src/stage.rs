@@ -1,4 +1,4 @@
-//! Where what is shown goes, and whom a cell asks.
+//! Ways out of a cell: for what it shows, and to the user whom it asks.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 

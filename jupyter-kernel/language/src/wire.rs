@@ -17,11 +17,11 @@ pub enum Say {
     Question(u64, Question),
     /// Stops the cell that runs, or waits for the process to be ready.
     Interrupt,
-    /// What the user has written, for [`Hear::Ask`] of this number; `None` where nobody answers.
+    /// The user's answer to [`Hear::Ask`] of this number; `None` where nobody answers.
     Input(u64, Option<String>),
 }
 
-/// What the process is asked.
+/// A question to the process.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub enum Question {
     /// Runs a cell.
@@ -31,14 +31,14 @@ pub enum Question {
         /// Its text for a session without tokio, if it awaits something.
         waiting: Option<String>,
     },
-    /// What may stand at byte `at`.
+    /// Completions at byte `at`.
     Complete {
         /// The text of the cell.
         code: String,
         /// The place.
         at: usize,
     },
-    /// What is known of the name at byte `at`.
+    /// Description of the name at byte `at`.
     Inspect {
         /// The text of the cell.
         code: String,
@@ -58,7 +58,7 @@ pub enum Hear {
         id: u64,
         /// The prompt.
         prompt: String,
-        /// Whether what is written is to be hidden.
+        /// True if what is written is to be hidden.
         password: bool,
     },
     /// The answer to the question of this number.
@@ -68,11 +68,11 @@ pub enum Hear {
 /// The answers, one for each [`Question`].
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub enum Answer {
-    /// What the cell came to.
+    /// Outcome of the cell.
     Outcome(Outcome),
-    /// What may stand there.
+    /// Completions there.
     Completion(Completion),
-    /// What is known of the name.
+    /// Description of the name.
     Inspection(Option<Bundle>),
 }
 
@@ -106,7 +106,7 @@ mod tests {
     use super::*;
     use crate::{CellError, Match};
 
-    /// What is read of what was written.
+    /// Messages as they are read after they were written.
     fn sent<T: Serialize + DeserializeOwned>(messages: &[T]) -> Vec<T> {
         let mut bytes = Vec::new();
         for message in messages {

@@ -24,7 +24,7 @@ pub(crate) struct Executor {
     pub(crate) state: Arc<State>,
 }
 
-/// What others may know of the cells.
+/// State of the cells that others may know.
 #[derive(Default)]
 pub(crate) struct State {
     running: Mutex<Option<Running>>,

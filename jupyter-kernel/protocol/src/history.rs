@@ -1,4 +1,4 @@
-//! What was executed in this session.
+//! Cells that were executed in this session.
 
 use jupyter_protocol::messaging::{HistoryEntry, HistoryReply, HistoryRequest};
 

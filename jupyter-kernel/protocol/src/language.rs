@@ -1,4 +1,4 @@
-//! What the protocol asks of a language.
+//! The protocol's questions to a language.
 
 use klab_language::{Bundle, Completion, Input, Outcome, Sink, Stop};
 
@@ -53,7 +53,7 @@ pub struct Cell {
     pub show: Sink,
     /// Asks its user.
     pub input: Input,
-    /// Whether it is to stop.
+    /// Tells the cell to stop.
     pub stop: Stop,
 }
 
@@ -65,7 +65,7 @@ impl std::fmt::Debug for Cell {
     }
 }
 
-/// Whether a cell is whole.
+/// Completeness of a cell.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Completeness {
     /// It can run.

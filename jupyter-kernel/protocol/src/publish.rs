@@ -14,7 +14,7 @@ use tokio::sync::mpsc;
 
 use crate::{Bundle, Shown, Sink};
 
-/// How many messages may wait. A cell that prints faster than clients read is slowed down.
+/// Number of messages that may wait. A cell that prints faster than clients read is slowed down.
 const WAITING: usize = 256;
 
 /// Sends to all clients, from any thread.

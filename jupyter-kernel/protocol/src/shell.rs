@@ -21,7 +21,7 @@ use crate::{Completeness, Completion, Language, Replies, request};
 /// The version of the protocol.
 const PROTOCOL: &str = "5.5";
 
-/// What answers on the channel.
+/// Answers on the channel.
 #[derive(Clone)]
 pub(crate) struct Shell {
     pub(crate) replies: Replies,
@@ -103,7 +103,7 @@ impl Shell {
             })
             .collect();
         let mut metadata = Map::new();
-        // Where it is there, front ends show what it lists and nothing else.
+        // If it is there, front ends show its list and nothing else.
         if !types.is_empty() {
             metadata.insert(
                 "_jupyter_types_experimental".to_owned(),

@@ -11,7 +11,7 @@ use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 
 use crate::{Input, Stop};
 
-/// How often a cell that waits for its user looks whether it is to stop.
+/// Interval at which a cell that waits for its user looks whether it is to stop.
 const LOOK: Duration = Duration::from_millis(20);
 
 type Question = (JupyterMessage, mpsc::Sender<String>);
@@ -57,7 +57,7 @@ impl Asker {
         Self(questions)
     }
 
-    /// How the cell of `request` asks, until it is to stop.
+    /// Input for the cell of `request`, until it is to stop.
     pub(crate) fn input(&self, request: &JupyterMessage, stop: Stop) -> Input {
         let (questions, request) = (self.0.clone(), request.clone());
         let allowed =

@@ -4,7 +4,7 @@ use klab_protocol::CellError;
 
 use crate::commands;
 
-/// What drgn calls things, by which its cells are told.
+/// Names of drgn's, by which its cells are told.
 const DRGN: [&str; 12] = [
     "prog",
     "find_task",
@@ -19,16 +19,16 @@ const DRGN: [&str; 12] = [
     "cast",
     "d_path",
 ];
-/// How a line of Python begins that is none of Rust.
+/// Beginnings of lines of Python that are not Rust.
 const PYTHON: [&str; 5] = ["import ", "from ", "def ", "elif ", "print("];
-/// What people type into a shell.
+/// Commands that people type into a shell.
 const SHELL: [&str; 16] = [
     "ls", "cat", "cd", "pwd", "uname", "top", "free", "df", "id", "ip", "lsmod", "dmesg", "mount",
     "insmod", "modprobe", "sh",
 ];
-/// What ends other interpreters.
+/// Words that end other interpreters.
 const END: [&str; 3] = ["exit", "quit", "q"];
-/// What evcxr says of a variable that it does not keep.
+/// evcxr's words about a variable that it does not keep.
 const NOT_KEPT: &str = "which cannot be persisted";
 
 /// Adds the line to the error of the cell `code`, if there is one.

@@ -1,4 +1,4 @@
-//! What can be said of a cell's text without compiling it.
+//! Facts about a cell's text that need no compiler.
 
 use std::ops::Range;
 
@@ -15,7 +15,7 @@ pub(super) fn end_of_name(code: &str, at: usize) -> usize {
         .unwrap_or(rest.len())
 }
 
-/// Where the text of the string begins that byte `at` is in, if it is in a plain one.
+/// Byte at which the text of the string begins that byte `at` is in, if it is in a plain one.
 pub(super) fn string_at(code: &str, at: usize) -> Option<usize> {
     let Scan::Open { at: open, .. } = Scan::of(&rust_of(code.get(..at)?)) else {
         return None;
@@ -34,7 +34,7 @@ pub(super) fn rust_of(code: &str) -> String {
         .collect()
 }
 
-/// Whether Enter runs the cell or continues it.
+/// Tells whether Enter runs the cell or continues it.
 pub(super) fn is_complete(code: &str) -> Completeness {
     if code.trim_start().starts_with("%%") {
         return Completeness::Complete;
@@ -52,7 +52,8 @@ pub(super) fn is_complete(code: &str) -> Completeness {
     }
 }
 
-/// What of a cell cannot be Rust, and where it is, in bytes: of such a cell evcxr leaves out what it does not understand.
+/// The part of a cell that cannot be Rust, and its place in bytes: of such a cell evcxr leaves out what it does not
+/// understand.
 pub(super) fn fault(code: &str) -> Option<(String, Range<usize>)> {
     if let Some(fault) = of_evcxr(code) {
         return Some(fault);
@@ -73,7 +74,7 @@ pub(super) fn fault(code: &str) -> Option<(String, Range<usize>)> {
     )
 }
 
-/// What of evcxr's commands would have the library of the cells compiled anew, which would end their process.
+/// The first of evcxr's commands that would have the library of the cells compiled anew, which would end their process.
 fn of_evcxr(code: &str) -> Option<(String, Range<usize>)> {
     let line = code.lines().find(|line| {
         let mut words = line.split(|c: char| c.is_whitespace() || c == '=');
@@ -106,7 +107,7 @@ const ANEW: [&str; 4] = [
 /// Types whose values change where they stand.
 const CHANGING: [&str; 6] = ["Atomic", "Mutex", "RwLock", "Cell", "Lazy", "OnceLock"];
 
-/// What is to be said of a `static` that a cell defines to change it: each cell has its own copy, as evcxr compiles what was
+/// Warning about a `static` that a cell defines to change it: each cell has its own copy, as evcxr compiles what was
 /// defined with each cell again.
 pub(super) fn begins_anew(rust: &str) -> Option<String> {
     let block: syn::Block = syn::parse_str(&format!("{{{}}}", rust_of(rust))).ok()?;
@@ -161,7 +162,7 @@ pub(super) fn ended(rust: String) -> String {
     text
 }
 
-/// Where a `let` stands without a pattern.
+/// Byte at which a `let` stands without a pattern.
 fn no_pattern(rust: &str) -> Option<usize> {
     let mut tokens = rust.parse::<TokenStream>().ok()?.into_iter().peekable();
     while let Some(token) = tokens.next() {
@@ -178,7 +179,7 @@ fn no_pattern(rust: &str) -> Option<usize> {
     None
 }
 
-/// Whether the text ends where something must follow.
+/// Tells whether the text ends where something must follow.
 fn continues(rust: &str) -> bool {
     let rust = rust.trim_end();
     let operator = rust.ends_with([

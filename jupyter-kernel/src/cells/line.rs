@@ -53,7 +53,7 @@ impl Parts {
     }
 }
 
-/// What a cell begins with that is about the cell itself.
+/// Line at the beginning of a cell that is about the cell itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Measure {
     /// `%time`: how long it takes.
@@ -90,8 +90,8 @@ pub(super) fn often(rust: &str) -> String {
 ///
 /// # Errors
 ///
-/// What the command says, or that its exit code is not 0. Then what it has is shown all the same: of a listing of which
-/// something is missing the rest is true.
+/// Output of the command, or the error that its exit code is not 0. Then its output is shown all the same: of a listing
+/// of which something is missing the rest is true.
 pub(super) fn run(line: &str, body: &str, stop: &Stop, sink: &Sink) -> Result<Bundle, CellError> {
     let show = Arc::clone(sink);
     let mut write = move |stream: Stream, bytes: &[u8]| {
@@ -109,8 +109,8 @@ pub(super) fn run(line: &str, body: &str, stop: &Stop, sink: &Sink) -> Result<Bu
         signals: false,
     };
     let output = commands::run_line(line, body, &mut context);
-    // Whether it was stopped only the command knows: one that ran to its end in spite of the wish has its output.
-    // What a recording has when it is stopped is its result.
+    // Only the command knows whether it was stopped: one that ran to its end in spite of the wish has its output.
+    // A recording that is stopped has a result: its records until then.
     if let Ok(output) = &output
         && output.code == commands::INTERRUPTED
         && stop.load(Ordering::Relaxed)

@@ -25,11 +25,11 @@ use line::{Measure, Parts};
 use outlet::Outlets;
 use probes::cell::Timing;
 
-/// How a cell of Python begins.
+/// First word of a cell of Python.
 const PYTHON: &str = "%%drgn";
-/// How a cell of the guest's shell begins.
+/// First word of a cell of the guest's shell.
 const SHELL: &str = "%%sh";
-/// How long drgn's process may take to say what is at the cursor.
+/// Time that drgn's process may take to say what is at the cursor.
 const PATIENCE: Duration = Duration::from_secs(2);
 
 /// The cells of one kernel.
@@ -245,7 +245,7 @@ fn command_line(code: &str, at: usize) -> Option<(usize, &str)> {
     (line.trim_start().starts_with('%') && !is_rust()).then_some((start, line))
 }
 
-/// What the words of a command may go on with.
+/// Completions of the words of a command.
 fn command(before: &str, start: usize) -> Completion {
     let found = commands::complete::complete(before, &commands::default_guest());
     completion(found, start, start + before.len())
@@ -258,7 +258,7 @@ fn c_string(code: &str, at: usize) -> Option<(&str, usize)> {
     commands::complete::is_c(before).then_some((before, begin))
 }
 
-/// What C in a string of Rust may go on with; `None` if the cursor is in none.
+/// Completions of C in a string of Rust; `None` if the cursor is in none.
 fn c_of(code: &str, at: usize) -> Option<Completion> {
     let (before, begin) = c_string(code, at)?;
     let begun = code.get(begin..at)?;
@@ -266,7 +266,7 @@ fn c_of(code: &str, at: usize) -> Option<Completion> {
     Some(completion(found, begin, at))
 }
 
-/// What was found in a part of a cell that begins at byte `begin`; the cursor is at `at`.
+/// Completions that were found in a part of a cell that begins at byte `begin`; the cursor is at `at`.
 fn completion(found: commands::complete::Completed, begin: usize, at: usize) -> Completion {
     let as_match = |(text, kind): (String, String)| Match {
         text,
@@ -282,7 +282,7 @@ fn completion(found: commands::complete::Completed, begin: usize, at: usize) -> 
     }
 }
 
-/// What drgn's Python knows, once it runs.
+/// Completions from drgn's Python, once it runs.
 fn python(code: &str, at: usize) -> Completion {
     let before = code.get(..at).unwrap_or_default().to_owned();
     let (answer, answered) = std::sync::mpsc::channel();

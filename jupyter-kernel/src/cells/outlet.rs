@@ -1,4 +1,4 @@
-//! What a cell prints, on its way to the client: in few pieces, and not without end.
+//! Prints of a cell, on their way to the client: in few pieces, and not without end.
 
 use std::fs::{self, File};
 use std::io::Write as _;
@@ -11,15 +11,15 @@ use klab_protocol::{Shown, Sink};
 
 use crate::commands::Stream;
 
-/// How long text waits for more.
+/// Time that text waits for more.
 const JOIN: Duration = Duration::from_millis(30);
-/// How much text goes on at once.
+/// Bytes of text that go on at once.
 const PIECE: usize = 64 << 10;
-/// How much of a cell's text the client gets, in bytes.
+/// Bytes of a cell's text that the client gets.
 const SHOWN: usize = 1 << 20;
-/// How much the file takes that has all of it, in bytes.
+/// Bytes that the file takes that has all of it.
 const WHOLE: u64 = 1 << 30;
-/// How many such files are kept.
+/// Number of such files that are kept.
 const KEPT: usize = 8;
 
 /// Joins and bounds what cells print.
@@ -44,7 +44,7 @@ struct State {
     pending: Option<(Stream, String)>,
     /// All that went on: what the file begins with.
     head: String,
-    /// What did not go on.
+    /// Text that did not go on.
     left: Option<Left>,
 }
 

@@ -16,7 +16,7 @@ use crate::commands;
 /// The variable of every session that is the guest.
 const GUEST: &str = "guest";
 
-/// Whether [`GUEST`] is still what the prelude made it.
+/// True while [`GUEST`] is still what the prelude made it.
 #[derive(Debug)]
 pub(super) struct Own(AtomicBool);
 
@@ -102,7 +102,7 @@ fn word(argument: &Expr) -> Option<Option<String>> {
     }
 }
 
-/// Whether a cell may bind or move [`GUEST`].
+/// Tells whether a cell may bind or move [`GUEST`].
 fn may_change(rust: &str) -> bool {
     let command = |line: &str| line.starts_with(':') && !line.starts_with(":dep ");
     if rust.lines().any(command) {
@@ -114,7 +114,8 @@ fn may_change(rust: &str) -> bool {
     }
 }
 
-/// Whether [`GUEST`] stands among the tokens as anything but the object of a call, what is borrowed, or a closure's parameter.
+/// Tells whether [`GUEST`] stands among the tokens as anything but the object of a call, what is borrowed, or a
+/// closure's parameter.
 fn changes(tokens: TokenStream) -> bool {
     let tokens: Vec<_> = tokens.into_iter().collect();
     let sign = |at: Option<usize>| match tokens.get(at?) {

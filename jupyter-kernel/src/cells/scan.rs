@@ -1,6 +1,6 @@
 //! Brackets, strings and comments of a text that may be half typed.
 
-/// What brackets, strings and comments say.
+/// State between brackets, strings and comments.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Scan {
     Closed,
@@ -112,7 +112,7 @@ fn string(rest: &str) -> Option<usize> {
     end.map(|(at, _)| at + 1)
 }
 
-/// How many `#` stand between an `r` and a quote, if a raw string begins here.
+/// Number of `#` between an `r` and a quote, if a raw string begins here.
 fn raw_hashes(rest: &str) -> Option<usize> {
     let after = rest.strip_prefix('r')?;
     let quote = after.trim_start_matches('#');

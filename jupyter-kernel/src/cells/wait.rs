@@ -7,7 +7,7 @@ use syn::visit::Visit;
 
 use super::code::rust_of;
 
-/// What begins a wait.
+/// Beginning of a wait.
 const BLOCK_ON: &str = "probes::cell::block_on(";
 
 /// A cell whose `.await`s at its top wait by `block_on`, so that it needs no runtime; `None` if there are none.
@@ -62,7 +62,7 @@ impl<'ast> Visit<'ast> for Awaits {
         self.visit_expr(&node.base);
     }
 
-    // What is awaited in these is awaited by whoever runs them.
+    // A future that is awaited in these is awaited by the code that runs them.
     fn visit_expr_async(&mut self, _: &'ast syn::ExprAsync) {}
 
     fn visit_expr_closure(&mut self, _: &'ast syn::ExprClosure) {}

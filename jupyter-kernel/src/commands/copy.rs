@@ -26,7 +26,7 @@ path=$1
 if [ -d "$path" ]; then echo folder; elif [ -f "$path" ]; then echo file; elif [ -e "$path" ]; then echo other; else echo none; fi
 stat -L -c %a "$path" 2>/dev/null || echo 0
 printf %s "$path""#;
-/// What a new file may be used for where the source says nothing.
+/// Permissions of a new file where the source says nothing.
 const PLAIN: u32 = 0o644;
 
 /// One end of a copy.
@@ -87,7 +87,7 @@ fn absolute(path: &str) -> Result<&str> {
     bail!("`{path}` is no path in a guest: write it from the root on, as in GUEST:/root/file")
 }
 
-/// What is at a path of the guest.
+/// File, folder or nothing at a path of the guest.
 struct There {
     kind: String,
     mode: u32,
@@ -219,7 +219,7 @@ fn pull(client: &mut Client, guest: &str, from: &str, to: &str) -> Result<(Strin
     if path.is_dir() {
         path.push(Path::new(from).file_name().unwrap_or_default());
     }
-    // What the file lets others do here is decided here: neither who may write it nor as whom it runs.
+    // The rights of others to the file are decided here: neither who may write it nor as whom it runs.
     let mode = match there.kind.as_str() {
         "file" => there.mode & 0o755,
         _ => PLAIN,

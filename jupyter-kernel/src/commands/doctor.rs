@@ -13,7 +13,7 @@ use super::output::Output;
 use super::progress::mib;
 use crate::session::{build, program};
 
-/// What brings JupyterLab and drgn.
+/// Cure that brings JupyterLab and drgn.
 const SET_UP: &str = "`cargo xtask lab` sets it up; so does klab's wheel";
 
 /// One thing that klab needs or can use.
@@ -34,7 +34,7 @@ enum State {
     Missing,
 }
 
-/// What was found, or what is missing and its cure.
+/// A finding, or what is missing and its cure.
 type Found = Result<String, (String, String)>;
 
 /// Checks everything; exit code 1 where something needed is missing.
@@ -173,7 +173,7 @@ fn qemu() -> Found {
     Ok(line)
 }
 
-/// Whether KVM can be used: by the trial boots that were made, else by the device.
+/// KVM's state: by the trial boots that were made, else by the device.
 fn kvm(remembered: &Path) -> Found {
     let without = || "none needed: klab emulates (TCG)".to_owned();
     if let Err(error) = fs::File::options().read(true).write(true).open("/dev/kvm") {

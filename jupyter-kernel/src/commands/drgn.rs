@@ -14,7 +14,7 @@ use serde_json::{Map, Value};
 use super::cli::{Drgn, DrgnShell};
 use super::output::{Context, Output, Stream};
 
-/// How long Python may take to leave what it does before its process is killed.
+/// Time that Python may take to leave what it does before its process is killed.
 const GRACE: Duration = Duration::from_secs(3);
 
 /// The connection of this process, open between cells: while it is, drgn keeps its variables.

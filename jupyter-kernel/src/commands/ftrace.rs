@@ -69,7 +69,7 @@ pub(super) fn run(what: &Ftrace, guest: &Guest, cx: &mut Context<'_>) -> Result<
     if !what.command.is_empty() {
         trace = trace.run(&what.command);
     }
-    // What comes before, such as building the module, an interrupt ends as ever.
+    // An interrupt ends the steps before, such as building the module, as ever.
     guest.load_kmod()?;
     // The calls until then are shown.
     cx.catch_interrupts()?;

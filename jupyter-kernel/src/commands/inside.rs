@@ -107,7 +107,7 @@ fn stream(
     })
 }
 
-/// Whether nothing can be read from it: then the command in the guest has no input either.
+/// Tells whether nothing can be read from it: then the command in the guest has no input either.
 fn is_null(stdin: &Stdin) -> bool {
     let null = |path: &str| nix::sys::stat::stat(path).map(|stat| stat.st_rdev);
     match (nix::sys::stat::fstat(stdin), null("/dev/null")) {

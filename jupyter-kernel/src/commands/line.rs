@@ -32,7 +32,7 @@ fn options_before_c(command: &str) -> Option<Vec<&'static str>> {
 pub(crate) fn run_line(line: &str, body: &str, cx: &mut Context<'_>) -> Result<Output> {
     let line = line.trim().trim_start_matches('%').trim();
     let name = line.split_whitespace().next().unwrap_or_default();
-    // Of these the signs are the guest's shell's, and Python's.
+    // In these the signs are the guest's shell's, and Python's.
     if ["sh", "drgn"].contains(&name) {
         return run(line, body, cx);
     }
@@ -44,7 +44,7 @@ pub(crate) fn run_line(line: &str, body: &str, cx: &mut Context<'_>) -> Result<O
     way.put(run(piped.command, body, cx)?)
 }
 
-/// Whether a line asks for the variables of the cells, which their session knows.
+/// Tells whether a line asks for the variables of the cells, which their session knows.
 pub(crate) fn is_variables(line: &str) -> bool {
     let line = Line::try_parse_from(line.trim_start_matches('%').split_whitespace());
     line.is_ok_and(|line| matches!(line.command, LineCommand::Who))
@@ -139,7 +139,7 @@ fn split(line: &str) -> Result<Vec<String>> {
     Ok(options)
 }
 
-/// What clap has to say: help is an output, all else one sentence.
+/// clap's message: help is an output, all else one sentence.
 fn usage(words: &[String], error: &clap::Error) -> Result<Output> {
     let text = error.render().to_string().replace("Usage: ", "Usage: %");
     match error.kind() {

@@ -14,7 +14,7 @@ pub(super) fn joined(lines: &[&str]) -> String {
     lines.collect::<Vec<_>>().join("\n")
 }
 
-/// What stands below the options.
+/// Text below the options.
 pub(super) fn of(reader: &Reader) -> String {
     let mut text = joined(reader.manual.get(1..).unwrap_or_default());
     let name = reader.command;

@@ -54,7 +54,7 @@ use signals::Caught;
 pub(crate) use source::attached;
 pub(crate) use words::{in_a_cell, is_command, line_of};
 
-/// Whether the error says that the user ended the command, and what was done until then.
+/// Tells whether the error says that the user ended the command, and what was done until then.
 pub(crate) fn is_interruption(error: &anyhow::Error) -> bool {
     error.chain().any(|cause| {
         matches!(cause.downcast_ref(), Some(vm::Error::Interrupted(_)))

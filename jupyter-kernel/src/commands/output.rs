@@ -1,4 +1,4 @@
-//! What a command gives back, and what it says while it runs.
+//! A command's result, and its messages while it runs.
 
 use std::io::{ErrorKind, Write};
 use std::sync::atomic::AtomicBool;
@@ -27,7 +27,7 @@ pub(crate) struct Output {
 /// The one face that the command line prints; a notebook takes all. A face of 100,000 rows that nobody sees is a gigabyte.
 static ONLY: OnceLock<Face> = OnceLock::new();
 
-/// What is printed of an output.
+/// Form in which an output is printed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Face {
     /// The text.
@@ -43,12 +43,12 @@ impl Face {
         let _ = ONLY.set(self);
     }
 
-    /// Whether this face may be printed.
+    /// Tells whether this face may be printed.
     pub(crate) fn is_wanted(self) -> bool {
         ONLY.get().is_none_or(|only| *only == self)
     }
 
-    /// Whether a notebook takes the output.
+    /// Tells whether a notebook takes the output.
     pub(crate) fn all() -> bool {
         ONLY.get().is_none()
     }
@@ -117,7 +117,7 @@ impl Output {
 /// One of the two streams that a command may write to while it runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Stream {
-    /// What was asked for.
+    /// The result that was asked for.
     Stdout,
     /// Progress and warnings.
     Stderr,
@@ -126,17 +126,17 @@ pub(crate) enum Stream {
 /// Takes what a command writes while it runs.
 pub(crate) type Sink<'a> = dyn FnMut(Stream, &[u8]) + Send + 'a;
 
-/// Where a command runs: at which guest it looks, where its stream goes, how it is interrupted.
+/// Surroundings of a command: the guest that it looks at, its stream, and what interrupts it.
 pub(crate) struct Context<'a> {
     /// The guest that is meant where none is named.
     pub(crate) guest: String,
     /// Takes what is written while the command runs.
     pub(crate) sink: &'a mut Sink<'a>,
-    /// Whether the sink's end can rewrite its last line after a `\r`.
+    /// True if the sink's end can rewrite its last line after a `\r`.
     pub(crate) rewrites: bool,
     /// Set to end a running command early.
     pub(crate) interrupt: Arc<AtomicBool>,
-    /// Whether the command is all that this process does, so that a signal to it is meant for the command.
+    /// True if the command is all that this process does, so that a signal to it is meant for the command.
     pub(crate) signals: bool,
 }
 

@@ -1,5 +1,5 @@
-//! What may stand behind a `%` line, as people type it in a shell: `| grep TEXT`, `| head`, `> FILE`. It is done here, on the
-//! command's text.
+//! Filters behind a `%` line, as people type them in a shell: `| grep TEXT`, `| head`, `> FILE`. They are done here, on
+//! the command's text.
 
 use std::fs;
 use std::io::Write as _;
@@ -19,13 +19,13 @@ use super::Output;
 pub(super) struct Piped<'a> {
     /// The command.
     pub(super) command: &'a str,
-    /// What stands behind each `|`.
+    /// Words behind each `|`.
     filters: Vec<&'a str>,
-    /// What stands behind the `>`.
+    /// File behind the `>`.
     file: Option<To<'a>>,
 }
 
-/// Where the text goes instead of the cell.
+/// Place that the text goes to instead of the cell.
 #[derive(Debug, PartialEq, Eq)]
 struct To<'a> {
     path: &'a str,
@@ -79,7 +79,7 @@ enum Filter {
     },
 }
 
-/// How many lines: `5`, `-5`, `-n 5`.
+/// Number of lines: `5`, `-5`, `-n 5`.
 #[derive(Debug, clap::Args)]
 struct Lines {
     #[arg(allow_negative_numbers = true)]
@@ -104,7 +104,7 @@ impl<'a> Piped<'a> {
             filters: Vec::new(),
             file: None,
         };
-        // Where the last part begins.
+        // First byte of the last part.
         let mut start = 0;
         for at in signs(line, takes_c) {
             let rest = &line[at..];
@@ -145,7 +145,7 @@ impl<'a> Piped<'a> {
         }
     }
 
-    /// Whether nothing stands behind the command.
+    /// Tells whether nothing stands behind the command.
     pub(super) fn is_plain(&self) -> bool {
         self.filters.is_empty() && self.file.is_none()
     }
@@ -174,7 +174,7 @@ impl<'a> Piped<'a> {
     }
 }
 
-/// What an output goes through.
+/// Filters that an output goes through.
 #[derive(Debug)]
 pub(super) struct Way {
     filters: Vec<Filter>,
@@ -254,7 +254,7 @@ fn number(line: &str) -> f64 {
     line[..end].parse().unwrap_or(0.0)
 }
 
-/// Where a sign stands at the beginning of a word, in bytes, outside quotes.
+/// Bytes at which a sign begins a word, outside quotes.
 fn signs(line: &str, takes_c: bool) -> Vec<usize> {
     let (mut found, mut quote, mut before) = (Vec::new(), None, ' ');
     let mut chars = line.char_indices();
@@ -274,7 +274,7 @@ fn signs(line: &str, takes_c: bool) -> Vec<usize> {
     found
 }
 
-/// Whether the text begins with the name of a filter.
+/// Tells whether the text begins with the name of a filter.
 fn is_filter(text: &str) -> bool {
     text.split_whitespace()
         .next()

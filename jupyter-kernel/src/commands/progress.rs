@@ -1,4 +1,4 @@
-//! What a long step says on stderr: the step, its bytes, its time.
+//! Lines of a long step on stderr: the step, its bytes, its time.
 
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -15,7 +15,7 @@ pub(crate) struct Shown<'a, 'b> {
     bytes: u64,
 }
 
-/// How often a line is rewritten at most.
+/// Shortest time between two states of a line.
 const EVERY: Duration = Duration::from_millis(100);
 
 impl<'a, 'b> Shown<'a, 'b> {

@@ -104,7 +104,7 @@ fn command(readers: &[&'static Reader]) -> Option<Command> {
     let arguments = parameters(readers)
         .into_iter()
         .map(|(reader, parameter)| argument(reader, parameter, readers));
-    // Of what is flattened into it a command takes the description, too: so its own comes last.
+    // A command also takes the description of an argument group that is flattened into it: so its own comes last.
     let command = Source::augment_args(Command::new(first.command).args(arguments));
     Some(
         command
@@ -176,7 +176,7 @@ impl FromArgMatches for Read {
     }
 }
 
-/// What can be run, for programs: the readers, their parameters, and words to try them with.
+/// Everything that can be run, for programs: the readers, their parameters, and words to try them with.
 pub(super) fn listed() -> Result<Output> {
     let all: Vec<_> = commands()
         .map(|readers| {

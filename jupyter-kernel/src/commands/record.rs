@@ -10,9 +10,9 @@ use probes::skb::{CaptureOptions, Paths};
 
 use super::output::{Context, Stream};
 
-/// How often the rings are read.
+/// Interval at which the rings are read.
 const EVERY: Duration = Duration::from_millis(20);
-/// How long a command that was killed may take to end: a guest that hangs must not keep what was recorded.
+/// Time that a command that was killed may take to end: a guest that hangs must not keep what was recorded.
 const PATIENCE: Duration = Duration::from_secs(2);
 
 /// The packets that the guest's kernel handles while a command runs in it, and whether that was interrupted: then the
@@ -23,7 +23,7 @@ pub(super) fn run(
     command: &[String],
     cx: &mut Context<'_>,
 ) -> Result<(Paths, bool)> {
-    // What comes before, such as building the module, an interrupt ends as ever.
+    // An interrupt ends the steps before, such as building the module, as ever.
     let mut capture = guest.capture(options)?;
     cx.catch_interrupts()?;
     let mut client = guest.agent()?;

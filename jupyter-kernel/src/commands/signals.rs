@@ -1,4 +1,5 @@
-//! What ends a command from outside: Ctrl-C, `kill`, a terminal that is closed. The command leaves by itself, and undoes what it has begun.
+//! Ends of a command from outside: Ctrl-C, `kill`, a terminal that is closed. The command leaves by itself, and undoes
+//! what it has begun.
 //!
 //! One that does not leave soon is ended all the same: nothing depends on it, since a hold of a guest ends with its process.
 
@@ -16,7 +17,7 @@ use signal_hook::{flag, low_level};
 
 use super::output::{self, Stream};
 
-/// How long a command may take to leave.
+/// Time that a command may take to leave.
 const GRACE: Duration = Duration::from_secs(2);
 
 /// The signal that has come, if one has.
@@ -69,7 +70,7 @@ impl Caught {
             .map(drop)
     }
 
-    /// Whether a signal has come.
+    /// Tells whether a signal has come.
     pub(super) fn any(&self) -> bool {
         self.0.load(Ordering::Acquire) != 0
     }

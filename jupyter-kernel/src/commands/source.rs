@@ -1,4 +1,4 @@
-//! Where a reading command looks: a guest by its name, or a dump.
+//! The source that a reading command looks at: a guest by its name, or a dump.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -15,7 +15,7 @@ use super::output::{Context, Stream, default_guest};
 /// anew; under the name of one that someone else started there may be another machine by the next line.
 static KNOWN: Mutex<BTreeMap<String, Guest>> = Mutex::new(BTreeMap::new());
 
-/// Where a reading command looks.
+/// The source that a reading command looks at.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct Source {
     /// The guest to look into [default: $KLAB_GUEST, else `default`]

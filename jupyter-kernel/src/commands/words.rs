@@ -5,7 +5,7 @@ use clap::{Command, CommandFactory as _};
 
 use super::cli::Line;
 
-/// How the library begins the name of a command.
+/// Beginning of the name of a command in the library's texts.
 const SHELL: &str = "`klab ";
 
 /// A sentence as a notebook's reader wants it. Commands that no cell has stay the shell's.
@@ -29,7 +29,7 @@ pub(crate) fn in_a_cell(text: &str) -> String {
     out
 }
 
-/// What stands before a command's name in a cell, behind a backquote: `%`, or `%guest ` for what a shell has of its own.
+/// Sign before a command's name in a cell, behind a backquote: `%`, or `%guest ` for what a shell has of its own.
 fn sign(cell: &Command, name: &str) -> Option<&'static str> {
     let has = |of: &Command| of.find_subcommand(name).is_some();
     match () {
@@ -39,7 +39,7 @@ fn sign(cell: &Command, name: &str) -> Option<&'static str> {
     }
 }
 
-/// Whether a cell has a command of this name.
+/// Tells whether a cell has a command of this name.
 pub(crate) fn is_command(name: &str) -> bool {
     Line::command().find_subcommand(name).is_some()
 }

@@ -10,12 +10,12 @@ use probes::view::escape;
 
 /// In the cache: a builder (`cargo xtask lab`) holds its lock while it works, and writes into it how far it is.
 const BUILD: &str = "cells-build";
-/// How often a cell looks how far the build is.
+/// Interval at which a cell looks for the state of the build.
 const LOOK: Duration = Duration::from_millis(200);
-/// How wide the bar is, in characters.
+/// Width of the bar, in characters.
 const WIDTH: u64 = 30;
 
-/// How far the build is, if somebody builds: a builder that died holds no lock.
+/// State of the build, if somebody builds: a builder that died holds no lock.
 pub(crate) fn under_way() -> Option<String> {
     let path = vm::paths::cache().ok()?.join(BUILD);
     let file = File::open(&path).ok()?;
@@ -79,7 +79,7 @@ fn text(text: String) -> Bundle {
     Bundle::from_iter([("text/plain".to_owned(), text.into())])
 }
 
-/// What the builder said, with a bar where that begins with `12/345`.
+/// The builder's message, with a bar where that begins with `12/345`.
 fn bar(said: &str) -> Bundle {
     const WHAT: &str = "Rust cells are being built";
     let said = said.trim();

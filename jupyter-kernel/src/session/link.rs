@@ -17,17 +17,17 @@ use klab_language::{CellError, Sink, Stage};
 
 use super::program;
 
-/// How long the process may take, when the socket is closed, to end the cells and to remove its folder.
+/// Time that the process may take, when the socket is closed, to end the cells and to remove its folder.
 const LEAVE: Duration = Duration::from_secs(4);
 
 /// A process, and who waits for it.
 pub(super) struct Link {
     to: Mutex<UnixStream>,
     child: Mutex<Child>,
-    /// Those who wait, by the numbers of their questions; `None` once the process is gone.
+    /// Questions that wait, by their numbers; `None` once the process is gone.
     asking: Mutex<Option<HashMap<u64, mpsc::Sender<Answer>>>>,
     questions: AtomicU64,
-    /// Where what it shows goes.
+    /// Destination of what it shows.
     pub(super) stage: Stage,
 }
 
@@ -39,7 +39,7 @@ impl Link {
         if let Ok(agent) = vm::initramfs::agent_binary(&mut vm::Silent) {
             command.env("KLAB_AGENT", agent);
         }
-        // That of an installed klab lies beside this program.
+        // An installed klab has it beside this program.
         if let Ok(python) = probes::drgn::python() {
             command.env("KLAB_PYTHON", python);
         }
@@ -51,7 +51,7 @@ impl Link {
             .stdin(Stdio::from(OwnedFd::from(its)))
             .spawn()
             .with_context(|| format!("{} does not start", command.get_program().display()))?;
-        // What was given to the child is open here until then: its end would not be noticed.
+        // The child's end of the socket is open here until then: its end would not be noticed.
         drop(command);
         let link = Arc::new(Self {
             to: Mutex::new(own.try_clone()?),
@@ -83,7 +83,8 @@ impl Link {
         self.say(&Say::Interrupt);
     }
 
-    /// Whether the process is there: asked of the system, as what the socket says of its end comes a moment later.
+    /// Tells whether the process is there: asked of the system, as what the socket says of its end comes a moment
+    /// later.
     pub(super) fn lives(&self) -> bool {
         if self.asking().is_none() {
             return false;
@@ -113,7 +114,7 @@ impl Link {
     }
 
     fn say(&self, say: &Say) {
-        // Whether the process is gone, the other half of the socket says.
+        // The other half of the socket says whether the process is gone.
         let _ = wire::write(&mut *lock(&self.to), say);
     }
 
@@ -146,7 +147,7 @@ impl Link {
                 }
             }
         }
-        // Who waits is told at once; the next cell must not find the process.
+        // A question that waits is answered at once; the next cell must not find the process.
         *self.asking() = None;
         self.hang_up();
     }
@@ -166,8 +167,8 @@ impl Link {
     }
 }
 
-/// Whether a process of several threads has lost its first one, and waits for the others' end: until then it is no child
-/// that has ended, and its socket is open.
+/// Tells whether a process of several threads has lost its first one, and waits for the others' end: until then it is
+/// no child that has ended, and its socket is open.
 fn is_ending(pid: u32) -> bool {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     // `PID (NAME) STATE ..`, where the name may hold anything.

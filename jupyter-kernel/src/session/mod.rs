@@ -17,7 +17,7 @@ use klab_language::{Bundle, CellError, Completion, Input, Outcome, Sink, Stop};
 
 use link::Link;
 
-/// How often a cell that waits looks whether it is to stop.
+/// Interval at which a cell that waits looks whether it is to stop.
 const LOOK: Duration = Duration::from_millis(10);
 
 /// The session of one kernel, in a process that is started anew when it has died.
@@ -69,7 +69,7 @@ impl Session {
         }
     }
 
-    /// What may stand at byte `at`; nothing while a cell runs.
+    /// Completions at byte `at`; none while a cell runs.
     pub(crate) fn complete(&self, code: String, at: usize) -> Completion {
         match self.ask(Question::Complete { code, at }) {
             Some(Answer::Completion(completion)) => completion,
@@ -80,7 +80,7 @@ impl Session {
         }
     }
 
-    /// What is known of the name at byte `at`, as text and as HTML; nothing while a cell runs.
+    /// Description of the name at byte `at`, as text and as HTML; none while a cell runs.
     pub(crate) fn inspect(&self, code: String, at: usize) -> Option<Bundle> {
         match self.ask(Question::Inspect { code, at })? {
             Answer::Inspection(inspection) => inspection,

@@ -11,14 +11,14 @@ const NAME: &str = "klab-cells";
 /// Names it where it is elsewhere.
 const VARIABLE: &str = "KLAB_CELLS";
 
-/// What it says of what Rust cells need: where that is, or how to get it.
+/// Its message about what Rust cells need: where that is, or how to get it.
 #[derive(Debug, Deserialize)]
 pub(crate) struct Status {
     pub(crate) rust_src: Result<String, String>,
     pub(crate) library: Result<String, String>,
 }
 
-/// Where it is.
+/// Path of the program.
 ///
 /// # Errors
 /// What to do where it is not.

@@ -15,7 +15,7 @@ use crate::{Bench, median, say};
 /// Cells whose median is taken.
 const TIMES: u32 = 15;
 
-/// What `cells.py` prints.
+/// Output of `cells.py`.
 #[derive(Debug, Deserialize)]
 struct Measured {
     first_ms: f64,

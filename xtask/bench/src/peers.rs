@@ -8,20 +8,20 @@ use anyhow::{Context as _, Result, bail};
 use probes::kernel::Kernel;
 use vm::Machine;
 
-/// Where both random number generators begin (xorshift64).
+/// Start value of both random number generators (xorshift64).
 pub(crate) const SEED: u64 = 88_172_645_463_325_252;
 
 /// A walk of the task list. Times are those of a whole walk, in nanoseconds.
 #[derive(Debug)]
 pub(crate) struct Walk {
     pub(crate) tasks: u64,
-    /// Of what was read, to compare.
+    /// Sum of what was read, to compare.
     pub(crate) sum: u64,
     pub(crate) cold: f64,
     pub(crate) warm: f64,
 }
 
-/// What the C program measured.
+/// Figures of the C program.
 #[derive(Debug)]
 pub(crate) struct Chase {
     pub(crate) walk: Walk,
@@ -32,14 +32,14 @@ pub(crate) struct Chase {
     pub(crate) bulk: f64,
 }
 
-/// What the C program is asked to do.
+/// Task of the C program.
 #[derive(Debug, Default)]
 pub(crate) struct Asked {
     /// Warm walks of the task list.
     pub(crate) walks: usize,
     /// Random reads.
     pub(crate) reads: u64,
-    /// Where they and the bulk reads fall, by physical address.
+    /// Physical address at which they and the bulk reads begin.
     pub(crate) from: u64,
     pub(crate) span: u64,
     /// Bytes of a bulk read.
@@ -121,7 +121,7 @@ pub(crate) fn chase(machine: &Machine, kernel: &Kernel, asked: &Asked) -> Result
     })
 }
 
-/// What drgn measured.
+/// Figures of drgn.
 #[derive(Debug)]
 pub(crate) struct Drgn {
     /// Milliseconds of a whole process that prints the task list.
@@ -172,7 +172,7 @@ fn qemu(machine: &Machine, vmlinux: Option<&Path>) -> Result<impl Fn(&str) -> Co
     })
 }
 
-/// What drgn on the guest's second QMP socket needs; the error says why it cannot be.
+/// Needs of drgn on the guest's second QMP socket; the error says why it cannot be.
 pub(crate) fn drgn(machine: &Machine, vmlinux: Option<&Path>) -> Result<Drgn, String> {
     let run = qemu(machine, vmlinux)?;
     let mut process = Vec::new();

@@ -21,7 +21,7 @@ pub(crate) struct Row {
     klab: f64,
     unit: &'static str,
     better: Better,
-    /// Who else, and their figure in the same unit.
+    /// Name of a peer, and its figure in the same unit.
     peer: Option<(String, f64)>,
     target: Option<f64>,
     met: Option<bool>,

@@ -20,11 +20,11 @@ use crate::{Steps, median, ms, say};
 const ROUNDS: usize = 5;
 /// Bytes through the loopback device.
 const BYTES: u64 = 128 << 20;
-/// What no packet of the load is.
+/// Filter that no packet of the load meets.
 const NOTHING: &str = "tcp port 9";
-/// Where pwru lies in the guest.
+/// Path of pwru in the guest.
 const PWRU: &str = "/opt/pwru";
-/// How long pwru may take until it listens.
+/// Time that pwru may take until it listens.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A way to watch packets while the load runs.
@@ -77,7 +77,7 @@ fn pwru(machine: &Machine, client: &mut Client) -> Result<(), String> {
         Ok(())
     };
     put(client).map_err(|error| format!("{error:#}"))?;
-    // Whether it runs on this kernel at all.
+    // Tells whether it runs on this kernel at all.
     let mut watcher = machine.agent().map_err(|error| error.to_string())?;
     Pwru::start(&mut watcher, NOTHING)
         .and_then(|pwru| pwru.end(&mut watcher))
@@ -112,7 +112,7 @@ impl Pwru {
     }
 }
 
-/// What a line of shell writes; it must succeed.
+/// Output of a line of shell; it must succeed.
 fn done(client: &mut Client, line: &str) -> Result<String> {
     let output = client.shell(line)?;
     if !output.status.success() {

@@ -18,12 +18,12 @@ use crate::{median, say};
 const WALKS: usize = 2000;
 /// Random reads.
 const READS: u64 = 4_000_000;
-/// Where they fall: so much RAM above so much, which a guest that has booted uses.
+/// Place and length of the reads, in bytes: RAM that a guest that has booted uses.
 const FROM: u64 = 16 << 20;
 const SPAN: u64 = 96 << 20;
-/// What one bulk read takes, which is more than a processor's nearest caches hold.
+/// Bytes of one bulk read, which is more than a processor's nearest caches hold.
 const BLOCK: usize = 1 << 20;
-/// How often all of the span is read in bulk.
+/// Number of times that all of the span is read in bulk.
 const SWEEPS: usize = 9;
 
 /// The rows of a guest as it is after its boot.
@@ -165,7 +165,7 @@ fn walk(kernel: &Kernel, walks: usize) -> Result<Walk> {
     })
 }
 
-/// What was measured of one guest. Reads are in seconds.
+/// Figures of one guest. Reads are in seconds.
 #[derive(Debug)]
 struct Reading {
     ours: Walk,

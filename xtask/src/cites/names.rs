@@ -88,7 +88,7 @@ impl Block {
         found
     }
 
-    /// Whether what comes next is what it is about.
+    /// Tells whether what comes next is what it is about.
     fn announces(&self) -> bool {
         let last = self.lines.last();
         !self.code && last.is_some_and(|(_, line)| line.trim_end().ends_with(':'))
@@ -165,7 +165,7 @@ const fn is_of_a_name(c: char) -> bool {
     c.is_ascii_alphanumeric() || c == '_'
 }
 
-/// Whether `line` has `name` as a word of its own.
+/// Tells whether `line` has `name` as a word of its own.
 pub(super) fn has_word(line: &str, name: &str) -> bool {
     line.split(|c| !is_of_a_name(c))
         .any(|word| word.strip_prefix("CONFIG_").unwrap_or(word) == name)

@@ -13,7 +13,7 @@ use anyhow::{Context, Result};
 pub(super) struct Sources(BTreeMap<String, PathBuf>);
 
 impl Sources {
-    /// Those that klab unpacked to build modules (`vm::toolchain`), and the user's.
+    /// Sources that klab unpacked to build modules (`vm::toolchain`), and the user's.
     pub(super) fn find(toolchains: &Path, folders: &[&str]) -> Result<Self> {
         let mut found = BTreeMap::new();
         for entry in fs::read_dir(toolchains).into_iter().flatten() {

@@ -1,4 +1,5 @@
-//! What cargo says of the toolchain, which rust-analyzer asks at each start: asked once, when the template is made.
+//! cargo's answers about the toolchain, which rust-analyzer asks for at each start: asked once, when the template is
+//! made.
 
 use std::ffi::OsString;
 use std::fs;

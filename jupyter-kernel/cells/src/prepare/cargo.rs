@@ -23,7 +23,7 @@ use super::{EVCXR_TMPDIR, answers, manifest, rustc, text};
 pub(super) const TOOLS: &str = "KLAB_RUST";
 /// The session's `bin`.
 pub(super) const BIN: &str = "KLAB_BIN";
-/// What `PATH` was before the session's `bin` came first.
+/// Variable with the `PATH` from before the session's `bin` came first.
 const PATH: &str = "KLAB_PATH";
 /// In evcxr's folder, once the library is compiled, a link to the folder of [`manifest::shared`].
 pub(super) const SHARED: &str = "shared";
@@ -168,7 +168,7 @@ fn cargo() -> Result<ExitCode> {
             // The library itself is built: the template is made.
             Err(_) => return template(cargo.args(&words), &folder),
         },
-        // What cannot be compiled again in the time of a cell is not removed.
+        // A library that cannot be compiled again in the time of a cell is not removed.
         Some("clean") => return Ok(ExitCode::SUCCESS),
         _ => {
             cargo.args(&words);

@@ -52,7 +52,7 @@ fn table<'a>(of: &'a mut Table, name: &str) -> Result<&'a mut Table> {
         .with_context(|| format!("`{name}` is no table"))
 }
 
-/// What cargo says of a crate that it compiled.
+/// A message of cargo about a crate that it compiled.
 #[derive(Deserialize)]
 struct Artifact {
     package_id: String,

@@ -1,4 +1,4 @@
-//! What must be there before the first cell: the library of the cells, compiled once, and the sources of
+//! Preparations before the first cell: the library of the cells, compiled once, and the sources of
 //! the standard library.
 //!
 //! evcxr compiles every cell as a crate of its own, in a folder with its own target directory. A
@@ -69,7 +69,7 @@ pub(crate) fn show_libraries() -> Result<String> {
     ))
 }
 
-/// What every new process of the cells runs first.
+/// Code that every new process of the cells runs first.
 pub(crate) fn prelude() -> &'static str {
     r#"
     if let Err(error) = probes::cell::start() {
@@ -85,7 +85,7 @@ fn cache() -> Result<PathBuf> {
     Ok(cache.context("KLAB_CACHE is not set: klab does it")?.into())
 }
 
-/// What is there of all this, or how to get it: what `klab doctor` says.
+/// State of all this, or how to get it: what `klab doctor` says.
 #[derive(Debug, Serialize)]
 pub(crate) struct Status {
     rust_src: Result<String, String>,
@@ -100,7 +100,7 @@ pub(crate) fn status() -> Status {
     }
 }
 
-/// Where the sources of std are; else how to get them.
+/// Folder of the sources of std; else how to get them.
 fn rust_src() -> Result<String, String> {
     match rust_src::expected() {
         Err(error) => Err(format!("{error:#}")),
@@ -112,7 +112,7 @@ fn rust_src() -> Result<String, String> {
     }
 }
 
-/// Where the library of the cells lies compiled; else how to get it.
+/// Folder of the compiled library of the cells; else how to get it.
 fn cell_library() -> Result<String, String> {
     match template::folder() {
         Err(error) => Err(format!("{error:#}")),

@@ -8,7 +8,7 @@ use anyhow::{Context, Result};
 
 use super::cargo;
 
-/// Where the loader looks for shared libraries first.
+/// Folders in which the loader looks for shared libraries first.
 const LIBRARIES: &str = "LD_LIBRARY_PATH";
 
 /// This program again, able to load the cells: they link the toolchain's own libstd.so. The run path that rustc writes

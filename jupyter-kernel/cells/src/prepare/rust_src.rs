@@ -28,7 +28,7 @@ pub(super) const NAMED: &str = "KLAB_RUST_SRC_PATH";
 /// The crates that a session gives rust-analyzer.
 const CRATES: [&str; 4] = ["core", "alloc", "std", "proc_macro"];
 
-/// Where the sources are, or will be once [`prepare`] has run.
+/// Folder of the sources, once [`prepare`] has run.
 pub(super) fn expected() -> Result<PathBuf> {
     let toolchain = toolchain()?;
     if toolchain.is_dir() {
@@ -46,7 +46,8 @@ pub(super) fn given(session: &Path) -> PathBuf {
     session.join("library")
 }
 
-/// That of this session. By its own folder, not by `RUST_SRC_PATH`, which may name sources of the user's: it is emptied.
+/// Sources of this session. By its own folder, not by `RUST_SRC_PATH`, which may name sources of the user's: it is
+/// emptied.
 fn own() -> Result<PathBuf> {
     let session = std::env::var_os(SESSION).context("this process is no session's")?;
     Ok(given(Path::new(&session)))

@@ -18,7 +18,7 @@ use super::cargo::{self, BIN, TOOLS};
 pub(super) const NAME: &str = "rustc-of-cells";
 /// The file that the call is written to, in the folder of the manifest.
 const CALL: &str = "rustc.json";
-/// What cargo was called with, in the environment of rustc.
+/// Variable with the words of the call of cargo, in the environment of rustc.
 const KEY: &str = "KLAB_RUSTC_KEY";
 /// evcxr's variable for the file in which it looks where the compiled cell is.
 const PLACE: &str = "EVCXR_EXECUTION_SO_PATH";
@@ -37,8 +37,8 @@ struct Call {
     env: Vec<(String, String)>,
 }
 
-/// What a call depends on: the manifest, the words of evcxr's call of cargo, the flags in the environment, and what the
-/// user's configuration of cargo says now.
+/// Everything that a call depends on: the manifest, the words of evcxr's call of cargo, the flags in the environment,
+/// and what the user's configuration of cargo says now.
 pub(super) fn key(manifest: &str, words: &[std::ffi::OsString]) -> String {
     let flags = env::var("RUSTFLAGS").unwrap_or_default();
     let configuration = cargo::home().map(|home| configuration(&home));

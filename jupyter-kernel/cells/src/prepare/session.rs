@@ -16,7 +16,7 @@ use super::{EVCXR_TMPDIR, RUST_SRC_PATH, cargo, rust_src, template};
 /// Names the folder of this session, in the kernel's environment.
 pub(super) const SESSION: &str = "KLAB_SESSION";
 
-/// How long a session may take to lock its new folder.
+/// Time that a session may take to lock its new folder.
 const MAKING: Duration = Duration::from_secs(60);
 /// In it, a link to the folder of its sockets.
 const SOCKETS: &str = "sockets";
@@ -113,7 +113,7 @@ fn clone_tree(from: &Path, to: &Path) -> std::io::Result<()> {
     Ok(())
 }
 
-/// Whether this is a compiled crate other than evcxr's own, which every cell writes.
+/// Tells whether this is a compiled crate other than evcxr's own, which every cell writes.
 fn is_dependency(path: &Path) -> bool {
     let extension = path.extension().and_then(OsStr::to_str).unwrap_or_default();
     let name = path.file_name().and_then(OsStr::to_str).unwrap_or_default();

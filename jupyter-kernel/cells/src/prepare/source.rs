@@ -10,7 +10,7 @@ use std::sync::OnceLock;
 use anyhow::{Context, Result, bail};
 use sha2::{Digest, Sha256};
 
-/// What `probes` is compiled from, in the repository.
+/// Folders and files that `probes` is compiled from, in the repository.
 const PARTS: [&str; 5] = ["Cargo.toml", "Cargo.lock", "kmod", "probes", "vm"];
 
 /// The repository that this program was built from.
@@ -25,7 +25,7 @@ pub(super) fn root() -> Result<PathBuf> {
     }
     let mut hash = Sha256::new();
     hash.update(compiler()?);
-    // How the template is made is part of what it is.
+    // The way in which the template is made is part of its identity.
     for how in [
         include_str!("answers.rs"),
         include_str!("cargo.rs"),

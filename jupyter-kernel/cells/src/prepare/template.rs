@@ -10,7 +10,7 @@ use evcxr::{CommandContext, EvalContext};
 
 use super::{EVCXR_TMPDIR, RUST_SRC_PATH, cargo, imports, manifest, rust_src, source};
 
-/// How many templates are kept; sessions of older sources may still run.
+/// Number of templates that are kept; sessions of older sources may still run.
 const KEPT: usize = 3;
 
 /// The template of the present sources, which may not be there yet.

@@ -19,7 +19,7 @@ const ERROR: [&str; 3] = [
     "use probes::cell::store::EvcxrUserCodeError;",
 ];
 
-/// What is compiled for the text that evcxr wrote.
+/// Text to compile for the one that evcxr wrote.
 pub(super) fn of_cell(evcxr: &str) -> String {
     [ERROR, STORE]
         .into_iter()

@@ -1,8 +1,8 @@
-//! What a cell wants of rust-analyzer.
+//! A cell's questions to rust-analyzer.
 
 use syn::{Pat, Stmt, Type};
 
-/// Whether a cell has a `let` of which evcxr does not know the type: it asks rust-analyzer.
+/// Tells whether a cell has a `let` of which evcxr does not know the type: it asks rust-analyzer.
 pub(super) fn wants_types(code: &str) -> bool {
     let rust: String = code
         .lines()
@@ -26,7 +26,7 @@ fn has_type(pattern: &Pat) -> bool {
     }
 }
 
-/// Whether nothing of the type is left to be found.
+/// Tells whether nothing of the type is left to be found.
 fn is_whole(ty: &Type) -> bool {
     struct Inferred(bool);
     impl<'ast> syn::visit::Visit<'ast> for Inferred {

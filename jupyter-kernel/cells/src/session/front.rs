@@ -20,20 +20,20 @@ use super::interrupt::Interrupter;
 use super::stream::{Event, Piece, Says, Splitter};
 use crate::prepare;
 
-/// How long text on stderr waits for more: the text of a `?` error is the last before the cell's end.
+/// Time that text on stderr waits for more: the text of a `?` error is the last before the cell's end.
 const STDERR_REST: Duration = Duration::from_millis(100);
-/// How long the ends of the streams may take after evcxr says that the cell is over.
+/// Time that the ends of the streams may take after evcxr says that the cell is over.
 const STREAM_END: Duration = Duration::from_secs(2);
 
 /// A cell that has printed more than this, in bytes, may be one that prints without end.
 const FLOOD: usize = 1 << 20;
-/// How long it takes until it waits for its output to be read, and is found waiting.
+/// Time after which a process that waits for its output to be read is found waiting.
 const FULL: Duration = Duration::from_millis(200);
 
-/// What evcxr's child writes when a signal says that its code is at fault.
+/// Messages of evcxr's child when a signal says that its code is at fault.
 const FAULTS: [&str; 3] = ["Segmentation fault.", "Illegal instruction.", "Bus error."];
 
-/// What the process said about the end of a cell.
+/// The process's report of the end of a cell.
 #[derive(Debug, Default)]
 pub(crate) struct Said {
     /// The value.
@@ -48,15 +48,15 @@ pub(crate) struct Said {
     pub(crate) question_mark: bool,
     /// The process has died, and a copy of it from before the cell goes on.
     pub(crate) kept: bool,
-    /// How it died then, where that is known.
+    /// Its exit status or signal, where that is known.
     pub(crate) status: Option<String>,
     /// The fault that the process died of, as evcxr's handler of it says.
     pub(crate) fault: Option<&'static str>,
-    /// What stderr got last and was not passed on.
+    /// Last text on stderr, not passed on.
     pub(crate) stderr: String,
 }
 
-/// Where and why a cell panicked.
+/// Place and message of a panic in a cell.
 #[derive(Debug)]
 pub(crate) struct Panic {
     pub(crate) message: String,
@@ -79,17 +79,17 @@ struct State {
     said: Said,
     /// The way back to the process, while there is one.
     back: Option<UnixStream>,
-    /// How often evcxr ran something for this cell, and how often stdout and stderr said that it ended.
+    /// Number of times that evcxr ran something for this cell, and that stdout and stderr said that it ended.
     runs: usize,
     out_ends: usize,
     err_ends: usize,
-    /// How many of the two streams are open.
+    /// Number of the two streams that are open.
     open: usize,
     /// The cell's code has run: whoever reads stdin is evcxr.
     over: bool,
     /// evcxr asks the user for the cell, by a way of its own.
     asking: bool,
-    /// How many bytes the cell has printed.
+    /// Number of bytes that the cell has printed.
     printed: usize,
 }
 
@@ -279,7 +279,7 @@ fn ask(shared: &Arc<Shared>) {
     }
     drop(state);
     let shared = Arc::clone(shared);
-    // What the cell prints meanwhile is passed on.
+    // Text that the cell prints meanwhile is passed on.
     std::thread::spawn(move || {
         let answer = shared.stage.ask("", false);
         shared.lock().tell(&match &answer {

@@ -12,9 +12,9 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-/// How long a cell may take to leave by itself.
+/// Time that a cell may take to leave by itself.
 const GRACE: Duration = Duration::from_millis(600);
-/// How long the copy of its process may take to go on.
+/// Time that the copy of its process may take to go on.
 const GOES_ON: Duration = Duration::from_secs(3);
 
 /// Stops the cell that runs, from any thread.
@@ -73,12 +73,12 @@ impl Interrupter {
         self.running.store(0, Ordering::SeqCst);
     }
 
-    /// Whether someone asked to stop this cell.
+    /// Tells whether someone asked to stop this cell.
     pub(crate) fn requested(&self) -> bool {
         self.requested.load(Ordering::SeqCst)
     }
 
-    /// Whether this cell's process was killed for it.
+    /// Tells whether this cell's process was killed for it.
     pub(super) fn killed(&self) -> bool {
         self.killed.load(Ordering::SeqCst)
     }

@@ -6,7 +6,7 @@ use klab_language::CellError;
 
 use super::front::{Panic, Said};
 
-/// What is left where the process of the cells has died: with a copy of it, and without.
+/// State of the variables where the process of the cells has died: with a copy of it, and without.
 const KEPT: &str = "variables are kept as they were before it";
 const LOST: &str = "variables are lost, `use`, functions and types are kept";
 
@@ -22,8 +22,8 @@ pub(super) fn of_evcxr(error: &evcxr::Error, code: &str, said: &Said) -> CellErr
     }
 }
 
-/// Whether an error has its place in the cell. evcxr keeps none of a `use`, and takes rustc's help for the error where
-/// that is about what the cell shows.
+/// Tells whether an error has its place in the cell. evcxr keeps none of a `use`, and takes rustc's help for the error
+/// where that is about what the cell shows.
 pub(super) fn have_a_place(errors: &[CompilationError]) -> bool {
     errors.iter().any(|error| {
         error.level() == "error" && error.spanned_messages().iter().any(|at| at.span.is_some())
@@ -85,7 +85,7 @@ pub(super) fn died(status: Option<String>, said: &Said) -> CellError {
     error
 }
 
-/// What rustc says, drawn as rustc draws it, on the lines of the cell.
+/// Errors of rustc, drawn as rustc draws them, on the lines of the cell.
 fn of_compiler(errors: &[CompilationError], code: &str) -> CellError {
     // Lints of what earlier cells have defined come along.
     let is_error = |error: &&CompilationError| error.level() == "error";
@@ -112,7 +112,7 @@ fn of_compiler(errors: &[CompilationError], code: &str) -> CellError {
     }
 }
 
-/// What rustc says, in the words of a cell: what evcxr has put behind it is no part of it, and crates are added by `:dep`.
+/// An error of rustc in the words of a cell: without what evcxr has put behind it; crates are added by `:dep`.
 fn plain(text: &str) -> String {
     let text = text
         .replace("`evcxr_variable_store`", "the end of the cell")

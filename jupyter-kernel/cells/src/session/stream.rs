@@ -13,7 +13,7 @@ const CHANGED_TYPE: &str = "EVCXR_VARIABLE_CHANGED_TYPE:";
 const INPUT: &str = "EVCXR_INPUT_REQUEST";
 const BEGIN_CONTENT: &str = "EVCXR_BEGIN_CONTENT ";
 const END_CONTENT: &str = "EVCXR_END_CONTENT";
-/// What all of evcxr's lines begin with.
+/// Beginning of all of evcxr's lines.
 const EVCXR: &str = "EVCXR_";
 
 /// A part of the output.
@@ -27,7 +27,7 @@ pub(crate) enum Piece {
     Evcxr { line: String, says: Says },
 }
 
-/// What a line of evcxr's tells about the cell.
+/// News of the cell in a line of evcxr's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Says {
     /// The cell is over.
@@ -159,7 +159,7 @@ impl Splitter {
     }
 }
 
-/// How many bytes of an unfinished line are text for sure: neither a mark that has begun nor half a
+/// Number of bytes of an unfinished line that are text for sure: neither a mark that has begun nor half a
 /// character.
 fn sure_text(rest: &[u8]) -> usize {
     let begun = |mark: &[u8]| {

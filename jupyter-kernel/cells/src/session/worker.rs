@@ -18,9 +18,9 @@ use super::interrupt::Interrupter;
 use super::report;
 use crate::prepare;
 
-/// How long a client waits for what is at the cursor: the first time, evcxr may still be starting.
+/// Time that a client waits for what is at the cursor: the first time, evcxr may still be starting.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// How long no cell has come until rust-analyzer reads the libraries, for which it takes seconds.
+/// Time without a cell after which rust-analyzer reads the libraries, which takes seconds.
 const IDLE: Duration = Duration::from_millis(500);
 
 enum Job {
@@ -61,7 +61,7 @@ pub(crate) struct Queued {
 }
 
 impl Queued {
-    /// What it comes to; waits for its end.
+    /// Its outcome; waits for its end.
     pub(crate) fn outcome(self) -> Outcome {
         let outcome = self.outcome.recv().unwrap_or_else(|_| Err(gone()));
         self.waiting.fetch_sub(1, Ordering::SeqCst);
@@ -73,7 +73,7 @@ impl Queued {
 pub(crate) struct Session {
     jobs: mpsc::Sender<Job>,
     stage: Stage,
-    /// How many cells run or wait.
+    /// Number of cells that run or wait.
     waiting: Arc<AtomicUsize>,
     /// The one that came last.
     last: Mutex<Option<Arc<Wait>>>,
@@ -157,7 +157,7 @@ impl Session {
         }
     }
 
-    /// What may stand at byte `at`; nothing while a cell runs.
+    /// Completions at byte `at`; none while a cell runs.
     pub(crate) fn complete(&self, code: String, at: usize) -> Completion {
         let (reply, found) = mpsc::channel();
         if self.busy() {
@@ -171,7 +171,7 @@ impl Session {
         })
     }
 
-    /// What is known of the name at byte `at`, as text and as HTML; nothing while a cell runs.
+    /// Description of the name at byte `at`, as text and as HTML; none while a cell runs.
     pub(crate) fn inspect(&self, code: String, at: usize) -> Option<Bundle> {
         let (reply, found) = mpsc::channel();
         if self.busy() {
@@ -232,7 +232,7 @@ fn hush() {
     });
 }
 
-/// Whether the user has named tokio, by which evcxr then runs what a cell awaits.
+/// Tells whether the user has named tokio, by which evcxr then runs what a cell awaits.
 fn has_tokio(context: &mut CommandContext, code: &str) -> bool {
     let named = |text: &str| {
         text.lines()
@@ -370,7 +370,7 @@ impl Worker {
             .map_err(|error| anyhow!("evcxr does not start: {error}"))?;
         let context = CommandContext::with_eval_context(context);
         self.interrupter.watch(context.process_handle());
-        // What the process writes before the prelude has redirected it.
+        // Text that the process writes before the prelude has redirected it.
         let sinks = [
             (outputs.stdout, Shown::Stdout as fn(String) -> Shown),
             (outputs.stderr, Shown::Stderr),

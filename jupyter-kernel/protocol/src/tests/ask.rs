@@ -1,4 +1,4 @@
-//! What front ends ask of a language between cells and while one runs; and what a cell asks of its user.
+//! Questions of front ends to a language, between cells and while one runs; and of a cell to its user.
 
 use jupyter_protocol::JupyterMessage;
 use jupyter_protocol::messaging::{

@@ -17,11 +17,11 @@ pub(super) struct Client {
     pub(super) control: zmq::ClientControlConnection,
 }
 
-/// What a cell led to.
+/// Result of a cell.
 #[derive(Debug)]
 pub(super) struct Ran {
     pub(super) reply: ExecuteReply,
-    /// What was published for it, without its status.
+    /// Messages published for it, without its status.
     pub(super) published: Vec<JupyterMessageContent>,
 }
 

@@ -18,7 +18,7 @@ use tokio::task::JoinHandle;
 use client::Client;
 use language::Fake;
 
-/// How long anything here may take; on an idle machine it is milliseconds.
+/// Time that anything here may take; on an idle machine it is milliseconds.
 const LIMIT: Duration = Duration::from_secs(20);
 
 /// A kernel of the fake language, served by this process on Unix sockets.

@@ -21,7 +21,7 @@ const NAMES: [&str; 10] = [
     "set",
 ];
 
-/// What a string is asked for.
+/// Kind of completion that a string asks for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Asked<'a> {
     /// The argument of a reader's method, by its place.
@@ -36,7 +36,7 @@ pub(super) enum Asked<'a> {
     MemberOf(&'a str),
 }
 
-/// What the string is asked for that begins behind `before`; `None` if it is none of the kernel's.
+/// Kind of completion of the string that begins behind `before`; `None` if it is none of the kernel's.
 pub(super) fn asked(before: &str) -> Option<Asked<'_>> {
     let before = before.trim_end();
     if let Some(name) = before.strip_suffix('=') {
@@ -153,7 +153,7 @@ fn object(guest: &Guest, rust: &str, code: &str) -> Option<Object> {
         let begin = code.rfind(&format!("let {name} = "))?;
         let made = code[begin..].split_once('=')?.1;
         let made = made.split_once(';')?.0;
-        // What stands before it may have made its own variables.
+        // The code before it may have made its own variables.
         return object(guest, made, &code[..begin]);
     };
     let (call, nth) = call(inner)?;

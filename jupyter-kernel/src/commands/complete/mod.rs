@@ -1,4 +1,4 @@
-//! What the words of a `%` line may go on with, and what is under its cursor: by the commands' own definitions and by what
+//! Completions of the words of a `%` line, and what is under its cursor: by the commands' own definitions and by what
 //! the guest has.
 
 mod literal;
@@ -18,12 +18,12 @@ use super::source::attached;
 /// More are of no use to a reader.
 const MOST: usize = 200;
 
-/// What a part of a line may be replaced by.
+/// Completions of a part of a line.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Completed {
-    /// Where that part begins, in bytes; it ends at the cursor.
+    /// First byte of that part; it ends at the cursor.
     pub(crate) start: usize,
-    /// What it may be, and of what kind that is, as front ends show it.
+    /// Each completion, and its kind, as front ends show it.
     pub(crate) matches: Vec<(String, String)>,
 }
 
@@ -90,7 +90,8 @@ pub(crate) fn complete(line: &str, default: &str) -> Completed {
     }
 }
 
-/// What is under the cursor, which is at a byte of the line: a command's manual, an option's, else a symbol or a type.
+/// The thing under the cursor, which is at a byte of the line: a command's manual, an option's, else a symbol or a
+/// type.
 pub(crate) fn inspect(line: &str, at: usize, default: &str) -> Option<String> {
     let (start, end) = word_at(line, at)?;
     let word = &line[start..end];
@@ -131,7 +132,7 @@ pub(crate) fn shell_cell(cell: &str, default: &str) -> Option<Completed> {
     })
 }
 
-/// Whether a string of Rust behind `before` is C of the kernel's.
+/// Tells whether a string of Rust behind `before` is C of the kernel's.
 pub(crate) fn is_c(before: &str) -> bool {
     literal::asked(before).is_some()
 }
@@ -144,7 +145,7 @@ pub(crate) fn in_string(before: &str, begun: &str, default: &str) -> Completed {
     }
 }
 
-/// What is at a byte of such a string: a symbol, a type, a value.
+/// The thing at a byte of such a string: a symbol, a type, a value.
 pub(crate) fn inspect_string(before: &str, text: &str, at: usize, default: &str) -> Option<String> {
     let asked = literal::asked(before)?;
     let guest = attached(default).ok()?;
@@ -172,7 +173,7 @@ fn word_at(text: &str, at: usize) -> Option<(usize, usize)> {
     Some((start, end.map_or(text.len(), |end| at + end)))
 }
 
-/// What a word of C is: a symbol with its address and type, a type with its layout, else a value.
+/// Description of a word of C: a symbol with its address and type, a type with its layout, else a value.
 fn known(guest: &Guest, word: &str) -> Option<String> {
     let named = guest.symbols(word).map(|found| found.text());
     let ty = || guest.type_of(word).map(|found| found.text());
@@ -180,7 +181,7 @@ fn known(guest: &Guest, word: &str) -> Option<String> {
     named.or_else(|_| ty()).or_else(|_| value()).ok()
 }
 
-/// Where the text behind its last character of this kind begins, in bytes.
+/// First byte of the text behind its last character of this kind.
 fn behind(text: &str, is_one: impl Fn(char) -> bool) -> usize {
     let last = text.char_indices().rev().find(|(_, c)| is_one(*c));
     last.map_or(0, |(at, c)| at + c.len_utf8())
@@ -248,7 +249,7 @@ fn parameter(command: &str, before: &[&str]) -> Option<(&'static Reader, &'stati
     })
 }
 
-/// What a parameter may be in this guest.
+/// Values that a parameter may have in this guest.
 fn values(
     guest: &Guest,
     reader: &Reader,

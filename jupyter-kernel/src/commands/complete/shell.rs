@@ -1,4 +1,4 @@
-//! What a word of the guest's shell may go on with: its commands, and the paths of the guest, as its agent lists them.
+//! Completions of a word of the guest's shell: its commands, and the paths of the guest, as its agent lists them.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -10,13 +10,13 @@ use vm::agent::{RunSpec, Stream};
 
 use super::{Completed, MOST};
 
-/// How long a reader waits. What comes later is there for the next question.
+/// Time that a reader waits. What comes later is there for the next question.
 const PATIENCE: Duration = Duration::from_millis(50);
-/// How long the agent may be silent.
+/// Time that the agent may be silent.
 const SILENCE: Duration = Duration::from_secs(2);
-/// How long a listing is taken for true.
+/// Time for which a listing is taken for true.
 const FRESH: Duration = Duration::from_secs(3);
-/// How much of a listing is taken, in bytes.
+/// Bytes of a listing that are taken.
 const LENGTH: usize = 256 << 10;
 /// Words behind which a command stands.
 const BEFORE: [&str; 12] = [
@@ -29,9 +29,9 @@ const COMMANDS: &str = "IFS=:; for folder in $PATH; do ls -1A \"$folder\"; done 
 #[derive(Debug, PartialEq, Eq)]
 struct Word {
     wanted: Wanted,
-    /// Where the part begins that is replaced, in bytes.
+    /// First byte of the part that is replaced.
     start: usize,
-    /// That part, without quotes and backslashes.
+    /// The part itself, without quotes and backslashes.
     begun: String,
     quoted: bool,
 }
@@ -138,7 +138,7 @@ fn escaped(name: &str) -> String {
 
 type Listings = BTreeMap<(String, Wanted), (Instant, Vec<String>)>;
 
-/// What was listed, and whether the guest is being asked.
+/// Listings, and whether the guest is being asked.
 static KNOWN: Mutex<Listings> = Mutex::new(BTreeMap::new());
 static ASKING: AtomicBool = AtomicBool::new(false);
 

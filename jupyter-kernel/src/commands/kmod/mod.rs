@@ -119,7 +119,7 @@ impl Logged {
         Self(next())
     }
 
-    /// What it got, and what of that is not shown or not known.
+    /// Text that the log got, and what of it is not shown or not known.
     fn end(self) -> (String, Log) {
         let read = self.0.and_then(|(guest, next)| Ok((guest.log()?, next)));
         match read {
@@ -157,7 +157,7 @@ fn explained(error: anyhow::Error, guest: &str, log: &Log) -> anyhow::Error {
     }
 }
 
-/// What an error says of a module.
+/// Message of an error about a module.
 pub(super) fn of_a_module<'e>(
     cause: &'e (dyn std::error::Error + 'static),
 ) -> Option<&'e ModuleError> {
@@ -227,7 +227,7 @@ pub(super) fn kernel(guest: Option<&str>, cx: &mut Context<'_>) -> Result<Kernel
     }
 }
 
-/// Whether it says that there is no such guest.
+/// Tells whether it says that there is no such guest.
 fn is_down(error: &anyhow::Error) -> bool {
     matches!(error.downcast_ref(), Some(vm::Error::UnknownGuest { .. }))
 }

@@ -5,7 +5,7 @@
 use anyhow::{Result, anyhow, bail};
 use proc_macro2::{Delimiter, TokenStream, TokenTree};
 
-/// What a source is built as whose tokens do not fit together: the compiler says where.
+/// Kind of build for a source whose tokens do not fit together: the compiler says where.
 const BROKEN: &str = "cell";
 
 /// A source, and the name of its module.
@@ -47,7 +47,7 @@ pub(super) fn read(source: &str) -> Result<Source> {
     }
 }
 
-/// What stands in the source's `module!`s; none where its tokens do not fit together.
+/// Contents of the source's `module!`s; none where its tokens do not fit together.
 fn blocks(source: &str) -> Option<Vec<TokenStream>> {
     let mut blocks = Vec::new();
     find(source.parse().ok()?, &mut blocks);
@@ -73,7 +73,7 @@ fn with_commas(source: &str, blocks: &[TokenStream]) -> String {
         .unwrap_or_else(|| source.to_owned())
 }
 
-/// Whether a macro of this name makes a module: `module!`, and those of the kernel's drivers.
+/// Tells whether a macro of this name makes a module: `module!`, and those of the kernel's drivers.
 fn makes_a_module(name: &str) -> bool {
     name == "module" || name.starts_with("module_")
 }
@@ -82,7 +82,7 @@ fn find(tokens: TokenStream, blocks: &mut Vec<TokenStream>) {
     let mut tokens = tokens.into_iter().peekable();
     while let Some(token) = tokens.next() {
         match token {
-            // What a macro of the source's own is made of is no module yet.
+            // A macro of the source's own may contain `module!`; that is no module yet.
             TokenTree::Ident(word) if word == "macro_rules" => {
                 tokens.find(|token| matches!(token, TokenTree::Group(_)));
             }

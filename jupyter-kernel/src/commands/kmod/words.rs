@@ -84,7 +84,7 @@ pub(super) fn parameters(words: &[String]) -> Result<String> {
     Ok(all.join(" "))
 }
 
-/// What the kernel's log got since `next`, the number that its next record was to have: the end of it, and what of it is
+/// Text of the kernel's log since `next`, the number that its next record was to have: the end of it, and what of it is
 /// not shown.
 pub(super) fn since(log: Log, next: u64) -> (String, Log) {
     let new: Vec<LogRecord> = log
@@ -113,7 +113,7 @@ pub(super) fn since(log: Log, next: u64) -> (String, Log) {
     (note, shown.into_iter().collect())
 }
 
-/// What the log says of a panic or an oops, in one line: the place and the message.
+/// The log's report of a panic or an oops, in one line: the place and the message.
 pub(super) fn of_the_fault(log: &Log) -> Option<String> {
     let records: &[LogRecord] = log;
     let at = records
