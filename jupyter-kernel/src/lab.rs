@@ -10,7 +10,7 @@ use std::process::Command;
 use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
 
-/// In the home folder: the lessons, which belong to whoever works through them.
+/// Folder of the lessons in the home folder: they belong to the user who works through them.
 const FOLDER: &str = "klab-lessons";
 /// Folder of the lessons of an installed klab: see `vm::paths::shipped`.
 const LESSONS: &str = "lessons";
@@ -29,7 +29,7 @@ fn settings() -> Value {
 /// process list shows, and no file outside the cache folder.
 ///
 /// # Errors
-/// Why it could not.
+/// If JupyterLab is missing or does not start, or the folder cannot be written.
 pub(crate) fn run(folder: Option<&Path>, no_browser: bool) -> Result<()> {
     let folder = match folder {
         Some(folder) => folder
@@ -93,7 +93,7 @@ pub(crate) fn run(folder: Option<&Path>, no_browser: bool) -> Result<()> {
     Err(command.exec()).context("cannot start JupyterLab")
 }
 
-/// The user's own lessons: those that are not there yet are put there.
+/// The user's own lessons; missing ones are put there.
 fn lessons() -> Result<PathBuf> {
     let Some(shipped) = vm::paths::shipped(LESSONS) else {
         bail!(
@@ -106,7 +106,7 @@ fn lessons() -> Result<PathBuf> {
     Ok(folder)
 }
 
-/// Copies the files of `from` that `to` has not.
+/// Copies the files of `from` that `to` lacks.
 fn put(from: &Path, to: &Path) -> Result<()> {
     fs::create_dir_all(to)?;
     for entry in fs::read_dir(from)? {

@@ -10,7 +10,7 @@ use crate::lab;
 use crate::session::program;
 use crate::spec;
 
-/// Does what a subcommand says; returns what there is to say.
+/// Runs a subcommand; returns its message.
 pub(crate) fn run(setup: &Setup) -> Result<String> {
     match setup {
         Setup::Kernel { connection_file } => {

@@ -1,4 +1,4 @@
-//! The program of the Rust cells: evcxr, what it compiles with, and the process that runs what it has compiled.
+//! The program of the Rust cells: evcxr, its compiler, and the process that runs the compiled cells.
 //!
 //! `klab` starts it, and is small without it. It is the kernel's other end of [`klab_language::wire`], the `cargo` that
 //! evcxr calls, and, started again by evcxr, the process of the cells.

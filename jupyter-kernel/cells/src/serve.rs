@@ -97,8 +97,8 @@ impl Server {
         self.asked.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes the question on; the answer itself may take its time. A cell is queued already, for the interrupt that is read
-    /// next is meant for it.
+    /// Takes the question on; the answer itself may take its time. A cell is queued at once, since the interrupt that is
+    /// read next is meant for it.
     fn answer(
         self: &Arc<Self>,
         question: Question,

@@ -29,7 +29,7 @@ pub(crate) fn fault(error: probes::Error) -> PyErr {
     PyOSError::new_err(error.to_string())
 }
 
-/// Warns of what could not be read, once for each sentence as Python has it: others may have what was asked for, so
+/// Warns of parts that could not be read, once for each sentence as Python does: others may have what was asked for, so
 /// that it is no error.
 fn warn(py: Python<'_>, missing: &[Missing]) -> PyResult<()> {
     let category = py.get_type::<PyRuntimeWarning>();
@@ -135,7 +135,7 @@ impl Kernel {
             .ok_or_else(|| PyValueError::new_err("drgn_error_create_fault is at 0"))
     }
 
-    /// `count` bytes at `address`: what drgn calls where there is no C callback.
+    /// `count` bytes at `address`, for a drgn without the C callback.
     fn read<'py>(
         &self,
         py: Python<'py>,
@@ -208,13 +208,13 @@ impl Kernel {
         probes::kernel::Kernel::known_globals().collect()
     }
 
-    /// The address of a symbol; of several of one name that of one that was not freed after the boot.
+    /// The address of a symbol; if several have the name, of one that was not freed after the boot.
     fn symbol(&self, name: &str) -> Option<u64> {
         self.kernel.variable(name).ok().map(|at| at.0)
     }
 
-    /// The symbols of this name; all of them where none is given. The kernel's own are left out where `own` is not;
-    /// modules' may be left out where `one` is enough.
+    /// The symbols of this name; all of them if none is given. The kernel's own are left out without `own`; modules' may
+    /// be left out if `one` is enough.
     fn symbols(
         &self,
         py: Python<'_>,

@@ -1,4 +1,4 @@
-//! The kernel's modules, for what drgn keeps of them.
+//! The kernel's modules, as drgn keeps them.
 
 use probes::kernel::Kernel;
 use probes::memory::GuestVirt;

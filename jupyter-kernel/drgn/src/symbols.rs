@@ -48,8 +48,8 @@ impl<'k> Symbols<'k> {
         })
     }
 
-    /// The symbols of this name, or all, in the order of their tables; the kernel's own among them or not. Where one is
-    /// enough, modules are not asked for what is a global symbol of the kernel's.
+    /// The symbols of this name, or all, in the order of their tables; the kernel's own among them or not. If one is
+    /// enough, modules are not asked for a global symbol of the kernel's.
     pub(crate) fn named(
         &mut self,
         name: Option<&str>,
@@ -98,7 +98,7 @@ impl<'k> Symbols<'k> {
         Ok(found)
     }
 
-    /// One of the kernel's own: it reaches up to the next.
+    /// A symbol of the kernel's own, which reaches up to the next.
     fn kernels(&self, symbol: Symbol) -> Sym {
         let at = symbol.at;
         // The last of the offsets into a CPU's area is followed by the first address of the kernel.
@@ -164,7 +164,7 @@ fn of_letter(letter: char, text: bool) -> (u8, u8) {
     (binding, kind)
 }
 
-/// Which of two names of one thing drgn prefers: `drgn_symbol_binding_precedence()`.
+/// Rank of a binding, by which drgn prefers one of two names of a thing: `drgn_symbol_binding_precedence()`.
 fn rank(binding: u8) -> u8 {
     match binding {
         GLOBAL | UNIQUE => 3,

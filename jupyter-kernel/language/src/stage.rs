@@ -1,4 +1,4 @@
-//! Ways out of a cell: for what it shows, and to the user whom it asks.
+//! Ways out of a cell: for its output, and to the user whom it asks.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 

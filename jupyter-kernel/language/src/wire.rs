@@ -1,7 +1,7 @@
-//! Cells in another process: what the kernel and that process say to each other, a line of JSON each, over one socket.
+//! Cells in another process: the messages between the kernel and that process, a line of JSON each, over one socket.
 //!
-//! The process answers questions by their numbers, in any order. What a cell shows comes before its answer. It ends when
-//! the socket does, so nothing of it outlives the kernel.
+//! The process answers questions by their numbers, in any order. The output of a cell comes before its answer. The process
+//! ends when the socket does, so nothing of it outlives the kernel.
 
 use std::io::{self, BufRead, Write};
 
@@ -50,7 +50,7 @@ pub enum Question {
 /// From the process to the kernel.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub enum Hear {
-    /// Something that the cell shows which runs, or ran last; before the first one it belongs to none.
+    /// Output of the cell that runs, or ran last; before the first cell it belongs to none.
     Show(Shown),
     /// Wants a line of the cell's user: [`Say::Input`] of this number.
     Ask {
@@ -89,7 +89,7 @@ pub fn write(to: &mut impl Write, message: &impl Serialize) -> io::Result<()> {
 /// Reads a message; `None` once the other side is gone.
 ///
 /// # Errors
-/// When the socket fails, or what comes is no such message.
+/// When the socket fails, or brings something that is no such message.
 pub fn read<T: DeserializeOwned>(from: &mut impl BufRead) -> io::Result<Option<T>> {
     let mut line = Vec::new();
     from.read_until(b'\n', &mut line)?;

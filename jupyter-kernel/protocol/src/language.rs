@@ -7,25 +7,25 @@ use klab_language::{Bundle, Completion, Input, Outcome, Sink, Stop};
 /// A call may take its time: it has a thread of its own, and others come meanwhile from other threads. Cells come one
 /// after the other; each has its own output, input and wish to stop, so nothing here forbids two at once.
 pub trait Language: Send + Sync + 'static {
-    /// Returns what `kernel_info_reply` says of the language.
+    /// Returns the part of `kernel_info_reply` about the language.
     fn info(&self) -> Info;
 
     /// Runs a cell to its end; all that it shows must have gone to [`Cell::show`] by then.
     ///
     /// # Errors
-    /// What the client is told as `ename`, `evalue` and `traceback`.
+    /// The error that the client gets as `ename`, `evalue` and `traceback`.
     fn execute(&self, cell: Cell) -> Outcome;
 
-    /// Returns what may stand at byte `at` of `code`.
+    /// Returns the completions at byte `at` of `code`.
     fn complete(&self, code: &str, at: usize) -> Completion;
 
-    /// Returns the documentation of what stands at byte `at` of `code`, by MIME type.
+    /// Returns the documentation of the name at byte `at` of `code`, by MIME type.
     fn inspect(&self, code: &str, at: usize) -> Option<Bundle>;
 
     /// Tells whether Enter runs the cell or continues it. Called between keystrokes, so it must be quick.
     fn is_complete(&self, code: &str) -> Completeness;
 
-    /// Stops what runs, after [`Cell::stop`] of its cell was set. Does nothing between cells.
+    /// Stops the cell that runs, after its [`Cell::stop`] was set. Does nothing between cells.
     fn interrupt(&self);
 
     /// Ends all that the language has started. Nothing is called after it.
@@ -49,7 +49,7 @@ pub struct Info {
 pub struct Cell {
     /// Its text.
     pub code: String,
-    /// Takes what it shows. What comes after its end still belongs to it.
+    /// Takes its output. Output after its end still belongs to it.
     pub show: Sink,
     /// Asks its user.
     pub input: Input,

@@ -37,8 +37,8 @@ pub use language::{Cell, Completeness, Info, Language};
 
 use publish::Publisher;
 
-/// Serves the client that wrote the connection file, until it says to stop. `language` is started with a sink for what
-/// belongs to no cell.
+/// Serves the client that wrote the connection file, until it says to stop. `language` is started with a sink for output
+/// that belongs to no cell.
 ///
 /// # Errors
 ///

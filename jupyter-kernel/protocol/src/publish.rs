@@ -1,4 +1,4 @@
-//! The iopub channel: what all clients see.
+//! The iopub channel: the messages for all clients.
 
 use std::sync::Arc;
 
@@ -44,7 +44,7 @@ impl Publisher {
         Self { queue }
     }
 
-    /// Publishes what `request` led to.
+    /// Publishes a message that `request` led to.
     pub(crate) async fn publish(
         &self,
         content: impl Into<JupyterMessageContent>,
@@ -61,7 +61,7 @@ impl Publisher {
         self.publish(Status::idle(), request).await;
     }
 
-    /// Takes what the cell of `request` shows, in threads outside of the runtime.
+    /// Takes the output of the cell of `request`, in threads outside of the runtime.
     pub(crate) fn sink(&self, request: Option<&JupyterMessage>) -> Sink {
         let (queue, request) = (self.queue.clone(), request.cloned());
         Arc::new(move |shown| {

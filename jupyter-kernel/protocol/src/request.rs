@@ -1,7 +1,7 @@
 //! Requests as clients send them.
 //!
 //! The protocol lets a client leave members out, and Jupyter's own do: a search of the history has no `n` where all is
-//! wanted. `jupyter-protocol` takes such a request for a broken one, so what may be missing is filled in before it looks.
+//! wanted. `jupyter-protocol` takes such a request for a broken one, so the missing members are filled in before it looks.
 
 use jupyter_protocol::JupyterMessage;
 use jupyter_protocol::messaging::JupyterMessageContent;

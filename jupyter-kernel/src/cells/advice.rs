@@ -1,10 +1,10 @@
-//! One more line for an error of a Rust cell, where it is clear what its writer wanted.
+//! One more line for an error of a Rust cell, if the intent of its writer is clear.
 
 use klab_protocol::CellError;
 
 use crate::commands;
 
-/// Names of drgn's, by which its cells are told.
+/// Names of drgn's, by which a cell for it is recognised.
 const DRGN: [&str; 12] = [
     "prog",
     "find_task",
@@ -46,7 +46,7 @@ pub(super) fn with(mut error: CellError, code: &str) -> CellError {
     error
 }
 
-/// Words of another language than Rust.
+/// Advice on words of another language than Rust.
 fn of_habit(error: &CellError, code: &str) -> Option<String> {
     let is_name = |c: char| c.is_alphanumeric() || c == '_';
     let has = |name: &str| code.split(|c| !is_name(c)).any(|word| word == name);
@@ -94,7 +94,7 @@ fn of_habit(error: &CellError, code: &str) -> Option<String> {
     None
 }
 
-/// References to what ends with the cell.
+/// Advice on references to values that end with the cell.
 fn of_borrow(code: &str) -> Option<String> {
     let line = match code {
         "E0716" | "E0597" => {
@@ -110,7 +110,7 @@ fn of_borrow(code: &str) -> Option<String> {
     Some(line.to_owned())
 }
 
-/// Values of a type that cannot be written down, which evcxr needs to keep a variable.
+/// Advice on values of a type that has no written form, which evcxr needs to keep a variable.
 fn of_variable(evalue: &str) -> Option<String> {
     if evalue.contains("is a closure, which cannot be persisted") {
         return of_borrow("E0373");

@@ -7,7 +7,7 @@ use proc_macro2::{TokenStream, TokenTree};
 
 use super::scan::Scan;
 
-/// The end of the name that a byte offset is in or behind.
+/// End, in bytes, of the name that a byte offset is in or behind.
 pub(super) fn end_of_name(code: &str, at: usize) -> usize {
     let rest = code.get(at..).unwrap_or_default();
     at + rest
@@ -23,7 +23,7 @@ pub(super) fn string_at(code: &str, at: usize) -> Option<usize> {
     code[open..at].starts_with('"').then_some(open + 1)
 }
 
-/// The cell's Rust, on its own lines: commands, evcxr's and the host's shell's are left blank.
+/// The cell's Rust, on its own lines: commands, those of evcxr and of the host's shell, are left blank.
 pub(super) fn rust_of(code: &str) -> String {
     code.lines()
         .map(|line| match line.starts_with(['%', ':', '!']) {
@@ -133,7 +133,7 @@ pub(super) fn begins_anew(rust: &str) -> Option<String> {
     })
 }
 
-/// A cell with an end behind each `thread_local! { .. }`, which evcxr takes for an expression else.
+/// A cell with a `;` behind each `thread_local! { .. }`, which evcxr otherwise takes for an expression.
 pub(super) fn ended(rust: String) -> String {
     let Ok(tokens) = rust_of(&rust).parse::<TokenStream>() else {
         return rust;

@@ -15,7 +15,7 @@ use crate::commands::{self, Context, Output, Stream};
 /// A cell, taken apart.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Parts {
-    /// The command lines; the body is what a `%%` line is followed by.
+    /// The command lines, each with the body that follows a `%%` line.
     pub(super) commands: Vec<(String, String)>,
     /// The rest, on the lines where it stood; `None` if there is nothing to compile.
     pub(super) rust: Option<String>,
@@ -56,9 +56,9 @@ impl Parts {
 /// Line at the beginning of a cell that is about the cell itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Measure {
-    /// `%time`: how long it takes.
+    /// `%time`: its time.
     Once,
-    /// `%timeit`: how long it takes on the average.
+    /// `%timeit`: its average time.
     Often,
 }
 
@@ -78,7 +78,7 @@ impl Measure {
     }
 }
 
-/// The Rust of a cell, as often as a [`Timing`](probes::cell::Timing) wants it; it prints what that came to.
+/// The Rust of a cell, run as often as a [`Timing`](probes::cell::Timing) wants it; it prints the result.
 pub(super) fn often(rust: &str) -> String {
     format!(
         "{{ let mut timing = probes::cell::Timing::default(); while let Some(runs) = timing.round() {{ for _ in 0..runs {{ \
@@ -90,8 +90,8 @@ pub(super) fn often(rust: &str) -> String {
 ///
 /// # Errors
 ///
-/// Output of the command, or the error that its exit code is not 0. Then its output is shown all the same: of a listing
-/// of which something is missing the rest is true.
+/// The command's error, or one that says that its exit code is not 0. Then its output is shown all the same: if a part
+/// of a listing is missing, the rest is true.
 pub(super) fn run(line: &str, body: &str, stop: &Stop, sink: &Sink) -> Result<Bundle, CellError> {
     let show = Arc::clone(sink);
     let mut write = move |stream: Stream, bytes: &[u8]| {
@@ -120,7 +120,7 @@ pub(super) fn run(line: &str, body: &str, stop: &Stop, sink: &Sink) -> Result<Bu
     shown(line, output.map_err(failed)?, sink)
 }
 
-/// The value of a command that ended; where its exit code is not 0, the value is shown and the cell fails.
+/// The value of a command that ended; if its exit code is not 0, the value is shown and the cell fails.
 fn shown(line: &str, output: Output, sink: &Sink) -> Result<Bundle, CellError> {
     let code = output.code;
     let data = bundle(output);
@@ -136,7 +136,7 @@ fn shown(line: &str, output: Output, sink: &Sink) -> Result<Bundle, CellError> {
     ))
 }
 
-/// An exception of Python's keeps its name and its traceback.
+/// Keeps the name and the traceback of a Python exception.
 fn failed(error: anyhow::Error) -> CellError {
     match error.downcast::<Raised>() {
         Ok(raised) => CellError {

@@ -29,7 +29,7 @@ use probes::cell::Timing;
 const PYTHON: &str = "%%drgn";
 /// First word of a cell of the guest's shell.
 const SHELL: &str = "%%sh";
-/// Time that drgn's process may take to say what is at the cursor.
+/// Time that drgn's process may take to describe what is at the cursor.
 const PATIENCE: Duration = Duration::from_secs(2);
 
 /// The cells of one kernel.
@@ -41,7 +41,7 @@ pub(crate) struct Cells {
 }
 
 impl Cells {
-    /// Starts to get the session ready. What it says before the first cell goes to `background`.
+    /// Starts to get the session ready. Its messages before the first cell go to `background`.
     ///
     /// # Errors
     ///
@@ -97,7 +97,7 @@ impl Cells {
         outcome.map_err(|error| advice::with(error.in_words(commands::in_a_cell), &text))
     }
 
-    /// Runs a cell many times, and shows how long it takes instead of what it shows.
+    /// Runs a cell many times, and shows its time instead of its output.
     fn run_often(&self, cell: Cell) -> Outcome {
         let parts = Parts::of(&cell.code);
         if let Some((what, at)) = parts.rust.as_deref().and_then(code::fault) {
@@ -251,7 +251,7 @@ fn command(before: &str, start: usize) -> Completion {
     completion(found, start, start + before.len())
 }
 
-/// The string of C that byte `at` of a cell is in: what stands before it, and where its text begins.
+/// The string of C that byte `at` of a cell is in: the text before it, and its first byte.
 fn c_string(code: &str, at: usize) -> Option<(&str, usize)> {
     let begin = code::string_at(code, at)?;
     let before = code[..begin].strip_suffix('"')?;

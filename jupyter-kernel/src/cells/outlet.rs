@@ -1,4 +1,4 @@
-//! Prints of a cell, on their way to the client: in few pieces, and not without end.
+//! The output of a cell, on its way to the client: in few pieces, and not without end.
 
 use std::fs::{self, File};
 use std::io::Write as _;
@@ -17,7 +17,7 @@ const JOIN: Duration = Duration::from_millis(30);
 const PIECE: usize = 64 << 10;
 /// Bytes of a cell's text that the client gets.
 const SHOWN: usize = 1 << 20;
-/// Bytes that the file takes that has all of it.
+/// Bytes that the file with the whole text takes.
 const WHOLE: u64 = 1 << 30;
 /// Number of such files that are kept.
 const KEPT: usize = 8;
@@ -42,7 +42,7 @@ pub(super) struct Outlet {
 struct State {
     /// Text that has not gone on, all of one stream.
     pending: Option<(Stream, String)>,
-    /// All that went on: what the file begins with.
+    /// Text that went on, with which the file begins.
     head: String,
     /// Text that did not go on.
     left: Option<Left>,
@@ -59,7 +59,7 @@ struct Left {
 }
 
 impl Outlets {
-    /// Starts the thread that sends on what has waited. Files go into `folder`.
+    /// Starts the thread that sends on the text that has waited. Files go into `folder`.
     pub(super) fn start(folder: PathBuf) -> std::io::Result<Self> {
         let (waiting, due) = mpsc::channel::<Outlet>();
         thread::Builder::new()
@@ -85,7 +85,7 @@ impl Outlets {
 }
 
 impl Outlet {
-    /// As what the cell shows by.
+    /// The sink by which the cell shows.
     pub(super) fn sink(&self) -> Sink {
         let outlet = self.clone();
         Arc::new(move |shown| outlet.show(shown))
@@ -104,12 +104,12 @@ impl Outlet {
         }
     }
 
-    /// Sends on what waits.
+    /// Sends on the text that waits.
     pub(super) fn flush(&self) {
         self.send(&mut self.lock());
     }
 
-    /// The cell is over: sends on what waits, and says what was left out.
+    /// Ends the cell: sends on the text that waits, and says how much was left out.
     pub(super) fn end(&self) {
         let mut state = self.lock();
         self.send(&mut state);

@@ -1,7 +1,7 @@
 //! A cell that is nothing but the call of a reader: `guest.tasks()?`, `guest.vmas(1)?`.
 //!
-//! The registry of readers has what such a cell shows, so no compiler is asked. Whatever does not go the plain way (another
-//! text, a variable `guest` that may not be klab's own, a reader that fails) is a cell like any other.
+//! The registry of readers can show the value, so no compiler is asked. Every other case (another text, a variable
+//! `guest` that may not be klab's own, a reader that fails) is a cell like any other.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -13,7 +13,7 @@ use syn::{Expr, Lit};
 
 use crate::commands;
 
-/// The variable of every session that is the guest.
+/// Name of the variable that holds the guest in every session.
 const GUEST: &str = "guest";
 
 /// True while [`GUEST`] is still what the prelude made it.
@@ -75,7 +75,7 @@ fn call(rust: &str) -> Option<(&'static Reader, Vec<Option<String>>)> {
     same.then_some((reader, words))
 }
 
-/// The word for an argument that is a literal; `None` within for one that is left out.
+/// The word for an argument that is a literal; `Some(None)` for one that is left out.
 fn word(argument: &Expr) -> Option<Option<String>> {
     match argument {
         Expr::Lit(literal) => match &literal.lit {

@@ -5,7 +5,7 @@ use std::ops::Range;
 use annotate_snippets::{AnnotationKind, Level, Renderer, Snippet};
 use klab_protocol::CellError;
 
-/// `what` is wrong at the bytes `at`, drawn as rustc draws it.
+/// Draws as rustc does that `what` is wrong at the bytes `at`.
 pub(super) fn refused(what: &str, code: &str, at: Range<usize>) -> CellError {
     let title = Level::ERROR.primary_title(what);
     let place = Snippet::source(code)

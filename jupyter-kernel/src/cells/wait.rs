@@ -43,7 +43,7 @@ pub(super) fn blocking(code: &str) -> Option<String> {
     Some(text + code.get(taken..)?)
 }
 
-/// The bytes of each awaited expression, and of it with its `.await`.
+/// The bytes of each awaited expression, without and with its `.await`.
 #[derive(Default)]
 struct Awaits(Vec<(Range<usize>, Range<usize>)>);
 
@@ -62,7 +62,7 @@ impl<'ast> Visit<'ast> for Awaits {
         self.visit_expr(&node.base);
     }
 
-    // A future that is awaited in these is awaited by the code that runs them.
+    // An `.await` in these belongs to the code that runs them.
     fn visit_expr_async(&mut self, _: &'ast syn::ExprAsync) {}
 
     fn visit_expr_closure(&mut self, _: &'ast syn::ExprClosure) {}

@@ -22,7 +22,7 @@ pub(crate) struct Set {
     pub(super) source: Source,
 }
 
-/// Writes, and shows what was there.
+/// Writes, and shows the value before.
 pub(super) fn run(what: &Set, guest: &Guest) -> Result<Output> {
     let change = match what.write {
         true => guest.writable_attached()?,
@@ -31,7 +31,7 @@ pub(super) fn run(what: &Set, guest: &Guest) -> Result<Output> {
     Output::of(&change.set_c(&what.expression, &what.value)?)
 }
 
-/// The cell of it.
+/// The cell that does the same.
 pub(super) fn code(what: &Set, guest: &str) -> String {
     let allow = match what.write {
         true => "writable_attached",

@@ -19,7 +19,7 @@ use super::cli::Cp;
 use super::machine::attach;
 use super::output::{Context, Output};
 
-/// Says on the first line what is at a path of the guest, on the second its permissions, then where it is, links followed.
+/// Prints the kind of the file at a path of the guest, its permissions, and its path with links followed, a line each.
 const LOOK: &str = r#"
 path=$1
 [ -L "$path" ] && path=$(readlink -f "$path"; echo x) && path=${path%?x}
@@ -107,7 +107,7 @@ fn look(client: &mut Client, path: &str) -> Result<There> {
     Ok(There { kind, mode, path })
 }
 
-/// Into the guest; gives where it is there, and its bytes.
+/// Copies into the guest; gives the path there, and the size in bytes.
 fn push(client: &mut Client, from: &str, guest: &str, to: &str) -> Result<(String, u64)> {
     let (source, mode) = open(from, guest, to)?;
     let mut there = look(client, to)?;
@@ -164,14 +164,14 @@ fn open(from: &str, guest: &str, to: &str) -> Result<(File, u32)> {
     Ok((file, mode))
 }
 
-/// Into what is no regular file, which is written as it is.
+/// Writes into something that is no regular file, as it is.
 fn write_into(client: &mut Client, source: File, path: &str) -> Result<u64> {
     let spec = spec(&["sh", "-c", "exec cat > \"$1\"", "sh", path]);
     let (reader, mut writer) = std::io::pipe().context("cannot make a pipe")?;
     std::thread::scope(|scope| {
         let copy = scope.spawn(move || {
             let mut source = source;
-            // Ends early where the guest reads no more.
+            // Ends early if the guest reads no more.
             std::io::copy(&mut source, &mut writer)
         });
         let ran = client.output_from(&spec, Some(reader.as_fd()));
@@ -198,7 +198,7 @@ fn spec(argv: &[&str]) -> RunSpec {
     }
 }
 
-/// Out of the guest; gives where it is here, and its bytes.
+/// Copies out of the guest; gives the path here, and the size in bytes.
 fn pull(client: &mut Client, guest: &str, from: &str, to: &str) -> Result<(String, u64)> {
     let there = look(client, from)?;
     match there.kind.as_str() {
@@ -235,7 +235,7 @@ fn pull(client: &mut Client, guest: &str, from: &str, to: &str) -> Result<(Strin
     Ok((path.display().to_string(), bytes))
 }
 
-/// Writes what the guest's file holds.
+/// Writes the content of the guest's file.
 fn stream(client: &mut Client, path: &str, to: &mut dyn Write) -> Result<u64> {
     let cancel = client.canceller();
     let (mut bytes, mut failed, mut said) = (0, None, Vec::new());

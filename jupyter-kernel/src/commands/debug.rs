@@ -1,5 +1,5 @@
-//! `klab break`, `klab who-writes`, `klab last-write`, `klab history`: the kernel stopped where it comes by, writes or has written, and
-//! the cells that do the same.
+//! `klab break`, `klab who-writes`, `klab last-write`, `klab history`: the kernel stopped at a place, or at a write of now
+//! or before, and the cells that do the same.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! `klab doctor`: what is there, what is missing, and how to get it. It changes nothing.
+//! `klab doctor`: the parts that are there, the missing ones, and how to get them. It changes nothing.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -37,7 +37,7 @@ enum State {
 /// A finding, or what is missing and its cure.
 type Found = Result<String, (String, String)>;
 
-/// Checks everything; exit code 1 where something needed is missing.
+/// Checks everything; exit code 1 if something needed is missing.
 pub(crate) fn run() -> Result<Output> {
     let cache = vm::paths::cache();
     let under = |path: &str| {
@@ -221,7 +221,7 @@ fn cc() -> Found {
         .ok_or_else(|| ("no cc".to_owned(), "sudo apt install gcc".to_owned()))
 }
 
-/// The program of the Rust cells, and what that says of what it needs.
+/// The program of the Rust cells, and its report on what it needs.
 fn cells() -> [Found; 3] {
     let unknown = || Err(("klab-cells knows".to_owned(), String::new()));
     let path = match program::path() {
@@ -271,7 +271,7 @@ fn folders(path: &Path, cure: &str) -> Found {
     }
 }
 
-/// An initramfs holds the agent.
+/// The agent, which an initramfs holds.
 fn initramfs(path: &Path) -> Found {
     let newest = fs::read_dir(path)
         .into_iter()

@@ -14,7 +14,7 @@ use serde_json::{Map, Value};
 use super::cli::{Drgn, DrgnShell};
 use super::output::{Context, Output, Stream};
 
-/// Time that Python may take to leave what it does before its process is killed.
+/// Time that Python may take to leave its work before its process is killed.
 const GRACE: Duration = Duration::from_secs(3);
 
 /// The connection of this process, open between cells: while it is, drgn keeps its variables.
@@ -127,7 +127,7 @@ pub(crate) fn shell(drgn: &DrgnShell, cx: &Context<'_>) -> Result<Output> {
     if let Some(code) = &drgn.execute {
         command.args(["-e", code]);
     }
-    // In place of this process: Ctrl-C is for Python alone, and whoever waits for this process waits for it.
+    // In place of this process: Ctrl-C is for Python alone, and a program that waits for this process waits for it.
     let error = command.args(&drgn.script).exec();
     Err(error).context("Python does not start: `cargo xtask lab` installs it")
 }

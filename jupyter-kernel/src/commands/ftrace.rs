@@ -55,7 +55,7 @@ enum Shape {
     Counts,
 }
 
-/// Traces, and shows what was seen.
+/// Traces, and shows the calls.
 pub(super) fn run(what: &Ftrace, guest: &Guest, cx: &mut Context<'_>) -> Result<Output> {
     // Before the trace: whether it can be written is not to be found out afterwards.
     let open = |path| UserFile::stream(path, &check_interrupt);

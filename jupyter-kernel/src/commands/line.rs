@@ -12,7 +12,7 @@ use super::{Context, Output, drgn, inside, kmod, machine};
 /// Options with a value, of every command that reads.
 const VALUED: [&str; 3] = ["guest", "core", "kernel-at"];
 
-/// The names of a command's options that have a value, where its argument is C or Python, which has quotes and dashes of its
+/// The names of the options with a value of a command whose argument is C or Python, which has quotes and dashes of its
 /// own.
 fn options_before_c(command: &str) -> Option<Vec<&'static str>> {
     let takes_c = |reader: &&'static Reader| reader.rest.is_some();

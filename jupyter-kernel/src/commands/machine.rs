@@ -73,13 +73,13 @@ pub(crate) fn run(command: &cli::Machine, cx: &mut Context<'_>) -> Result<Output
     }
 }
 
-/// Makes what the first `up` needs: kernel, initramfs, ready state.
+/// Makes the needs of the first `up`: kernel, initramfs, ready state.
 pub(super) fn prepare(cx: &mut Context<'_>) -> Result<()> {
     Machine::prepare(&Options::default(), &mut Shown::on(cx))?;
     Ok(())
 }
 
-/// Has the guest that is meant: one that is up stays as it is.
+/// Starts the guest that is meant, unless it is up.
 pub(super) fn ready(cx: &mut Context<'_>) -> Result<()> {
     match Machine::attach(&cx.guest) {
         Err(vm::Error::UnknownGuest { .. }) => {

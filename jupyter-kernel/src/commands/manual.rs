@@ -1,11 +1,11 @@
-//! The manual of a reader's command: what the registry says of it, and what it showed of a dump when that was last accepted.
+//! The manual of a reader's command: the registry's text, and its output for a dump when that was last accepted.
 
 use probes::readers::Reader;
 
 /// `(NAME, OUTPUT)` for each accepted output of probes/tests/dumps: see build.rs.
 const ACCEPTED: &[(&str, &str)] = include!(concat!(env!("OUT_DIR"), "/accepted.rs"));
 
-/// As much of an accepted output is an example.
+/// Lines of an accepted output that make an example.
 const LINES: usize = 24;
 
 /// Lines of documentation as text.

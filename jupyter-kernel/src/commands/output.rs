@@ -67,7 +67,7 @@ impl Output {
         })
     }
 
-    /// All faces of one value that are wanted. Where something of it could not be read, the exit code is 1.
+    /// All faces of one value that are wanted. If a part of it could not be read, the exit code is 1.
     pub(crate) fn of(value: &dyn Shown) -> anyhow::Result<Self> {
         let mut text = match Face::Text.is_wanted() {
             true => value.text(),
@@ -128,7 +128,7 @@ pub(crate) type Sink<'a> = dyn FnMut(Stream, &[u8]) + Send + 'a;
 
 /// Surroundings of a command: the guest that it looks at, its stream, and what interrupts it.
 pub(crate) struct Context<'a> {
-    /// The guest that is meant where none is named.
+    /// The guest that is meant if none is named.
     pub(crate) guest: String,
     /// Takes what is written while the command runs.
     pub(crate) sink: &'a mut Sink<'a>,
@@ -140,11 +140,11 @@ pub(crate) struct Context<'a> {
     pub(crate) signals: bool,
 }
 
-/// The exit code of a command that was interrupted and shows what it has, as a shell counts SIGINT.
+/// Exit code of a command that was interrupted and shows what it has, as a shell counts SIGINT.
 pub(crate) const INTERRUPTED: u8 = 130;
 
 impl Context<'_> {
-    /// Makes Ctrl-C an interrupt of the command, where it would end this process; a second one ends it.
+    /// Makes Ctrl-C interrupt the command instead of ending this process; a second one ends it.
     ///
     /// # Errors
     /// When the system refuses the handler.
@@ -167,7 +167,7 @@ impl std::fmt::Debug for Context<'_> {
     }
 }
 
-/// The guest that is meant where none is named: `$KLAB_GUEST`, else `default`.
+/// The guest that is meant if none is named: `$KLAB_GUEST`, else `default`.
 pub(crate) fn default_guest() -> String {
     std::env::var("KLAB_GUEST")
         .ok()

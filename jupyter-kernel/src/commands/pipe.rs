@@ -96,8 +96,8 @@ impl Lines {
 }
 
 impl<'a> Piped<'a> {
-    /// Takes a line apart. Where the command takes C, a sign may be the command's own: then `|` stands between blanks and
-    /// before the name of a filter, and `>` behind such a filter. What is in quotes is never taken apart.
+    /// Takes a line apart. If the command takes C, a sign may be the command's own: then `|` stands between blanks and
+    /// before the name of a filter, and `>` behind such a filter. Text in quotes is never taken apart.
     pub(super) fn of(line: &'a str, takes_c: bool) -> Self {
         let mut piped = Self {
             command: line,
@@ -182,7 +182,7 @@ pub(super) struct Way {
 }
 
 impl Way {
-    /// Puts an output's text through; a table and a picture are none.
+    /// Puts an output's text through; tables and pictures are dropped.
     ///
     /// # Errors
     /// When a regular expression is none, or the file cannot be written.

@@ -1,6 +1,6 @@
 //! The commands of the registry of readers: `klab NAME`, `%NAME`, and the Rust cell that does the same.
 //!
-//! What there is of them, [`READERS`] says; nothing here names one.
+//! They are those of [`READERS`]; nothing here names one.
 
 use std::cmp::Reverse;
 
@@ -39,7 +39,7 @@ impl Read {
     }
 }
 
-/// The commands, without those that share the word of one before.
+/// The commands, each with the readers that share its word.
 fn commands() -> impl Iterator<Item = Vec<&'static Reader>> {
     let all = READERS
         .iter()

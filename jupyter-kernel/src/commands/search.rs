@@ -16,7 +16,7 @@ use super::output::{Context, Output};
 use super::progress::Shown;
 use super::source::Source;
 
-/// For how long nothing is said.
+/// Time for which nothing is said.
 const QUIET: Duration = Duration::from_millis(500);
 
 /// What to search for, and where.

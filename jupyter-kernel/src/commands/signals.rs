@@ -1,5 +1,5 @@
-//! Ends of a command from outside: Ctrl-C, `kill`, a terminal that is closed. The command leaves by itself, and undoes
-//! what it has begun.
+//! The end of a command from outside: by Ctrl-C, `kill`, or a terminal that is closed. The command leaves by itself, and
+//! undoes what it has begun.
 //!
 //! One that does not leave soon is ended all the same: nothing depends on it, since a hold of a guest ends with its process.
 

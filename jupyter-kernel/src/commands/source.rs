@@ -41,7 +41,7 @@ fn physical(text: &str) -> Result<GuestPhys, String> {
 }
 
 impl Source {
-    /// The guest. What is to be said of all that is read in it is said first.
+    /// The guest. A remark on all that is read in it is said first.
     pub(super) fn open(&self, cx: &mut Context<'_>) -> Result<Guest> {
         let guest = self.find(&cx.guest)?;
         if let Some(note) = guest.note()? {

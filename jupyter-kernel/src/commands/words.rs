@@ -1,5 +1,5 @@
-//! The words of where a sentence is read. The library writes `klab tasks` for the command; a notebook has it as `%tasks`. It
-//! writes `guest.paused(..)` for the way to a still guest; a shell has `klab pause`.
+//! Sentences in the words of the place where they are read. The library writes `klab tasks` for the command; a notebook has
+//! it as `%tasks`. It writes `guest.paused(..)` for the way to a still guest; a shell has `klab pause`.
 
 use clap::{Command, CommandFactory as _};
 

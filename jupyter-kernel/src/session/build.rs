@@ -1,4 +1,4 @@
-//! The build of `klab-cells` that goes on behind the first lessons, as the cell sees it that needs its end.
+//! The build of `klab-cells` behind the first lessons, as a cell that needs its end sees it.
 
 use std::fs::{self, File, TryLockError};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use klab_language::{Bundle, CellError, Shown, Sink, Stop};
 use probes::view::escape;
 
-/// In the cache: a builder (`cargo xtask lab`) holds its lock while it works, and writes into it how far it is.
+/// File in the cache: a builder (`cargo xtask lab`) holds its lock while it works, and writes its progress into it.
 const BUILD: &str = "cells-build";
 /// Interval at which a cell looks for the state of the build.
 const LOOK: Duration = Duration::from_millis(200);
@@ -25,7 +25,7 @@ pub(crate) fn under_way() -> Option<String> {
     }
 }
 
-/// Waits until nobody builds, and shows meanwhile how far it is.
+/// Waits until nobody builds, and shows the progress meanwhile.
 ///
 /// # Errors
 /// If the cell is to stop.

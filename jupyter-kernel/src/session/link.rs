@@ -20,7 +20,7 @@ use super::program;
 /// Time that the process may take, when the socket is closed, to end the cells and to remove its folder.
 const LEAVE: Duration = Duration::from_secs(4);
 
-/// A process, and who waits for it.
+/// A process, and the questions that wait for it.
 pub(super) struct Link {
     to: Mutex<UnixStream>,
     child: Mutex<Child>,
@@ -32,7 +32,7 @@ pub(super) struct Link {
 }
 
 impl Link {
-    /// Starts the process. What it shows before the first cell goes to `background`.
+    /// Starts the process. Its messages before the first cell go to `background`.
     pub(super) fn start(background: Sink) -> Result<Arc<Self>> {
         let mut command = program::command()?;
         // A cell that starts a guest is linked to a copy of the sources, from which nothing is built.
@@ -83,8 +83,7 @@ impl Link {
         self.say(&Say::Interrupt);
     }
 
-    /// Tells whether the process is there: asked of the system, as what the socket says of its end comes a moment
-    /// later.
+    /// Tells whether the process is there: the system is asked, since the socket tells of its end a moment later.
     pub(super) fn lives(&self) -> bool {
         if self.asking().is_none() {
             return false;
@@ -107,7 +106,7 @@ impl Link {
         )
     }
 
-    /// Closes the socket, at whose end the process ends, and waits for that.
+    /// Closes the socket, which ends the process, and waits for that.
     pub(super) fn hang_up(&self) {
         let _ = lock(&self.to).shutdown(Shutdown::Both);
         self.leave();
@@ -152,7 +151,7 @@ impl Link {
         self.hang_up();
     }
 
-    /// Waits for the end of the process, and kills it where it does not come.
+    /// Waits for the end of the process, and kills it if that does not come.
     fn leave(&self) -> Option<ExitStatus> {
         let mut child = lock(&self.child);
         let begun = Instant::now();
@@ -167,8 +166,8 @@ impl Link {
     }
 }
 
-/// Tells whether a process of several threads has lost its first one, and waits for the others' end: until then it is
-/// no child that has ended, and its socket is open.
+/// Tells whether a process of several threads has lost its first one, and waits for the others' end: until then it has
+/// not ended for its parent, and its socket is open.
 fn is_ending(pid: u32) -> bool {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     // `PID (NAME) STATE ..`, where the name may hold anything.

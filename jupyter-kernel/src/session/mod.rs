@@ -1,7 +1,7 @@
 //! The session of the Rust cells, which is another program's: `klab-cells`, with evcxr and rust-analyzer in it.
 //!
-//! [`program`] is where that program is and what it is called for, [`link`] one process of it, [`build`] the wait while it
-//! is being built. Without it all that is not Rust works.
+//! [`program`] is that program, [`link`] one process of it, [`build`] the wait while it is being built. Without it all
+//! cells but those of Rust work.
 
 pub(crate) mod build;
 mod link;
@@ -28,7 +28,7 @@ pub(crate) struct Session {
 }
 
 impl Session {
-    /// Starts the process at once, where its program is there. What it says before the first cell goes to `background`.
+    /// Starts the process at once, if its program is there. Its messages before the first cell go to `background`.
     pub(crate) fn start(background: Sink) -> Result<Self> {
         let session = Self {
             link: Arc::default(),
@@ -98,7 +98,7 @@ impl Session {
         }
     }
 
-    /// Ends the process, and waits for it to have removed what it has made.
+    /// Ends the process, and waits until it has removed its files.
     pub(crate) fn end(&self) {
         let slot = self.link.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(link) = &*slot {

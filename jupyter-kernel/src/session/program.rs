@@ -1,4 +1,4 @@
-//! The program `klab-cells`: where it is, and what it does for others than the kernel.
+//! The program `klab-cells`: its path, and its work for others than the kernel.
 
 use std::path::PathBuf;
 use std::process::Command;
@@ -8,7 +8,7 @@ use serde::Deserialize;
 
 /// Its name, beside the program that runs.
 const NAME: &str = "klab-cells";
-/// Names it where it is elsewhere.
+/// Variable with its path, if it is elsewhere.
 const VARIABLE: &str = "KLAB_CELLS";
 
 /// Its message about what Rust cells need: where that is, or how to get it.
@@ -21,7 +21,7 @@ pub(crate) struct Status {
 /// Path of the program.
 ///
 /// # Errors
-/// What to do where it is not.
+/// If it is not there; the error says how to get it.
 pub(crate) fn path() -> Result<PathBuf> {
     let path = match std::env::var_os(VARIABLE).filter(|path| !path.is_empty()) {
         Some(path) => path.into(),
@@ -45,14 +45,14 @@ pub(crate) fn path() -> Result<PathBuf> {
     )
 }
 
-/// It, in the environment that it wants.
+/// The program, in the environment that it wants.
 pub(super) fn command() -> Result<Command> {
     let mut command = Command::new(path()?);
     command.env("KLAB_CACHE", vm::paths::cache()?);
     Ok(command)
 }
 
-/// Makes what Rust cells need, once; it says on stderr what it does.
+/// Makes the needs of Rust cells, once; it tells its steps on stderr.
 pub(crate) fn prepare() -> Result<()> {
     let status = command()?.arg("prepare").status().context(NAME)?;
     if !status.success() {
@@ -61,7 +61,7 @@ pub(crate) fn prepare() -> Result<()> {
     Ok(())
 }
 
-/// Asks it what there is.
+/// Asks it for its [`Status`].
 pub(crate) fn status() -> Result<Status> {
     let output = command()?.arg("status").output().context(NAME)?;
     serde_json::from_slice(&output.stdout).context("klab-cells does not say what there is")

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 const ANSWERS: &str = "answers.json";
 /// Stands for evcxr's folder, of which each session has its own.
 const FOLDER: &str = "\u{1}";
-/// The words of a question about the toolchain. What the user's configuration says is asked anew.
+/// The words of a question about the toolchain. Questions about the user's configuration are asked anew.
 const QUESTIONS: [&str; 2] = ["--print", "locate-project"];
 
 #[derive(Clone, Serialize, Deserialize)]
@@ -25,7 +25,7 @@ struct Answer {
     stderr: String,
 }
 
-/// Answers a question that was answered before, or asks `cargo`. `None` for what is no question about the toolchain.
+/// Answers a question that was answered before, or asks `cargo`. `None` if it is no question about the toolchain.
 pub(super) fn answer(
     cargo: &mut Command,
     words: &[OsString],

@@ -25,13 +25,13 @@ pub(super) const TOOLS: &str = "KLAB_RUST";
 pub(super) const BIN: &str = "KLAB_BIN";
 /// Variable with the `PATH` from before the session's `bin` came first.
 const PATH: &str = "KLAB_PATH";
-/// In evcxr's folder, once the library is compiled, a link to the folder of [`manifest::shared`].
+/// Link in evcxr's folder, once the library is compiled, to the folder of [`manifest::shared`].
 pub(super) const SHARED: &str = "shared";
-/// In evcxr's folder, the folder of the manifest that is built by.
+/// Folder in evcxr's, of the manifest that is used for builds.
 const BUILD: &str = "build";
-/// In both folders, the text of the cell's crate.
+/// Text of the cell's crate, in both folders.
 const TEXT: &str = "src/lib.rs";
-/// In evcxr's folder, as long as rust-analyzer is to know of no other crate.
+/// File in evcxr's folder, as long as rust-analyzer is to know of no other crate.
 const ALONE: &str = "alone";
 /// cargo's own folder, in whose `bin` rust-analyzer looks for cargo first; and what it was before.
 const HOME: [&str; 2] = ["CARGO_HOME", "KLAB_CARGO_HOME"];
@@ -85,7 +85,7 @@ pub(super) fn home() -> Option<PathBuf> {
     env::var_os(HOME[1]).map(PathBuf::from).or_else(of_user)
 }
 
-/// Gives a process that is none of evcxr's tools the environment that this program was started in.
+/// Gives a process that is not one of evcxr's tools the environment that this program was started in.
 pub(super) fn take(command: &mut Command) {
     let [home, before] = HOME;
     match env::var_os(before) {
@@ -124,7 +124,7 @@ fn rustup() -> Result<ExitCode> {
     Err(rustup.args(words).exec().into())
 }
 
-/// One call of evcxr's, which goes on as one of the true cargo.
+/// Runs one call of evcxr's, which goes on as one of the true cargo.
 fn cargo() -> Result<ExitCode> {
     let words: Vec<_> = env::args_os().skip(1).collect();
     let tools = env::var_os(TOOLS).context("called outside of a session")?;
@@ -185,7 +185,7 @@ fn is_validation(folder: &Path) -> bool {
     fs::read_to_string(folder.join("Cargo.toml")).is_ok_and(|manifest| manifest.contains(VALIDATE))
 }
 
-/// Makes `cargo` the call that builds the cell's crate; returns the call of rustc that does without cargo, where it is known.
+/// Makes `cargo` the call that builds the cell's crate; returns the call of rustc that needs no cargo, if it is known.
 fn build(
     cargo: &mut Command,
     check: bool,
@@ -260,7 +260,7 @@ pub(super) fn hide(folder: &Path, hidden: bool) -> Result<()> {
     }
 }
 
-/// A build that compiles the library; what it says of each crate is kept for [`manifest::shared`].
+/// A build that compiles the library; its messages about each crate are kept for [`manifest::shared`].
 fn template(cargo: &mut Command, folder: &Path) -> Result<ExitCode> {
     let output = cargo.stderr(Stdio::inherit()).output()?;
     fs::write(folder.join(manifest::ARTIFACTS), &output.stdout)?;

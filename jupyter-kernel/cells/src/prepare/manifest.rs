@@ -8,14 +8,14 @@ use anyhow::{Context, Result};
 use serde::Deserialize;
 use toml::{Table, Value};
 
-/// In the folder of the template, what cargo said of each crate when it built the library.
+/// File in the template's folder with cargo's messages about each crate when it built the library.
 pub(super) const ARTIFACTS: &str = "artifacts.json";
 /// The crate that has the library's versions and features.
 const SHARED: &str = "klab-shared";
 /// The level at which the library was built, and all crates are.
 const LEVEL: i64 = 2;
-/// The crates whose traits the library's types have, and what those are made of. A user's crate that asks for no more of
-/// them gets the very ones that the library has.
+/// The crates whose traits the library's types have, and their dependencies. A user's crate that asks for no more features
+/// of them gets the very ones that the library has.
 const MEETING: [&str; 7] = [
     "serde",
     "serde_core",

@@ -41,7 +41,7 @@ const EVCXR_TMPDIR: &str = "EVCXR_TMPDIR";
 /// rust-analyzer's variable for the sources of the standard library.
 const RUST_SRC_PATH: &str = "RUST_SRC_PATH";
 
-/// The first cell of every session: what is kept when the process of the cells is restarted.
+/// The first cell of every session, which is kept when the process of the cells is restarted.
 ///
 /// Its `?` makes evcxr let cells use `?`. It does so at the first one it meets, by compiling that cell again; if the
 /// cell's value is also to be shown, that second try would show it by `Debug`, without its picture.
@@ -52,8 +52,8 @@ pub(crate) fn imports() -> Result<String> {
     ))
 }
 
-/// Lets rust-analyzer see the library and that of Rust: until now it had nothing to read. Returns what evcxr is to be told, so
-/// that it looks.
+/// Lets rust-analyzer see the library and that of Rust: until now it had nothing to read. Returns the line for evcxr that
+/// makes it look.
 ///
 /// # Errors
 ///
@@ -79,7 +79,7 @@ pub(crate) fn prelude() -> &'static str {
     "#
 }
 
-/// klab's folder for what it keeps, as klab has said it.
+/// klab's cache folder, as klab has named it.
 fn cache() -> Result<PathBuf> {
     let cache = std::env::var_os(CACHE).filter(|path| !path.is_empty());
     Ok(cache.context("KLAB_CACHE is not set: klab does it")?.into())

@@ -12,8 +12,8 @@ use super::cargo;
 const LIBRARIES: &str = "LD_LIBRARY_PATH";
 
 /// This program again, able to load the cells: they link the toolchain's own libstd.so. The run path that rustc writes
-/// into them is relative to `deps/`, and evcxr moves them out of it, so in a cache below the same home folder as the
-/// toolchain it leads nowhere.
+/// into them is relative to `deps/`, and evcxr moves them out of it, so it leads nowhere if the cache and the toolchain are
+/// below the same home folder.
 pub(crate) fn cell_process() -> Result<Command> {
     let output = Command::new("rustc")
         .args(["--print", "target-libdir"])

@@ -22,7 +22,7 @@ use super::session::SESSION;
 /// Debian's packages that hold the sources, the newest compiler's first.
 const PACKAGES: [&str; 2] = ["rust-web-src", "rust-src"];
 
-/// In the environment of a session's process, what `RUST_SRC_PATH` said before.
+/// Variable of a session's process with the former `RUST_SRC_PATH`.
 pub(super) const NAMED: &str = "KLAB_RUST_SRC_PATH";
 
 /// The crates that a session gives rust-analyzer.
@@ -73,7 +73,7 @@ pub(crate) fn show() -> Result<()> {
     Ok(())
 }
 
-/// Gets the sources if they are not there, and says where they are.
+/// Gets the sources if they are not there, and gives their folder.
 pub(super) fn prepare(say: &dyn Fn(&str)) -> Result<PathBuf> {
     let library = expected()?;
     if library.is_dir() {

@@ -20,11 +20,11 @@ pub(super) const NAME: &str = "rustc-of-cells";
 const CALL: &str = "rustc.json";
 /// Variable with the words of the call of cargo, in the environment of rustc.
 const KEY: &str = "KLAB_RUSTC_KEY";
-/// evcxr's variable for the file in which it looks where the compiled cell is.
+/// evcxr's variable for the file that names the compiled cell.
 const PLACE: &str = "EVCXR_EXECUTION_SO_PATH";
 /// The loader's variable, which cargo sets for procedural macros.
 const LIBRARIES: &str = "LD_LIBRARY_PATH";
-/// The pipe by which cargo counts what runs at once: it goes with that cargo.
+/// Variable with the pipe by which cargo counts parallel processes: it ends with that cargo.
 const JOBS: &str = "CARGO_MAKEFLAGS";
 /// Stands for evcxr's folder in a call: a session's is a copy of the template's.
 const FOLDER: &str = "\u{1}";

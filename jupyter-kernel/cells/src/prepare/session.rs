@@ -18,7 +18,7 @@ pub(super) const SESSION: &str = "KLAB_SESSION";
 
 /// Time that a session may take to lock its new folder.
 const MAKING: Duration = Duration::from_secs(60);
-/// In it, a link to the folder of its sockets.
+/// Link in it to the folder of its sockets.
 const SOCKETS: &str = "sockets";
 
 /// The folder of this session, removed when dropped. A folder whose kernel was killed is removed by the
@@ -93,8 +93,8 @@ pub(crate) fn session(say: &dyn Fn(&str)) -> Result<()> {
     cargo::hide(&folder, true)
 }
 
-/// Copies a target directory with the times that cargo goes by. What no session writes to again, the
-/// compiled dependencies, is linked: that is most of it.
+/// Copies a target directory with the times that cargo goes by. The compiled dependencies, to which no
+/// session writes again, are linked: they are most of it.
 fn clone_tree(from: &Path, to: &Path) -> std::io::Result<()> {
     fs::create_dir_all(to)?;
     for entry in fs::read_dir(from)? {

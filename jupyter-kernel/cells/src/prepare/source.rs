@@ -77,7 +77,7 @@ fn compiler() -> Result<Vec<u8>> {
     Ok(output.stdout)
 }
 
-/// Folders in which nothing is that cells link.
+/// Folders without anything that cells link.
 const LEFT_OUT: [&str; 3] = ["fuzz", "target", "tests"];
 
 /// The entries of a folder that are sources, in order.

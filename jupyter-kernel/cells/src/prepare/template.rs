@@ -23,7 +23,7 @@ fn shared() -> Result<PathBuf> {
     Ok(source::root()?.join("shared"))
 }
 
-/// Makes what is missing, saying so. Returns at once if nothing is.
+/// Makes the missing parts, and says so. Returns at once if none is missing.
 ///
 /// # Errors
 ///
@@ -100,7 +100,7 @@ pub(crate) fn lock() -> Result<()> {
     Ok(())
 }
 
-/// Removes what rustc keeps for compiling a dependency again, which no session does.
+/// Removes the files with which rustc compiles a dependency again, which no session does.
 fn drop_incremental(folder: &Path) -> Result<()> {
     for entry in fs::read_dir(folder)? {
         let entry = entry?;

@@ -1,12 +1,12 @@
 //! The text of a cell's crate as it is compiled.
 //!
 //! evcxr writes its store of variables and its type of errors into each cell's crate; compiled anew each time, they take
-//! as long as the cell. The library of the cells has both (`probes::cell::store`). What stands for them here has as many
+//! as long as the cell. The library of the cells has both (`probes::cell::store`). Their replacements here have as many
 //! bytes and lines, so that each place in the text stays where evcxr looks for it.
 
 use std::borrow::Cow;
 
-/// The store: how its text begins and ends, and what stands for it.
+/// The store: the beginning and the end of its text, and the replacement.
 const STORE: [&str; 3] = [
     "mod evcxr_internal_runtime {\n",
     "\npub fn create_variable_store() -> *mut VariableStore {\n    Box::into_raw(Box::new(VariableStore::new()))\n}\n}\n",

@@ -1,8 +1,8 @@
-//! The kernel's end of what `probes::cell` opens: the stdout and stderr of the process of the cells,
-//! and the way back to it.
+//! The kernel's end of the sockets that `probes::cell` opens: the stdout and stderr of the process of
+//! the cells, and the way back to it.
 //!
-//! While a cell runs, its output is passed on as it comes. What evcxr waits for goes back to the
-//! process, which writes it to the pipe that evcxr reads. A cell is over when both streams have said so,
+//! While a cell runs, its output is passed on as it comes. The lines that evcxr waits for go back to the
+//! process, which writes them to the pipe that evcxr reads. A cell is over when both streams have said so,
 //! so no output is late.
 
 use std::io::{ErrorKind, Read, Write};
@@ -85,7 +85,7 @@ struct State {
     err_ends: usize,
     /// Number of the two streams that are open.
     open: usize,
-    /// The cell's code has run: whoever reads stdin is evcxr.
+    /// The cell's code has run: a read of stdin is evcxr's.
     over: bool,
     /// evcxr asks the user for the cell, by a way of its own.
     asking: bool,
@@ -100,7 +100,7 @@ pub(crate) struct Front {
 }
 
 impl Front {
-    /// Makes the sockets. What cells show goes to `stage`.
+    /// Makes the sockets. Output of cells goes to `stage`.
     pub(crate) fn new(stage: Stage, interrupter: Arc<Interrupter>) -> Result<Self> {
         let folder = tempfile::Builder::new()
             .prefix("klab-cell-")
@@ -140,8 +140,8 @@ impl Front {
         self.shared.lock().asking = false;
     }
 
-    /// Waits until all output of the cell is here, and gives what was said about it. `died` means that
-    /// evcxr found its child dead.
+    /// Waits until all output of the cell is here, and gives the report on it. `died` means that evcxr
+    /// found its child dead.
     pub(crate) fn end(&self, died: bool) -> Said {
         let state = self.shared.lock();
         let (mut state, _) = self
@@ -157,7 +157,7 @@ impl Front {
 }
 
 impl Said {
-    /// Takes text from stderr. What follows a fault is a backtrace of evcxr, which says nothing of the cell.
+    /// Takes text from stderr. Behind a fault comes a backtrace of evcxr, which says nothing of the cell.
     fn write(&mut self, text: &str) {
         for line in text.split_inclusive('\n') {
             self.fault = self
@@ -175,7 +175,7 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Passes on what came on stderr before what comes on stdout now.
+    /// Passes on the text of stderr before that which comes on stdout now.
     fn pass_stderr(&self) {
         let text = std::mem::take(&mut self.lock().said.stderr);
         if !text.is_empty() {

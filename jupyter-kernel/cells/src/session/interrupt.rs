@@ -1,4 +1,4 @@
-//! Stopping what runs: gently, then for good.
+//! Stopping a cell that runs: gently, then for good.
 //!
 //! A signal makes the loops of `probes` leave, which keeps the cell's variables. A cell that has not
 //! ended soon after is killed with its process; the copy that the process made of itself before the cell goes on then, if there
@@ -42,8 +42,8 @@ impl Interrupter {
         self.copy.store(pid, Ordering::SeqCst);
     }
 
-    /// Says that the copy runs the cells now, and gives how its maker has ended: of evcxr's own child that is known, and asking ends
-    /// it for good; a copy is nobody's here.
+    /// Says that the copy runs the cells now, and gives the exit status of its maker: known if that was evcxr's own child,
+    /// which is then reaped; a copy is no child of this process.
     pub(super) fn moved(&self) -> Option<ExitStatus> {
         let copy = self.copy.swap(0, Ordering::SeqCst);
         if self.moved.swap(copy, Ordering::SeqCst) != 0 {
@@ -123,7 +123,7 @@ impl Interrupter {
         false
     }
 
-    /// Kills the process of the cells, its copy, and what compiles for it.
+    /// Kills the process of the cells, its copy, and its compilers.
     pub(crate) fn kill(&self) {
         let copy = self.copy.load(Ordering::SeqCst);
         signal((copy != 0).then_some(copy), Signal::SIGKILL);

@@ -1,4 +1,4 @@
-//! Errors of a cell as a reader sees them: a name, one sentence, and where in the cell.
+//! Errors of a cell as a reader sees them: a name, one sentence, and the place in the cell.
 
 use annotate_snippets::{AnnotationKind, Group, Level, Renderer, Snippet};
 use evcxr::CompilationError;
@@ -22,8 +22,8 @@ pub(super) fn of_evcxr(error: &evcxr::Error, code: &str, said: &Said) -> CellErr
     }
 }
 
-/// Tells whether an error has its place in the cell. evcxr keeps none of a `use`, and takes rustc's help for the error
-/// where that is about what the cell shows.
+/// Tells whether an error has its place in the cell. evcxr keeps none for a `use`, and takes rustc's help for the error
+/// if that is about the value of the cell.
 pub(super) fn have_a_place(errors: &[CompilationError]) -> bool {
     errors.iter().any(|error| {
         error.level() == "error" && error.spanned_messages().iter().any(|at| at.span.is_some())

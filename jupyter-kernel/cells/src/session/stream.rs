@@ -1,4 +1,4 @@
-//! Takes apart what the process of the cells writes to its stdout: text that people print, events of
+//! Takes the stdout of the process of the cells apart: text that people print, events of
 //! `probes::cell`, and evcxr's own lines.
 
 use serde::Deserialize;
@@ -34,7 +34,7 @@ pub(crate) enum Says {
     Complete,
     /// The cell ended by a panic.
     Panicked,
-    /// The cell ended by a `?`; the error is what it wrote to stderr last.
+    /// The cell ended by a `?`; the error is its last text on stderr.
     QuestionMark,
     /// The cell asks its user, by evcxr's own way.
     Asks,

@@ -18,7 +18,7 @@ use super::interrupt::Interrupter;
 use super::report;
 use crate::prepare;
 
-/// Time that a client waits for what is at the cursor: the first time, evcxr may still be starting.
+/// Time that a client waits for completions: the first time, evcxr may still be starting.
 const PATIENCE: Duration = Duration::from_secs(30);
 /// Time without a cell after which rust-analyzer reads the libraries, which takes seconds.
 const IDLE: Duration = Duration::from_millis(500);
@@ -81,7 +81,7 @@ pub(crate) struct Session {
 }
 
 impl Session {
-    /// Starts the thread, which gets evcxr ready at once. What it says before the first cell goes to `background`.
+    /// Starts the thread, which gets evcxr ready at once. Its messages before the first cell go to `background`.
     pub(crate) fn start(background: Sink) -> Result<Self> {
         hush();
         let (jobs, receiver) = mpsc::channel();
@@ -127,7 +127,7 @@ impl Session {
         }
     }
 
-    /// Kills the process of the cells and what compiles for it.
+    /// Kills the process of the cells and its compilers.
     pub(crate) fn kill(&self) {
         self.interrupter.kill();
     }
@@ -207,7 +207,7 @@ fn name(mut code: String) -> String {
 }
 
 thread_local! {
-    /// A panic of this thread is nobody's business.
+    /// True while a panic of this thread is not to be printed.
     static QUIET: Cell<bool> = const { Cell::new(false) };
 }
 
@@ -265,7 +265,7 @@ struct Cells {
     context: CommandContext,
     /// Nothing was imported yet.
     new: bool,
-    /// The process is new: what the prelude sets up in it is missing.
+    /// The process is new, and the prelude has not run in it.
     bare: bool,
     /// rust-analyzer has not been shown the libraries yet.
     blind: bool,

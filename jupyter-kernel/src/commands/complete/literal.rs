@@ -124,7 +124,7 @@ fn argument(
     })
 }
 
-/// Types with the word that C wants before them, unless it stands there.
+/// Types with the word that C wants before them, unless it is there already.
 fn named(guest: &Guest, begun: &str, start: usize) -> Vec<(String, String)> {
     let found = types(guest, &begun[start..]);
     let has = |word: &str| begun[..start].split_whitespace().any(|one| one == word);
@@ -144,8 +144,8 @@ fn named(guest: &Guest, begun: &str, start: usize) -> Vec<(String, String)> {
         .collect()
 }
 
-/// The object that an expression of Rust is, where its C can be read off: calls on the guest, and members of what they
-/// give. A variable is what the `let` in `code` makes it.
+/// The object that an expression of Rust gives, if its C can be read off: calls on the guest, and members of their
+/// values. A variable has the value that the `let` in `code` gives it.
 fn object(guest: &Guest, rust: &str, code: &str) -> Option<Object> {
     let rust = rust.trim().trim_end_matches('?').trim_end();
     let Some(inner) = rust.strip_suffix(')') else {
@@ -180,7 +180,7 @@ fn mirrored(before: &str) -> Option<&str> {
     Some(rest.split_once('"')?.0)
 }
 
-/// The call whose arguments the text ends in: what stands before its bracket, and how many arguments are whole.
+/// The call in whose arguments the text ends: the text before its bracket, and the number of whole arguments.
 fn call(before: &str) -> Option<(&str, usize)> {
     let (mut depth, mut nth, mut quoted) = (0_usize, 0, false);
     for (at, c) in before.char_indices().rev() {

@@ -15,7 +15,7 @@ use serde_json::Value;
 use super::cli::Line;
 use super::source::attached;
 
-/// More are of no use to a reader.
+/// Most completions of one place: more are of no use to a reader.
 const MOST: usize = 200;
 
 /// Completions of a part of a line.
@@ -292,7 +292,7 @@ fn values(
     }
 }
 
-/// The reader that lists what another one shows one of: of the same command, or of its plural.
+/// The reader that lists the things of which another one shows one: by the same command, or its plural.
 fn listing(reader: &Reader) -> Option<&'static Reader> {
     let plural = format!("{}s", reader.method);
     READERS.iter().find(|other| {

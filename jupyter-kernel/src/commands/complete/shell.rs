@@ -18,7 +18,7 @@ const SILENCE: Duration = Duration::from_secs(2);
 const FRESH: Duration = Duration::from_secs(3);
 /// Bytes of a listing that are taken.
 const LENGTH: usize = 256 << 10;
-/// Words behind which a command stands.
+/// Words that are followed by a command.
 const BEFORE: [&str; 12] = [
     "if", "then", "else", "elif", "while", "until", "do", "!", "exec", "time", "xargs", "nohup",
 ];
@@ -71,7 +71,7 @@ pub(super) fn complete(text: &str, guest: &str) -> Completed {
     }
 }
 
-/// `None` where a variable, an option or a comment stands.
+/// The word at the end of the text; `None` for a variable, an option or a comment.
 fn word(text: &str) -> Option<Word> {
     let (mut quote, mut start, mut first) = (None, 0, true);
     let mut chars = text.char_indices();
@@ -142,7 +142,7 @@ type Listings = BTreeMap<(String, Wanted), (Instant, Vec<String>)>;
 static KNOWN: Mutex<Listings> = Mutex::new(BTreeMap::new());
 static ASKING: AtomicBool = AtomicBool::new(false);
 
-/// The names there are; what is known of before, or nothing, where the guest does not answer in time.
+/// The names that there are; those known before, or none, if the guest does not answer in time.
 fn names(guest: &str, wanted: &Wanted) -> Vec<String> {
     let key = (guest.to_owned(), wanted.clone());
     let known = KNOWN.lock().unwrap_or_else(PoisonError::into_inner);

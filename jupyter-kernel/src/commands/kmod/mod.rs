@@ -30,7 +30,7 @@ pub(crate) fn run(command: &Kmod, cx: &mut Context<'_>) -> Result<Output> {
     }
 }
 
-/// `%%kmod`: the body as a module, and what the kernel's log got meanwhile; `%kmod COMMAND` without one.
+/// `%%kmod`: the body as a module, and the kernel's log of that time; `%kmod COMMAND` without a body.
 pub(crate) fn cell(cell: &KmodCell, body: &str, cx: &mut Context<'_>) -> Result<Output> {
     match (&cell.command, body.trim().is_empty()) {
         (Some(command), true) => return run(command, cx),
@@ -72,7 +72,7 @@ pub(crate) fn cell(cell: &KmodCell, body: &str, cx: &mut Context<'_>) -> Result<
     }
 }
 
-/// A word without `=` that is a guest's name was meant as one.
+/// Refuses a word without `=` that is a guest's name: it was meant as one.
 fn no_guests(parameters: &[String]) -> Result<()> {
     let bare: Vec<&String> = parameters
         .iter()
@@ -93,7 +93,7 @@ fn no_guests(parameters: &[String]) -> Result<()> {
     }
 }
 
-/// A compiler's error in a cell names the cell's lines.
+/// The compiler's error, with the cell's lines in it.
 fn in_cell(error: vm::Error) -> anyhow::Error {
     match error {
         vm::Error::Step { what, why, .. }
@@ -139,7 +139,7 @@ fn as_html(note: &str) -> String {
     format!("<p>{}</p>", escape(note.trim()))
 }
 
-/// The module's error, with what the guest knows of it: who uses a module, what a panic said.
+/// The module's error, with the guest's knowledge of it: the users of a module, the message of a panic.
 fn explained(error: anyhow::Error, guest: &str, log: &Log) -> anyhow::Error {
     let module = error.chain().find_map(of_a_module);
     let more = match module {
@@ -170,7 +170,7 @@ pub(super) fn of_a_module<'e>(
     }
 }
 
-/// By whom a module is used, as far as memory tells.
+/// The users of a module, as far as memory tells.
 fn users(guest: &str, module: &str) -> String {
     let read = || -> probes::Result<String> {
         let guest = Guest::attach(guest)?;
@@ -227,7 +227,7 @@ pub(super) fn kernel(guest: Option<&str>, cx: &mut Context<'_>) -> Result<Kernel
     }
 }
 
-/// Tells whether it says that there is no such guest.
+/// Tells whether the error says that there is no such guest.
 fn is_down(error: &anyhow::Error) -> bool {
     matches!(error.downcast_ref(), Some(vm::Error::UnknownGuest { .. }))
 }

@@ -1,4 +1,4 @@
-//! The name of the module that a Rust source is: what its `module!` says.
+//! The name of the module that a Rust source is, by its `module!`.
 //!
 //! Read as Rust, by its tokens: a line, a comment or a string may hold the same words.
 
@@ -12,7 +12,7 @@ const BROKEN: &str = "cell";
 #[derive(Debug)]
 pub(super) struct Source {
     pub(super) name: String,
-    /// As it was written, but for the comma after the last entry of `module!`: the kernel's macro does not do without.
+    /// Its text, with a comma after the last entry of `module!`: the kernel's macro does not do without.
     pub(super) text: String,
 }
 

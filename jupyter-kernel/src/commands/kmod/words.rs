@@ -27,7 +27,7 @@ pub(super) fn of_the_cell(words: &str) -> String {
     lines.collect::<Vec<_>>().join("\n")
 }
 
-/// modpost calls undefined what the kernel has and does not give to modules.
+/// The line of modpost, which calls a symbol undefined that the kernel has and does not give to modules.
 fn exported(line: &str) -> String {
     match line.strip_suffix(" undefined!") {
         Some(rest) if rest.contains("modpost") => {
@@ -59,7 +59,7 @@ pub(super) fn demangled(text: &str) -> String {
 /// The parameters as the kernel's command line parser takes them apart again: one with a blank in quotes.
 ///
 /// # Errors
-/// For what that parser has no way of writing: it knows quotes, but nothing that stands for one.
+/// For a quote that the parser would take for its own, and for a blank in a name.
 pub(super) fn parameters(words: &[String]) -> Result<String> {
     let mut all = Vec::new();
     for word in words {
