@@ -1,4 +1,4 @@
-//! The lines that say how far the steps are: one that moves on a terminal, else one every few seconds.
+//! The progress of the steps: a line that moves on a terminal, else one every few seconds.
 
 use std::io::{self, IsTerminal, Write};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -39,7 +39,7 @@ impl Board {
         }
     }
 
-    /// A step begins.
+    /// Begins a step.
     pub(crate) fn begin(&self, name: &'static str) {
         let step = Step {
             name,
@@ -57,12 +57,12 @@ impl Board {
         }
     }
 
-    /// Show how far all are, if it is time.
+    /// Shows the progress of all, if it is time.
     pub(crate) fn tick(&self) {
         self.draw(false);
     }
 
-    /// The step is over: its line stays.
+    /// Ends the step: its line stays.
     pub(crate) fn end(&self, name: &'static str, outcome: &str) {
         let mut state = self.state();
         let Some(at) = state.steps.iter().position(|step| step.name == name) else {

@@ -12,9 +12,9 @@ use crate::paths::Paths;
 use crate::process::{Job, plain, tied};
 use crate::stamp::Stamp;
 
-/// In klab's cache: locked while somebody builds; its text is how far that is. A cell that waits reads it.
+/// File in klab's cache: locked while somebody builds; its text is the progress, for a cell that waits.
 const BUILD: &str = "cells-build";
-/// By itself: with the program `klab` among the packages its dependencies would have other features, in one more build of them.
+/// A build by itself: together with the program `klab` its dependencies would have other features, and be built once more.
 const BUILT: &[&str] = &["build", "--locked", "--release", "--package", "klab-cells"];
 
 /// `cargo xtask cells`
@@ -23,7 +23,7 @@ pub(crate) fn run() -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Begin it behind the lessons, below what their user does. It goes on where it was when it is interrupted.
+/// Begins the build behind the lessons, at a lower priority. It can be interrupted, and goes on where it was.
 pub(crate) fn begin(paths: &Paths) -> Result<()> {
     let path = paths.logs().join("cells.log");
     let log = File::create(&path).with_context(|| format!("cannot write {}", path.display()))?;
@@ -43,7 +43,7 @@ pub(crate) fn begin(paths: &Paths) -> Result<()> {
     Ok(())
 }
 
-/// Have the program, and the library that it makes. The program `klab` must be there.
+/// Makes the program, and the library that it makes. The program `klab` must be there.
 pub(crate) fn ensure(board: &Board, paths: &Paths) -> Result<()> {
     let mut progress = Progress::take(paths)?;
     let cure = "see what it said above, then run this again: it carries on";
@@ -97,7 +97,7 @@ impl Progress {
         Ok(progress)
     }
 
-    /// Note it; a disk that is full must not stop the build, which may tell so itself.
+    /// Notes the progress; a disk that is full must not stop the build, which may tell so itself.
     fn say(&mut self, text: String) -> Option<String> {
         let written = self.0.set_len(0).and_then(|()| self.0.rewind());
         let _ = written.and_then(|()| writeln!(self.0, "{text}"));

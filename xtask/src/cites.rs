@@ -1,7 +1,7 @@
 //! `cargo xtask cites`: every citation of the kernel's source, `PATH:LINE@TAG`, opened and looked at.
 //!
-//! A citation holds when a name that the text before it has in backticks stands on the line that it cites. What the names
-//! are, [`names`] says; [`Sources`] has the kernel's files.
+//! A citation holds when a name that the text before it has in backticks stands on the line that it cites. The names
+//! are found by [`names`]; [`Sources`] has the kernel's files.
 
 mod names;
 mod sources;
@@ -77,7 +77,7 @@ fn fault(citation: &Citation, names: &[String], text: &str) -> Option<String> {
     })
 }
 
-/// Look at every citation of the tree, in the kernel's sources that are at hand and in `folders`.
+/// Looks at every citation of the tree, in the kernel's sources that are at hand and in `folders`.
 pub(crate) fn run(folders: &[&str]) -> Result<ExitCode> {
     let paths = Paths::new()?;
     let sources = Sources::find(&paths.cache.join("toolchains"), folders)?;

@@ -10,7 +10,7 @@ use crate::guests::Guests;
 use crate::paths::Paths;
 use crate::process::plain;
 
-/// Stop the guests, remove the run folder, the cache folder (with the Python environment) and the target folder.
+/// Stops the guests, removes the run folder, the cache folder (with the Python environment) and the target folder.
 pub(crate) fn run() -> Result<ExitCode> {
     let paths = Paths::new()?;
     let klab = paths.program("klab");

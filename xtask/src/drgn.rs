@@ -20,7 +20,7 @@ const PACKAGE: &str = "klab";
 const BUILT: &str = "lib_native.so";
 const NATIVE: &str = "_native.abi3.so";
 
-/// Have the package. The environment and the native half must be there.
+/// Installs the package. The environment and the native half must be there.
 pub(crate) fn ensure(board: &Board, paths: &Paths) -> Result<()> {
     const NAME: &str = "drgn";
     board.begin(NAME);

@@ -1,8 +1,8 @@
-//! Which tests of a program failed, by what the runner says of them, and what they said.
+//! The failed tests of a program, as its runner reports them, and their output.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-/// Lines that are kept of what a failed test said: the last ones, since a panic ends it.
+/// Lines of a failed test's output that are kept: the last ones, since a panic ends it.
 const WORDS: usize = 12;
 
 /// The failed tests of a program, gathered line by line.
@@ -13,7 +13,7 @@ pub(crate) struct Failures {
     words: BTreeMap<String, VecDeque<String>>,
     /// Test programs of cargo's that have begun, less those that have said how they ended: one that dies says nothing.
     pub(crate) open: i64,
-    /// The test whose words these lines are; what was printed when its panic was traced is left out.
+    /// The test whose output these lines are; the trace of its panic is left out.
     of: Option<(String, bool)>,
 }
 

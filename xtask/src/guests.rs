@@ -10,7 +10,7 @@ use crate::paths::Paths;
 use crate::process::plain;
 use crate::tally::Tally;
 
-/// The run folders of tests, but for the process that made them and its lane.
+/// Beginning of the paths of tests' run folders; the process that made them and its lane follow.
 const PREFIX: &str = "/tmp/klab-test-";
 
 /// A run folder of this test run's own.
@@ -48,7 +48,7 @@ impl Guests {
             .collect()
     }
 
-    /// Stop all that still runs. One check: no process and no guest of this run folder is left.
+    /// Stops all that still runs. One check: no process and no guest of this run folder is left.
     pub(crate) fn end(&self, paths: &Paths) -> Tally {
         let klab = paths.program("klab");
         let down = plain(&klab)

@@ -1,4 +1,4 @@
-//! `cargo xtask lab`: each step on its own is small, says how far it is, and is skipped when done.
+//! `cargo xtask lab`: each step is small, tells its progress, and is skipped when done.
 
 use std::fs::{self, File, TryLockError};
 use std::os::unix::process::CommandExt;
@@ -31,7 +31,7 @@ pub(crate) struct Lab {
 }
 
 impl Lab {
-    /// Do it.
+    /// Runs the steps.
     pub(crate) fn run(self) -> Result<ExitCode> {
         let began = Instant::now();
         let paths = Paths::new()?;
@@ -107,8 +107,8 @@ pub(crate) fn set_up(
     Ok(())
 }
 
-/// Begin to build the kernel module, which the first lessons do not need, behind them. It goes on where it was when
-/// it is interrupted, and what fails in it `klab kmod load` says when it is wanted.
+/// Begins to build the kernel module behind the first lessons, which do not need it. It can be interrupted, and goes on
+/// where it was; if it fails, `klab kmod load` says why when it is wanted.
 fn module(paths: &Paths) {
     let Ok(log) = File::create(paths.logs().join("module.log")) else {
         return;
@@ -159,8 +159,8 @@ pub(crate) fn guest(board: &Board, paths: &Paths, run: Option<&Path>) -> Result<
     Ok(())
 }
 
-/// The program and the native half of the Python package: what shares one build of `probes` is built by one call of
-/// cargo, else each would want other features of its dependencies. The program's are not changed by the package's.
+/// The program and the native half of the Python package: they share one build of `probes`, so one call of cargo builds
+/// them, else each would want other features of its dependencies. The program's are not changed by the package's.
 const BUILT: &[&str] = &[
     "build",
     "--locked",
@@ -171,7 +171,7 @@ const BUILT: &[&str] = &[
     "klab-drgn",
 ];
 
-/// Build the klab program, unless no source changed since it was built.
+/// Builds the klab program, if a source changed since it was built.
 fn build(board: &Board, paths: &Paths) -> Result<()> {
     const NAME: &str = "klab";
     board.begin(NAME);
@@ -193,7 +193,7 @@ fn build(board: &Board, paths: &Paths) -> Result<()> {
     Ok(())
 }
 
-/// A cargo that dies with this program, builds where this program was built, and tells how far it is.
+/// A cargo that dies with this program, builds where this program was built, and tells its progress.
 pub(crate) fn cargo(paths: &Paths) -> Command {
     let mut command = tied(Path::new(option_env!("CARGO").unwrap_or("cargo")));
     command
@@ -215,7 +215,7 @@ pub(crate) fn units(line: &str) -> Option<String> {
     None
 }
 
-/// All that the build of klab depends on, by path, size and time. Its tests are none of it, and gather byte code.
+/// All that the build of klab depends on, by path, size and time. Its tests do not count: they gather byte code.
 pub(crate) fn sources(root: &Path) -> Result<Key> {
     let mut files = Vec::new();
     for name in [

@@ -1,4 +1,4 @@
-//! Stages that run one after the other, with guests of their own, and what they came to.
+//! Stages that run one after the other, with guests of their own, and their results.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::Instant;

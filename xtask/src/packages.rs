@@ -1,4 +1,4 @@
-//! The system packages: which are needed, which are there, and how the others come.
+//! The system packages: those that are needed, and how missing ones come.
 
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -9,7 +9,7 @@ use crate::board::Board;
 use crate::paths::Paths;
 use crate::process::Job;
 
-/// A system package, and how to see that what it brings is there (from it or from elsewhere).
+/// A system package, and a check that its content is there (from it or from elsewhere).
 #[derive(Debug)]
 pub(crate) struct Package {
     name: &'static str,
@@ -79,7 +79,7 @@ impl Package {
     }
 }
 
-/// Have these packages: install what is missing where that needs no password, else say the line to run.
+/// Installs those of these packages that are missing, if that needs no password; else gives the line to run.
 pub(crate) fn ensure(
     board: &Board,
     paths: &Paths,

@@ -66,7 +66,7 @@ pub(crate) struct Job<'a> {
 }
 
 impl Job<'_> {
-    /// Run it; `read` turns a line that it prints into a note for the board.
+    /// Runs it; `read` turns a line that it prints into a note for the board.
     pub(crate) fn run(
         &self,
         command: &mut Command,
@@ -124,7 +124,7 @@ impl Job<'_> {
     }
 }
 
-/// Copy the output to the log, hand on each line (a progress bar's `\r` ends one too), return the last lines.
+/// Copies the output to the log, hands on each line (a progress bar's `\r` ends one too), returns the last lines.
 fn follow(output: impl Read, mut log: File, mut line: impl FnMut(&str)) -> Vec<String> {
     let mut reader = BufReader::new(output);
     let mut tail: Vec<String> = Vec::new();

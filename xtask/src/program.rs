@@ -1,4 +1,4 @@
-//! A program that a stage runs, what its end means, and its second run.
+//! A program that a stage runs, the meaning of its end, and its second run.
 
 use std::collections::VecDeque;
 use std::ffi::OsString;
@@ -18,11 +18,11 @@ use crate::tally::Tally;
 
 /// Lines of a program that failed without a failed test that are said again at the end of all.
 const LAST_WORDS: usize = 60;
-/// With more failed tests than these nothing is run again: that is no chance.
+/// Most failed tests that are run again: more are no chance.
 const MOST_AGAIN: u64 = 3;
-/// After how many seconds a program of a stage is ended, and counts as failed.
+/// Seconds after which a program of a stage is ended, and counts as failed.
 const LIMIT: &str = "2700";
-/// The same of a stage that is named to be run: a soak of an hour is one of them.
+/// The same, in seconds, for a stage that is named to be run: a soak of an hour is one of them.
 const LIMIT_OF_NAMED: &str = "5400";
 
 /// A program, and how its tests are counted.
@@ -52,8 +52,8 @@ struct Ran {
 }
 
 impl Program {
-    /// Runs it, shows what it prints, and counts. Where few of its tests fail, those are run once more by themselves; the ones that
-    /// pass then are counted as such. The lines say what failed.
+    /// Runs it, shows its output, and counts. If few of its tests fail, those are run once more by themselves; the ones that
+    /// pass then are counted as such. The lines name what failed.
     pub(crate) fn run(
         &self,
         paths: &Paths,
@@ -93,7 +93,7 @@ impl Program {
         ))
     }
 
-    /// Its words to run these tests only.
+    /// Its arguments to run these tests only.
     fn only<'n>(&self, names: impl Iterator<Item = &'n str>) -> Vec<OsString> {
         let (words, between): (&[OsString], &[&str]) = match self.kind {
             Kind::Check => (&self.words, &[]),

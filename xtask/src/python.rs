@@ -1,4 +1,4 @@
-//! The Python environment: JupyterLab and what the tests use, at the versions of `xtask/python/requirements.txt`.
+//! The Python environment: JupyterLab and the packages of the tests, at the versions of `xtask/python/requirements.txt`.
 
 use std::fs;
 use std::path::Path;
@@ -23,7 +23,7 @@ const FOREIGN: &[&str] = &[
     "PYTHONPATH",
 ];
 
-/// Have the environment.
+/// Makes the environment.
 pub(crate) fn ensure(board: &Board, paths: &Paths) -> Result<()> {
     const NAME: &str = "Python";
     board.begin(NAME);
@@ -90,7 +90,7 @@ pub(crate) fn ensure(board: &Board, paths: &Paths) -> Result<()> {
     Ok(())
 }
 
-/// Take away what would lead pip or Python elsewhere.
+/// Removes the variables that would lead pip or Python elsewhere.
 pub(crate) fn own(command: &mut Command) -> &mut Command {
     for name in FOREIGN {
         command.env_remove(name);

@@ -69,7 +69,7 @@ pub(crate) struct Stage {
     pub(crate) needs_lab: bool,
     /// True if it has the machine for itself: it keeps both cores busy. Of the others, two run at a time.
     pub(crate) alone: bool,
-    /// True if it is run where none is named.
+    /// True if it is run when none is named.
     pub(crate) always: bool,
     /// The kernel that its tests boot instead of the default one.
     pub(crate) kernel: Option<&'static str>,
@@ -245,7 +245,7 @@ const STAGES: &[Stage] = &[
 /// The kernels, a stage each: a name, and perhaps when it is run.
 const MATRIX: &str = include_str!("../../vm/src/kernels/matrix.txt");
 
-/// The name of all of them.
+/// The name for all of them.
 const ALL: &str = "matrix";
 
 /// The tests of the readers.
@@ -282,7 +282,7 @@ impl Stage {
     }
 }
 
-/// Run the stages of these names, or all that are always run.
+/// Runs the stages of these names, or all that are always run.
 pub(crate) fn run(names: &[&str]) -> Result<ExitCode> {
     let kernels: Vec<Stage> = matrix().collect();
     let all = STAGES.iter().chain(&kernels);

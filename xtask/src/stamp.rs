@@ -12,13 +12,13 @@ use anyhow::{Context, Result};
 pub(crate) struct Key(DefaultHasher);
 
 impl Key {
-    /// Add a value.
+    /// Adds a value.
     pub(crate) fn value(mut self, value: impl Hash) -> Self {
         value.hash(&mut self.0);
         self
     }
 
-    /// Add a file by its bytes.
+    /// Adds a file by its bytes.
     pub(crate) fn file(self, path: &Path) -> Result<Self> {
         let bytes = fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
         Ok(self.value(bytes))
@@ -51,7 +51,7 @@ impl Stamp {
         fs::read_to_string(&self.path).is_ok_and(|text| text == self.text())
     }
 
-    /// Forget it, before the step begins: what is half done is not done.
+    /// Removes the stamp, before the step begins: a step that is half done is not done.
     pub(crate) fn clear(&self) -> Result<()> {
         match fs::remove_file(&self.path) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
@@ -61,7 +61,7 @@ impl Stamp {
         }
     }
 
-    /// Note that the step is done.
+    /// Notes that the step is done.
     pub(crate) fn set(&self) -> Result<()> {
         fs::write(&self.path, self.text())
             .with_context(|| format!("cannot write {}", self.path.display()))

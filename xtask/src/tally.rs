@@ -1,4 +1,4 @@
-//! Adding up what the test runners say of themselves.
+//! Sums of the counts of the test runners.
 
 use std::fmt;
 use std::ops::AddAssign;

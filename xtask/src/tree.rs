@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
-/// Folders that hold what was made.
+/// Folders of generated files.
 const MADE: &[&str] = &["target", "__pycache__"];
 
 /// The files below `folder` whose names end in one of `endings`, sorted. Hidden folders are left out.

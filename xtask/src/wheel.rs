@@ -29,7 +29,7 @@ pub(crate) fn run() -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Build it from what [`lab::set_up`] has made.
+/// Builds it from the results of [`lab::set_up`].
 pub(crate) fn build(board: &Board, paths: &Paths) -> Result<PathBuf> {
     const NAME: &str = "wheel";
     board.begin(NAME);
@@ -62,7 +62,7 @@ pub(crate) fn build(board: &Board, paths: &Paths) -> Result<PathBuf> {
     Ok(wheel)
 }
 
-/// Puts into a folder what the wheel holds, and what hatchling wants to know.
+/// Puts the content of the wheel into a folder, with the metadata for hatchling.
 fn fill(stage: &Path, paths: &Paths) -> Result<()> {
     let copy = |from: &Path, to: &str| -> Result<()> {
         let to = stage.join(to);
@@ -102,7 +102,7 @@ fn fill(stage: &Path, paths: &Paths) -> Result<()> {
     Ok(())
 }
 
-/// The guest's agent, built by who builds it for a guest.
+/// The guest's agent, built as it is for a guest.
 fn agent(paths: &Paths) -> Result<PathBuf> {
     let output = plain(paths.program("klab")).arg("agent").output()?;
     if !output.status.success() {

@@ -117,7 +117,7 @@ impl Drop for Guarded {
     }
 }
 
-/// Says the steps of a machine.
+/// Tells the steps of a machine.
 struct Steps;
 
 impl Progress for Steps {
@@ -126,7 +126,7 @@ impl Progress for Steps {
     }
 }
 
-/// Says what is measured now.
+/// Tells the present measurement.
 fn say(what: &str) {
     eprintln!("measuring {what}");
 }

@@ -6,7 +6,7 @@ use probes::view::{
 };
 use serde::Serialize;
 
-/// Which figures are better.
+/// The direction in which figures are better.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Better {
@@ -57,7 +57,7 @@ impl Report {
         &mut self.0[at]
     }
 
-    /// Adds figures that could not be had, and why.
+    /// Adds figures that could not be measured, and the reason.
     pub(crate) fn failed(&mut self, what: &str, why: &anyhow::Error) {
         let row = self.add(what, f64::NAN, "", Better::Smaller);
         row.met = Some(false);
@@ -121,7 +121,7 @@ impl Report {
 }
 
 impl Row {
-    /// Sets what it is to reach.
+    /// Sets its target.
     pub(crate) fn target(&mut self, target: f64) -> &mut Self {
         let met = match self.better {
             Better::Smaller => self.klab <= target,
@@ -131,7 +131,7 @@ impl Row {
         self
     }
 
-    /// Sets who else does it.
+    /// Sets its peer.
     pub(crate) fn peer(&mut self, who: impl Into<String>, figure: f64) -> &mut Self {
         self.peer = Some((who.into(), figure));
         self
@@ -147,7 +147,7 @@ impl Row {
         self
     }
 
-    /// Says more.
+    /// Sets its note.
     pub(crate) fn note(&mut self, note: impl Into<String>) -> &mut Self {
         self.note = note.into();
         self

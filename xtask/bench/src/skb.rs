@@ -1,7 +1,7 @@
 //! Captures of packets: what they cost the guest, beside pwru in the same guest; how fast the host reads and arms.
 //!
 //! Throughput is counted in bytes a second of the time that QEMU had on a processor: the guest's virtual CPUs do nothing but
-//! carry the load, and what else runs on the host does not count.
+//! carry the load, and other programs on the host do not count.
 
 use std::fs;
 use std::time::{Duration, Instant};

@@ -101,7 +101,7 @@ pub(crate) fn run(name: &str, drgn: &Result<Drgn, String>, report: &mut Report) 
     Ok(())
 }
 
-/// Walks the task list of a paused guest, and has C walk it and read what it is asked to. Both must have read the same.
+/// Walks the task list of a paused guest, and has C walk it and read as asked. Both must have read the same.
 pub(crate) fn both(name: &str, kernel: &Kernel, asked: &Asked) -> Result<(Walk, Chase)> {
     let ours = walk(kernel, asked.walks)?;
     let theirs = peers::chase(&Machine::attach(name)?, kernel, asked)?;
