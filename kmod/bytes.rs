@@ -135,7 +135,7 @@ impl Record {
         0xffff_ffff_0000_0000 | self.site as u64
     }
 
-    /// `skb->data_len`.
+    /// `skb->data_len`, in bytes.
     pub const fn data_len(&self) -> u32 {
         self.len.wrapping_sub(self.tail.wrapping_sub(self.data))
     }

@@ -28,7 +28,7 @@ pub const COMM: usize = 16;
 pub struct CallRecord {
     /// As of a packet: sequence, kind, context, bytes valid in `text`, [`TEXT_WHOLE`].
     pub commit: u64,
-    /// `ktime_get_mono_fast_ns()`.
+    /// Time, in nanoseconds: `ktime_get_mono_fast_ns()`.
     pub time: u64,
     /// The words that were in the registers of the arguments when the function was called.
     pub args: [u64; POSITIONS as usize],

@@ -41,7 +41,7 @@ pub(crate) struct Capture {
     /// The open file that arms; 0: none.
     armer: u64,
     armed: bool,
-    /// Its owner's words about itself, and when they came.
+    /// `Arm::owner` of the client that armed, and the time of that, in nanoseconds.
     owner: u64,
     since: u64,
     sites: KVVec<Site>,

@@ -54,13 +54,13 @@ pub struct Record {
     /// Sequence (low half), then one byte each: [`Kind`], [`Context`], bytes valid in `packet`, [`HAS_SOCK`],
     /// [`HAS_DST`], [`HAS_MAC`] and [`IS_LAST`]. See [`commit`].
     pub commit: u64,
-    /// `ktime_get_mono_fast_ns()`.
+    /// Time, in nanoseconds: `ktime_get_mono_fast_ns()`.
     pub time: u64,
     /// The `sk_buff`'s address.
     pub skb: u64,
-    /// `skb->head`.
+    /// Address of its memory: `skb->head`.
     pub head: u64,
-    /// By [`Kind`].
+    /// Argument, by [`Kind`].
     pub arg: u64,
     /// Low half of the hooked function's address (kernel and module text lie in the top 2 GiB, so the high half
     /// is all ones); of a tracepoint its [`Tracepoint`].
@@ -73,19 +73,19 @@ pub struct Record {
     pub mark: u32,
     /// `current->pid`; says nothing of whose packet it is in an interrupt.
     pub pid: u32,
-    /// `skb->data - skb->head`.
+    /// `skb->data - skb->head`, in bytes.
     pub data: u32,
-    /// `skb->tail`, from `head`.
+    /// `skb->tail`, in bytes from `head`.
     pub tail: u32,
-    /// `skb->end`, from `head`.
+    /// `skb->end`, in bytes from `head`.
     pub end: u32,
-    /// `skb->len`. `data_len` is `len - (tail - data)`, by definition of `skb_headlen()`.
+    /// `skb->len`, in bytes. `data_len` is `len - (tail - data)`, by definition of `skb_headlen()`.
     pub len: u32,
-    /// `skb->mac_header`, from `head`; 0xffff: not set.
+    /// `skb->mac_header`, in bytes from `head`; 0xffff: not set.
     pub mac_header: u16,
-    /// `skb->network_header`, from `head`.
+    /// `skb->network_header`, in bytes from `head`.
     pub network_header: u16,
-    /// `skb->transport_header`, from `head`; 0xffff: not set.
+    /// `skb->transport_header`, in bytes from `head`; 0xffff: not set.
     pub transport_header: u16,
     /// `skb->protocol` as a number (0x0800 is IPv4).
     pub protocol: u16,
@@ -268,7 +268,7 @@ pub struct RingHeader {
     pub version: u32,
     /// [`RECORD`].
     pub record: u32,
-    /// Whose ring it is.
+    /// CPU of the ring.
     pub cpu: u32,
     /// Number of records that fit.
     pub slots: u32,
@@ -328,7 +328,7 @@ pub struct Arm {
     pub ring: u32,
     /// Bit `1 << id` for each [`Tracepoint`].
     pub tracepoints: u64,
-    /// The process that records, as the host numbers it: for whoever finds the device busy.
+    /// The process that records, as the host numbers it: for a client that finds the device busy.
     pub owner: u64,
 }
 
@@ -407,7 +407,7 @@ pub struct Counters {
     pub zero: u32,
     /// Exits that fprobe could not watch.
     pub missed: u64,
-    /// [`Arm::owner`] of who armed.
+    /// [`Arm::owner`] of the client that armed.
     pub owner: u64,
     /// Time since it was armed, in nanoseconds.
     pub age: u64,

@@ -212,7 +212,7 @@ pub enum Error {
     /// The guest did not get ready.
     #[error("the guest did not get ready within {seconds} s; its console ends with: {console}")]
     NotAnswering {
-        /// Time that was waited.
+        /// Time that was waited, in seconds.
         seconds: u64,
         /// The console's last line.
         console: String,

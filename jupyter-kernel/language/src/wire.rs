@@ -35,14 +35,14 @@ pub enum Question {
     Complete {
         /// The text of the cell.
         code: String,
-        /// The place.
+        /// Byte of the text.
         at: usize,
     },
     /// Description of the name at byte `at`.
     Inspect {
         /// The text of the cell.
         code: String,
-        /// The place.
+        /// Byte of the text.
         at: usize,
     },
 }

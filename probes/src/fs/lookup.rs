@@ -84,7 +84,7 @@ struct Walk<'k> {
     root: Path,
     at: Path,
     steps: Vec<PathStep>,
-    /// Offsets in `struct mount`: its `vfsmount`, and its lists.
+    /// Offsets in `struct mount`, in bytes: its `vfsmount`, and its lists.
     embedded: u64,
     mounts: u64,
     child: u64,

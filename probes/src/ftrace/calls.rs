@@ -22,13 +22,13 @@ use crate::{Error, ErrorKind, Result};
 /// Counts of a trace's records; a call has one, and its return another.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct TraceTally {
-    /// Read whole.
+    /// Records that were read whole.
     pub delivered: u64,
-    /// Overwritten before they were read, or while.
+    /// Records that were overwritten before they were read, or while.
     pub lost: u64,
     /// Calls or returns that the kernel could not watch.
     pub missed: u64,
-    /// Read, and not kept: there were too many.
+    /// Records that were read, and not kept: there were too many.
     pub left_out: u64,
     /// Calls that did not meet the condition.
     pub passed: u64,

@@ -13,11 +13,11 @@ pub struct Latency {
     pub function: String,
     /// Calls that have returned.
     pub calls: u64,
-    /// All together.
+    /// Time of all calls, in nanoseconds.
     pub total: u64,
-    /// The shortest.
+    /// Shortest time, in nanoseconds.
     pub least: u64,
-    /// The longest.
+    /// Longest time, in nanoseconds.
     pub most: u64,
     /// Calls by duration: of the power of two in nanoseconds from which on, to the next one; those without calls are left out.
     pub histogram: BTreeMap<u64, u64>,

@@ -55,9 +55,9 @@ impl InSlot for CallRecord {
 /// Counts of the records: every one that was written is in `delivered` or in `lost`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub struct Tally {
-    /// Read whole.
+    /// Records that were read whole.
     pub delivered: u64,
-    /// Overwritten before they were read, or while.
+    /// Records that were overwritten before they were read, or while.
     pub lost: u64,
     /// Times a hook was called in the guest, whether or not that made a record.
     pub seen: u64,
@@ -74,9 +74,9 @@ pub struct Tally {
 pub struct CpuTally {
     /// The CPU.
     pub cpu: u32,
-    /// Read whole.
+    /// Records that were read whole.
     pub delivered: u64,
-    /// Overwritten before they were read, or while.
+    /// Records that were overwritten before they were read, or while.
     pub lost: u64,
 }
 
@@ -88,7 +88,7 @@ struct Ring {
     slots: u64,
     /// The next sequence to read.
     next: u64,
-    /// The time of the last record that was read.
+    /// The time of the last record that was read, in nanoseconds.
     last: u64,
     /// `seen`, `unreadable`, `forgotten` and `rejected` when the reader was made.
     before: [u64; 4],
@@ -102,7 +102,7 @@ pub(crate) struct Reader {
     tally: Tally,
     rejected: u64,
     cpus: Vec<CpuTally>,
-    /// Before which time nothing was lost.
+    /// Time before which nothing was lost, in nanoseconds.
     whole_until: Option<u64>,
     copy: Vec<u8>,
 }

@@ -52,7 +52,7 @@ pub struct MmFields {
     pub task_size: GuestVirt,
     /// The root of its page tables, in the kernel's addresses.
     pub pgd: GuestVirt,
-    /// Mappings.
+    /// Number of mappings.
     pub map_count: i32,
     /// Tasks that use it.
     #[mirror(member = "mm_users.counter")]

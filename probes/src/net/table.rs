@@ -71,16 +71,16 @@ pub(super) enum Links {
     Numbered,
     /// `rhash_lock_head`: the first node, with bit 0 set while the bucket is locked; the end is odd.
     Rhash {
-        /// Offset of the `rhash_head` in a `struct sock`.
+        /// Offset of the `rhash_head` in a `struct sock`, in bytes.
         node: u64,
     },
     /// The `inet_bind_hashbucket`s of TCP's `bhash2`: lists of `inet_bind2_bucket`, each with a list of its sockets.
     Bound {
-        /// Offset of `inet_bind_hashbucket.chain`.
+        /// Offset of `inet_bind_hashbucket.chain`, in bytes.
         chain: u64,
         /// Offset of `inet_bind2_bucket.node`.
         node: u64,
-        /// Offset of `inet_bind2_bucket.owners`.
+        /// Offset of `inet_bind2_bucket.owners`, in bytes.
         owners: u64,
         /// Offset of the node in a `struct sock`.
         sock: u64,

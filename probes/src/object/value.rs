@@ -14,7 +14,7 @@ use crate::memory::GuestVirt;
 /// Limits on how much of an object is read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
-    /// Structures and arrays within one another.
+    /// Levels of structures and arrays within one another.
     pub depth: usize,
     /// Elements of one array.
     pub elements: usize,

@@ -36,9 +36,9 @@ pub struct Rlimit {
     pub what: &'static str,
     /// Unit; empty for a plain number.
     pub unit: &'static str,
-    /// `rlim_cur`: what holds; `None` is no limit.
+    /// Limit in force, in `unit`: `rlim_cur`; `None` is no limit.
     pub soft: Option<u64>,
-    /// `rlim_max`: what the task may raise it to; `None` is no limit.
+    /// Limit to which the task may raise it, in `unit`: `rlim_max`; `None` is no limit.
     pub hard: Option<u64>,
 }
 

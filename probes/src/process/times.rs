@@ -14,9 +14,9 @@ use crate::structures::settle;
 /// Processor time, in nanoseconds.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub struct CpuTime {
-    /// In user mode.
+    /// Time in user mode, in nanoseconds.
     pub user: u64,
-    /// In the kernel.
+    /// Time in the kernel, in nanoseconds.
     pub system: u64,
 }
 
@@ -61,9 +61,9 @@ pub struct Times {
     pub min_flt: u64,
     /// Page faults of the process that needed I/O.
     pub maj_flt: u64,
-    /// The same of its children that it has waited for.
+    /// Such faults of its children that it has waited for.
     pub cmin_flt: u64,
-    /// The same of its children that it has waited for.
+    /// Such faults of its children that it has waited for.
     pub cmaj_flt: u64,
     /// Reads and writes of the process, dead threads included; `None` in a kernel that does not count them.
     pub io: Option<IoAccounting>,

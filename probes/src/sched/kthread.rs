@@ -54,7 +54,7 @@ struct Queue {
 #[derive(Debug)]
 pub(crate) struct KthreadNames {
     kernel: Kernel,
-    /// Offset in `task_struct` of the pointer to its `struct kthread`.
+    /// Offset in `task_struct` of the pointer to its `struct kthread`, in bytes.
     private: u64,
     kthread: Plan<Kthread>,
     worker: Plan<Worker>,

@@ -61,9 +61,9 @@ pub struct FairEntity {
     pub h_weight: Option<u64>,
     /// Weighted run time, in nanoseconds; wraps: `vruntime`.
     pub vruntime: u64,
-    /// By which `vruntime` it should have run for `slice`; kernels before EEVDF have none.
+    /// `vruntime`, in nanoseconds, by which it should have run for `slice`; kernels before EEVDF have none.
     pub deadline: Option<u64>,
-    /// For how many nanoseconds it asks; kernels before EEVDF have none.
+    /// Time that it asks for, in nanoseconds; kernels before EEVDF have none.
     pub slice: Option<u64>,
     /// True if it sleeps already, and stays queued only until it has paid for what it ran.
     pub delayed: bool,
@@ -84,9 +84,9 @@ pub struct DlEntity {
     pub runtime: i64,
     /// Its deadline, by the run queue's clock in nanoseconds.
     pub deadline: u64,
-    /// For how long it may run in each period, in nanoseconds.
+    /// Time that it may run in each period, in nanoseconds.
     pub dl_runtime: u64,
-    /// Within what time after its period's begin, in nanoseconds.
+    /// Time after its period's begin within which it may run, in nanoseconds.
     pub dl_deadline: u64,
     /// Its period in nanoseconds.
     pub dl_period: u64,

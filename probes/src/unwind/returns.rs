@@ -30,7 +30,7 @@ enum Keeper {
 /// The return addresses that the function graph tracer has replaced: `task_struct.ret_stack`.
 struct Graph {
     plan: Plan<GraphTask>,
-    /// Offsets in a `struct ftrace_ret_stack`.
+    /// Offsets in a `struct ftrace_ret_stack`, in bytes.
     size: u64,
     ret: u64,
     retp: u64,

@@ -79,7 +79,7 @@ pub(super) struct Place {
 /// The stacks of tasks and CPUs.
 #[derive(Debug)]
 pub(super) struct Stacks {
-    /// `THREAD_SIZE`.
+    /// `THREAD_SIZE`, in bytes.
     pub(super) size: u64,
     /// Lowest address, task, and whether that is a kernel thread, by address.
     tasks: Vec<(GuestVirt, GuestVirt, bool)>,

@@ -49,7 +49,7 @@ pub struct BpfProgram {
     pub load_time: u64,
     /// Number of runs and their time in nanoseconds, counted while `kernel.bpf_stats_enabled` is set.
     pub run_cnt: u64,
-    /// See `run_cnt`.
+    /// Time of those runs, in nanoseconds.
     pub run_time_ns: u64,
     /// The kernel's function that it is attached to, for programs that are written for one.
     pub attach_func: Option<String>,

@@ -90,7 +90,7 @@ pub struct LogRecord {
 pub struct Log {
     /// The records.
     pub records: Listing<LogRecord>,
-    /// Older ones, which newer ones have overwritten.
+    /// Number of older records, which newer ones have overwritten.
     #[serde(skip)]
     pub overwritten: u64,
     /// Gaps in the numbers, each as the number before it and its length: records that were overwritten while the log was

@@ -45,7 +45,7 @@ pub struct RcuCpu {
     pub needs_qs: bool,
     /// Callbacks that wait, by how far they are: their grace period is over, is under way, comes next, is not known.
     pub segments: [u64; SEGMENTS],
-    /// All of them: `rcu_segcblist.len`.
+    /// Number of all of them: `rcu_segcblist.len`.
     pub len: u64,
     /// They, by what is called.
     pub callbacks: Vec<RcuCallbacks>,

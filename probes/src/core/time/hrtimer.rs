@@ -18,9 +18,9 @@ pub struct HrTimer {
     pub cpu: u32,
     /// Its clock, and whether its function runs in a softirq: `MONOTONIC`, `REALTIME_SOFT`.
     pub clock: String,
-    /// When it is due at the latest, in nanoseconds of that clock.
+    /// Latest time at which it is due, in nanoseconds of that clock.
     pub expires: i64,
-    /// When it may be due already, so that one interrupt serves several.
+    /// Earliest time, in nanoseconds of that clock, at which it may be due, so that one interrupt serves several.
     pub soft_expires: i64,
     /// Function that will be called.
     pub function: Function,

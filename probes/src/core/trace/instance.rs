@@ -47,9 +47,9 @@ struct Call {
 
 /// Bits of flags.
 struct Flags {
-    /// Offsets in a `trace_event_file`.
+    /// Bits in `flags` of a `trace_event_file`.
     enabled: u64,
-    /// Offsets in a `trace_event_call`: its name is that of its tracepoint, unless it is custom.
+    /// Bits in `flags` of a `trace_event_call`: its name is that of its tracepoint, unless it is custom.
     tracepoint: u32,
     custom: u32,
 }

@@ -46,7 +46,7 @@ const MINOR_BITS: u32 = 20;
 /// A device number, as `/proc/devices` and `ls -l` write it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 pub struct DevT {
-    /// Name of the driver.
+    /// Number of the driver.
     pub major: u32,
     /// Number among the driver's devices.
     pub minor: u32,

@@ -35,7 +35,7 @@ pub struct PciRegion {
     pub space: PciSpace,
     /// Its first port or physical address.
     pub start: u64,
-    /// Its last one.
+    /// Its last port or physical address.
     pub end: u64,
     /// `IORESOURCE_*`
     pub flags: u64,
@@ -52,9 +52,9 @@ pub struct PciDevice {
     pub vendor: u16,
     /// The maker's number of the device.
     pub device: u16,
-    /// The same of the card that it is on.
+    /// Number of the maker of the card that it is on.
     pub subsystem_vendor: u16,
-    /// The same of the card that it is on.
+    /// The maker's number of the card that it is on.
     pub subsystem_device: u16,
     /// Device class: base class, subclass and programming interface in a byte each.
     pub class: u32,

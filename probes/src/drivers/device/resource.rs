@@ -20,7 +20,7 @@ pub struct Resource {
     pub depth: usize,
     /// Its first physical address or port.
     pub start: u64,
-    /// Its last one.
+    /// Its last physical address or port.
     pub end: u64,
     /// Name of the region or of its owner.
     pub name: String,

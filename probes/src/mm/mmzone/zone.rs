@@ -45,9 +45,9 @@ pub struct PerCpuPages {
     pub high: i32,
     /// Pages that it takes or gives back at once.
     pub batch: i32,
-    /// The least that `high` may be; kernels before 6.7 do not tune it.
+    /// Lower bound of `high`, in pages; kernels before 6.7 do not tune it.
     pub high_min: Option<i32>,
-    /// The most that `high` may be; kernels before 6.7 do not tune it.
+    /// Upper bound of `high`, in pages; kernels before 6.7 do not tune it.
     pub high_max: Option<i32>,
     /// Amount that the CPU counts before it adds to the zone's counters: `stat_threshold`.
     pub stat_threshold: Option<i8>,

@@ -33,7 +33,7 @@ pub struct FreeObjects {
 }
 
 impl FreeObjects {
-    /// All of them.
+    /// Number of all of them.
     #[must_use]
     pub fn sum(&self) -> Option<u64> {
         sum([self.partial, self.on_cpus(), self.barns])
@@ -115,7 +115,7 @@ pub type SlabCaches = Listing<SlabCache>;
 pub(super) struct Raw {
     pub(super) size: u32,
     pub(super) object_size: u32,
-    /// Offset in a free object of the link to the next one.
+    /// Offset in a free object of the link to the next one, in bytes.
     pub(super) offset: u32,
     #[mirror(member = "oo.x")]
     oo: u32,

@@ -30,7 +30,7 @@ pub struct CpuSlab {
     pub free: Option<u64>,
     /// Objects of that slab that other CPUs have freed.
     pub remote_free: Option<u64>,
-    /// Partial slabs that it keeps.
+    /// Number of partial slabs that it keeps.
     pub partial_slabs: Option<u64>,
     /// Free objects of these.
     pub partial_free: Option<u64>,
@@ -49,17 +49,17 @@ pub struct NodeSlab {
     pub node: u32,
     /// Address of its `struct kmem_cache_node`.
     pub at: GuestVirt,
-    /// Slabs; `None` also without `CONFIG_SLUB_DEBUG`.
+    /// Number of slabs; `None` also without `CONFIG_SLUB_DEBUG`.
     pub slabs: Option<u64>,
     /// Objects of all slabs; `None` also without `CONFIG_SLUB_DEBUG`.
     pub objects: Option<u64>,
-    /// Slabs on its partial list.
+    /// Number of slabs on its partial list.
     pub partial_slabs: Option<u64>,
     /// Free objects of these.
     pub partial_free: Option<u64>,
-    /// Full sheaves in its barn; 0, as the next two, if this kernel has none.
+    /// Number of full sheaves in its barn; 0, as the next two, if this kernel has none.
     pub barn_full: Option<u64>,
-    /// Empty sheaves in its barn.
+    /// Number of empty sheaves in its barn.
     pub barn_empty: Option<u64>,
     /// Objects in the full ones.
     pub barn_objects: Option<u64>,
@@ -117,7 +117,7 @@ enum Nodes {
 #[derive(Debug, Clone, Copy)]
 struct SheafLayout {
     size: u64,
-    /// Offset of the pointer to its cache.
+    /// Offset of the pointer to its cache, in bytes.
     cache: Option<u64>,
     objects: u64,
     barn_list: u64,

@@ -17,7 +17,7 @@ pub struct Geometry {
     pub tail: u32,
     /// `skb->end`.
     pub end: u32,
-    /// `skb->len`, with what is in fragments.
+    /// Bytes of the packet, with those in fragments: `skb->len`.
     pub len: u32,
     /// `skb->mac_header`; `None` when not set.
     pub mac_header: Option<u16>,

@@ -102,9 +102,9 @@ pub struct Mm {
     pub vm_data: u64,
     /// `stack_vm`.
     pub vm_stk: u64,
-    /// Text of the program.
+    /// Code of the program.
     pub vm_exe: u64,
-    /// Text of its libraries.
+    /// Code of its libraries.
     pub vm_lib: u64,
     /// `pgtables_bytes`.
     pub vm_pte: u64,
