@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The one capture that there can be: who armed it, what it hooks.
+//! The one capture that there can be: its owner and its hooks.
 
 use kernel::error::to_result;
 use kernel::prelude::*;

@@ -334,7 +334,7 @@ pub struct Arm {
 
 /// Packets to record; a part that is zero matches anything. Set before arming, forgotten by disarming.
 ///
-/// A packet that matched once is followed, whatever becomes of its addresses, until its memory is free.
+/// A packet that matched once is followed, also with other addresses, until its memory is free.
 #[repr(C)]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Filter {

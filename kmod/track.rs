@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The packets that a filter has let through, so that each is followed under whatever addresses it goes on: by
+//! The packets that a filter has let through, so that each is followed also under other addresses: by
 //! `skb->head`, which clones share and NAT leaves alone, and by the `sk_buff` where nothing else is to be had.
 //!
 //! A fixed table without locks: any hook, on any CPU and in any context, reads and writes its words. Where one is

@@ -114,7 +114,7 @@ fn file_name(command: &str, sample: &[&str]) -> String {
     parts.join("-")
 }
 
-/// The text, and the names and kinds in the JSON: what programs rely on, whatever the numbers are.
+/// The text, and the names and kinds in the JSON: what programs rely on, with any numbers.
 fn shown(guest: &Guest, reader: &Reader, sample: &[&str]) -> String {
     let quoted = |word: &&str| match word
         .contains(|c: char| !c.is_ascii_alphanumeric() && !"-_./,".contains(c))

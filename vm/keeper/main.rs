@@ -1,10 +1,10 @@
 //! The keeper: waits for the end of the process that started it, however that comes, and then lets the guests run that it
 //! held still.
 //!
-//! A pause that only a destructor undoes survives the first `kill -9`. So whoever holds a guest has this process beside it: in a
-//! session of its own, nobody's child, at the other end of a socket that the kernel closes when its holder ends. It is compiled by the
-//! build script of `vm` and carried by the library, which is used by programs of others (evcxr, Python): there is no program of
-//! klab's to start.
+//! A pause that only a destructor undoes survives the first `kill -9`. So a process that holds a guest has this one
+//! beside it: in a session of its own, nobody's child, at the other end of a socket that the kernel closes when its
+//! holder ends. It is compiled by the build script of `vm` and carried by the library, which is used by programs of
+//! others (evcxr, Python): there is no program of klab's to start.
 
 #[allow(dead_code)] // The library has the rest.
 #[path = "../src/lease/book.rs"]

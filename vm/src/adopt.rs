@@ -29,7 +29,8 @@ pub(crate) struct Adopted {
     pub(crate) qmp: PathBuf,
     /// QEMU's process.
     pub(crate) qemu: Identity,
-    /// The name that this QEMU had here first, if this is another one: its folder has the record of who holds the guest.
+    /// The name that this QEMU had here first, if this is another one: its folder has the record of the holders of the
+    /// guest.
     #[serde(default)]
     pub(crate) first: Option<String>,
     /// Seconds since 1970 at which it was attached.

@@ -2,7 +2,7 @@
 //!
 //! It speaks only as much of the remote serial protocol as that needs. Its breakpoints are in QEMU (the translator's, or the
 //! processor's own under KVM): nothing is written into the guest. QEMU keeps them when its client dies, so the client stands in
-//! the record of those who stop the guest, and what it leaves is taken away when it is gone.
+//! the record of the processes that stop the guest, and its breakpoints are taken away when it is gone.
 
 use std::fs::File;
 use std::io::{self, ErrorKind};

@@ -7,7 +7,7 @@
 //! pid           QEMU's process
 //! qmp qmp2      QEMU's control sockets: ours, and one for other tools
 //! gdb serial    gdbstub and console; serial.log and qemu.log say what went over them
-//! holds         who keeps it from running (`lease::book`); of a QEMU with several names in the folder of the first
+//! holds         processes that keep it from running (`lease::book`); of a QEMU with several names in the folder of the first
 //! agent.0-7     the agent's ports, each with a lock
 //! ram           guest RAM, or a link to it
 //! states events where the record of a recorded guest begins, and what came from outside since
@@ -134,7 +134,7 @@ pub(crate) fn of(name: &str) -> Result<PathBuf> {
     Ok(paths::run()?.join(name))
 }
 
-/// Locks a guest's folder: whoever holds the lock may make, reset or remove the guest. With `create` the folder
+/// Locks a guest's folder: the holder of the lock may make, reset or remove the guest. With `create` the folder
 /// is made if absent. `Ok(None)`: another has held it for longer than `patience`.
 ///
 /// The lock is on the folder itself, so that nothing is left of it when the guest is gone.
@@ -176,7 +176,7 @@ pub(crate) fn lock(folder: &Path, create: bool, patience: Duration) -> Result<Op
 
 /// Ends the guest in `folder` and removes all that it has. The caller holds the folder's lock.
 pub(crate) fn remove(folder: &Path) -> Result<()> {
-    // Without its record it is stale: whoever looks next goes on where a killed `down` left off.
+    // Without its record it is stale: the next command goes on where a killed `down` left off.
     let meta = folder.join("meta.json");
     gone(fs::remove_file(&meta)).at("remove", &meta)?;
     // Only what klab started: its command line names a pid file in this folder.
@@ -184,7 +184,7 @@ pub(crate) fn remove(folder: &Path) -> Result<()> {
     if let Some(ram) = paths::shm_file(folder)? {
         gone(fs::remove_file(&ram)).at("remove", &ram)?;
     }
-    // One step for whoever looks; what a kill leaves of the rest is swept later.
+    // One step for other commands; what a kill leaves of the rest is swept later.
     let name = folder.file_name().unwrap_or_default().to_string_lossy();
     let aside = folder.with_file_name(format!(".gone-{}-{name}", std::process::id()));
     gone(fs::remove_dir_all(&aside)).at("remove", &aside)?;

@@ -43,7 +43,7 @@ impl Why {
     }
 }
 
-/// One who keeps a guest from running.
+/// A process that keeps a guest from running.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Pauser {

@@ -1,5 +1,5 @@
-//! Finds who is connected to a Unix socket that serves one client at a time, as the kernel says it (`sock_diag(7)`,
-//! `struct unix_diag_req` and `unix_diag_msg` of `include/uapi/linux/unix_diag.h`).
+//! Finds the process that is connected to a Unix socket that serves one client at a time, as the kernel says it
+//! (`sock_diag(7)`, `struct unix_diag_req` and `unix_diag_msg` of `include/uapi/linux/unix_diag.h`).
 
 use std::fs;
 use std::os::fd::AsRawFd;

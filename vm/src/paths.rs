@@ -200,7 +200,7 @@ pub(crate) fn lock(path: &Path, patience: Duration) -> Result<Option<Flock<File>
     }
 }
 
-/// Writes a file in one step: whoever reads it sees the old text or the new one.
+/// Writes a file in one step: a reader sees the old text or the new one.
 pub(crate) fn write_whole(path: &Path, text: &[u8]) -> Result<()> {
     let folder = path.parent().unwrap_or(Path::new("/"));
     let (temporary, mut file) = Temporary::file(folder)?;

@@ -188,8 +188,8 @@ pub(crate) fn start_owned(
 }
 
 /// Starts `program` in a session of its own, a child of init: it outlives this process and its terminal. A shell
-/// waits for it, which says in the log what signal ended it; and who looks for the guest finds the shell at every
-/// moment of the program's start. None of its files gets longer than `limit` bytes.
+/// waits for it, which says in the log what signal ended it; and a process that looks for the guest finds the shell at
+/// every moment of the program's start. None of its files gets longer than `limit` bytes.
 pub(crate) fn start_detached(
     program: &Path,
     args: Vec<std::ffi::OsString>,

@@ -28,7 +28,7 @@ const GREETING: Duration = Duration::from_secs(5);
 const TAKEN: Duration = Duration::from_secs(1);
 /// Time limit for a machine's state to be written.
 const SAVING: Duration = Duration::from_secs(120);
-/// Interval between two looks at who has it.
+/// Interval between two looks at its holder.
 const LOOK: Duration = Duration::from_millis(50);
 
 /// One client of QEMU's control socket; QEMU serves one at a time, so it is held under a lock and briefly.
@@ -90,7 +90,7 @@ impl Qmp {
         }
     }
 
-    /// The process at the other end: who called `listen` on the socket (unix(7), `SO_PEERCRED`); `None` for one of
+    /// The process at the other end, which called `listen` on the socket (unix(7), `SO_PEERCRED`); `None` for one of
     /// another pid namespace.
     pub(crate) fn peer(&mut self) -> Result<Option<u32>> {
         let stream = &self.inner.inner_mut().stream;

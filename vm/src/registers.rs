@@ -115,7 +115,7 @@ impl Machine {
         Ok(parse(&self.qmp()?.human("info registers -a")?))
     }
 
-    /// As [`Self::registers`], for who can do without: it does not wait for another client of QEMU's socket.
+    /// As [`Self::registers`], for a caller that can do without: it does not wait for another client of QEMU's socket.
     ///
     /// # Errors
     /// When that is held, or QEMU does not answer.

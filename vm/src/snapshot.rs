@@ -68,7 +68,7 @@ impl Ready {
         }))
     }
 
-    /// The saved state for `spec`, made now if it is not there; of several who need it at once one makes it.
+    /// The saved state for `spec`, made now if it is not there; of several processes that need it at once one makes it.
     pub(crate) fn get(
         spec: &Spec,
         qemu: &Qemu,

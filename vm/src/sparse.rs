@@ -12,7 +12,7 @@ const CHUNK: usize = 1 << 20;
 const PAGE: usize = 4096;
 
 /// Makes `to` hold what `from` holds, in place: `to` keeps its inode and is never shorter than it was, so that
-/// whoever has it mapped stays safe. Both have the same length.
+/// a process that has it mapped stays safe. Both have the same length.
 pub(crate) fn copy(from: &File, to: &File, zeros: Zeros) -> io::Result<()> {
     let len = from.metadata()?.len();
     if to.metadata()?.len() < len {

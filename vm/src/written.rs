@@ -32,8 +32,8 @@ pub struct Part {
 
 impl Machine {
     /// Writes into its RAM, which is a file that QEMU shares. Code that QEMU has translated it goes on to run as it was. The caller holds
-    /// the guest still. `what` is noted before anything is written: whoever is killed in between leaves a guest that is said to be
-    /// changed.
+    /// the guest still. `what` is noted before anything is written: a writer that is killed in between leaves a guest
+    /// that is said to be changed.
     ///
     /// # Errors
     /// [`Error::NoWrites`] where its RAM is no such file, or not at these addresses; [`Error::Dead`].

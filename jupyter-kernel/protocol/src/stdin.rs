@@ -24,7 +24,7 @@ impl Asker {
     pub(crate) fn start(mut socket: KernelStdinConnection) -> Self {
         let (questions, mut waiting) = unbounded_channel::<Question>();
         tokio::spawn(async move {
-            // The question that is open: its id, and who waits.
+            // The question that is open: its id, and the cell that waits.
             let mut open: Option<(String, mpsc::Sender<String>)> = None;
             loop {
                 tokio::select! {

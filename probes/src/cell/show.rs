@@ -6,7 +6,7 @@
 //!
 //! 1. [`ResultDisplay`], by value: a `Result` of a [`View`];
 //! 2. the inherent method that [`displays!`](crate::displays) gives to a type that is a [`View`];
-//! 3. [`DebugDisplay`], by reference: whatever has [`Debug`].
+//! 3. [`DebugDisplay`], by reference: all that has [`Debug`].
 //!
 //! An `Err` as the value of a cell is an error of the cell, as `?` would have made it: a notebook
 //! that runs without a reader must not pass over it.
@@ -17,7 +17,7 @@ use super::Bundle;
 use super::front::{self, Event};
 use crate::view::{ListRing, Table, View};
 
-/// Shows whatever has [`Debug`].
+/// Shows all that has [`Debug`].
 pub trait DebugDisplay {
     /// Shows `self` as the value of the cell.
     fn evcxr_display(&self);

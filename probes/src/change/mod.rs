@@ -66,7 +66,7 @@ impl Guest {
         self.writable_attached()
     }
 
-    /// Allows writes to the memory of whatever machine this is: nothing undoes them on one that klab did not start.
+    /// Allows writes to the memory of any machine: nothing undoes them on one that klab did not start.
     ///
     /// # Errors
     /// Unsupported, for a dump, and for a guest whose run is recorded.

@@ -1,4 +1,4 @@
-//! The calls of a function as a table: what each was given, what it returned, and who made it.
+//! The calls of a function as a table: arguments, return value and task of each.
 
 use std::time::{Duration, Instant};
 

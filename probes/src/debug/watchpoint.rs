@@ -1,4 +1,4 @@
-//! Watchpoints: who writes to a word.
+//! Watchpoints: the instruction that writes to a word.
 //!
 //! QEMU compares virtual addresses, so what is watched is the object's address, and the address of the same memory in the direct map.
 //! A write by a user's mapping of the memory, or by a device, is not seen.

@@ -1,8 +1,8 @@
 //! drgn on the guest's memory, in a Python process beside this one.
 //!
-//! The process is started when it is first needed, and serves whoever knows its socket: the `%%drgn` cells and the Rust
-//! cells of one notebook share one, so a name that one of them sets is there for the other. It ends when nobody is
-//! connected any more. Nothing of Python or drgn is in this process, so none of their faults is.
+//! The process is started when it is first needed, and serves every client that knows its socket: the `%%drgn` cells
+//! and the Rust cells of one notebook share one, so a name that one of them sets is there for the other. It ends when
+//! nobody is connected any more. Nothing of Python or drgn is in this process, so none of their faults is.
 
 mod process;
 mod wire;

@@ -22,7 +22,7 @@ pub struct Time {
     pub nsec: u32,
 }
 
-/// An inode: a file, whatever its names are. What is `None` could not be read.
+/// An inode: a file, under all of its names. A member that is `None` could not be read.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Inode {
     /// Address.

@@ -195,7 +195,7 @@ impl<'k> Reader<'k> {
             end: Some(end).filter(|end| ranged && *end != OFFSET_MAX),
             breaking: match (kind, file.is_null()) {
                 ("LEASE" | "DELEG", false) => self.breaking(at, flags)?,
-                // The one who breaks it waits with a lease of no file.
+                // The task that breaks it waits with a lease of no file.
                 _ => None,
             },
             waiters: waiters.into_items(missing),

@@ -255,7 +255,7 @@ impl Kernel {
     }
 }
 
-/// A type, and who defines it.
+/// A type, and the module that defines it.
 #[derive(Debug, Clone)]
 pub struct TypeNamed {
     /// The module; `None` for the kernel itself.

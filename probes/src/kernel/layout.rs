@@ -113,7 +113,7 @@ fn direct_map(space: &AddressSpace, floor: GuestVirt) -> Result<Linear> {
 
 /// The two longest stretches of the kernel image that are mapped by its linear rule. There is a gap between them when
 /// the kernel unmapped its init sections. Where its tables cannot be read the stretches end: what lies behind is then
-/// translated by the tables, and whoever reads it is told why it cannot be.
+/// translated by the tables, and a reader is told why it cannot be read.
 fn image(space: &AddressSpace, phys_base: u64) -> [Linear; 2] {
     let mut runs: Vec<Linear> = Vec::new();
     let last = GuestVirt(START_KERNEL_MAP + GIB - 1);

@@ -124,7 +124,7 @@ impl GdbMemory {
         let done = work(burst);
         burst.last = Instant::now();
         if !matches!(done, Ok(_) | Err(Error::NotRam { .. })) {
-            // Whatever came between us and QEMU: the next read begins anew.
+            // After any other error the next read begins anew.
             state.burst.take().map(|burst| burst.gdb.end());
         }
         done

@@ -161,7 +161,7 @@ pub trait PhysMemory: Send + Sync + std::fmt::Debug {
     }
 
     /// Keeps the guest standing still, until it is called with `false`, where only a guest that stands still can be read;
-    /// then true. Else who wants the guest still pauses its machine.
+    /// then true. Else a caller that wants the guest still pauses its machine.
     ///
     /// # Errors
     /// `Machine` if the guest cannot be stopped or let go on.

@@ -247,7 +247,7 @@ impl PhysMemory for ProcessMemory {
         while page < pages.min(of_file.unwrap_or(u64::MAX)) {
             match self.run(place, page, pages - page) {
                 Ok((false, run)) => page += run,
-                // Whoever reads there is told of the error.
+                // A reader there is told of the error.
                 Ok((true, _)) | Err(_) => break,
             }
         }

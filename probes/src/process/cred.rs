@@ -1,4 +1,4 @@
-//! Credentials: who a task is and what it may (`include/linux/cred.h`, `include/linux/capability.h`).
+//! Credentials: the identity and the rights of a task (`include/linux/cred.h`, `include/linux/capability.h`).
 
 use serde::Serialize;
 
@@ -107,11 +107,11 @@ pub(super) fn names(bits: u64, names: &[&str]) -> Vec<String> {
 pub struct Ids {
     /// `uid`: whose it is.
     pub real: u32,
-    /// `euid`: as who it acts.
+    /// `euid`: the user as whom it acts.
     pub effective: u32,
-    /// `suid`: as who it may act again.
+    /// `suid`: the user as whom it may act again.
     pub saved: u32,
-    /// `fsuid`: as who it opens files.
+    /// `fsuid`: the user as whom it opens files.
     pub fs: u32,
 }
 

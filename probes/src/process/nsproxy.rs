@@ -103,7 +103,7 @@ pub struct Member {
     pub comm: String,
 }
 
-/// A namespace, and who is in it.
+/// A namespace, and the processes in it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct NamespaceInUse {
     /// The namespace.

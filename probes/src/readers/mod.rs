@@ -1,4 +1,4 @@
-//! Readers: what shows one value of a guest, under one name for all who ask for it.
+//! Readers: each shows one value of a guest, under one name for methods and commands.
 //!
 //! [`READERS`] is the one list of them (`readers/table.rs`). An entry is the method of [`Guest`], the command `klab NAME`, the line
 //! `%NAME` of a cell and what `--code` prints of it; the tests of readers (on dumps, on a guest whose memory lies, on damaged

@@ -1,4 +1,4 @@
-//! Tasks: what runs, what waits, and who started whom (`include/linux/sched.h`, `kernel/fork.c`, `kernel/pid.c`).
+//! Tasks: running and waiting ones, and their parents (`include/linux/sched.h`, `kernel/fork.c`, `kernel/pid.c`).
 //!
 //! ```no_run
 //! # use probes::Guest;

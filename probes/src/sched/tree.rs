@@ -34,7 +34,7 @@ impl Serialize for TaskTree {
 }
 
 impl TaskTree {
-    /// Sorts tasks by parent. Every task comes up exactly once, whatever their parents say.
+    /// Sorts tasks by parent. Every task comes up exactly once, also with wrong parents.
     #[must_use]
     pub fn new(tasks: Tasks) -> Self {
         let missing = tasks.missing.clone();

@@ -55,7 +55,7 @@ impl Layer {
 }
 
 /// The functions of [`Profile::Path`](super::Profile::Path), by layer. One that a kernel has not, or has inlined, is
-/// left out there. Beside them, whatever is registered with netfilter is hooked.
+/// left out there. Beside them, all functions registered with netfilter are hooked.
 pub const PATH: &[(Layer, &[&str])] = &[
     (
         Layer::Driver,

@@ -11,8 +11,8 @@
 //! ```
 //!
 //! A task that waits has its waiter (`struct mutex_waiter`, `struct swait_queue`, ..) on its kernel stack; the list that it is
-//! linked in leads to the lock, and the lock names its owner, who may wait in turn. The guest may run meanwhile: pause it for a
-//! picture of one instant.
+//! linked in leads to the lock, and the lock names its owner, which may wait in turn. The guest may run meanwhile:
+//! pause it for a picture of one instant.
 
 mod chain;
 mod clock;

@@ -113,7 +113,7 @@ impl<'k> Waits<'k> {
         value
     }
 
-    /// Tells whether a task waits by one of the kernel's locks, whatever its state says.
+    /// Tells whether a task waits by one of the kernel's locks, in any state.
     pub(super) fn is_locked_out(&self, trace: &StackTrace) -> bool {
         matches!(
             function_of(trace),
@@ -259,7 +259,7 @@ impl<'k> Waits<'k> {
         }
     }
 
-    /// The owner of a mutex, which is read once for all who wait for it.
+    /// The owner of a mutex, which is read once for all of its waiters.
     fn owner(&self, at: GuestVirt) -> Result<Option<Contender>> {
         if let Some(owner) = self.mutexes.borrow().get(&at) {
             return Ok(owner.clone());
@@ -270,7 +270,7 @@ impl<'k> Waits<'k> {
         Ok(mutex.owner)
     }
 
-    /// A semaphore, which is read once for all who wait for it.
+    /// A semaphore, which is read once for all of its waiters.
     fn rwsem(&self, at: GuestVirt) -> Result<Rc<RwSem>> {
         if let Some(sem) = self.rwsems.borrow().get(&at) {
             return Ok(Rc::clone(sem));

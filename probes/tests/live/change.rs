@@ -88,7 +88,7 @@ fn writes_are_what_the_kernel_reads(kernel: &str) {
     assert!(fault.to_string().contains("15 bytes and its NUL"), "{fault}");
     assert_eq!(machine.writes().len(), told);
 
-    // All are told, by whoever asks, until the reset.
+    // All are told to every client until the reset.
     assert_eq!(told, 12);
     assert!(machine.writes()[0].contains("vm_swappiness = 7"));
     assert_eq!(Machine::attach(machine.name()).unwrap().status().writes.len(), told);

@@ -151,7 +151,7 @@ fn behind_headers_of_ipv6() {
     }
 }
 
-/// Netlink and unix sockets have an `sk_buff` for each message: named, and shown to whoever asks.
+/// Netlink and unix sockets have an `sk_buff` for each message: named, and shown when asked for.
 #[test]
 fn messages_that_are_no_packets() {
     let ground = Ground::bare("default", 512 << 20);

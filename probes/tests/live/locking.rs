@@ -1,4 +1,4 @@
-//! Locks and wait queues that are held and waited for: `/proc/PID/stack` says who does which.
+//! Locks and wait queues that are held and waited for: `/proc/PID/stack` says which task does which.
 
 use std::collections::BTreeMap;
 
@@ -48,7 +48,7 @@ pub(crate) fn holders(ground: &mut Ground) -> BTreeMap<String, i32> {
 pub(crate) fn are_held_by_whom_proc_says(kernel: &str) {
     let mut ground = Ground::bare(kernel, vm::Options::default().memory);
     let who = holders(&mut ground);
-    // There a semaphore keeps neither its readers' names nor what who queues up wants.
+    // There a semaphore keeps neither its readers' names nor the wish of a task that queues up.
     let rt = ground.sh("uname -v").contains("PREEMPT_RT");
     let lock = ground.agent.workload(WorkloadKind::Contended).unwrap();
     let guest = &ground.guest;

@@ -1,5 +1,5 @@
-//! A machine of two memory nodes: pages that the kernel has marked to see who uses them (NUMA balancing) have entries
-//! without access, and are there.
+//! A machine of two memory nodes: pages that the kernel has marked to see which task uses them (NUMA balancing) have
+//! entries without access, and are there.
 
 use std::time::{Duration, Instant};
 

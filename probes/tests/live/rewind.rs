@@ -15,7 +15,7 @@ const SOON: Duration = Duration::from_secs(20);
 const LONG: Duration = Duration::from_secs(120);
 const SWAPPINESS: &str = "*(int *)&vm_swappiness";
 
-/// A guest that is recorded, and ends with the test. It has one port: who asks its agent leaves at once.
+/// A guest that is recorded, and ends with the test. It has one port: a client of its agent leaves at once.
 struct Recorded(Guest);
 
 impl Recorded {

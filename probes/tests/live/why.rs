@@ -108,7 +108,7 @@ pub(crate) fn names_who_waits_for_whom(kernel: &str) {
         let function = chain(&ground.guest, *pid).links[0].function.clone();
         ledger.same(name, "wchan", &function.as_deref(), &Some(wchan.trim()));
     }
-    // Whoever waits for one directory, or for another, is one reason; all are told of after some seconds.
+    // All tasks that wait for one directory, or for another, are one reason; all are told of after some seconds.
     let told = |found: &Reasons| -> Vec<i32> {
         let chains = found.reasons.iter().filter_map(|reason| match reason {
             Reason::Waits(chain) => Some(chain),

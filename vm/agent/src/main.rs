@@ -1,9 +1,9 @@
 //! PID 1 of a klab guest.
 //!
-//! One static binary with four lives, chosen by who started it: PID 1 ([`init`]) prepares the system, starts
-//! the server and reaps; the server ([`server`]) answers on the virtio-serial ports, or a serial line; a workload ([`workload`])
-//! is a process for lessons to look at; one more loads or unloads a module and ends ([`apart`]). PID 1 does so little that it has nothing to fail at; a server that
-//! dies is started again.
+//! One static binary with four lives, chosen by the way in which it was started: PID 1 ([`init`]) prepares the system,
+//! starts the server and reaps; the server ([`server`]) answers on the virtio-serial ports, or a serial line; a
+//! workload ([`workload`]) is a process for lessons to look at; one more loads or unloads a module and ends
+//! ([`apart`]). PID 1 does so little that it has nothing to fail at; a server that dies is started again.
 
 mod apart;
 mod device;

@@ -28,7 +28,7 @@ const SLICE: Duration = Duration::from_millis(10);
 pub(super) struct Port {
     pub(super) number: usize,
     pub(super) link: Link,
-    /// Held for the client's life: whoever has its lock has the port.
+    /// Lock of the port, held for the client's life.
     pub(super) lock: File,
     nonce: u64,
     hello: u32,

@@ -56,7 +56,7 @@ impl<'f> Feeder<'f> {
     /// Descriptor that may be read now.
     fn ready(&self) -> Option<BorrowedFd<'f>> {
         let from = self.from.filter(|_| self.sent.len() < MAX_FEEDS)?;
-        // The kernel stops who reads its own terminal in the background; of another's it asks nothing.
+        // The kernel stops a process that reads its own terminal in the background, but not one that reads another.
         let elsewhere = || match tcgetpgrp(from) {
             Ok(group) => group != getpgrp(),
             Err(errno) => errno != Errno::ENOTTY,

@@ -54,7 +54,7 @@ pub struct Client {
     cancel: Canceller,
     /// Set once the user wants every wait to end.
     stop: Arc<AtomicBool>,
-    /// Held for the client's life: whoever has its lock has the port.
+    /// Lock of the port, held for the client's life.
     _lock: File,
 }
 

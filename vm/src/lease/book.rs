@@ -1,4 +1,5 @@
-//! The record of who keeps a guest's CPUs from running, in its run folder, and what is undone when one of them is gone.
+//! The record of the processes that keep a guest's CPUs from running, in its run folder, and the undoing when one is
+//! gone.
 //!
 //! Standard library alone: the keeper (`keeper/main.rs`), which waits for a holder's end, is compiled from this file too.
 //!
@@ -50,7 +51,7 @@ pub(crate) fn start_of(pid: u32) -> Option<u64> {
     fields.nth(18)?.parse().ok()
 }
 
-/// One who keeps the guest from running.
+/// A process that keeps the guest from running.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Entry {
     pub(crate) process: Process,
@@ -137,7 +138,7 @@ fn plain(text: &str) -> String {
     plain
 }
 
-/// The record of who keeps the guest's CPUs from running.
+/// The record of the processes that keep the guest's CPUs from running.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Book {
     pub(crate) qemu: Option<Process>,
@@ -212,8 +213,8 @@ impl Book {
         self.ran && !self.is_held()
     }
 
-    /// Undoes what those who are gone have left, and whoever `is_gone` besides: the modes and breakpoints of their
-    /// gdbstubs, and the standing still. Whether anything was to undo.
+    /// Undoes what processes that are gone have left, and those that `is_gone` names besides: the modes and breakpoints
+    /// of their gdbstubs, and the standing still. Whether anything was to undo.
     pub(crate) fn mend(
         &mut self,
         control: &mut dyn Control,

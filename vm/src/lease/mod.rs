@@ -1,4 +1,4 @@
-//! Holding a guest still for a time: a lease, which ends with the process that has it, whatever ends that.
+//! Holding a guest still for a time: a lease, which ends with the process that has it, also if that is killed.
 //!
 //! The run folder says who holds the guest ([`book`]), and a small process beside the holder ([`keeper`]) waits for its
 //! end. When the last hold ends the guest runs on, unless it stood still before or a user has paused it meanwhile. A process that
@@ -52,7 +52,7 @@ impl<'a> Open<'a> {
         let present = qemu_of(folder);
         let mut book = Book::read(&home);
         if book.qemu != present {
-            // It was reset, or another one has its name: those who held it hold nothing.
+            // It was reset, or another one has its name: its former holders hold nothing.
             book = Book {
                 qemu: present,
                 ..Book::default()
@@ -133,7 +133,7 @@ pub(crate) fn qemu_of(folder: &Path) -> Option<Process> {
     identity.map(Into::into)
 }
 
-/// The folder that has the record of the guest in `folder`: of one QEMU there is one, under whatever names it is known. That
+/// The folder that has the record of the guest in `folder`: one QEMU has one, under all of its names. That
 /// of the name that it had first, as long as that is there.
 pub(crate) fn home(folder: &Path) -> PathBuf {
     let first = match Record::read(folder) {
@@ -184,8 +184,9 @@ pub(crate) fn mend(folder: &Path) {
 }
 
 impl Machine {
-    /// Holds its CPUs still until the hold ends: with [`Hold::end`], when it is dropped, or with this process, whatever ends
-    /// that. Holds of one process or of several overlap as they like: the guest runs on after the last one, if it ran before the first.
+    /// Holds its CPUs still until the hold ends: with [`Hold::end`], when it is dropped, or with this process, also if
+    /// a signal ends that. Holds of one process or of several overlap as they like: the guest runs on after the last
+    /// one, if it ran before the first.
     ///
     /// # Errors
     /// When QEMU does not answer, or the process cannot be started that ends the hold where this one cannot.
@@ -239,7 +240,7 @@ impl Machine {
         open.write()
     }
 
-    /// Lets its CPUs go on after a [`Self::pause`], or whatever else stopped them.
+    /// Lets its CPUs go on after a [`Self::pause`], or any other stop.
     ///
     /// # Errors
     /// [`Error::Halted`] for one that panicked or powered off, and while somebody holds it: then it goes on when that ends.

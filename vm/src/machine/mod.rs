@@ -36,7 +36,7 @@ impl Machine {
         Self { folder, record }
     }
 
-    /// The guest `name`, in whatever state: a dead one's RAM can still be read.
+    /// The guest `name`, in any state: a dead one's RAM can still be read.
     ///
     /// # Errors
     /// [`Error::UnknownGuest`] with the names of those there are.

@@ -183,7 +183,8 @@ impl Machine {
             meta.recording = Some(recording);
             meta.write(self.run_dir())?;
         }
-        // Whoever went back may have been killed on the way: then nothing can be asked of the QEMU that it has started.
+        // A process that went back may have been killed on the way: then nothing can be asked of the QEMU that it has
+        // started.
         let whole = self.generation().is_multiple_of(2) && self.lives();
         // Also one whose end somebody began, and was killed.
         let records = whole && self.qmp()?.records()?;

@@ -115,8 +115,8 @@ impl Machine {
         Ok(kernel)
     }
 
-    /// Puts the guest back into its ready state, whatever became of it. The RAM file stays the same file and is
-    /// refilled, so that whoever has it mapped reads the fresh guest; [`Self::generation`] tells them.
+    /// Puts the guest back into its ready state, from any other. The RAM file stays the same file and is
+    /// refilled, so that processes which have it mapped read the fresh guest; [`Self::generation`] tells them.
     ///
     /// # Errors
     /// [`Error::NotReady`] when its ready state is gone from the cache, [`Error::Locked`], [`Error::Foreign`].

@@ -2,7 +2,7 @@
 //! built with, and the kernel's source prepared in Debian's configuration.
 //!
 //! Debian's headers packages do not hold what Rust needs of the kernel's build, so the source is prepared once for
-//! each kernel, in steps that appear whole: whatever ends it, the next call goes on.
+//! each kernel, in steps that appear whole: if one is interrupted, the next call goes on.
 
 mod load;
 mod module;
@@ -301,7 +301,7 @@ fn has_rust(configuration: &str) -> bool {
     configuration.lines().any(|line| line == "CONFIG_RUST=y")
 }
 
-/// An empty folder in the place of whatever an interrupted step left.
+/// An empty folder in the place of what an interrupted step left.
 fn fresh(folder: &Path) -> Result<()> {
     if folder.exists() {
         fs::remove_dir_all(folder).at("remove", folder)?;

@@ -60,7 +60,7 @@ pub fn encode<T: Serialize>(message: &T) -> Result<Vec<u8>, FrameError> {
     Ok(frame)
 }
 
-/// Bytes that end whatever frame the other end's decoder may be in the middle of.
+/// Bytes that end the frame that the other end's decoder may be in the middle of.
 pub fn flush() -> Vec<u8> {
     vec![0; MAX_FRAME]
 }

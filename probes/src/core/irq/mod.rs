@@ -1,4 +1,4 @@
-//! Interrupts: their descriptors, who handles them, how often they came (`include/linux/irqdesc.h`); the interrupt
+//! Interrupts: their descriptors, handlers and counts (`include/linux/irqdesc.h`); the interrupt
 //! descriptor table; softirqs.
 
 mod idt;

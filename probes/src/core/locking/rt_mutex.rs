@@ -1,4 +1,4 @@
-//! `struct rt_mutex_base`: a lock that lends its owner the priority of who waits (`include/linux/rtmutex.h`,
+//! `struct rt_mutex_base`: a lock that lends its owner the priority of its waiters (`include/linux/rtmutex.h`,
 //! `kernel/locking/rtmutex_common.h`).
 
 use serde::Serialize;

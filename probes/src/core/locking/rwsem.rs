@@ -50,9 +50,9 @@ pub struct RwSem {
     /// The writer that holds it; of readers the one that took it last, which may have left it since. With PREEMPT_RT no
     /// reader is known: they are counted (`rwbase_read_trylock`, `kernel/locking/rwbase_rt.c:53@v7.3.4`).
     pub owner: Option<Contender>,
-    /// True if the first who waits is to have it next, before any who does not sleep.
+    /// True if the first waiter is to have it next, before any task that does not sleep.
     pub handoff: bool,
-    /// Waiters, in the order in which they came; with PREEMPT_RT the most urgent first, after the one who
+    /// Waiters, in the order in which they came; with PREEMPT_RT the most urgent first, after the one that
     /// has the rt_mutex already.
     pub waiters: Vec<RwSemWaiter>,
     /// Parts that could not be read: where it is the owner, `owner` is `None` too.

@@ -1,4 +1,4 @@
-//! Locks and queues: who has one, who waits.
+//! Locks and queues: their owners and waiters.
 
 use crate::cell::faces;
 use crate::core::locking::{Completion, Contender, Mutex, RtMutex, RwSem, RwState, WaitQueue};

@@ -13,7 +13,7 @@ use crate::{Listing, Missing, Of as _, Result};
 /// `WQ_FLAG_EXCLUSIVE` of `include/linux/wait.h`.
 const EXCLUSIVE: u32 = 1;
 
-/// Somebody who is told when a queue is woken: its `wait_queue_entry`.
+/// A waiter that is told when a queue is woken: its `wait_queue_entry`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct WaitEntry {
     /// Address.
@@ -26,7 +26,7 @@ pub struct WaitEntry {
     pub exclusive: bool,
 }
 
-/// A queue of who is told.
+/// A queue of waiters.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct WaitQueue {
     /// Address of its head.

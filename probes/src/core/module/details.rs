@@ -1,4 +1,4 @@
-//! One module in detail: its memory, sections, parameters, and who needs whom.
+//! One module in detail: its memory, sections, parameters, users and dependencies.
 
 use serde::Serialize;
 

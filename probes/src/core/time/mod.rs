@@ -70,7 +70,7 @@ pub(crate) fn timers(kernel: &Kernel) -> Result<Timers> {
     })
 }
 
-/// Names functions, and follows those that many timers share to whom each timer is for.
+/// Names functions, and finds the task or work behind those that many timers share.
 struct Namer<'k> {
     kernel: &'k Kernel,
     functions: Functions<'k>,
@@ -105,7 +105,7 @@ impl<'k> Namer<'k> {
         }
     }
 
-    /// The function of the timer at `timer`, and whom it is for.
+    /// The function of the timer at `timer`, and the task or work that it is for.
     fn name(&self, timer: GuestVirt, function: GuestVirt) -> Result<(Function, Option<Serves>)> {
         let kernel = self.kernel;
         let function = self.functions.at(function)?;

@@ -1,4 +1,4 @@
-//! ftrace: who hooks functions, and which (`include/linux/ftrace.h`, `kernel/trace/ftrace.c`).
+//! ftrace: its users, and the functions that each hooks (`include/linux/ftrace.h`, `kernel/trace/ftrace.c`).
 
 use serde::Serialize;
 

@@ -45,7 +45,7 @@ pub struct Tracing {
 
 lacks!(Tracing);
 
-/// Tracers and events, functions hooked by ftrace and by whom, kprobes: `/sys/kernel/tracing`.
+/// Tracers and events, functions that users of ftrace hook, kprobes: `/sys/kernel/tracing`.
 pub(crate) fn tracing(kernel: &Kernel) -> Result<Tracing> {
     settle_all("what is traced", || {
         let functions = Functions::new(kernel);

@@ -55,7 +55,7 @@ pub struct MiscDevice {
     pub fops: Option<Function>,
 }
 
-/// Device numbers and who has them.
+/// Device numbers and the drivers that have them.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Majors {
     /// Character devices, as `/proc/devices` lists them.

@@ -254,7 +254,7 @@ fn zone(kernel: &Kernel, at: GuestVirt, names: &Names, cpus: &[u32]) -> Result<Z
     Ok(zone)
 }
 
-/// The NUMA events of a zone, with those that its CPUs hold: who asks the kernel makes it add them up.
+/// The NUMA events of a zone, with those that its CPUs hold: the kernel adds them up when it is asked.
 fn numa(
     kernel: &Kernel,
     zone: &mut Zone,

@@ -1,4 +1,4 @@
-//! A page frame as plain values: what it is, who holds it, which folio it is part of.
+//! A page frame as plain values: its kind, its references, its folio.
 
 use serde::Serialize;
 

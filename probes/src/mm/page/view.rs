@@ -1,4 +1,4 @@
-//! One page frame: what it is, what it is part of, who holds it.
+//! One page frame: its kind, its folio, its references.
 
 use crate::memory::PAGE_SIZE;
 use crate::mm::page::Page;

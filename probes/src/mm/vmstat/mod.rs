@@ -102,7 +102,7 @@ pub(crate) fn vmstat(kernel: &Kernel) -> Result<VmStat> {
         let events = events.or_miss(missing, || "vm_numa_event");
         if let (Some(events), Some(held)) = (events, &held.numa) {
             for (i, name) in names.numa.iter().enumerate() {
-                // Whoever asks the kernel makes it add up what the CPUs hold.
+                // The kernel adds up what the CPUs hold when it is asked.
                 let value = events[i].wrapping_add(held[i]).cast_unsigned();
                 push(name, CounterKind::Numa, value, Some(0));
             }

@@ -1,4 +1,4 @@
-//! `struct packet_type` (`include/linux/netdevice.h`): who gets which packets of a device.
+//! `struct packet_type` (`include/linux/netdevice.h`): the functions that get packets of a device.
 //!
 //! A handler of one protocol is in the hash `ptype_base`, by its EtherType; one that wants everything, as tcpdump's
 //! socket does, is in `ptype_all`; one that wants one device only is with that device. Since 6.15 those of packet

@@ -1,4 +1,4 @@
-//! Control groups: which groups there are, who is in them, and which a task is in (`include/linux/cgroup-defs.h`,
+//! Control groups: all groups, the tasks in them, and the groups of a task (`include/linux/cgroup-defs.h`,
 //! `kernel/cgroup/cgroup.c`).
 //!
 //! ```no_run

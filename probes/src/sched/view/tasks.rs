@@ -1,4 +1,4 @@
-//! Tasks as a table, and as the tree of who started whom.
+//! Tasks as a table, and as the tree of parents and children.
 
 use std::fmt::Write as _;
 

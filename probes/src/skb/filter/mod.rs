@@ -12,9 +12,9 @@
 //! # }
 //! ```
 //!
-//! A packet is shown with its whole way if it passes at one of its stages; it is followed from there on, under whatever addresses
-//! NAT gives it. What the module can check by itself is checked in the guest, so that what is not wanted takes no room in
-//! the rings; the rest, and all of it once more, on the host.
+//! A packet is shown with its whole way if it passes at one of its stages; it is followed from there on, also under
+//! other addresses NAT gives it. What the module can check by itself is checked in the guest, so that what is not
+//! wanted takes no room in the rings; the rest, and all of it once more, on the host.
 
 mod expression;
 mod parse;
@@ -304,7 +304,7 @@ pub(super) struct Seen<'a> {
     pub(super) datagrams: Option<&'a Datagrams>,
 }
 
-/// A datagram that was cut into fragments: who sends it to whom, by which protocol, and its identification.
+/// A datagram that was cut into fragments: its sender, its receiver, its protocol, and its identification.
 pub(super) type Datagram = ([u8; 16], [u8; 16], u8, u32);
 
 /// Datagram of a fragment.

@@ -218,7 +218,7 @@ pub(crate) fn holes_are_left_alone() {
     machine.detach().unwrap();
 }
 
-/// RAM that is added to a machine after it was attached: whoever has it open reads it, and a dump has it.
+/// RAM that is added to a machine after it was attached: a reader that has it open sees it, and a dump has it.
 pub(crate) fn ram_is_added() {
     let choice: KernelChoice = "default".parse().unwrap();
     let kernel = Kernel::resolve(&choice, &mut Silent).unwrap();
@@ -337,7 +337,7 @@ pub(crate) fn in_odd_places() {
     assert!(said.contains("has not booted yet"), "{said}");
     assert!(!machine.runs().unwrap());
 
-    // Another client has the socket: who that is, and what to do that ends nobody. What needs no QMP goes on.
+    // Another client has the socket: its name is told, and a cure that ends nobody. Commands that need no QMP go on.
     let held = Qmp::connect(&foreign.qmp());
     let us = format!("(process {})", std::process::id());
     let mut once_more = machine.clone();

@@ -34,7 +34,7 @@ pub(super) fn queue() -> Result<()> {
         thread::Builder::new()
             .name(format!("klab-lock-{i}"))
             .spawn(|| {
-                // The kernel leaves it locked by whom it returns to.
+                // The kernel leaves it locked by the thread that it returns to.
                 if lock_pi(&LOCK, Flags::PRIVATE, None).is_ok() {
                     loop {
                         thread::park();

@@ -18,7 +18,7 @@ use nix::sys::mman::{MapFlags, ProtFlags, mmap, mmap_anonymous, mprotect};
 use crate::error::{Error, Result, reason};
 
 const PAGE: usize = 4096;
-/// Address at which a mapping is asked for: far from whatever the kernel chooses.
+/// Address at which a mapping is asked for: far from those that the kernel chooses.
 const FIXED: usize = 0x1000_0000_0000;
 /// A mapping so long that it needs page tables of every level; only one page of it is touched.
 const HUGE: usize = 1 << 30;

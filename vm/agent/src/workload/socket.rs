@@ -148,7 +148,7 @@ pub(crate) fn send(args: &[String]) {
     }
 }
 
-/// Sends a packet as it is, whatever its addresses and check sums (`IPPROTO_RAW`, raw(7)).
+/// Sends a packet as it is, with any addresses and check sums (`IPPROTO_RAW`, raw(7)).
 fn packet(to: &str, hex: &str) -> Result<()> {
     let to: SocketAddrV4 = to
         .parse()

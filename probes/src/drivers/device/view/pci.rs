@@ -1,4 +1,4 @@
-//! PCI devices, and who has which memory and ports.
+//! PCI devices, and the owners of memory and ports.
 
 use crate::drivers::device::{PciDevices, PciRegion, PciSpace, Resources};
 use crate::view::{Align, Table, View, bytes};
