@@ -64,7 +64,7 @@ pub struct Condition {
     pub signed: u8,
     /// 0.
     pub zero: u32,
-    /// With what it is compared, as 64 bits.
+    /// Constant that it is compared with, as 64 bits.
     pub value: u64,
 }
 

@@ -296,7 +296,7 @@ pub struct RingHeader {
 pub struct Site {
     /// Its address, as in kallsyms.
     pub address: u64,
-    /// Which argument the skb is, from 0; below [`POSITIONS`]. Of [`How::Call`] the plan.
+    /// Number of the argument that is the skb, from 0; below [`POSITIONS`]. Of [`How::Call`] the plan.
     pub position: u8,
     /// [`How`].
     pub how: u8,

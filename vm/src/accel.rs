@@ -1,4 +1,4 @@
-//! Which accelerator: found by a trial boot, remembered.
+//! The accelerator: found by a trial boot, remembered.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};

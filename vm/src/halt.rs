@@ -1,4 +1,4 @@
-//! Why a guest does not run, and since when.
+//! Reasons why a guest does not run, and since when.
 
 use std::fmt;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -17,7 +17,7 @@ pub struct Halt {
     pub why: Why,
 }
 
-/// Why a guest's CPUs stand still.
+/// Reasons why a guest's CPUs stand still.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Why {
@@ -64,7 +64,7 @@ impl Pauser {
         }
     }
 
-    /// For how long, in words.
+    /// Time since then, in words.
     fn age(&self) -> String {
         let now = SystemTime::now().duration_since(UNIX_EPOCH);
         let seconds = now

@@ -250,7 +250,7 @@ pub(crate) fn console(folder: &Path) -> String {
     line.map_or_else(|| "(nothing)".to_owned(), |line| line.trim().to_owned())
 }
 
-/// Why the kernel died: the first line of its console that says so.
+/// Reason why the kernel died: the first line of its console that says so.
 fn cause(folder: &Path) -> Option<String> {
     let text = tail(&folder.join("serial.log"));
     let words = [

@@ -178,7 +178,7 @@ fn halted(state: RunState, halt: &Halt) -> (State, Option<String>) {
     }
 }
 
-/// Why a guest in this state cannot go on; `None` if it can.
+/// Reason why a guest in this state cannot go on; `None` if it can.
 pub(crate) fn ended(folder: &Path, state: RunState) -> Option<Why> {
     match state {
         RunState::guest_panicked => Some(Why::Panicked(panic_line(folder))),

@@ -15,7 +15,7 @@ use super::work::Work;
 use crate::Result;
 use crate::guest::{Guest, Pause};
 
-/// For how long the guest is watched, where nothing is said.
+/// Time for which the guest is watched, if none is given.
 const TIME: Duration = Duration::from_secs(10);
 /// Calls that are looked at, where nothing is said.
 const HITS: u64 = 1000;
@@ -54,7 +54,7 @@ impl<B> Onward for ControlFlow<B> {
     }
 }
 
-/// Why the guest is watched no more.
+/// Reasons why the guest is watched no more.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Ended {

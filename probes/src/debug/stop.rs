@@ -52,7 +52,7 @@ impl Bounds {
         self.time
     }
 
-    /// When a watch that begins now is over.
+    /// End of a watch that begins now.
     pub(crate) fn until(&self) -> Instant {
         Instant::now() + self.time
     }
@@ -73,7 +73,7 @@ impl Bounds {
 macro_rules! bounded {
     ($watch:ty) => {
         impl $watch {
-            /// For how long the guest is watched at most.
+            /// Sets the time for which the guest is watched at most.
             #[must_use]
             pub fn within(mut self, time: Duration) -> Self {
                 self.bounds.set_time(time);

@@ -22,7 +22,7 @@ use crate::object::{Object, Value};
 use crate::unwind::StackTrace;
 use crate::{Error, Missing, Of as _, Result};
 
-/// For how long a write is waited for, where nothing is said.
+/// Time for which a write is waited for, if none is given.
 const TIME: Duration = Duration::from_secs(30);
 /// Bytes of the largest object that is watched.
 const MOST: u64 = 256;

@@ -1,4 +1,4 @@
-//! Which instruction has written, when the processor has executed it and stands behind it.
+//! The instruction that has written, when the processor has executed it and stands behind it.
 //!
 //! x86 stops after a write. The function is decoded from its start, so that its instructions are those that the processor
 //! executes, and the one that ends where the CPU stands is the one. Where the one before did not go on there, a call did: that one is

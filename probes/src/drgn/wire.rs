@@ -54,7 +54,7 @@ impl fmt::Display for Raised {
 
 impl std::error::Error for Raised {}
 
-/// Why a request has no answer.
+/// Reasons why a request has no answer.
 #[derive(Debug, thiserror::Error)]
 pub enum Failure {
     /// The code raised an exception; the process goes on.

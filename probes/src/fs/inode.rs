@@ -53,11 +53,11 @@ pub struct Inode {
     pub count: u32,
     /// Its pages in the page cache; some that were evicted are counted too, where their shadows are.
     pub cached_pages: Option<u64>,
-    /// When it was last read.
+    /// Time at which it was last read.
     pub atime: Time,
-    /// When its content last changed.
+    /// Time at which its content last changed.
     pub mtime: Time,
-    /// When it last changed itself.
+    /// Time at which the inode itself last changed.
     pub ctime: Time,
     /// Name of its `inode_operations`, which tell what it does.
     pub i_op: Option<String>,

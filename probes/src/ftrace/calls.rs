@@ -52,7 +52,7 @@ pub struct CallText {
 /// A call of a traced function.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct TracedCall {
-    /// When it began, in nanoseconds of the guest's monotonic clock.
+    /// Time at which it began, in nanoseconds of the guest's monotonic clock.
     pub time: u64,
     /// The CPU that it began on.
     pub cpu: u32,
@@ -103,7 +103,7 @@ impl TracedCall {
     }
 }
 
-/// Which calls of which functions were asked for.
+/// Functions and conditions that were asked for.
 pub(super) struct Asked<'a> {
     pub(super) kernel: &'a Kernel,
     pub(super) functions: &'a [Function],

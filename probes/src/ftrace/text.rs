@@ -1,4 +1,4 @@
-//! Which argument of a function leads to text that is worth a copy at the call.
+//! The argument of a function that leads to text that is worth a copy at the call.
 
 use super::function::Param;
 use crate::Result;

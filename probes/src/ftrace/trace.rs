@@ -17,7 +17,7 @@ use crate::guest::Guest;
 use crate::kernel::Kernel;
 use crate::{Error, Result};
 
-/// For how long calls are traced, where nothing is said.
+/// Time for which calls are traced, if none is given.
 const TIME: Duration = Duration::from_secs(10);
 /// Interval at which the rings are read.
 const EVERY: Duration = Duration::from_millis(4);

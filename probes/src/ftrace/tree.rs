@@ -15,7 +15,7 @@ pub struct CallTree {
 }
 
 impl Traced {
-    /// Which calls were made within which: of the traced functions alone. The tasks come in the order of their first calls; what ran in
+    /// Calls within calls: of the traced functions alone. The tasks come in the order of their first calls; what ran in
     /// an interrupt is a tree of its own, by CPU.
     #[must_use]
     pub fn tree(&self) -> CallTree {
@@ -46,7 +46,7 @@ impl Traced {
 struct Lane {
     whose: Whose,
     calls: Vec<(usize, TracedCall)>,
-    /// When those end that have begun.
+    /// Ends of those that have begun.
     open: Vec<u64>,
 }
 

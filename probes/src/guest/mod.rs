@@ -28,8 +28,8 @@ use crate::{base, cell};
 
 /// Time limit of the wait for a reset that is under way.
 const RESET: Duration = Duration::from_secs(10);
-/// For how long what QEMU said of a machine that klab did not start is taken for true. A reading asks what is known many
-/// times, and each question to QEMU takes some milliseconds.
+/// Time for which QEMU's answer about a machine that klab did not start is taken for true. A reading asks what is known
+/// many times, and each question to QEMU takes some milliseconds.
 const FRESH: Duration = Duration::from_millis(200);
 
 /// A guest whose memory can be read, and whose machine, if there is one, can be paused and asked. Clones are the same
@@ -68,7 +68,7 @@ struct Running {
     generation: u64,
     /// True if its RAM has moved since, and no kernel was found in it yet.
     moved: bool,
-    /// When QEMU was asked last where its RAM is.
+    /// Time at which QEMU was asked last where its RAM is.
     asked: Instant,
     /// Address of the VMCOREINFO of the kernel to show, if that is not the one that runs.
     wanted: Option<GuestPhys>,

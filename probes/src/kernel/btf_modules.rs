@@ -128,7 +128,8 @@ impl Kernel {
         Ok(modules)
     }
 
-    /// Which modules' types cannot be read, or are nowhere, as the end of a sentence that says that something is not there.
+    /// Modules whose types cannot be read, or are nowhere, as the end of a sentence that says that something is not
+    /// there.
     pub fn unread_types(&self) -> String {
         let all = match self.module_btfs() {
             Ok(all) => all,

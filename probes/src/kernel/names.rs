@@ -238,7 +238,7 @@ impl Kernel {
         }
     }
 
-    /// Why a module has no such symbol.
+    /// Reason why a module has no such symbol.
     fn no_such_in(&self, module: &str) -> Result<String> {
         let tables = self.module_tables().unwrap_or_default();
         let is = |table: &super::module_symbols::Table| same_module(&table.module, module);

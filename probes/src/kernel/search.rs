@@ -31,7 +31,7 @@ pub(super) struct Search {
     noted: Option<Vec<u8>>,
     from: Option<GuestPhys>,
     seen: HashSet<u64>,
-    /// Why the pages that were met hold no kernel.
+    /// Reasons why the pages that were met hold no kernel.
     faults: Vec<Error>,
     /// One whose page tables are right and of which something else cannot be read.
     partly: Vec<(Kernel, Error)>,
@@ -142,7 +142,7 @@ impl Search {
         Ok(None)
     }
 
-    /// Why there is no kernel: what the source lacks, else each page that said it is one.
+    /// Reason why there is no kernel: what the source lacks, else each page that said it is one.
     fn fault(self) -> Error {
         let partly = self.partly.into_iter().map(|(_, fault)| fault);
         let mut faults: Vec<Error> = partly.chain(self.faults).collect();

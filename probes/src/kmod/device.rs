@@ -78,7 +78,7 @@ impl Guest {
     }
 }
 
-/// Why a capture cannot begin, if that is since another one is under way.
+/// Reason why a capture cannot begin, if that is since another one is under way.
 fn busy(client: &mut Client) -> Option<Error> {
     let answer = client.device_ioctl(KLAB_COUNTERS, &[]).ok()?;
     let counters = Counters::from_bytes(answer.as_slice().try_into().ok()?);

@@ -12,7 +12,7 @@ use crate::{Error, Result};
 pub struct RssCounter {
     /// The shared part alone, as `get_mm_counter()` reads it: may lag behind by what the CPUs hold back.
     pub count: i64,
-    /// With what each CPU holds back, as `percpu_counter_sum()` adds it up.
+    /// Count with what each CPU holds back, as `percpu_counter_sum()` adds it up.
     pub sum: i64,
 }
 

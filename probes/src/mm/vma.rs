@@ -122,7 +122,7 @@ struct VmArea {
     vm_file: GuestVirt,
     vm_ops: GuestVirt,
     vm_private_data: GuestVirt,
-    /// Not there without CONFIG_ANON_VMA_NAME.
+    /// Absent without CONFIG_ANON_VMA_NAME.
     anon_name: Option<GuestVirt>,
 }
 

@@ -74,7 +74,7 @@ struct Raw {
     addr_len: u8,
     dev_addr: GuestVirt,
     real_num_tx_queues: u32,
-    /// Not there without CONFIG_SYSFS.
+    /// Absent without CONFIG_SYSFS.
     real_num_rx_queues: Option<u32>,
     qdisc: GuestVirt,
     ip_ptr: GuestVirt,

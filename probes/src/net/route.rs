@@ -134,7 +134,7 @@ struct FibNh {
 struct Fib6Node {
     left: GuestVirt,
     right: GuestVirt,
-    /// Not there without CONFIG_IPV6_SUBTREES.
+    /// Absent without CONFIG_IPV6_SUBTREES.
     subtree: Option<GuestVirt>,
     leaf: GuestVirt,
 }

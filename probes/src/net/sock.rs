@@ -133,7 +133,7 @@ struct Common {
     skc_bound_dev_if: i32,
     #[mirror(member = "skc_net.net")]
     net: GuestVirt,
-    /// Not there without CONFIG_IPV6.
+    /// Absent without CONFIG_IPV6.
     #[mirror(member = "skc_v6_daddr.in6_u.u6_addr8")]
     v6_daddr: Option<[u8; 16]>,
     #[mirror(member = "skc_v6_rcv_saddr.in6_u.u6_addr8")]

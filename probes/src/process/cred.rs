@@ -131,7 +131,7 @@ pub enum SeccompMode {
 /// Restriction of a task's system calls: seccomp.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct Seccomp {
-    /// By which rule.
+    /// Mode of the restriction.
     pub mode: SeccompMode,
     /// Filters that are attached to it.
     pub filters: u32,

@@ -43,7 +43,7 @@ pub struct IoAccounting {
 /// A task's use of resources.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Times {
-    /// When it was started, in nanoseconds since boot, time asleep included.
+    /// Start time, in nanoseconds since boot, time asleep included.
     pub start: u64,
     /// The thread's own time, by where the clock's ticks found it.
     pub thread: CpuTime,

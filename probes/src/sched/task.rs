@@ -34,7 +34,7 @@ pub struct Task {
     pub kthread: bool,
     /// Threads in its group.
     pub nr_threads: i32,
-    /// When it was started, in nanoseconds since boot, time asleep included (`start_boottime`).
+    /// Start time, in nanoseconds since boot, time asleep included (`start_boottime`).
     pub start_time: u64,
     /// Real user.
     pub uid: u32,
@@ -85,7 +85,7 @@ pub(super) struct TaskStruct {
     pub(super) flags: u64,
     #[mirror(member = "start_boottime", or = "real_start_time")]
     pub(super) start_time: u64,
-    /// Not there without CONFIG_SMP.
+    /// Absent without CONFIG_SMP.
     pub(super) on_cpu: Option<u32>,
     #[mirror(member = "thread_info.cpu", or = "cpu")]
     pub(super) cpu: Option<u32>,

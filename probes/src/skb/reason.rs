@@ -1,4 +1,4 @@
-//! Why a packet was dropped: `enum skb_drop_reason` by its names in this kernel.
+//! Reasons for the drop of a packet: `enum skb_drop_reason` by its names in this kernel.
 
 use std::collections::BTreeMap;
 

@@ -92,7 +92,7 @@ pub(crate) fn unreadable(
     }
 }
 
-/// Why `value` cannot be a pointer to a node, or `None` if it may be one.
+/// Reason why `value` cannot be a pointer to a node, or `None` if it may be one.
 pub(crate) fn bad_pointer(value: u64) -> Option<String> {
     match value {
         0 => Some("NULL: never initialised, or zeroed".to_owned()),

@@ -11,7 +11,7 @@ const TRIES: u32 = 16;
 /// After as many tries there is a pause before each: a virtual CPU may stand still in the middle of an update.
 const AT_ONCE: u32 = 4;
 const PAUSE: Duration = Duration::from_millis(1);
-/// After how many equal looks more the same parts of a list are taken for damaged.
+/// Number of equal looks after which the same parts of a list are taken for damaged.
 const SAME: u32 = 4;
 
 /// Reads again while the memory changes. Memory that looks broken in the same way each time is broken; memory

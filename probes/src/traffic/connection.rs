@@ -1,4 +1,4 @@
-//! As much of TCP as a lesson needs: SYN, data, FIN, one segment at a time.
+//! The part of TCP that a lesson needs: SYN, data, FIN, one segment at a time.
 
 use std::time::Duration;
 

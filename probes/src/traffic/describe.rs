@@ -257,7 +257,7 @@ mod tests {
         assert_eq!(describe(&[0x60; 39]), "39 bytes that are no IP packet");
     }
 
-    /// As much of a packet as a record has of it.
+    /// The part of a packet that a record has.
     fn recorded(bytes: &[u8]) -> String {
         describe(&bytes[..bytes.len().min(crate::kmod::ring::PACKET)])
     }

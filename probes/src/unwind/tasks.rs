@@ -23,7 +23,7 @@ pub(super) struct Raw {
     state: u64,
     exit_state: u64,
     flags: u64,
-    /// Not there without CONFIG_SMP.
+    /// Absent without CONFIG_SMP.
     on_cpu: Option<u32>,
     stack: GuestVirt,
     /// Number of references to the stack, `stack_refcount`; absent without CONFIG_THREAD_INFO_IN_TASK.

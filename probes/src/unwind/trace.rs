@@ -101,7 +101,7 @@ impl fmt::Display for Frame {
     }
 }
 
-/// Why a trace has no more frames.
+/// Reasons why a trace has no more frames.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub enum TraceEnd {
     /// Before it there was user space.
@@ -128,7 +128,7 @@ pub struct StackTrace {
     pub cpu: Option<u32>,
     /// Its frames.
     pub frames: Vec<Frame>,
-    /// Why there are no more.
+    /// Reason why there are no more.
     pub end: TraceEnd,
 }
 

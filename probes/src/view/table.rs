@@ -11,7 +11,7 @@ const PAGE: usize = 200;
 /// Search, order and pages, in the browser.
 const SCRIPT: &str = include_str!("table.js");
 
-/// On which side of its column a cell stands.
+/// Side of its column at which a cell stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
 pub enum Align {
     /// Text.

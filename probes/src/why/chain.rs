@@ -234,7 +234,7 @@ fn contender(kernel: &Kernel, task: GuestVirt, missing: &mut Vec<Missing>) -> Op
 }
 
 impl Chain {
-    /// For how long the one that waits longest has waited, in nanoseconds.
+    /// Time for which the task that waits longest has waited, in nanoseconds.
     fn age(&self) -> u64 {
         let waits = self
             .links

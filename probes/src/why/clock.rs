@@ -22,7 +22,8 @@ pub(super) fn of_cpu(kernel: &Kernel, cpu: u32, member: &str) -> Result<u64> {
     kernel.read_u64(rq.offset(offset_of(kernel, "struct rq", member)?))
 }
 
-/// When a task that sleeps ran last, by the same clock: `se.exec_start`, which `update_curr()` sets when it leaves its CPU.
+/// Time at which a task that sleeps ran last, by the same clock: `se.exec_start`, which `update_curr()` sets when it
+/// leaves its CPU.
 pub(super) fn ran(kernel: &Kernel, task: GuestVirt) -> Result<u64> {
     kernel.read_u64(task.offset(offset_of(kernel, "struct task_struct", "se.exec_start")?))
 }

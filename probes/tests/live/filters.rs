@@ -63,7 +63,7 @@ fn frames() -> Vec<Frame> {
     frames
 }
 
-/// Which of the frames tcpdump shows.
+/// Frames that tcpdump shows, by number.
 fn by_tcpdump(frames: &[Frame], expression: &str) -> BTreeSet<usize> {
     let mut file = Vec::new();
     let words = [0xa1b2_c3d4_u32, 0x0004_0002, 0, 0, 65_535, 1];

@@ -7,7 +7,7 @@ use crate::halt::Halt;
 /// A result of the agent's client.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// Why the agent did not do what was asked: one sentence and the cure.
+/// Reason why the agent did not do what was asked: one sentence and the cure.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {

@@ -45,7 +45,7 @@ pub(super) struct Link {
 struct Watch {
     /// The guest's run folder.
     folder: PathBuf,
-    /// When the agent was last heard, or asked something.
+    /// Time at which the agent was last heard, or asked something.
     heard: Instant,
     /// Time since then for which somebody else has held the guest still.
     held: Duration,
@@ -68,7 +68,7 @@ impl Watch {
         self.looked = None;
     }
 
-    /// When QEMU is to be asked next.
+    /// Time at which QEMU is to be asked next.
     fn next(&self) -> Instant {
         match self.looked {
             None => self.heard + FIRST_LOOK,
@@ -97,7 +97,7 @@ impl Watch {
         }
     }
 
-    /// For how long the agent has said nothing, though the guest could run.
+    /// Time for which the agent has said nothing, though the guest could run.
     fn silence(&self) -> Duration {
         let now = Instant::now();
         let held = match self.looked {
@@ -224,7 +224,7 @@ impl Link {
         Ok(())
     }
 
-    /// For how long the agent has said nothing, though the guest could run.
+    /// Time for which the agent has said nothing, though the guest could run.
     pub(super) fn silence(&self) -> Duration {
         self.watch.silence()
     }

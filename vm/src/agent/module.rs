@@ -32,7 +32,7 @@ impl Call {
     }
 }
 
-/// Why a module is not loaded or not unloaded.
+/// Reasons why a module is not loaded or not unloaded.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ModuleError {
     /// The kernel says no, or its init.

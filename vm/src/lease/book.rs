@@ -38,7 +38,7 @@ impl Process {
     }
 }
 
-/// When a process started; `None` for one that is gone or a zombie.
+/// Start time of a process, in clock ticks after boot; `None` for one that is gone or a zombie.
 pub(crate) fn start_of(pid: u32) -> Option<u64> {
     let stat = fs::read(format!("/proc/{pid}/stat")).ok()?;
     let stat = String::from_utf8_lossy(&stat);

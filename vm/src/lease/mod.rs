@@ -89,7 +89,7 @@ impl<'a> Open<'a> {
         gone_on.map_err(|error| self.qemu.fault(error))
     }
 
-    /// Why the guest does not run; `None` if it does.
+    /// Reason why the guest does not run; `None` if it does.
     pub(crate) fn halt(&mut self) -> Result<Option<Halt>> {
         Ok(self.standing()?.1)
     }
@@ -158,13 +158,13 @@ pub(crate) fn first_name(folders: &[PathBuf], qemu: process::Identity) -> Option
     same.next().map(|folder| halted_name(&home(folder)))
 }
 
-/// Why the guest in `folder` does not run; `None` if it does, or if QEMU cannot be asked now.
+/// Reason why the guest in `folder` does not run; `None` if it does, or if QEMU cannot be asked now.
 pub(crate) fn halt(folder: &Path) -> Option<Halt> {
     Open::of(folder).and_then(|mut open| open.halt()).ok()?
 }
 
-/// Why the agent of the guest in `folder` does not answer, as far as it is known: also that its kernel, which was told not
-/// to reboot, spins after a panic.
+/// Reason why the agent of the guest in `folder` does not answer, as far as it is known: also that its kernel, which
+/// was told not to reboot, spins after a panic.
 pub(crate) fn unanswering(folder: &Path) -> Option<Halt> {
     halt(folder).or_else(|| {
         Some(Halt {

@@ -26,11 +26,11 @@ pub struct Options {
     pub cpus: u32,
     /// Lifetime of the guest.
     pub owner: Owner,
-    /// From where it starts.
+    /// Point from which it starts.
     pub start: Start,
 }
 
-/// From where a guest starts.
+/// Points from which a guest starts.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Start {
     /// From the ready state: its agent answers.

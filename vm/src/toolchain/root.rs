@@ -17,7 +17,7 @@ use crate::progress::Progress;
 const ENTER: &str = "mount -t proc proc \"$0/proc\" && mount --rbind /dev \"$0/dev\" && mount --bind \"$1\" \"$0/module\" && \
                      exec env -i PATH=/usr/bin:/usr/sbin LC_ALL=C.UTF-8 HOME=/ chroot \"$0\" sh -c \"$2\"";
 
-/// After how many milliseconds it is looked whether the user wants an end.
+/// Milliseconds after which it is looked whether the user wants an end.
 const MOMENT: u8 = 100;
 
 impl Toolchain {

@@ -229,7 +229,7 @@ pub struct Run {
     pub timeout_ms: u64,
 }
 
-/// Which of a command's streams.
+/// One of a command's two output streams.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Stream {
     /// Standard output.

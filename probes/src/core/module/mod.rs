@@ -71,7 +71,7 @@ struct Raw {
     state: u32,
     name: FixedStr<56>,
     taints: u64,
-    /// Not there without CONFIG_MODULE_UNLOAD.
+    /// Absent without CONFIG_MODULE_UNLOAD.
     #[mirror(member = "refcnt.counter")]
     refcnt: Option<i32>,
     /// Kernels before 6.4: one layout for all but the parts that only initialisation needs.

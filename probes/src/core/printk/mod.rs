@@ -59,7 +59,7 @@ impl fmt::Display for Caller {
 pub struct LogRecord {
     /// Its number, from 0 at boot.
     pub seq: u64,
-    /// When it was written, in nanoseconds of the boot CPU's clock (`local_clock()`).
+    /// Time at which it was written, in nanoseconds of the boot CPU's clock (`local_clock()`).
     pub ts_nsec: u64,
     /// 0 (emergency) to 7 (debug): `KERN_*`.
     pub level: u8,
@@ -218,7 +218,7 @@ struct Info {
     flags: u8,
     level: u8,
     caller_id: u32,
-    /// Not there without CONFIG_PRINTK_EXECUTION_CTX.
+    /// Absent without CONFIG_PRINTK_EXECUTION_CTX.
     caller_id2: Option<u32>,
     comm: Option<FixedStr<16>>,
     #[mirror(member = "dev_info.subsystem")]

@@ -50,7 +50,7 @@ pub struct ClockEvent {
     pub name: String,
     /// Mode: `ONESHOT`, told each time, or `PERIODIC`, ticking.
     pub mode: String,
-    /// When it will interrupt next, in nanoseconds of the monotonic clock.
+    /// Time of the next interrupt, in nanoseconds of the monotonic clock.
     pub next_event: i64,
     /// Function that is called then.
     pub event_handler: Function,
@@ -69,7 +69,7 @@ pub struct Clocks {
     pub monotonic: Option<u64>,
     /// `CLOCK_BOOTTIME`: nanoseconds since boot; `/proc/uptime`.
     pub boottime: Option<i64>,
-    /// When the machine was booted, in seconds since 1970: `btime` of `/proc/stat`.
+    /// Time of the boot, in seconds since 1970: `btime` of `/proc/stat`.
     pub btime: Option<i64>,
     /// Ticks since boot, which begin five minutes before they wrap in 32 bits.
     pub jiffies: Option<u64>,

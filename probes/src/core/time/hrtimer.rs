@@ -24,7 +24,7 @@ pub struct HrTimer {
     pub soft_expires: i64,
     /// Function that will be called.
     pub function: Function,
-    /// Whom it is for.
+    /// Task or work that it is for.
     pub serves: Option<Serves>,
 }
 

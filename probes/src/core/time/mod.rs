@@ -21,7 +21,7 @@ use crate::{Listing, Missing, Result};
 /// Timers of one list or tree that are read at most.
 const BOUND: usize = 1 << 16;
 
-/// Whom a timer is for, where its function is one that many use.
+/// Task or work that a timer is for, if its function is one that many use.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub enum Serves {
     /// A task that sleeps, by its pid.

@@ -24,11 +24,11 @@ pub struct WheelTimer {
     pub cpu: u32,
     /// Name among that CPU's wheels: `LOCAL`, `GLOBAL`, or `DEF` for one that need not wake an idle CPU.
     pub base: &'static str,
-    /// When it is due, in jiffies.
+    /// Time at which it is due, in jiffies.
     pub expires: u64,
     /// Function that will be called.
     pub function: Function,
-    /// Whom it is for.
+    /// Task or work that it is for.
     pub serves: Option<Serves>,
     /// `TIMER_*`, and the CPU and bucket that it is in.
     pub flags: u32,

@@ -74,7 +74,7 @@ pub struct BlockRequest {
     pub internal_tag: i32,
     /// Number of its hardware queue.
     pub hw_queue: u32,
-    /// When the driver got it, in nanoseconds of the monotonic clock; 0 where no statistics are kept.
+    /// Time at which the driver got it, in nanoseconds of the monotonic clock; 0 where no statistics are kept.
     pub io_start_time_ns: u64,
 }
 

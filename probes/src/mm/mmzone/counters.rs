@@ -50,7 +50,7 @@ pub(crate) struct Names {
     pub(crate) events: Vec<String>,
     /// Indices of node counters that are shown in huge pages.
     huge: Vec<usize>,
-    /// Which array has a counter, and where, by its enumerator.
+    /// Array that has a counter, and its index there, by its enumerator.
     pub(crate) items: HashMap<String, (CounterKind, usize)>,
 }
 

@@ -117,7 +117,7 @@ struct RawZone {
     present_pages: u64,
     #[mirror(member = "managed_pages.counter")]
     managed_pages: u64,
-    /// Not there without CONFIG_CMA.
+    /// Absent without CONFIG_CMA.
     cma_pages: Option<u64>,
     watermark_boost: u64,
     nr_reserved_highatomic: u64,
@@ -149,7 +149,7 @@ struct RawPcp {
 #[derive(Debug, Mirror)]
 #[mirror(c = "struct per_cpu_zonestat")]
 struct RawZoneStat {
-    /// Not there without CONFIG_SMP.
+    /// Absent without CONFIG_SMP.
     stat_threshold: Option<i8>,
 }
 

@@ -125,7 +125,7 @@ pub(super) struct Raw {
     pub(super) sheaf_capacity: Option<u32>,
     pub(super) red_left_pad: Option<u32>,
     name: GuestVirt,
-    /// Not there without CONFIG_SLAB_FREELIST_HARDENED.
+    /// Absent without CONFIG_SLAB_FREELIST_HARDENED.
     pub(super) random: Option<u64>,
     /// Kernels before 7.0.
     pub(super) cpu_slab: Option<GuestVirt>,

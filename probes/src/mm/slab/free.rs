@@ -70,7 +70,7 @@ pub struct NodeSlab {
 struct Cpu {
     freelist: GuestVirt,
     slab: GuestVirt,
-    /// Not there without CONFIG_SLUB_CPU_PARTIAL.
+    /// Absent without CONFIG_SLUB_CPU_PARTIAL.
     partial: Option<GuestVirt>,
 }
 

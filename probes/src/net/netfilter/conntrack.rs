@@ -90,7 +90,8 @@ pub struct Conntrack {
     /// True if its network namespace ends: it is no more among those of the kernel, and its connections are being
     /// removed.
     pub ending: bool,
-    /// When it is forgotten if nothing comes, in jiffies from now; negative if it is only left to be removed.
+    /// Time after which it is forgotten if nothing comes, in jiffies from now; negative if it is only left to be
+    /// removed.
     pub timeout: i64,
 }
 
@@ -104,7 +105,7 @@ struct NfConn {
     status: u64,
     #[mirror(member = "ct_net.net")]
     net: GuestVirt,
-    /// Not there without CONFIG_NF_CONNTRACK_MARK, and _ZONES.
+    /// Absent without CONFIG_NF_CONNTRACK_MARK, and _ZONES.
     mark: Option<u32>,
     #[mirror(member = "zone.id")]
     zone: Option<u16>,

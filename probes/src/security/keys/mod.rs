@@ -46,7 +46,7 @@ pub struct Key {
     pub flags: u64,
     /// References to it: `key.usage`.
     pub usage: i32,
-    /// When it expires, in seconds since 1970; `None` if it does not.
+    /// Time of its expiry, in seconds since 1970; `None` if it does not expire.
     pub expiry: Option<i64>,
     /// `key.perm`: the rights of its possessor, its user, its group and others, a byte each.
     pub perm: u32,

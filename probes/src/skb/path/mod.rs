@@ -23,7 +23,7 @@ const ETHERNET: usize = 14;
 /// The way of one packet.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Path {
-    /// When it was first seen, `CLOCK_MONOTONIC` of the guest in nanoseconds; with `head` its identity.
+    /// Time at which it was first seen, `CLOCK_MONOTONIC` of the guest in nanoseconds; with `head` its identity.
     pub first: u64,
     /// Its memory then.
     pub head: GuestVirt,
@@ -68,7 +68,7 @@ impl Path {
             .all(|name| stages.any(|stage| stage.name == *name))
     }
 
-    /// Why it was dropped; `None` if it was not.
+    /// Reason for its drop; `None` if it was not dropped.
     #[must_use]
     pub fn dropped(&self) -> Option<&str> {
         self.stages.iter().find_map(|stage| match &stage.what {

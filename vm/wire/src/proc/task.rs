@@ -38,7 +38,7 @@ pub struct Task {
     pub policy: u32,
     /// The processor it ran on last.
     pub processor: i32,
-    /// When it started, in clock ticks (1/100 s) after boot.
+    /// Start time, in clock ticks (1/100 s) after boot.
     pub starttime: u64,
     /// Time in user mode, in clock ticks.
     pub utime: u64,
