@@ -10,8 +10,6 @@ extern crate self as probes;
 
 #[cfg(test)]
 mod arrows;
-mod base;
-pub mod cell;
 pub mod change;
 mod core;
 pub mod debug;
@@ -20,12 +18,9 @@ mod drivers;
 pub mod fs;
 pub mod ftrace;
 pub mod guest;
-pub mod kernel;
 mod kmod;
-pub mod memory;
 pub mod mm;
 pub mod net;
-pub mod object;
 pub mod prelude;
 pub mod process;
 pub mod readers;
@@ -33,14 +28,16 @@ pub mod sched;
 pub mod search;
 pub mod security;
 pub mod skb;
-pub mod structures;
 pub mod traffic;
 pub mod unwind;
-pub mod view;
 pub mod why;
 
-pub use base::{Error, ErrorKind, Listing, Missing, Of, Result, bytes_of, error, text_of};
 pub use guest::Guest;
+use klab_memory::base;
+pub use klab_memory::{
+    Error, ErrorKind, HasPid, Listing, Missing, Named, Of, Result, Span, bytes_of, cell, displays,
+    error, faces, kernel, lists, memory, object, structures, text_of, view,
+};
 
 // Public paths do not name the rooms, which follow the kernel's source tree.
 pub use crate::core::{

@@ -13,12 +13,13 @@ use crate::folder::{self, FORMAT, Record};
 use crate::lease;
 use crate::machine::{BRIEF, Machine, PATIENCE, now};
 use crate::mappings::reach;
-use crate::memory::Memory;
 use crate::paths;
 use crate::process::Identity;
 use crate::qemu::Accel;
 use crate::qmp::Qmp;
-use crate::ram::{self, RamRange};
+use crate::ram;
+use klab_facts::Memory;
+use klab_facts::RamRange;
 
 /// Record of a machine that klab did not start.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

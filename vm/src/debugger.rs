@@ -14,8 +14,8 @@ use nix::fcntl::Flock;
 use crate::error::{At, Error, Result};
 use crate::lease::{self, Stopper, book::clear};
 use crate::paths;
-use crate::registers::Registers;
 use crate::rsp::{Rsp, Stream, packet};
+use klab_facts::Registers;
 
 /// The longest packet: the registers of one CPU are 1 KiB.
 const LONGEST: usize = 64 << 10;

@@ -411,3 +411,5 @@ impl<T> At<T> for nix::Result<T> {
         self.map_err(io::Error::from).at(what, path)
     }
 }
+
+impl klab_facts::MachineError for Error {}

@@ -30,7 +30,7 @@ use crate::machine::Recording;
 use crate::paths;
 use crate::process::{self, Identity};
 use crate::qemu::Spec;
-use crate::ram::RamFile;
+use klab_facts::RamFile;
 
 /// Changes when `Meta` or the devices of a guest change.
 pub(crate) const FORMAT: u32 = 3;

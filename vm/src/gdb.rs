@@ -13,9 +13,9 @@ use nix::fcntl::Flock;
 use crate::error::{Error, Result};
 use crate::lease::{self, Hold};
 use crate::machine::Machine;
-use crate::memory::Memory;
 use crate::paths;
 use crate::rsp::{Rsp, Stream, packet};
+use klab_facts::Memory;
 
 /// Time limit for an answer.
 const PATIENCE: Duration = Duration::from_secs(5);

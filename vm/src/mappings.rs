@@ -5,8 +5,8 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result};
-use crate::memory::{Behind, Memory, ProcessPart, ProcessRam};
-use crate::ram::{RamFile, RamRange};
+use klab_facts::{Behind, Memory, ProcessPart, ProcessRam};
+use klab_facts::{RamFile, RamRange};
 
 /// More of `/proc/PID/maps` than any QEMU has.
 const LONGEST: usize = 16 << 20;

@@ -1,33 +1,11 @@
 //! The guest's RAM as a file on the host.
 
-use std::path::PathBuf;
-
-use serde::{Deserialize, Serialize};
+use klab_facts::RamRange;
 
 use crate::error::{Error, Result};
 
 /// More ranges of RAM than any machine has.
 const MOST: usize = 4096;
-
-/// The file that is the guest's RAM, and where in guest-physical space its parts lie.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct RamFile {
-    /// The file; it keeps its inode and its length for the guest's life, also over a reset.
-    pub path: PathBuf,
-    /// In ascending order of `gpa`, none overlapping.
-    pub ranges: Vec<RamRange>,
-}
-
-/// One range of guest-physical addresses that a stretch of the RAM file backs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct RamRange {
-    /// First guest-physical address.
-    pub gpa: u64,
-    /// Offset in the file, in bytes.
-    pub offset: u64,
-    /// Length in bytes.
-    pub len: u64,
-}
 
 /// The ranges that the memory backend `ram`, of `memory` bytes, has in QEMU's flat view of the system's memory
 /// (`info mtree -f`).

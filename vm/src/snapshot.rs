@@ -21,9 +21,10 @@ use crate::process;
 use crate::progress::Progress;
 use crate::qemu::{self, Accel, Begin, Qemu, READY, STATES, Spec};
 use crate::qmp::Qmp;
-use crate::ram::{self, RamRange};
+use crate::ram;
 use crate::sparse::{self, Zeros};
 use crate::temporary::Temporary;
+use klab_facts::RamRange;
 
 /// Number of ready states that are kept; each takes what its guest had in use.
 const KEPT: usize = 8;

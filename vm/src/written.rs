@@ -14,8 +14,8 @@ use std::path::Path;
 use crate::error::{At, Error, Result};
 use crate::lease;
 use crate::machine::Machine;
-use crate::memory::Memory;
-use crate::ram::RamFile;
+use klab_facts::Memory;
+use klab_facts::RamFile;
 
 const NAME: &str = "written";
 /// Number of its bytes that are read.
@@ -137,7 +137,7 @@ fn note(folder: &Path, what: &str) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ram::RamRange;
+    use klab_facts::RamRange;
 
     #[test]
     fn a_part_lies_in_one_range() {

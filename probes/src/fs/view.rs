@@ -1,13 +1,11 @@
 //! Open files and mounts.
 
-use crate::Missing;
-use crate::cell::faces;
 use crate::fs::{
-    FileKind, FileLock, FileLocks, FileSystems, Inode, Mounts, OpenFile, OpenFiles, PathLookup,
-    Pipe, Time, family, socket_type, type_letter,
+    FileKind, FileLock, FileLocks, FileSystemType, FileSystems, Inode, Mount, Mounts, OpenFile,
+    OpenFiles, PathLookup, Pipe, Time, family, socket_type, type_letter,
 };
 use crate::view::sections::{Sections, fields};
-use crate::view::{Align, Table, View, bytes, or_unknown};
+use crate::view::{Align, Table, bytes, or_unknown};
 
 /// `O_ACCMODE` and the flags worth a word (`include/uapi/asm-generic/fcntl.h`).
 const FLAGS: [(u32, &str); 5] = [
@@ -18,19 +16,7 @@ const FLAGS: [(u32, &str); 5] = [
     (0x20_0000, "path"),
 ];
 
-impl View for OpenFiles {
-    fn text(&self) -> String {
-        files(self).text()
-    }
-
-    fn html(&self) -> Option<String> {
-        files(self).html()
-    }
-
-    fn missing(&self) -> Vec<Missing> {
-        self.missing.clone()
-    }
-}
+crate::lists! { OpenFile => files }
 
 fn files(files: &OpenFiles) -> Table {
     use Align::{Left, Right};
@@ -60,7 +46,6 @@ fn files(files: &OpenFiles) -> Table {
     }
     let s = if files.len() == 1 { "" } else { "s" };
     table.note(format!("{} open file{s}", files.len()));
-    table.lacks(&files.missing);
     table
 }
 
@@ -114,19 +99,7 @@ fn kind(kind: &FileKind) -> (&'static str, String) {
     }
 }
 
-impl View for Mounts {
-    fn text(&self) -> String {
-        mounts(self).text()
-    }
-
-    fn html(&self) -> Option<String> {
-        mounts(self).html()
-    }
-
-    fn missing(&self) -> Vec<Missing> {
-        self.missing.clone()
-    }
-}
+crate::lists! { Mount => mounts }
 
 fn mounts(mounts: &Mounts) -> Table {
     use Align::{Left, Right};
@@ -162,15 +135,17 @@ fn mounts(mounts: &Mounts) -> Table {
     }
     let s = if mounts.len() == 1 { "" } else { "s" };
     table.note(format!("{} mount{s}", mounts.len()));
-    table.lacks(&mounts.missing);
     table
 }
 
-faces! {
+crate::faces! {
     Inode => inode,
     PathLookup => lookup,
-    FileSystems => filesystems,
-    FileLocks => locks,
+}
+
+crate::lists! {
+    FileSystemType => filesystems,
+    FileLock => locks,
 }
 
 /// `drwxr-xr-x`
@@ -352,7 +327,6 @@ fn locks(locks: &FileLocks) -> Table {
     }
     let s = if locks.len() == 1 { "" } else { "s" };
     table.note(format!("{} lock{s}", locks.len()));
-    table.lacks(&locks.missing);
     table
 }
 
@@ -372,8 +346,6 @@ fn state(lock: &FileLock, depth: usize) -> String {
         None => to,
     }
 }
-
-crate::displays!(OpenFiles, Mounts);
 
 #[cfg(test)]
 mod tests {

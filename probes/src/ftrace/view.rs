@@ -10,7 +10,7 @@ use crate::view::{Align, Table};
 /// Characters of the longest bar of a histogram.
 const BAR: u64 = 40;
 
-crate::cell::faces! {
+crate::faces! {
     Traced => traced,
     Latencies => latencies,
     Counts => counts,

@@ -3,7 +3,9 @@
 #[cfg(test)]
 mod cores;
 pub mod dump;
+mod gdbstub;
 mod lazy;
+mod memory;
 mod objects;
 
 pub(crate) use objects::list;
@@ -16,13 +18,15 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+pub use gdbstub::GdbMemory;
 pub use lazy::LazyGuest;
+pub use memory::of_machine;
 use vm::agent::Client;
 use vm::{Hold, Machine, Registers};
 
 use crate::kernel::{Kernel, choose};
 use crate::memory::vmcore::Core;
-use crate::memory::{self, GuestPhys, PhysMemory, RamFile, RamRange};
+use crate::memory::{GuestPhys, PhysMemory, RamFile, RamRange};
 use crate::{Error, Result};
 use crate::{base, cell};
 
@@ -398,7 +402,7 @@ impl Known {
     }
 
     fn of(machine: Machine, wanted: Option<GuestPhys>) -> Result<Self> {
-        let memory = memory::of_machine(&machine)?;
+        let memory = of_machine(&machine)?;
         let generation = settled(&machine)?;
         let (kernel, note) = match wanted {
             Some(at) => (Kernel::discover_at(&memory, at)?, None),

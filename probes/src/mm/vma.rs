@@ -9,7 +9,7 @@ use crate::kernel::Kernel;
 use crate::memory::{AddressSpace, GuestVirt, PAGE_SIZE};
 use crate::object::{Mirror, Plan};
 use crate::structures::{MapleEntry, MapleLayout, mt_for_each, offset_of, settle_all};
-use crate::{Error, Missing, Of as _, Result};
+use crate::{Error, Missing, Of as _, Result, Span};
 
 // include/linux/mm.h
 const VM_READ: u64 = 0x1;
@@ -101,12 +101,13 @@ impl Vma {
 /// The mappings of an address space, ascending.
 pub type Vmas = Listing<Vma>;
 
-impl Vmas {
-    /// The mapping that holds an address: `find_vma()`, without the one after a gap.
-    #[must_use]
-    pub fn at(&self, at: GuestVirt) -> Option<&Vma> {
-        let index = self.items.partition_point(|vma| vma.end <= at);
-        self.items.get(index).filter(|vma| vma.start <= at)
+impl Span for Vma {
+    fn start(&self) -> GuestVirt {
+        self.start
+    }
+
+    fn end(&self) -> GuestVirt {
+        self.end
     }
 }
 

@@ -2,14 +2,12 @@
 
 use std::net::SocketAddr;
 
-use crate::Missing;
-use crate::cell::faces;
 use crate::net::{
-    AllDeviceDetails, Neighbours, NetDevices, Routes, Socket, SocketTable, Sockets, family,
-    socket_type,
+    AllDeviceDetails, DeviceDetails, Neighbour, Neighbours, NetDevice, NetDevices, Route, Routes,
+    Socket, SocketTable, Sockets, family, socket_type,
 };
-use crate::view::sections::{Sections, fields, lacking};
-use crate::view::{Align, Table, View};
+use crate::view::sections::{Sections, fields};
+use crate::view::{Align, Table};
 
 /// `IFF_*` worth a word (`include/uapi/linux/if.h`).
 const FLAGS: [(u32, &str); 5] = [
@@ -20,19 +18,7 @@ const FLAGS: [(u32, &str); 5] = [
     (0x1_0000, "LOWER_UP"),
 ];
 
-impl View for NetDevices {
-    fn text(&self) -> String {
-        devices(self).text()
-    }
-
-    fn html(&self) -> Option<String> {
-        devices(self).html()
-    }
-
-    fn missing(&self) -> Vec<Missing> {
-        self.missing.clone()
-    }
-}
+crate::lists! { NetDevice => devices }
 
 fn devices(devices: &NetDevices) -> Table {
     use Align::{Left, Right};
@@ -78,23 +64,10 @@ fn devices(devices: &NetDevices) -> Table {
     }
     let s = if devices.len() == 1 { "" } else { "s" };
     table.note(format!("{} device{s}", devices.len()));
-    table.lacks(&devices.missing);
     table
 }
 
-impl View for Sockets {
-    fn text(&self) -> String {
-        sockets(self).text()
-    }
-
-    fn html(&self) -> Option<String> {
-        sockets(self).html()
-    }
-
-    fn missing(&self) -> Vec<Missing> {
-        self.missing.clone()
-    }
-}
+crate::lists! { Socket => sockets }
 
 fn sockets(sockets: &Sockets) -> Table {
     use Align::{Left, Right};
@@ -145,7 +118,6 @@ fn sockets(sockets: &Sockets) -> Table {
         "{} socket{s} of TCP, MPTCP, UDP, raw IP, ping, unix, packets, XDP and netlink; not listed: other families (vsock, ALG, ..), IP sockets without a port, and MPTCP sockets that are neither connected nor listen (the open files of a task have all of its sockets)",
         sockets.len()
     ));
-    table.lacks(&sockets.missing);
     table
 }
 
@@ -188,12 +160,10 @@ fn ends(socket: &Socket) -> (String, String) {
     }
 }
 
-crate::displays!(NetDevices, Sockets);
-
-faces! {
-    AllDeviceDetails => details,
-    Routes => routes,
-    Neighbours => neighbours,
+crate::lists! {
+    DeviceDetails => details,
+    Route => routes,
+    Neighbour => neighbours,
 }
 
 fn hardware(address: &[u8]) -> String {
@@ -303,7 +273,6 @@ fn details(all: &AllDeviceDetails) -> Sections {
             sections.push((format!("{}: NAPI", device.name), napi));
         }
     }
-    lacking(&mut sections, &all.missing);
     Sections(sections)
 }
 
@@ -389,7 +358,6 @@ fn routes(routes: &Routes) -> Table {
     }
     let s = if routes.len() == 1 { "" } else { "s" };
     table.note(format!("{} route{s}", routes.len()));
-    table.lacks(&routes.missing);
     table
 }
 
@@ -415,6 +383,5 @@ fn neighbours(neighbours: &Neighbours) -> Table {
     }
     let s = if neighbours.len() == 1 { "" } else { "s" };
     table.note(format!("{} neighbour{s}", neighbours.len()));
-    table.lacks(&neighbours.missing);
     table
 }

@@ -10,7 +10,7 @@ use crate::memory::GuestVirt;
 use crate::net::net_namespaces;
 use crate::sched::pid_numbers;
 use crate::structures::offset_of;
-use crate::{Error, Listing, Of as _, Result};
+use crate::{Error, Listing, Named, Of as _, Result};
 
 /// The links of `/proc/PID/ns` that come from the `nsproxy`: name, member, type. Those `_for_children` are what tasks
 /// that it starts will be in.
@@ -86,11 +86,15 @@ fn structure(kind: &str) -> &'static str {
 /// The namespaces of a task, by the names of `/proc/PID/ns`. Of a zombie only `pid` and `user` are left.
 pub type TaskNamespaces = Listing<Namespace>;
 
-impl TaskNamespaces {
-    /// The one of this kind.
-    #[must_use]
-    pub fn get(&self, kind: &str) -> Option<&Namespace> {
-        self.items.iter().find(|namespace| namespace.kind == kind)
+impl Named for Namespace {
+    type Value<'a> = &'a Self;
+
+    fn name(&self) -> &str {
+        self.kind
+    }
+
+    fn value(&self) -> &Self {
+        self
     }
 }
 

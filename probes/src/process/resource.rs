@@ -5,7 +5,7 @@ use serde::Serialize;
 use crate::Listing;
 use crate::guest::Guest;
 use crate::structures::array;
-use crate::{Error, Result};
+use crate::{Error, Named, Result};
 
 /// `RLIMIT_*` by number: the name in lower case, and the words of `/proc/PID/limits`.
 const RESOURCES: [(&str, &str, &str); 16] = [
@@ -45,11 +45,15 @@ pub struct Rlimit {
 /// The limits of a process, in the order of their numbers.
 pub type Rlimits = Listing<Rlimit>;
 
-impl Rlimits {
-    /// The limit of this name: `nofile`.
-    #[must_use]
-    pub fn get(&self, name: &str) -> Option<&Rlimit> {
-        self.items.iter().find(|limit| limit.name == name)
+impl Named for Rlimit {
+    type Value<'a> = &'a Self;
+
+    fn name(&self) -> &str {
+        self.name
+    }
+
+    fn value(&self) -> &Self {
+        self
     }
 }
 

@@ -1,26 +1,28 @@
 //! A task in full, and each part of it alone.
 
-use crate::cell::faces;
 use crate::process::{
-    CAPABILITIES, Capabilities, Credentials, Disposition, Ids, Namespaces, Process, Rlimits,
-    SignalSet, Signals, TaskNamespaces, Times,
+    CAPABILITIES, Capabilities, Credentials, Disposition, Ids, Namespace, NamespaceInUse,
+    Namespaces, Process, Rlimit, Rlimits, SignalSet, Signals, TaskNamespaces, Times,
 };
-use crate::sched::cgroup::TaskCgroups;
+use crate::sched::cgroup::{TaskCgroup, TaskCgroups};
 use crate::view::sections::{Sections, fields};
 use crate::view::{Align, Table, or_unknown};
 
 /// Bytes of a line of arguments or environment that are shown.
 const LONGEST: usize = 400;
 
-faces! {
+crate::faces! {
     Process => process,
     Credentials => credentials,
     Signals => signals,
-    Rlimits => rlimits,
-    TaskNamespaces => namespaces,
-    Namespaces => all_namespaces,
-    TaskCgroups => cgroups,
     Times => times,
+}
+
+crate::lists! {
+    Rlimit => rlimits,
+    Namespace => namespaces,
+    NamespaceInUse => all_namespaces,
+    TaskCgroup => cgroups,
 }
 
 fn process(process: &Process) -> Sections {
@@ -225,7 +227,6 @@ fn rlimits(limits: &Rlimits) -> Table {
             one.unit.to_owned(),
         ]);
     }
-    table.lacks(&limits.missing);
     table
 }
 
@@ -242,7 +243,6 @@ fn namespaces(namespaces: &TaskNamespaces) -> Table {
             one.at.to_string(),
         ]);
     }
-    table.lacks(&namespaces.missing);
     table
 }
 
@@ -276,7 +276,6 @@ fn all_namespaces(namespaces: &Namespaces) -> Table {
         ]);
     }
     table.note(format!("{} namespaces", namespaces.len()));
-    table.lacks(&namespaces.missing);
     table
 }
 
@@ -300,7 +299,6 @@ fn cgroups(groups: &TaskCgroups) -> Table {
             group.at.to_string(),
         ]);
     }
-    table.lacks(&groups.missing);
     table
 }
 

@@ -3,9 +3,9 @@
 use serde::Serialize;
 
 use super::{Policy, TaskState};
-use crate::Listing;
 use crate::memory::GuestVirt;
 use crate::object::{FixedStr, Mirror};
+use crate::{HasPid, Listing};
 
 /// `PF_KTHREAD` of `include/linux/sched.h`.
 pub(crate) const PF_KTHREAD: u64 = 0x0020_0000;
@@ -184,11 +184,9 @@ impl Task {
 /// Tasks, in the order in which the kernel has them.
 pub type Tasks = Listing<Task>;
 
-impl Tasks {
-    /// The task of this pid.
-    #[must_use]
-    pub fn pid(&self, pid: i32) -> Option<&Task> {
-        self.items.iter().find(|task| task.pid == pid)
+impl HasPid for Task {
+    fn pid(&self) -> i32 {
+        self.pid
     }
 }
 

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::filter::{Filter, Wanted};
-use super::functions::{ENTRIES, Functions, SkbFunction, call_sites};
+use super::functions::{ENTRIES, Functions, SkbFunction, call_sites, hookable};
 use super::path::{ENDS, Known, Paths, Site};
 use super::reason::Reasons;
 use super::stages::{PATH, layer};
@@ -14,7 +14,7 @@ use crate::kmod::reader::{Event, Tally};
 use crate::kmod::ring::{self, How, KLAB_FILTER, Tracepoint};
 use crate::memory::GuestVirt;
 use crate::net::netfilter::HookFunctions;
-use crate::net::netfilter::rule_blob::NftRules;
+use crate::net::netfilter::rule_blob::{NftRules, rules};
 use crate::{Error, Result};
 
 /// Expressions of nftables that do something, by how their names begin; the others only look.
@@ -136,7 +136,7 @@ impl Guest {
         let wanted = filter.resolve(self)?;
         self.load_kmod()?;
         let kernel = self.kernel()?;
-        let functions = Functions::read(&kernel)?;
+        let functions = hookable(&kernel)?;
         let hooks = HookFunctions::read(&kernel)?;
         let (sites, absent) = choose(&functions, &hooks, &profile);
         if sites.is_empty() {
@@ -146,7 +146,7 @@ impl Guest {
             ));
         }
         let realtime = crate::core::time::realtime_offset(&kernel)?;
-        let rules = NftRules::read(&kernel)?;
+        let rules = rules(&kernel)?;
         let mut all: Vec<ring::Site> = sites.iter().map(Site::to_ring).collect();
         if !matches!(profile, Profile::List(_)) {
             all.extend(statements(&kernel, &rules)?);

@@ -12,7 +12,7 @@ use crate::kernel::btf::{Btf, Kind, TypeId};
 use crate::kmod::ring;
 use crate::memory::GuestVirt;
 use crate::object::Mirror;
-use crate::{Error, Result};
+use crate::{Error, Named, Result};
 
 /// Bytes from a function's address to where it calls ftrace: nothing, or an `endbr64` (CONFIG_X86_KERNEL_IBT).
 pub(crate) const ENTRIES: [u64; 2] = [0, 4];
@@ -42,7 +42,7 @@ impl Guest {
     /// # Errors
     /// When the kernel has no BTF or no dynamic ftrace.
     pub fn skb_functions(&self) -> Result<Functions> {
-        Functions::read(&self.kernel()?)
+        hookable(&self.kernel()?)
     }
 }
 
@@ -128,60 +128,66 @@ fn by_type(btf: &Btf) -> BTreeMap<String, u8> {
         .collect()
 }
 
-impl Functions {
-    pub(super) fn read(kernel: &Kernel) -> Result<Self> {
-        let btf = kernel.btf()?;
-        let sites = call_sites(kernel)?;
-        let can = |at: GuestVirt| {
-            ENTRIES
-                .iter()
-                .any(|entry| sites.contains(&at.offset(*entry).0))
+/// The functions of a kernel that take an `sk_buff`, by address.
+pub(super) fn hookable(kernel: &Kernel) -> Result<Functions> {
+    let btf = kernel.btf()?;
+    let sites = call_sites(kernel)?;
+    let can = |at: GuestVirt| {
+        ENTRIES
+            .iter()
+            .any(|entry| sites.contains(&at.offset(*entry).0))
+    };
+    let symbols = kernel.symbols()?;
+    let mut found = Vec::new();
+    for (name, position) in by_type(btf) {
+        for at in symbols.lookup_all(&name).filter(|at| can(*at)) {
+            found.push(SkbFunction {
+                name: name.clone(),
+                module: None,
+                at,
+                position,
+            });
+        }
+    }
+    let btfs = kernel.module_btfs()?;
+    let modules = kernel.module_symbols()?;
+    let mut missing = modules.missing;
+    for module in modules.items {
+        let Some(btf) = btfs.iter().find(|btf| btf.name == module.module) else {
+            continue;
         };
-        let symbols = kernel.symbols()?;
-        let mut found = Vec::new();
-        for (name, position) in by_type(btf) {
-            for at in symbols.lookup_all(&name).filter(|at| can(*at)) {
+        let what = || format!("module {}, its types", module.module);
+        let Some(btf) = btf.btf.clone().or_miss(&mut missing, what) else {
+            continue;
+        };
+        let wanted = by_type(&btf);
+        for symbol in module.symbols.iter().filter(|symbol| can(symbol.at)) {
+            if let Some(position) = wanted.get(&symbol.name) {
                 found.push(SkbFunction {
-                    name: name.clone(),
-                    module: None,
-                    at,
-                    position,
+                    name: symbol.name.clone(),
+                    module: Some(module.module.clone()),
+                    at: symbol.at,
+                    position: *position,
                 });
             }
         }
-        let btfs = kernel.module_btfs()?;
-        let modules = kernel.module_symbols()?;
-        let mut missing = modules.missing;
-        for module in modules.items {
-            let Some(btf) = btfs.iter().find(|btf| btf.name == module.module) else {
-                continue;
-            };
-            let what = || format!("module {}, its types", module.module);
-            let Some(btf) = btf.btf.clone().or_miss(&mut missing, what) else {
-                continue;
-            };
-            let wanted = by_type(&btf);
-            for symbol in module.symbols.iter().filter(|symbol| can(symbol.at)) {
-                if let Some(position) = wanted.get(&symbol.name) {
-                    found.push(SkbFunction {
-                        name: symbol.name.clone(),
-                        module: Some(module.module.clone()),
-                        at: symbol.at,
-                        position: *position,
-                    });
-                }
-            }
-        }
-        found.sort_by_key(|function| function.at);
-        found.dedup_by_key(|function| function.at);
-        Ok(Self {
-            items: found,
-            missing,
-        })
+    }
+    found.sort_by_key(|function| function.at);
+    found.dedup_by_key(|function| function.at);
+    Ok(Functions {
+        items: found,
+        missing,
+    })
+}
+
+impl Named for SkbFunction {
+    type Value<'a> = &'a Self;
+
+    fn name(&self) -> &str {
+        &self.name
     }
 
-    /// Functions of a name.
-    pub fn named<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a SkbFunction> {
-        self.iter().filter(move |function| function.name == name)
+    fn value(&self) -> &Self {
+        self
     }
 }

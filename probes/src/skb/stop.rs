@@ -24,7 +24,7 @@ use vm::{Debugger, Registers};
 
 use super::SkBuff;
 use super::filter::{Filter, Seen, Wanted};
-use super::functions::{ENTRIES, Functions, SkbFunction};
+use super::functions::{ENTRIES, SkbFunction, hookable};
 use crate::base::check_interrupt;
 use crate::guest::{Guest, Pause};
 use crate::kernel::Kernel;
@@ -73,7 +73,7 @@ impl Guest {
     pub fn stop_at(&self, function: &str, filter: &Filter) -> Result<Stop> {
         let wanted = filter.resolve(self)?;
         let kernel = self.kernel()?;
-        let all = Functions::read(&kernel)?;
+        let all = hookable(&kernel)?;
         let functions: Vec<_> = all
             .named(function)
             .map(|function| Ok((entry(&kernel, function.at)?, function.clone())))

@@ -1,9 +1,8 @@
 //! Stack traces: a headline a task, a line a frame, and `<IRQ>`, `<NMI>`, `<TASK>` around the frames of a stack, as the
 //! kernel prints them, where there is more than one.
 
-use crate::Missing;
 use crate::unwind::{Frame, StackTrace, StackTraces, TraceEnd};
-use crate::view::{View, clean, escape, missing_html, missing_text};
+use crate::view::{ListView, View, clean, escape};
 
 impl View for StackTrace {
     fn text(&self) -> String {
@@ -20,18 +19,13 @@ impl View for StackTrace {
     }
 }
 
-impl View for StackTraces {
-    fn text(&self) -> String {
-        let traces: String = self.iter().map(View::text).collect();
-        traces + &missing_text(&self.missing)
+impl ListView for StackTrace {
+    fn text(traces: &StackTraces) -> String {
+        traces.iter().map(View::text).collect()
     }
 
-    fn html(&self) -> Option<String> {
-        Some(pre(self) + &missing_html(&self.missing))
-    }
-
-    fn missing(&self) -> Vec<Missing> {
-        self.missing.clone()
+    fn html(traces: &StackTraces) -> Option<String> {
+        Some(pre(traces))
     }
 }
 
@@ -85,7 +79,7 @@ fn pre(traces: &[StackTrace]) -> String {
     out
 }
 
-crate::displays!(StackTrace, StackTraces);
+crate::displays!(StackTrace);
 
 #[cfg(test)]
 mod tests {

@@ -84,3 +84,5 @@ impl From<FrameError> for Error {
         Self::Frame(error)
     }
 }
+
+impl klab_facts::MachineError for Error {}

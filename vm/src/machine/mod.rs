@@ -11,10 +11,10 @@ use crate::error::{At, Error, Result};
 use crate::folder::{self, Meta, Record};
 use crate::kernels::Kernel;
 use crate::lease;
-use crate::memory::Memory;
 use crate::process::{self, Identity};
-use crate::ram::RamFile;
 use crate::status::{self, Status};
+use klab_facts::Memory;
+use klab_facts::RamFile;
 
 pub(crate) use reach::BRIEF;
 pub use replay::{Position, Recording, Replay};

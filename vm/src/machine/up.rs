@@ -12,8 +12,8 @@ use crate::launch::{Launch, Owner};
 use crate::process::{self, Identity};
 use crate::progress::Progress;
 use crate::qemu::{Accel, Qemu, Spec};
-use crate::ram::RamFile;
 use crate::snapshot::Ready;
+use klab_facts::RamFile;
 
 /// Options of a new guest.
 #[derive(Debug, Clone, PartialEq, Eq)]

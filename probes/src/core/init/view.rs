@@ -1,7 +1,7 @@
 //! The command line and the configuration.
 
-use super::{CommandLine, Kconfig};
-use crate::view::{Align, Table, View, clean};
+use super::{CommandLine, ConfigOption, Kconfig};
+use crate::view::{Align, ListView, Table, View, clean};
 
 impl View for CommandLine {
     fn text(&self) -> String {
@@ -17,9 +17,9 @@ impl View for CommandLine {
     }
 }
 
-impl View for Kconfig {
-    fn text(&self) -> String {
-        let lines = self.iter().map(|option| {
+impl ListView for ConfigOption {
+    fn text(options: &Kconfig) -> String {
+        let lines = options.iter().map(|option| {
             let line = format!("{}={}", option.name, option.value);
             format!("{}\n", clean(&line))
         });
@@ -27,4 +27,4 @@ impl View for Kconfig {
     }
 }
 
-crate::displays!(CommandLine, Kconfig);
+crate::displays!(CommandLine);

@@ -1,17 +1,9 @@
 //! The table of initcalls, level by level.
 
-use crate::core::initcall::Initcalls;
-use crate::view::{Align, Table, View};
+use crate::core::initcall::{Initcall, Initcalls};
+use crate::view::{Align, Table};
 
-impl View for Initcalls {
-    fn text(&self) -> String {
-        table(self).text()
-    }
-
-    fn html(&self) -> Option<String> {
-        table(self).html()
-    }
-}
+crate::lists! { Initcall => table }
 
 fn table(calls: &Initcalls) -> Table {
     let mut table = Table::new([
@@ -29,5 +21,3 @@ fn table(calls: &Initcalls) -> Table {
     table.note(format!("{} initcalls", calls.len()));
     table
 }
-
-crate::displays!(Initcalls);

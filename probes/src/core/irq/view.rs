@@ -105,19 +105,7 @@ fn handler(action: &IrqAction) -> String {
     }
 }
 
-impl View for Idt {
-    fn text(&self) -> String {
-        gates(self).text()
-    }
-
-    fn html(&self) -> Option<String> {
-        gates(self).html()
-    }
-
-    fn missing(&self) -> Vec<crate::Missing> {
-        gates(self).missing()
-    }
-}
+crate::lists! { Gate => gates }
 
 /// Entries that go to places at one distance from each other are one row: the vectors of devices are hundreds.
 fn gates(idt: &Idt) -> Table {
@@ -179,7 +167,6 @@ fn gates(idt: &Idt) -> Table {
         0 => "all that could be read lead into the kernel's image".to_owned(),
         count => format!("{count} LEAD OUT OF THE KERNEL'S IMAGE"),
     });
-    table.lacks(&idt.missing);
     table
 }
 
@@ -224,4 +211,4 @@ fn softirqs(all: &Softirqs) -> Table {
     table
 }
 
-crate::displays!(Irqs, Idt, Softirqs);
+crate::displays!(Irqs, Softirqs);

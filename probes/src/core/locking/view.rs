@@ -1,10 +1,9 @@
 //! Locks and queues: their owners and waiters.
 
-use crate::cell::faces;
 use crate::core::locking::{Completion, Contender, Mutex, RtMutex, RwSem, RwState, WaitQueue};
 use crate::view::{Align, Table};
 
-faces! {
+crate::faces! {
     Mutex => mutex,
     RwSem => rwsem,
     RtMutex => rt_mutex,

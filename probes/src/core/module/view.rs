@@ -1,21 +1,9 @@
 //! The list of modules, and one of them in detail.
 
-use crate::core::module::{ModuleDetails, Modules};
+use crate::core::module::{Module, ModuleDetails, Modules};
 use crate::view::{Align, Table, View};
 
-impl View for Modules {
-    fn text(&self) -> String {
-        modules(self).text()
-    }
-
-    fn html(&self) -> Option<String> {
-        modules(self).html()
-    }
-
-    fn missing(&self) -> Vec<crate::Missing> {
-        modules(self).missing()
-    }
-}
+crate::lists! { Module => modules }
 
 fn modules(modules: &Modules) -> Table {
     use Align::{Left, Right};
@@ -41,7 +29,6 @@ fn modules(modules: &Modules) -> Table {
     }
     let s = if modules.len() == 1 { "" } else { "s" };
     table.note(format!("{} module{s}", modules.len()));
-    table.lacks(&modules.missing);
     table
 }
 
@@ -111,4 +98,4 @@ fn tables(details: &ModuleDetails) -> Vec<Table> {
     all.into_iter().filter(|table| !table.is_empty()).collect()
 }
 
-crate::displays!(Modules, ModuleDetails);
+crate::displays!(ModuleDetails);

@@ -1,21 +1,9 @@
 //! Pools of huge pages.
 
-use super::HugePools;
-use crate::view::{Align, Table, View, bytes};
+use super::{HugePool, HugePools};
+use crate::view::{Align, Table, bytes};
 
-impl View for HugePools {
-    fn text(&self) -> String {
-        huge(self).text()
-    }
-
-    fn html(&self) -> Option<String> {
-        huge(self).html()
-    }
-
-    fn missing(&self) -> Vec<crate::Missing> {
-        huge(self).missing()
-    }
-}
+crate::lists! { HugePool => huge }
 
 fn huge(pools: &HugePools) -> Table {
     use Align::{Left, Right};
@@ -44,5 +32,3 @@ fn huge(pools: &HugePools) -> Table {
     }
     table
 }
-
-crate::displays!(HugePools);

@@ -12,7 +12,7 @@ use crate::mm::mmzone::{self, words};
 use crate::mm::swap;
 use crate::mm::vmstat::Pages;
 use crate::structures::{list_for_each_entry, offset_of, online_cpus};
-use crate::{Error, Result};
+use crate::{Error, Named, Result};
 
 /// Inodes of block devices that are looked at.
 const INODE_BOUND: usize = 1 << 20;
@@ -29,12 +29,15 @@ pub struct MemLine {
 /// The lines, in the order of `/proc/meminfo`.
 pub type MemInfo = Listing<MemLine>;
 
-impl MemInfo {
-    /// A line's value, by its name.
-    #[must_use]
-    pub fn get(&self, name: &str) -> Option<u64> {
-        let found = self.items.iter().find(|line| line.name == name);
-        found.map(|line| line.value)
+impl Named for MemLine {
+    type Value<'a> = u64;
+
+    fn name(&self) -> &str {
+        self.name
+    }
+
+    fn value(&self) -> u64 {
+        self.value
     }
 }
 

@@ -1,17 +1,9 @@
 //! The use of memory, drawn.
 
-use super::MemInfo;
-use crate::view::{Align, Table, View, bytes};
+use super::{MemInfo, MemLine};
+use crate::view::{Align, Table, bytes};
 
-impl View for MemInfo {
-    fn text(&self) -> String {
-        meminfo(self).text()
-    }
-
-    fn html(&self) -> Option<String> {
-        meminfo(self).html()
-    }
-}
+crate::lists! { MemLine => meminfo }
 
 fn meminfo(info: &MemInfo) -> Table {
     use Align::{Left, Right};
@@ -25,5 +17,3 @@ fn meminfo(info: &MemInfo) -> Table {
     }
     table
 }
-
-crate::displays!(MemInfo);

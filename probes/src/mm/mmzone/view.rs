@@ -1,16 +1,16 @@
 //! Zones, and free blocks.
 
-use super::{Buddy, Zones};
+use super::{Buddy, Node, Zones};
 use crate::memory::PAGE_SIZE;
-use crate::view::{Align, Table, View, bytes};
+use crate::view::{Align, ListView, Table, View, bytes};
 
-impl View for Zones {
-    fn text(&self) -> String {
-        zones(self).text() + "\n" + &per_cpu(self).text()
+impl ListView for Node {
+    fn text(nodes: &Zones) -> String {
+        zones(nodes).text() + "\n" + &per_cpu(nodes).text()
     }
 
-    fn html(&self) -> Option<String> {
-        Some(zones(self).html()? + &per_cpu(self).html()?)
+    fn html(nodes: &Zones) -> Option<String> {
+        Some(zones(nodes).html()? + &per_cpu(nodes).html()?)
     }
 }
 
@@ -153,4 +153,4 @@ fn blocks(buddy: &Buddy) -> Table {
     table
 }
 
-crate::displays!(Zones, Buddy);
+crate::displays!(Buddy);

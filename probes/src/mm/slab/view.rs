@@ -7,19 +7,7 @@ use crate::view::{Align, Table, View, bytes, or_unknown, sum_of_bytes};
 /// Objects of a cache that a view shows; `--json` and the value have all.
 const SHOWN: usize = 20;
 
-impl View for SlabCaches {
-    fn text(&self) -> String {
-        caches(self).text()
-    }
-
-    fn html(&self) -> Option<String> {
-        caches(self).html()
-    }
-
-    fn missing(&self) -> Vec<Missing> {
-        self.missing.clone()
-    }
-}
+crate::lists! { SlabCache => caches }
 
 fn columns() -> Table {
     use Align::{Left, Right};
@@ -73,7 +61,6 @@ fn caches(caches: &SlabCaches) -> Table {
     }
     let sum = sum_of_bytes(caches.iter().map(SlabCache::bytes));
     table.note(format!("{} caches, {sum}; {FREE}", caches.len()));
-    table.lacks(&caches.missing);
     table
 }
 
@@ -197,7 +184,7 @@ fn object(object: &SlabObject) -> Table {
     table
 }
 
-crate::displays!(SlabCaches, SlabObjects, SlabObject);
+crate::displays!(SlabObjects, SlabObject);
 
 #[cfg(test)]
 mod tests {

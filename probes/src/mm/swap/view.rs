@@ -1,22 +1,10 @@
 //! Swap areas.
 
-use super::SwapAreas;
+use super::{SwapArea, SwapAreas};
 use crate::memory::PAGE_SIZE;
-use crate::view::{Align, Table, View, bytes};
+use crate::view::{Align, Table, bytes};
 
-impl View for SwapAreas {
-    fn text(&self) -> String {
-        swap(self).text()
-    }
-
-    fn html(&self) -> Option<String> {
-        swap(self).html()
-    }
-
-    fn missing(&self) -> Vec<crate::Missing> {
-        swap(self).missing()
-    }
-}
+crate::lists! { SwapArea => swap }
 
 fn swap(areas: &SwapAreas) -> Table {
     use Align::{Left, Right};
@@ -45,8 +33,5 @@ fn swap(areas: &SwapAreas) -> Table {
     }
     let s = if areas.len() == 1 { "" } else { "s" };
     table.note(format!("{} swap area{s}", areas.len()));
-    table.lacks(&areas.missing);
     table
 }
-
-crate::displays!(SwapAreas);

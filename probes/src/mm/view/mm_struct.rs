@@ -2,22 +2,10 @@
 
 use crate::Missing;
 use crate::memory::{GuestVirt, PAGE_SIZE};
-use crate::mm::{AddressMap, MmStruct, RssCounter, Vmas};
+use crate::mm::{AddressMap, MmStruct, RssCounter, Vma, Vmas};
 use crate::view::{Align, Table, View, bytes, or_unknown, sum_of_bytes};
 
-impl View for Vmas {
-    fn text(&self) -> String {
-        vmas(self).text()
-    }
-
-    fn html(&self) -> Option<String> {
-        vmas(self).html()
-    }
-
-    fn missing(&self) -> Vec<Missing> {
-        self.missing.clone()
-    }
-}
+crate::lists! { Vma => vmas }
 
 fn vmas(vmas: &Vmas) -> Table {
     use Align::{Left, Right};
@@ -180,7 +168,7 @@ impl View for AddressMap {
     }
 }
 
-crate::displays!(AddressMap, MmStruct, Vmas);
+crate::displays!(AddressMap, MmStruct);
 
 #[cfg(test)]
 mod tests {

@@ -8,7 +8,7 @@ use crate::kernel::{Kernel, ModuleSymbols, SymbolAt};
 use crate::memory::{GuestPhys, GuestVirt};
 use crate::object::{Mirror, Plan};
 use crate::structures::{offset_of, settle_all, whole_list};
-use crate::{Error, Listing, Of as _, Result};
+use crate::{Error, Listing, Of as _, Result, Span};
 
 /// Areas that a kernel may have, as far as we read.
 const AREA_BOUND: usize = 1 << 20;
@@ -64,13 +64,13 @@ impl VmallocArea {
 /// All areas, ascending.
 pub type VmallocAreas = Listing<VmallocArea>;
 
-impl VmallocAreas {
-    /// The area that holds an address: `find_vmap_area()`.
-    #[must_use]
-    pub fn at(&self, at: GuestVirt) -> Option<&VmallocArea> {
-        let index = self.items.partition_point(|area| area.start <= at);
-        let area = self.items.get(index.checked_sub(1)?)?;
-        (at.0 - area.start.0 < area.size).then_some(area)
+impl Span for VmallocArea {
+    fn start(&self) -> GuestVirt {
+        self.start
+    }
+
+    fn end(&self) -> GuestVirt {
+        GuestVirt(self.start.0.saturating_add(self.size))
     }
 }
 

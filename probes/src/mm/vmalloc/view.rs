@@ -1,22 +1,10 @@
 //! Areas of the vmalloc space.
 
-use super::VmallocAreas;
+use super::{VmallocArea, VmallocAreas};
 use crate::memory::PAGE_SIZE;
-use crate::view::{Align, Table, View, bytes};
+use crate::view::{Align, Table, bytes};
 
-impl View for VmallocAreas {
-    fn text(&self) -> String {
-        vmalloc(self).text()
-    }
-
-    fn html(&self) -> Option<String> {
-        vmalloc(self).html()
-    }
-
-    fn missing(&self) -> Vec<crate::Missing> {
-        vmalloc(self).missing()
-    }
-}
+crate::lists! { VmallocArea => vmalloc }
 
 fn vmalloc(areas: &VmallocAreas) -> Table {
     use Align::{Left, Right};
@@ -40,8 +28,5 @@ fn vmalloc(areas: &VmallocAreas) -> Table {
         .fold(0, u64::saturating_add);
     let pages = bytes(pages.saturating_mul(PAGE_SIZE));
     table.note(format!("{} areas, {pages} of memory", areas.len()));
-    table.lacks(&areas.missing);
     table
 }
-
-crate::displays!(VmallocAreas);

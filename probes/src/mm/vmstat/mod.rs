@@ -15,7 +15,7 @@ use crate::memory::{GuestVirt, PAGE_SIZE};
 pub use crate::mm::mmzone::CounterKind;
 use crate::mm::mmzone::{self, Names, shown, words};
 use crate::structures::{offset_of, online_cpus, per_cpu_ptr};
-use crate::{Error, Listing, Missing, Of as _, Result};
+use crate::{Error, Listing, Missing, Named, Of as _, Result};
 
 /// A counter.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -33,12 +33,15 @@ pub struct Counter {
 /// All counters, in the order of `/proc/vmstat`.
 pub type VmStat = Listing<Counter>;
 
-impl VmStat {
-    /// The value of a counter, by its name.
-    #[must_use]
-    pub fn get(&self, name: &str) -> Option<u64> {
-        let found = self.items.iter().find(|counter| counter.name == name);
-        found.map(|counter| counter.value)
+impl Named for Counter {
+    type Value<'a> = u64;
+
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn value(&self) -> u64 {
+        self.value
     }
 }
 

@@ -1,21 +1,9 @@
 //! Counters of memory.
 
-use super::{CounterKind, VmStat};
-use crate::view::{Align, Table, View};
+use super::{Counter, CounterKind, VmStat};
+use crate::view::{Align, Table};
 
-impl View for VmStat {
-    fn text(&self) -> String {
-        counters(self).text()
-    }
-
-    fn html(&self) -> Option<String> {
-        counters(self).html()
-    }
-
-    fn missing(&self) -> Vec<crate::Missing> {
-        self.missing.clone()
-    }
-}
+crate::lists! { Counter => counters }
 
 fn counters(stat: &VmStat) -> Table {
     use Align::{Left, Right};
@@ -46,8 +34,5 @@ fn counters(stat: &VmStat) -> Table {
         ]);
     }
     table.note("HELD is what the CPUs have counted and not yet added to it");
-    table.lacks(&stat.missing);
     table
 }
-
-crate::displays!(VmStat);

@@ -65,31 +65,30 @@ impl Guest {
     /// # Errors
     /// When a structure is not as nftables keeps it.
     pub fn nft_rules(&self) -> Result<NftRules> {
-        NftRules::read(&self.kernel()?)
+        rules(&self.kernel()?)
     }
 }
 
-impl NftRules {
-    pub(crate) fn read(kernel: &Kernel) -> Result<Self> {
-        // The module's own variable: without it there are no rules.
-        let id = match kernel.symbol("nf_tables_net_id") {
-            Ok(id) => id,
-            Err(Error::NoSymbol { .. }) => return Ok(Self::default()),
-            Err(error) => return Err(error),
-        };
-        settle("the rules of nftables", || {
-            let rules = read(kernel, id)?;
-            Ok((read(kernel, id)? == rules).then_some(rules))
-        })
-    }
+/// The rules as the packet path has them.
+pub(crate) fn rules(kernel: &Kernel) -> Result<NftRules> {
+    // The module's own variable: without it there are no rules.
+    let id = match kernel.symbol("nf_tables_net_id") {
+        Ok(id) => id,
+        Err(Error::NoSymbol { .. }) => return Ok(NftRules::default()),
+        Err(error) => return Err(error),
+    };
+    settle("the rules of nftables", || {
+        let rules = read(kernel, id)?;
+        Ok((read(kernel, id)? == rules).then_some(rules))
+    })
+}
 
-    /// The rule that holds the expression at an address, and which of its expressions that is.
-    pub(crate) fn at(&self, at: GuestVirt) -> Option<(&NftRule, &NftExpression)> {
-        self.iter().find_map(|rule| {
-            let found = rule.expressions.iter().find(|e| e.at == at)?;
-            Some((rule, found))
-        })
-    }
+/// The rule that holds the expression at an address, and which of its expressions that is.
+pub(crate) fn rule_at(rules: &NftRules, at: GuestVirt) -> Option<(&NftRule, &NftExpression)> {
+    rules.iter().find_map(|rule| {
+        let found = rule.expressions.iter().find(|e| e.at == at)?;
+        Some((rule, found))
+    })
 }
 
 fn read(kernel: &Kernel, id: GuestVirt) -> Result<NftRules> {

@@ -1,21 +1,9 @@
 //! Protocol handlers in a table.
 
-use super::PacketTypes;
-use crate::view::{Align, Table, View};
+use super::{PacketType, PacketTypes};
+use crate::view::{Align, Table};
 
-impl View for PacketTypes {
-    fn text(&self) -> String {
-        table(self).text()
-    }
-
-    fn html(&self) -> Option<String> {
-        table(self).html()
-    }
-
-    fn missing(&self) -> Vec<crate::Missing> {
-        table(self).missing()
-    }
-}
+crate::lists! { PacketType => table }
 
 fn table(handlers: &PacketTypes) -> Table {
     use Align::{Left, Right};
@@ -36,8 +24,5 @@ fn table(handlers: &PacketTypes) -> Table {
             handler.at.to_string(),
         ]);
     }
-    table.lacks(&handlers.missing);
     table
 }
-
-crate::displays!(PacketTypes);

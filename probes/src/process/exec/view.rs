@@ -1,6 +1,5 @@
 //! Programs in memory.
 
-use crate::cell::faces;
 use crate::process::exec::{Auxv, ElfFunction, ElfImage, ElfImages, Vdso};
 use crate::view::sections::{Sections, fields, lacking};
 use crate::view::{Align, Table};
@@ -8,7 +7,7 @@ use crate::view::{Align, Table};
 /// Symbols of a library that a view lists; the rest is counted.
 const SYMBOLS: usize = 40;
 
-faces! {
+crate::faces! {
     Auxv => auxv,
     ElfImages => images,
     Vdso => vdso,

@@ -1,19 +1,29 @@
 //! The trees of control groups.
 
-use crate::cell::faces;
+use crate::Missing;
 use crate::sched::cgroup::{Hierarchies, Hierarchy};
-use crate::view::sections::{Sections, lacking};
-use crate::view::{Align, Table, bytes};
+use crate::view::sections::Sections;
+use crate::view::{Align, ListView, Table, View, bytes};
 
 /// Processes that a row names.
 const NAMED: usize = 8;
 
-faces! { Hierarchies => trees }
+impl ListView for Hierarchy {
+    fn text(all: &Hierarchies) -> String {
+        trees(all).text()
+    }
+
+    fn html(all: &Hierarchies) -> Option<String> {
+        trees(all).html()
+    }
+
+    fn missing(all: &Hierarchies) -> Vec<Missing> {
+        trees(all).missing()
+    }
+}
 
 fn trees(all: &Hierarchies) -> Sections {
-    let mut parts: Vec<_> = all.iter().map(|one| (title(one), table(one))).collect();
-    lacking(&mut parts, &all.missing);
-    Sections(parts)
+    Sections(all.iter().map(|one| (title(one), table(one))).collect())
 }
 
 fn title(one: &Hierarchy) -> String {

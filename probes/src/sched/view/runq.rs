@@ -1,10 +1,9 @@
 //! Run queues: what each CPU runs, and what waits for it.
 
-use crate::cell::faces;
 use crate::sched::{FairOf, RunQueues};
 use crate::view::{Align, Table};
 
-faces! { RunQueues => table }
+crate::faces! { RunQueues => table }
 
 fn table(all: &RunQueues) -> Table {
     use Align::{Left, Right};

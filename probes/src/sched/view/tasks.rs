@@ -12,19 +12,7 @@ const SIBLINGS: usize = 24;
 /// Tasks that a picture draws at most.
 const DRAWN: usize = 160;
 
-impl View for Tasks {
-    fn text(&self) -> String {
-        table(self).text()
-    }
-
-    fn html(&self) -> Option<String> {
-        table(self).html()
-    }
-
-    fn missing(&self) -> Vec<Missing> {
-        self.missing.clone()
-    }
-}
+crate::lists! { Task => table }
 
 fn table(tasks: &Tasks) -> Table {
     use Align::{Left, Right};
@@ -354,7 +342,7 @@ fn colour(state: TaskState) -> &'static str {
     }
 }
 
-crate::displays!(Task, Tasks, TaskTree);
+crate::displays!(Task, TaskTree);
 
 #[cfg(test)]
 mod tests {

@@ -1,22 +1,9 @@
 //! Keys and keyrings.
 
-use super::Keys;
-use crate::Missing;
-use crate::view::{Align, Table, View};
+use super::{Key, Keys};
+use crate::view::{Align, Table};
 
-impl View for Keys {
-    fn text(&self) -> String {
-        table(self).text()
-    }
-
-    fn html(&self) -> Option<String> {
-        table(self).html()
-    }
-
-    fn missing(&self) -> Vec<Missing> {
-        self.missing.clone()
-    }
-}
+crate::lists! { Key => table }
 
 fn table(keys: &Keys) -> Table {
     use Align::{Left, Right};
@@ -50,11 +37,8 @@ fn table(keys: &Keys) -> Table {
             key.description.clone(),
         ]);
     }
-    table.lacks(&keys.missing);
     let count = keys.len();
     let s = if count == 1 { "" } else { "s" };
     table.note(format!("{count} key{s}"));
     table
 }
-
-crate::displays!(Keys);

@@ -10,6 +10,7 @@ use crate::kmod::ring::{How, Kind, Record, Tracepoint};
 use crate::memory::GuestVirt;
 use crate::net::netfilter::Family;
 use crate::net::netfilter::nf_conn::NfConn;
+use crate::net::netfilter::rule_blob::rule_at;
 use crate::skb::filter::Seen;
 use crate::skb::stages::{Layer, layer, nf_hook};
 use crate::traffic::{addresses, fragment};
@@ -236,7 +237,7 @@ impl Way<'_> {
 
     /// A statement of a rule, within the call of a hook function that is not over yet.
     fn rule(&mut self, record: &Record, cpu: u32) {
-        let Some((rule, expression)) = self.known.rules.at(GuestVirt(record.arg)) else {
+        let Some((rule, expression)) = rule_at(self.known.rules, GuestVirt(record.arg)) else {
             return;
         };
         // An `immediate` that only loads a value for what follows.

@@ -1,6 +1,8 @@
 //! The way of a packet: a block of lines, a table, a sequence diagram.
 
-use crate::skb::{Functions, Layer, NetfilterHook, Path, Paths, Stage, What, context_name};
+use crate::skb::{
+    Functions, Layer, NetfilterHook, Path, Paths, SkbFunction, Stage, What, context_name,
+};
 use crate::view::svg::{ACCENT, Anchor, FAINT, Svg, Text, shorten};
 use crate::view::{Align, Table, View};
 
@@ -316,15 +318,7 @@ fn tally(paths: &Paths) -> String {
     said
 }
 
-impl View for Functions {
-    fn text(&self) -> String {
-        functions(self).text()
-    }
-
-    fn html(&self) -> Option<String> {
-        functions(self).html()
-    }
-}
+crate::lists! { SkbFunction => functions }
 
 fn functions(functions: &Functions) -> Table {
     use Align::{Left, Right};
@@ -350,4 +344,4 @@ fn functions(functions: &Functions) -> Table {
     table
 }
 
-crate::displays!(Path, Paths, Functions);
+crate::displays!(Path, Paths);

@@ -1,6 +1,5 @@
 //! Disassembled functions.
 
-use crate::cell::faces;
 use crate::kernel;
 use crate::unwind::text::Disassembly;
 use crate::view::{Align, Table};
@@ -8,7 +7,7 @@ use crate::view::{Align, Table};
 /// Instructions that are shown around the one that was asked for, before and after it.
 const AROUND: usize = 16;
 
-faces! { Disassembly => table }
+crate::faces! { Disassembly => table }
 
 fn table(function: &Disassembly) -> Table {
     let mut table = Table::new([

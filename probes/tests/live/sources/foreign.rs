@@ -180,7 +180,7 @@ pub(crate) fn holes_are_left_alone() {
     let marks = [64 << 20, 300 << 20, (4 << 30) + (100 << 20)];
     let pid = foreign.child.id();
     let before = taken(pid);
-    let memory = probes::memory::of_machine(&machine).unwrap();
+    let memory = probes::guest::of_machine(&machine).unwrap();
     let mut chunk = vec![1; 1 << 20];
     let mut read = 0;
     for range in memory.ranges() {
@@ -329,7 +329,7 @@ pub(crate) fn in_odd_places() {
     };
     assert_eq!(files.len(), 2, "{files:?}");
     assert!(machine.memory().bytes() > 250 << 20);
-    let memory = probes::memory::of_machine(&machine).unwrap();
+    let memory = probes::guest::of_machine(&machine).unwrap();
     let last = memory.ranges().last().unwrap();
     assert_eq!(last.start.0 + last.len, 256 << 20);
     // Nothing has booted: that is said, and nothing else happens.
@@ -346,7 +346,7 @@ pub(crate) fn in_odd_places() {
     assert_eq!(*listed, machine.status());
     assert_eq!(listed.state, State::Unreachable);
     assert!(!once_more.survey().unwrap());
-    probes::memory::of_machine(&machine)
+    probes::guest::of_machine(&machine)
         .unwrap()
         .read_u64(probes::memory::GuestPhys(0x1000))
         .unwrap();

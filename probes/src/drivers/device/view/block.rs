@@ -1,11 +1,11 @@
 //! Disks, and the requests that are under way.
 
 use crate::drivers::device::{Disk, DiskStats, Disks};
-use crate::view::{Align, Table, View, bytes, or_unknown};
+use crate::view::{Align, ListView, Table, View, bytes, or_unknown};
 
-impl View for Disks {
-    fn text(&self) -> String {
-        let (disks, requests) = disks(self);
+impl ListView for Disk {
+    fn text(all: &Disks) -> String {
+        let (disks, requests) = disks(all);
         let mut text = disks.text();
         if !requests.is_empty() {
             text += "\n";
@@ -14,18 +14,14 @@ impl View for Disks {
         text
     }
 
-    fn html(&self) -> Option<String> {
-        let (disks, requests) = disks(self);
+    fn html(all: &Disks) -> Option<String> {
+        let (disks, requests) = disks(all);
         let requests = if requests.is_empty() {
             String::new()
         } else {
             requests.html()?
         };
         Some(disks.html()? + &requests)
-    }
-
-    fn missing(&self) -> Vec<crate::Missing> {
-        self.missing.clone()
     }
 }
 
@@ -147,5 +143,3 @@ fn requests(all: &[Disk]) -> Table {
     }
     table
 }
-
-crate::displays!(Disks);

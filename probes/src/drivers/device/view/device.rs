@@ -1,22 +1,10 @@
 //! Devices as the tree that they are, buses with their drivers, device numbers.
 
 use crate::Missing;
-use crate::drivers::device::{Buses, Devices, Majors};
+use crate::drivers::device::{Buses, Device, Devices, Majors};
 use crate::view::{Align, Table, View};
 
-impl View for Devices {
-    fn text(&self) -> String {
-        devices(self).text()
-    }
-
-    fn html(&self) -> Option<String> {
-        devices(self).html()
-    }
-
-    fn missing(&self) -> Vec<crate::Missing> {
-        devices(self).missing()
-    }
-}
+crate::lists! { Device => devices }
 
 fn devices(all: &Devices) -> Table {
     use Align::Left;
@@ -163,4 +151,4 @@ fn majors(all: &Majors) -> Table {
     table
 }
 
-crate::displays!(Devices, Buses, Majors);
+crate::displays!(Buses, Majors);

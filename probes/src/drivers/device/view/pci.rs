@@ -1,21 +1,9 @@
 //! PCI devices, and the owners of memory and ports.
 
-use crate::drivers::device::{PciDevices, PciRegion, PciSpace, Resources};
+use crate::drivers::device::{PciDevice, PciDevices, PciRegion, PciSpace, Resources};
 use crate::view::{Align, Table, View, bytes};
 
-impl View for PciDevices {
-    fn text(&self) -> String {
-        pci(self).text()
-    }
-
-    fn html(&self) -> Option<String> {
-        pci(self).html()
-    }
-
-    fn missing(&self) -> Vec<crate::Missing> {
-        pci(self).missing()
-    }
-}
+crate::lists! { PciDevice => pci }
 
 fn pci(all: &PciDevices) -> Table {
     use Align::{Left, Right};
@@ -137,4 +125,4 @@ fn resources(all: &Resources) -> Table {
     table
 }
 
-crate::displays!(PciDevices, Resources);
+crate::displays!(Resources);

@@ -1,13 +1,12 @@
 //! nftables and tracked connections.
 
-use crate::cell::faces;
-use crate::net::netfilter::{Conntracks, NftRuleset, Tuple};
+use crate::net::netfilter::{Conntrack, Conntracks, NftRuleset, NftTable, Tuple};
 use crate::view::sections::{Sections, lacking};
 use crate::view::{Align, Table};
 
-faces! {
-    NftRuleset => ruleset,
-    Conntracks => conntracks,
+crate::lists! {
+    NftTable => ruleset,
+    Conntrack => conntracks,
 }
 
 fn ruleset(ruleset: &NftRuleset) -> Sections {

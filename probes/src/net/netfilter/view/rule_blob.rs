@@ -1,21 +1,9 @@
 //! Rules of the packet path in a table.
 
-use crate::net::netfilter::rule_blob::NftRules;
-use crate::view::{Align, Table, View};
+use crate::net::netfilter::rule_blob::{NftRule, NftRules};
+use crate::view::{Align, Table};
 
-impl View for NftRules {
-    fn text(&self) -> String {
-        table(self).text()
-    }
-
-    fn html(&self) -> Option<String> {
-        table(self).html()
-    }
-
-    fn missing(&self) -> Vec<crate::Missing> {
-        table(self).missing()
-    }
-}
+crate::lists! { NftRule => table }
 
 fn table(rules: &NftRules) -> Table {
     use Align::{Left, Right};
@@ -46,5 +34,3 @@ fn table(rules: &NftRules) -> Table {
     table.note(format!("{} rules", rules.len()));
     table
 }
-
-crate::displays!(NftRules);
