@@ -7,8 +7,6 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use qapi::qmp::RunState;
-
 use crate::agent;
 use crate::error::{At, Error, Result};
 use crate::machine::Recording;
@@ -16,7 +14,7 @@ use crate::paths;
 use crate::process;
 use crate::qcow2;
 use crate::qemu::{self, Begin, Qemu, STATES, Spec};
-use crate::qmp::Qmp;
+use crate::qmp::{Qmp, RunState};
 use crate::snapshot::Ready;
 use crate::sparse::{self, Zeros};
 
@@ -215,9 +213,9 @@ fn answering(folder: &Path, patience: Duration) -> Result<()> {
             return Err(Error::QemuEnded(last_words(folder)));
         }
         let state = Qmp::connect(folder)?.status()?;
-        if state != RunState::running {
+        if state != RunState::Running {
             return Err(Error::Stopped {
-                state: format!("{state:?}").replace('_', " "),
+                state: state.name().to_owned(),
                 console: cause(folder).unwrap_or_else(|| console(folder)),
             });
         }

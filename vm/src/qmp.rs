@@ -1,7 +1,8 @@
-//! QEMU's control socket: typed commands by the `qapi` crate, with a bound on every wait and every answer.
+//! QEMU's control socket: the commands that klab gives, as JSON lines (`docs/interop/qmp-spec.rst` of QEMU), with a bound on
+//! every wait and every answer. What an answer has beyond what is asked for, and an event, is passed over.
 
 use std::fs::File;
-use std::io::{self, BufRead, Read, Write};
+use std::io::{self, Read, Write};
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -10,9 +11,9 @@ use std::time::{Duration, Instant};
 use nix::fcntl::Flock;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
-use qapi::qmp;
 use serde::Deserialize;
-use serde::de::IgnoredAny;
+use serde::de::{DeserializeOwned, IgnoredAny};
+use serde_json::{Value, json};
 
 use crate::error::{Error, Result};
 use crate::{holder, paths, unix};
@@ -26,16 +27,110 @@ const GREETING: Duration = Duration::from_secs(5);
 /// Time that one and the same client may have the socket before that is said: a command has it for some milliseconds, on a
 /// busy host for longer.
 const TAKEN: Duration = Duration::from_secs(1);
+/// Time limit for the answer to a question.
+const QUERY: Duration = Duration::from_secs(5);
+/// Time limit for the answer to a command.
+const COMMAND: Duration = Duration::from_secs(10);
 /// Time limit for a machine's state to be written.
 const SAVING: Duration = Duration::from_secs(120);
 /// Interval between two looks at its holder.
 const LOOK: Duration = Duration::from_millis(50);
 
+/// State of a machine (`RunState` of QEMU's `qapi/run-state.json`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum RunState {
+    Running,
+    Paused,
+    Debug,
+    Prelaunch,
+    Inmigrate,
+    Postmigrate,
+    RestoreVm,
+    Shutdown,
+    Suspended,
+    GuestPanicked,
+    InternalError,
+    IoError,
+    Watchdog,
+    Colo,
+    /// One in which the CPUs stand still for some other reason.
+    #[serde(other)]
+    Other,
+}
+
+impl RunState {
+    /// The state in plain words.
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Running => "running",
+            Self::Paused => "paused",
+            Self::Debug => "debug",
+            Self::Prelaunch => "prelaunch",
+            Self::Inmigrate => "inmigrate",
+            Self::Postmigrate => "postmigrate",
+            Self::RestoreVm => "restore vm",
+            Self::Shutdown => "shutdown",
+            Self::Suspended => "suspended",
+            Self::GuestPanicked => "guest panicked",
+            Self::InternalError => "internal error",
+            Self::IoError => "io error",
+            Self::Watchdog => "watchdog",
+            Self::Colo => "colo",
+            Self::Other => "standing still",
+        }
+    }
+}
+
 /// One client of QEMU's control socket; QEMU serves one at a time, so it is held under a lock and briefly.
-#[allow(missing_debug_implementations)] // `qapi::Qmp` has none.
+#[derive(Debug)]
 pub(crate) struct Qmp {
-    inner: qapi::Qmp<Lines>,
+    lines: Lines,
     _lock: Flock<File>,
+}
+
+/// The answer to a command.
+#[derive(Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Answer<T> {
+    Return(T),
+    Error { desc: String },
+}
+
+#[derive(Deserialize)]
+struct Greeting {
+    #[serde(rename = "QMP")]
+    _qmp: IgnoredAny,
+}
+
+#[derive(Deserialize)]
+struct StatusInfo {
+    status: RunState,
+}
+
+/// `ReplayInfo` of `qapi/replay.json`.
+#[derive(Deserialize)]
+struct ReplayInfo {
+    mode: String,
+    icount: i64,
+}
+
+#[derive(Deserialize)]
+struct Memdev {
+    id: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct KvmInfo {
+    enabled: bool,
+}
+
+/// `MigrationInfo` of `qapi/migration.json`.
+#[derive(Deserialize)]
+#[serde(rename_all = "kebab-case")]
+struct MigrationInfo {
+    status: Option<String>,
+    error_desc: Option<String>,
 }
 
 impl Qmp {
@@ -65,35 +160,55 @@ impl Qmp {
         if !greeted(&stream, &real(), until) {
             return Err(busy(folder, real()));
         }
-        let mut inner = qapi::Qmp::new(Lines {
+        let lines = Lines {
             stream,
             read: Vec::new(),
-            at: 0,
             end: 0,
             until: Instant::now() + GREETING,
-        });
-        match inner.handshake() {
-            Ok(_) => Ok(Self { inner, _lock: lock }),
+        };
+        let mut qmp = Self { lines, _lock: lock };
+        match qmp.handshake() {
+            Ok(()) => Ok(qmp),
             // No greeting: QEMU has another client, one that is not ours.
-            Err(qapi::ExecuteError::Io(error)) if is_timeout(&error) => Err(busy(folder, real())),
+            Err(error) if is_timeout(&error) => Err(busy(folder, real())),
             Err(error) => Err(Error::NoQmp {
                 path: real(),
-                why: match &error {
-                    qapi::ExecuteError::Io(error)
-                        if error.kind() == io::ErrorKind::UnexpectedEof =>
-                    {
-                        "it hung up".to_owned()
-                    }
-                    other => other.to_string(),
+                why: match error.kind() {
+                    io::ErrorKind::UnexpectedEof => "it hung up".to_owned(),
+                    _ => error.to_string(),
                 },
             }),
         }
     }
 
+    fn handshake(&mut self) -> io::Result<()> {
+        serde_json::from_slice::<Greeting>(self.lines.next()?)?;
+        self.ask::<IgnoredAny>("qmp_capabilities", &Value::Null)?
+            .map(drop)
+            .map_err(io::Error::other)
+    }
+
+    /// Gives a command and takes its answer: a value, or what QEMU says against it.
+    fn ask<T: DeserializeOwned>(
+        &mut self,
+        command: &str,
+        arguments: &Value,
+    ) -> io::Result<Result<T, String>> {
+        let mut line = json!({ "execute": command });
+        if !arguments.is_null() {
+            line["arguments"] = arguments.clone();
+        }
+        self.lines.write(format!("{line}\n").as_bytes())?;
+        Ok(match serde_json::from_slice(self.lines.next()?)? {
+            Answer::Return(value) => Ok(value),
+            Answer::Error { desc } => Err(desc),
+        })
+    }
+
     /// The process at the other end, which called `listen` on the socket (unix(7), `SO_PEERCRED`); `None` for one of
     /// another pid namespace.
     pub(crate) fn peer(&mut self) -> Result<Option<u32>> {
-        let stream = &self.inner.inner_mut().stream;
+        let stream = &self.lines.stream;
         let credentials = getsockopt(stream, PeerCredentials).map_err(|errno| Error::Qmp {
             command: "SO_PEERCRED".to_owned(),
             why: errno.to_string(),
@@ -102,112 +217,114 @@ impl Qmp {
     }
 
     /// Runs a command, waiting at most `patience` for its answer.
-    fn run<C: qapi::Command>(&mut self, command: &C, patience: Duration) -> Result<C::Ok> {
-        self.inner.inner_mut().until = Instant::now() + patience;
-        self.inner.execute(command).map_err(|error| {
-            let why = match &error {
-                qapi::ExecuteError::Io(error) if is_timeout(error) => {
-                    format!("no answer in {} s", patience.as_secs())
-                }
-                qapi::ExecuteError::Io(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
-                    "QEMU ended".to_owned()
-                }
-                other => other.to_string(),
-            };
-            Error::Qmp {
-                command: C::NAME.to_owned(),
-                why,
-            }
+    fn run<T: DeserializeOwned>(
+        &mut self,
+        command: &str,
+        arguments: &Value,
+        patience: Duration,
+    ) -> Result<T> {
+        self.lines.until = Instant::now() + patience;
+        let why = match self.ask(command, arguments) {
+            Ok(Ok(value)) => return Ok(value),
+            Ok(Err(why)) => why,
+            Err(error) if is_timeout(&error) => format!("no answer in {} s", patience.as_secs()),
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => "QEMU ended".to_owned(),
+            Err(error) => error.to_string(),
+        };
+        Err(Error::Qmp {
+            command: command.to_owned(),
+            why,
         })
     }
 
+    /// Asks what takes no arguments.
+    fn query<T: DeserializeOwned>(&mut self, command: &str) -> Result<T> {
+        self.run(command, &Value::Null, QUERY)
+    }
+
+    /// Gives a command whose answer says nothing.
+    fn tell(&mut self, command: &str, arguments: &Value) -> Result<()> {
+        self.run::<IgnoredAny>(command, arguments, COMMAND)
+            .map(drop)
+    }
+
     /// `query-status`.
-    pub(crate) fn status(&mut self) -> Result<qmp::RunState> {
-        Ok(self
-            .run(&qmp::query_status {}, Duration::from_secs(5))?
-            .status)
+    pub(crate) fn status(&mut self) -> Result<RunState> {
+        Ok(self.query::<StatusInfo>("query-status")?.status)
     }
 
     /// `stop`: the CPUs stand still when it returns.
     pub(crate) fn stop(&mut self) -> Result<()> {
-        self.run(&qmp::stop {}, Duration::from_secs(10)).map(drop)
+        self.tell("stop", &Value::Null)
     }
 
     /// `cont`.
     pub(crate) fn cont(&mut self) -> Result<()> {
-        self.run(&qmp::cont {}, Duration::from_secs(10)).map(drop)
+        self.tell("cont", &Value::Null)
     }
 
     /// `query-replay`: how many instructions were executed since the boot; `None` where nothing is recorded.
     pub(crate) fn instruction(&mut self) -> Result<Option<u64>> {
-        let replay = self.run(&qmp::query_replay {}, Duration::from_secs(5))?;
-        let mode = replay.mode;
-        Ok((mode != qmp::ReplayMode::none).then_some(u64::try_from(replay.icount).unwrap_or(0)))
+        let replay: ReplayInfo = self.query("query-replay")?;
+        Ok((replay.mode != "none").then_some(u64::try_from(replay.icount).unwrap_or(0)))
     }
 
     /// Tells whether it writes a record.
     pub(crate) fn records(&mut self) -> Result<bool> {
-        let replay = self.run(&qmp::query_replay {}, Duration::from_secs(5))?;
-        Ok(replay.mode == qmp::ReplayMode::record)
+        Ok(self.query::<ReplayInfo>("query-replay")?.mode == "record")
     }
 
     /// `replay-break`: a replay stops before it executes more instructions.
     pub(crate) fn replay_break(&mut self, instruction: u64) -> Result<()> {
         let icount = i64::try_from(instruction).unwrap_or(i64::MAX);
-        self.run(&qmp::replay_break { icount }, Duration::from_secs(5))
-            .map(drop)
+        self.tell("replay-break", &json!({ "icount": icount }))
     }
 
     /// `replay-delete-break`; nothing where there is none.
     pub(crate) fn no_replay_break(&mut self) {
-        let _ = self.run(&qmp::replay_delete_break {}, Duration::from_secs(5));
+        let _ = self.tell("replay-delete-break", &Value::Null);
     }
 
     /// The names of the memory backends (`query-memdev`): of the machine's RAM, and of nothing else.
     pub(crate) fn memory_backends(&mut self) -> Result<Vec<String>> {
-        let all = self.run(&qmp::query_memdev {}, Duration::from_secs(5))?;
+        let all: Vec<Memdev> = self.query("query-memdev")?;
         Ok(all.into_iter().filter_map(|backend| backend.id).collect())
     }
 
     /// Number of CPUs.
     pub(crate) fn cpus(&mut self) -> Result<u32> {
-        let all = self.run(&qmp::query_cpus_fast {}, Duration::from_secs(5))?;
+        let all: Vec<IgnoredAny> = self.query("query-cpus-fast")?;
         Ok(u32::try_from(all.len()).unwrap_or(u32::MAX))
     }
 
     /// Tells whether KVM runs them.
     pub(crate) fn kvm(&mut self) -> Result<bool> {
-        Ok(self
-            .run(&qmp::query_kvm {}, Duration::from_secs(5))?
-            .enabled)
+        Ok(self.query::<KvmInfo>("query-kvm")?.enabled)
     }
 
     /// `quit`; QEMU may end before it answers.
     pub(crate) fn quit(&mut self) {
-        let _ = self.run(&qmp::quit {}, Duration::from_secs(5));
+        let _ = self.query::<IgnoredAny>("quit");
     }
 
     /// A command of the human monitor, its text.
     pub(crate) fn human(&mut self, line: &str) -> Result<String> {
-        let command = qmp::human_monitor_command {
-            cpu_index: None,
-            command_line: line.to_owned(),
-        };
-        self.run(&command, Duration::from_secs(10))
+        self.monitor(line, COMMAND)
+    }
+
+    fn monitor(&mut self, line: &str, patience: Duration) -> Result<String> {
+        let arguments = json!({ "command-line": line });
+        self.run("human-monitor-command", &arguments, patience)
     }
 
     /// Saves the machine with its RAM, under a name, on the one disk that can hold that; it stands still meanwhile.
     pub(crate) fn save(&mut self, name: &str) -> Result<()> {
-        let command_line = format!("savevm {name}");
-        let command = qmp::human_monitor_command {
-            cpu_index: None,
-            command_line: command_line.clone(),
-        };
+        let command = format!("savevm {name}");
         // It is silent if all went well.
-        match self.run(&command, SAVING)?.trim() {
+        match self.monitor(&command, SAVING)?.trim() {
             "" => Ok(()),
             why => Err(Error::Qmp {
-                command: command_line,
+                command,
                 why: why.to_owned(),
             }),
         }
@@ -215,68 +332,45 @@ impl Qmp {
 
     /// Leaves RAM that is shared with us out of migration: it is in its file already.
     fn ignore_shared(&mut self) -> Result<()> {
-        let capability = qmp::MigrationCapability::x_ignore_shared;
-        let capabilities = vec![qmp::MigrationCapabilityStatus {
-            capability,
-            state: true,
-        }];
-        self.run(
-            &qmp::migrate_set_capabilities { capabilities },
-            Duration::from_secs(5),
+        let capability = json!({ "capability": "x-ignore-shared", "state": true });
+        self.tell(
+            "migrate-set-capabilities",
+            &json!({ "capabilities": [capability] }),
         )
-        .map(drop)
     }
 
     /// Sends the device state to the Unix socket `to`.
     pub(crate) fn migrate(&mut self, to: &Path) -> Result<()> {
         self.ignore_shared()?;
-        let uri = Some(format!("unix:{}", to.display()));
-        self.run(
-            &qmp::migrate {
-                uri,
-                channels: None,
-                detach: None,
-                resume: None,
-            },
-            Duration::from_secs(10),
-        )
-        .map(drop)
+        let uri = format!("unix:{}", to.display());
+        self.tell("migrate", &json!({ "uri": uri }))
     }
 
     /// Makes QEMU (started with `-incoming defer`) listen for a device state on the Unix socket `at`.
     pub(crate) fn migrate_incoming(&mut self, at: &Path) -> Result<()> {
         self.ignore_shared()?;
-        let uri = Some(format!("unix:{}", at.display()));
-        let command = qmp::migrate_incoming {
-            uri,
-            channels: None,
-            exit_on_error: None,
-        };
-        self.run(&command, Duration::from_secs(10)).map(drop)
+        let uri = format!("unix:{}", at.display());
+        self.tell("migrate-incoming", &json!({ "uri": uri }))
     }
 
     /// Waits until a migration is over.
     pub(crate) fn migrated(&mut self) -> Result<()> {
         let until = Instant::now() + Duration::from_secs(30);
+        let failed = |why: String| Error::Qmp {
+            command: "migrate".to_owned(),
+            why,
+        };
         loop {
-            let info = self.run(&qmp::query_migrate {}, Duration::from_secs(10))?;
-            match info.status {
-                Some(qmp::MigrationStatus::completed) => return Ok(()),
-                Some(qmp::MigrationStatus::failed | qmp::MigrationStatus::cancelled) => {
-                    let why = info
-                        .error_desc
-                        .unwrap_or_else(|| "the migration failed".to_owned());
-                    return Err(Error::Qmp {
-                        command: "migrate".to_owned(),
-                        why,
-                    });
+            let info: MigrationInfo = self.query("query-migrate")?;
+            match info.status.as_deref() {
+                Some("completed") => return Ok(()),
+                Some("failed" | "cancelled") => {
+                    let why = info.error_desc;
+                    return Err(failed(
+                        why.unwrap_or_else(|| "the migration failed".to_owned()),
+                    ));
                 }
-                _ if Instant::now() > until => {
-                    return Err(Error::Qmp {
-                        command: "migrate".to_owned(),
-                        why: "it does not end".to_owned(),
-                    });
-                }
+                _ if Instant::now() > until => return Err(failed("it does not end".to_owned())),
                 _ => std::thread::sleep(Duration::from_millis(2)),
             }
         }
@@ -334,13 +428,12 @@ fn is_timeout(error: &io::Error) -> bool {
     )
 }
 
-/// The socket as lines without events: `qapi` fails on an event that its QEMU did not know, waits without an
-/// end, takes answers of any length and panics at the end of the stream.
+/// The socket as lines, without events.
+#[derive(Debug)]
 struct Lines {
     stream: UnixStream,
-    /// Bytes that were read; `at..end` is the line that is being given out.
+    /// Bytes that were read; up to `end` they are the line that was given out last.
     read: Vec<u8>,
-    at: usize,
     end: usize,
     until: Instant,
 }
@@ -351,75 +444,51 @@ struct Message {
 }
 
 impl Lines {
-    fn next(&mut self) -> io::Result<()> {
+    /// The next line that is no event.
+    fn next(&mut self) -> io::Result<&[u8]> {
         loop {
             self.read.drain(..self.end);
-            (self.at, self.end) = (0, 0);
-            while !self.read.contains(&b'\n') {
-                let left = self.until.saturating_duration_since(Instant::now());
-                if left.is_zero() {
-                    return Err(io::ErrorKind::TimedOut.into());
+            self.end = 0;
+            let mut looked = 0;
+            self.end = loop {
+                let fresh = self.read.get(looked..).unwrap_or_default();
+                if let Some(at) = fresh.iter().position(|&byte| byte == b'\n') {
+                    break looked + at + 1;
                 }
-                if self.read.len() > LONGEST {
-                    return Err(io::Error::new(
-                        io::ErrorKind::InvalidData,
-                        "the answer is too long",
-                    ));
+                looked = self.read.len();
+                if looked > LONGEST {
+                    let why = "the answer is too long";
+                    return Err(io::Error::new(io::ErrorKind::InvalidData, why));
                 }
+                let left = self.left()?;
                 self.stream.set_read_timeout(Some(left))?;
                 let mut some = [0; 4096];
                 match self.stream.read(&mut some)? {
                     0 => return Err(io::ErrorKind::UnexpectedEof.into()),
                     len => self.read.extend_from_slice(&some[..len]),
                 }
-            }
-            self.end = self
-                .read
-                .iter()
-                .position(|&byte| byte == b'\n')
-                .map_or(0, |at| at + 1);
+            };
             let event = serde_json::from_slice::<Message>(&self.read[..self.end])
                 .is_ok_and(|message| message.event.is_some());
             if !event {
-                return Ok(());
+                return Ok(&self.read[..self.end]);
             }
         }
     }
-}
 
-impl Read for Lines {
-    fn read(&mut self, to: &mut [u8]) -> io::Result<usize> {
-        let from = self.fill_buf()?;
-        let len = from.len().min(to.len());
-        to[..len].copy_from_slice(&from[..len]);
-        self.consume(len);
-        Ok(len)
-    }
-}
-
-impl BufRead for Lines {
-    fn fill_buf(&mut self) -> io::Result<&[u8]> {
-        if self.at == self.end {
-            self.next()?;
-        }
-        Ok(&self.read[self.at..self.end])
+    fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+        let left = self.left()?;
+        self.stream.set_write_timeout(Some(left))?;
+        self.stream.write_all(bytes)
     }
 
-    fn consume(&mut self, len: usize) {
-        self.at = self.at.saturating_add(len).min(self.end);
-    }
-}
-
-impl Write for Lines {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+    /// Time that is left; none is an error.
+    fn left(&self) -> io::Result<Duration> {
         let left = self.until.saturating_duration_since(Instant::now());
-        self.stream
-            .set_write_timeout(Some(left.max(Duration::from_millis(1))))?;
-        self.stream.write(bytes)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
+        match left.is_zero() {
+            true => Err(io::ErrorKind::TimedOut.into()),
+            false => Ok(left),
+        }
     }
 }
 
@@ -454,8 +523,27 @@ mod tests {
         let (folder, served) = answers(&[HELLO, event, rest].concat());
         assert_eq!(
             Qmp::connect(folder.path()).unwrap().status().unwrap(),
-            qmp::RunState::paused
+            RunState::Paused
         );
+        served.join().unwrap();
+    }
+
+    #[test]
+    fn a_state_from_the_future_is_no_running_one() {
+        let rest =
+            b"\n{\"return\": {}}\n{\"return\": {\"status\": \"hibernated\", \"running\": false}}\n";
+        let (folder, served) = answers(&[HELLO, rest].concat());
+        let state = Qmp::connect(folder.path()).unwrap().status().unwrap();
+        assert_eq!(state, RunState::Other);
+        served.join().unwrap();
+    }
+
+    #[test]
+    fn what_qemu_says_against_a_command_is_told() {
+        let rest = b"\n{\"return\": {}}\n{\"error\": {\"class\": \"GenericError\", \"desc\": \"no such thing\"}}\n";
+        let (folder, served) = answers(&[HELLO, rest].concat());
+        let said = Qmp::connect(folder.path()).unwrap().stop().unwrap_err();
+        assert!(said.to_string().contains("no such thing"), "{said}");
         served.join().unwrap();
     }
 

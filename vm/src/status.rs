@@ -4,7 +4,6 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use qapi::qmp::RunState;
 use serde::{Deserialize, Serialize};
 
 use crate::adopt::Adopted;
@@ -16,7 +15,7 @@ use crate::lease::Open;
 use crate::machine::Recording;
 use crate::process;
 use crate::qemu::Accel;
-use crate::qmp::Qmp;
+use crate::qmp::{Qmp, RunState};
 use crate::written;
 
 /// A guest as it is now.
@@ -159,10 +158,10 @@ fn halted(state: RunState, halt: &Halt) -> (State, Option<String>) {
         Why::Paused(None)
             if matches!(
                 state,
-                RunState::prelaunch
-                    | RunState::inmigrate
-                    | RunState::restore_vm
-                    | RunState::postmigrate
+                RunState::Prelaunch
+                    | RunState::Inmigrate
+                    | RunState::RestoreVm
+                    | RunState::Postmigrate
             ) =>
         {
             (State::Starting, None)
@@ -181,13 +180,13 @@ fn halted(state: RunState, halt: &Halt) -> (State, Option<String>) {
 /// Reason why a guest in this state cannot go on; `None` if it can.
 pub(crate) fn ended(folder: &Path, state: RunState) -> Option<Why> {
     match state {
-        RunState::guest_panicked => Some(Why::Panicked(panic_line(folder))),
-        RunState::shutdown => Some(stopped(folder)),
-        RunState::internal_error
-        | RunState::io_error
-        | RunState::suspended
-        | RunState::watchdog
-        | RunState::colo => Some(Why::Failed(format!("{state:?}").replace('_', " "))),
+        RunState::GuestPanicked => Some(Why::Panicked(panic_line(folder))),
+        RunState::Shutdown => Some(stopped(folder)),
+        RunState::InternalError
+        | RunState::IoError
+        | RunState::Suspended
+        | RunState::Watchdog
+        | RunState::Colo => Some(Why::Failed(state.name().to_owned())),
         _ => None,
     }
 }
@@ -252,7 +251,7 @@ fn replay(folder: &Path, first: u64, last: u64) -> (State, Option<String>) {
         Ok((state, here)) => {
             let at = here.unwrap_or(0);
             let state = match state {
-                RunState::running => State::Running,
+                RunState::Running => State::Running,
                 _ => State::Paused,
             };
             let said = format!(
@@ -270,7 +269,7 @@ fn live(folder: &Path) -> (State, Option<String>) {
         Ok((_, None)) => match agent::Client::connect(folder, SILENCE) {
             Ok(_) | Err(agent::Error::Busy) => (State::Running, None),
             // It was stopped in the meantime, or its kernel spins after a panic.
-            Err(agent::Error::Halted(halt)) => halted(RunState::running, &halt),
+            Err(agent::Error::Halted(halt)) => halted(RunState::Running, &halt),
             Err(error) => (State::Hung, Some(format!("its CPUs run but {error}"))),
         },
         Err(_) if process::recorded(folder).is_none() => (

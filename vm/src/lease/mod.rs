@@ -13,15 +13,13 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-use qapi::qmp::RunState;
-
 use self::book::{Ask, Book, Control, Entry, Process, State};
 use crate::error::{At, Error, Result};
 use crate::folder::Record;
 use crate::halt::{Halt, Pauser, Why};
 use crate::machine::Machine;
 use crate::process;
-use crate::qmp::Qmp;
+use crate::qmp::{Qmp, RunState};
 use crate::rsp::Rsp;
 use crate::{paths, status};
 
@@ -97,12 +95,12 @@ impl<'a> Open<'a> {
     /// QEMU's word, and why the guest does not run, if it does not.
     pub(crate) fn standing(&mut self) -> Result<(RunState, Option<Halt>)> {
         let state = self.state()?;
-        if state == RunState::running {
+        if state == RunState::Running {
             return Ok((state, None));
         }
         let why = status::ended(self.folder, state).unwrap_or_else(|| {
             let book = &self.book;
-            let debugger = book.debugger.as_ref().filter(|_| state == RunState::debug);
+            let debugger = book.debugger.as_ref().filter(|_| state == RunState::Debug);
             match (&book.paused, book.holds.first().or(debugger)) {
                 (Some(entry), _) => Why::Paused(Some(Pauser::of(entry))),
                 (None, Some(entry)) => Why::Held(Pauser::of(entry)),
@@ -201,12 +199,12 @@ impl Machine {
         let state = open.state()?;
         keeper::watches(&open.home)?;
         let book = &mut open.book;
-        if state == RunState::running {
+        if state == RunState::Running {
             // Somebody else has let it go on.
             book.paused = None;
             book.ran = true;
         } else if book.holds.is_empty() {
-            book.ran = state == RunState::debug && book.debugger.is_some();
+            book.ran = state == RunState::Debug && book.debugger.is_some();
         }
         let hold = Hold {
             folder: self.run_dir().to_owned(),
@@ -215,7 +213,7 @@ impl Machine {
         };
         book.holds.push(Entry::ours(hold.id, stub));
         open.write()?;
-        if state == RunState::running {
+        if state == RunState::Running {
             open.qemu.qmp()?.stop()?;
         }
         Ok(hold)
@@ -288,7 +286,7 @@ impl Hold {
         if open.book.holds.extract_if(.., ours).count() == 0 {
             return Err(moved());
         }
-        let still = open.state().map(|state| state != RunState::running);
+        let still = open.state().map(|state| state != RunState::Running);
         let gone_on = open.go_on();
         open.write()?;
         gone_on?;
@@ -407,11 +405,9 @@ impl Control for Qemu<'_> {
     fn state(&mut self) -> io::Result<State> {
         let state = self.with(Qmp::status)?;
         Ok(match state {
-            RunState::running => State::Running,
-            RunState::debug => State::Debug,
-            RunState::guest_panicked | RunState::shutdown | RunState::internal_error => {
-                State::Ended
-            }
+            RunState::Running => State::Running,
+            RunState::Debug => State::Debug,
+            RunState::GuestPanicked | RunState::Shutdown | RunState::InternalError => State::Ended,
             _ => State::Still,
         })
     }

@@ -3,15 +3,13 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use qapi::qmp::RunState;
-
 use super::{Machine, Record};
 use crate::agent;
 use crate::debugger::Debugger;
 use crate::error::{Error, Result};
 use crate::lease;
 use crate::nic::Cable;
-use crate::qmp::Qmp;
+use crate::qmp::{Qmp, RunState};
 
 /// Time that a reading waits for QEMU's socket where it can do without.
 pub(crate) const BRIEF: Duration = Duration::from_millis(250);
@@ -22,7 +20,7 @@ impl Machine {
     /// # Errors
     /// When QEMU does not answer.
     pub fn runs(&self) -> Result<bool> {
-        Ok(self.qmp()?.status()? == RunState::running)
+        Ok(self.qmp()?.status()? == RunState::Running)
     }
 
     /// Stops the guest, to be stopped again where its CPUs reach or write to certain addresses; for one holder at a time. It runs

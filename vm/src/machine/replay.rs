@@ -5,7 +5,6 @@
 
 use std::time::{Duration, Instant};
 
-use qapi::qmp::RunState;
 use serde::{Deserialize, Serialize};
 
 use super::Machine;
@@ -16,6 +15,7 @@ use crate::launch::{Launch, Owner};
 use crate::process::{self, Identity};
 use crate::progress::Progress;
 use crate::qemu::Qemu;
+use crate::qmp::RunState;
 
 /// Interval between two looks at where a replay is.
 const LOOK: Duration = Duration::from_millis(5);
@@ -86,7 +86,7 @@ impl Machine {
             None => self.position()?.last,
         };
         let here = self.within(to)?;
-        let ended = self.qmp()?.status()? == RunState::shutdown;
+        let ended = self.qmp()?.status()? == RunState::Shutdown;
         if here.instruction > to || (ended && here.instruction != to) {
             self.relaunch(&meta)?;
         }
@@ -240,7 +240,7 @@ impl Machine {
             drop(qmp);
             std::thread::sleep(LOOK);
             qmp = self.qmp()?;
-            let stands = qmp.status()? != RunState::running;
+            let stands = qmp.status()? != RunState::Running;
             let here = qmp.instruction()?.unwrap_or(0);
             if stands && here >= to {
                 return Ok(());
