@@ -229,11 +229,22 @@ impl<'k> Walker<'k> {
         if self.is_user(at)? {
             return Ok(Err(TraceEnd::User));
         }
-        if regs.ip >> 63 == 0 {
-            // In error_entry(), which moves what the CPU pushed, ORC cannot say where that is: all registers lie above.
-            return match self.is_user(state.sp)? {
-                true => Ok(Err(TraceEnd::User)),
-                false => lost(format!("there are no registers at {at}")),
+        if regs.ip >> 63 == 0 || self.kernel.read_u16(at.offset(self.cs))? & 3 != 0 {
+            // Behind the call of error_entry(), which has pushed all registers (`arch/x86/entry/entry_64.S`), ORC does not
+            // know of them: they lie at the stack pointer.
+            if self.is_user(state.sp)? {
+                return Ok(Err(TraceEnd::User));
+            }
+            return match self.pushed(state.sp)? {
+                Some(regs) => Ok(Ok(State {
+                    ip: GuestVirt(regs.ip),
+                    sp: GuestVirt(regs.sp),
+                    bp: GuestVirt(regs.bp),
+                    exact: true,
+                    interrupted: true,
+                    regs: Some(state.sp),
+                })),
+                None => lost(format!("there are no registers at {at}")),
             };
         }
         Ok(Ok(State {
@@ -244,6 +255,16 @@ impl<'k> Walker<'k> {
             interrupted: true,
             regs: full.then_some(at),
         }))
+    }
+
+    /// The kernel's own registers at `at`, if the CPU pushed some of them there: it aligns the stack pointer to 16 bytes, and
+    /// pushes what that was (Intel SDM, volume 3, 6.14.2).
+    fn pushed(&self, at: GuestVirt) -> Result<Option<PtRegs>> {
+        let regs = self.regs.load(at)?;
+        let behind = at.offset(self.len).0;
+        let cs = self.kernel.read_u16(at.offset(self.cs))?;
+        let whole = cs != 0 && cs & 3 == 0 && regs.ip >> 63 == 1;
+        Ok((whole && regs.sp.wrapping_sub(behind) < 16).then_some(regs))
     }
 
     /// Tells whether the registers at `at` are a program's: its selectors of code and stack.
