@@ -81,15 +81,18 @@ pub(crate) fn set_up(
         }
         other => other.context("cannot lock the target folder")?,
     }
-    packages::ensure(board, paths, packages)?;
+    let missing = packages::missing(board, packages)?;
     // The build takes both cores for minutes, the downloads take the network: side by side.
     thread::scope(|scope| {
-        let python = scope.spawn(|| python::ensure(board, paths));
+        let fetched = scope.spawn(|| {
+            packages::install(board, paths, &missing)?;
+            python::ensure(board, paths)
+        });
         let built = build(board, paths);
-        let python = python
+        let fetched = fetched
             .join()
-            .unwrap_or_else(|_| bail!("the Python step panicked"));
-        built.and(python)
+            .unwrap_or_else(|_| bail!("a step of the set-up panicked"));
+        built.and(fetched)
     })?;
     drgn::ensure(board, paths)?;
     const NAME: &str = "kernelspec";

@@ -79,28 +79,36 @@ impl Package {
     }
 }
 
-/// Installs those of these packages that are missing, if that needs no password; else gives the line to run.
-pub(crate) fn ensure(
+const NAME: &str = "packages";
+
+/// Packages that are to be installed, and the words before the command that does it.
+#[derive(Debug)]
+pub(crate) struct Missing {
+    packages: Vec<&'static Package>,
+    prefix: &'static [&'static str],
+}
+
+/// Finds those of these packages that are missing. Where they cannot be installed without a password, it fails with the
+/// line to run.
+pub(crate) fn missing(
     board: &Board,
-    paths: &Paths,
     packages: impl Iterator<Item = &'static Package>,
-) -> Result<()> {
-    const NAME: &str = "packages";
+) -> Result<Missing> {
     board.begin(NAME);
-    let missing: Vec<&Package> = packages.filter(|package| !package.is_there()).collect();
+    let missing: Vec<&'static Package> = packages.filter(|package| !package.is_there()).collect();
     if missing.is_empty() {
         board.end(NAME, "all there");
-        return Ok(());
+        return Ok(Missing {
+            packages: missing,
+            prefix: &[],
+        });
     }
     for package in &missing {
         eprintln!("  {:<16} {}", package.name, package.why);
     }
-    let names: Vec<&str> = missing.iter().map(|package| package.name).collect();
-    let line = format!(
-        "apt-get install --no-install-recommends {}",
-        names.join(" ")
-    );
-    let prefix: &[&str] = if quiet("sh", &["-c", "test $(id -u) = 0"]) {
+    let names = names(&missing);
+    let line = line(&names);
+    let prefix: &'static [&'static str] = if quiet("sh", &["-c", "test $(id -u) = 0"]) {
         &[]
     } else if quiet("sudo", &["-n", "true"]) {
         &["sudo", "-n"]
@@ -117,6 +125,28 @@ pub(crate) fn ensure(
             names.join(", ")
         );
     }
+    Ok(Missing {
+        packages: missing,
+        prefix,
+    })
+}
+
+fn names(packages: &[&Package]) -> Vec<&'static str> {
+    packages.iter().map(|package| package.name).collect()
+}
+
+fn line(names: &[&str]) -> String {
+    let names = names.join(" ");
+    format!("apt-get install --no-install-recommends {names}")
+}
+
+/// Installs them.
+pub(crate) fn install(board: &Board, paths: &Paths, missing: &Missing) -> Result<()> {
+    if missing.packages.is_empty() {
+        return Ok(());
+    }
+    let names = names(&missing.packages);
+    let line = line(&names);
     let job = Job {
         board,
         name: NAME,
@@ -133,7 +163,7 @@ pub(crate) fn ensure(
             "-q",
             "-y",
         ];
-        let mut words: Vec<&str> = prefix.iter().copied().chain(words).collect();
+        let mut words: Vec<&str> = missing.prefix.iter().copied().chain(words).collect();
         words.extend(["-o", "DPkg::Lock::Timeout=300", step]);
         if step == "install" {
             words.push("--no-install-recommends");
@@ -147,7 +177,8 @@ pub(crate) fn ensure(
             said.then(|| line.chars().take(60).collect())
         })?;
     }
-    if let Some(package) = missing.iter().find(|package| !package.is_there()) {
+    let absent = missing.packages.iter().find(|package| !package.is_there());
+    if let Some(package) = absent {
         board.end(NAME, "missing");
         bail!(
             "apt-get installed {} but what it brings is not there: see PATH",
