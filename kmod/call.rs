@@ -119,7 +119,55 @@ pub struct Plans {
 /// Takes [`Plans`].
 pub const KLAB_PLANS: u32 = ioctl(1, 6, size_of::<Plans>());
 
+/// Bytes of text that a call of [`Invoke`] may be given.
+pub const TEXTS: usize = 512;
+
+/// Calls a function, in a thread of its own, and waits for its end.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Invoke {
+    /// [`VERSION`].
+    pub version: u32,
+    /// Number of arguments, for whoever reads a trace.
+    pub count: u32,
+    /// Address of the function.
+    pub function: u64,
+    /// Words for the registers of the arguments.
+    pub args: [u64; POSITIONS as usize],
+    /// Answer: the return value (`rax`).
+    pub value: u64,
+    /// Bit `i`: argument `i` is an offset into `text`, which the function is given the address of.
+    pub texts: u32,
+    /// Time limit of the wait, in milliseconds.
+    pub limit: u32,
+    /// Answer: [`Invoked`].
+    pub state: u32,
+    /// Answer: PID of the thread.
+    pub thread: u32,
+    /// Texts, each with its NUL. They are freed when the function has returned.
+    pub text: [u8; TEXTS],
+}
+
+/// Ends of an [`Invoke`].
+#[repr(u32)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Invoked {
+    /// It has returned.
+    Returned = 0,
+    /// It faulted: the kernel has ended its thread.
+    Died = 1,
+    /// It has not ended in time, and goes on.
+    Runs = 2,
+}
+
+/// Takes an [`Invoke`], and gives it back.
+pub const KLAB_INVOKE: u32 = ioctl(3, 7, size_of::<Invoke>());
+
 const _: () = {
+    assert!(offset_of!(Invoke, function) == 8 && offset_of!(Invoke, args) == 16);
+    assert!(offset_of!(Invoke, value) == 64 && offset_of!(Invoke, texts) == 72);
+    assert!(offset_of!(Invoke, state) == 80 && offset_of!(Invoke, text) == 88);
+    assert!(size_of::<Invoke>() == 88 + TEXTS);
     assert!(size_of::<CallRecord>() == RECORD);
     assert!(offset_of!(CallRecord, time) == 8 && offset_of!(CallRecord, args) == 16);
     assert!(offset_of!(CallRecord, value) == 64 && offset_of!(CallRecord, entered) == 72);
@@ -189,6 +237,34 @@ impl Plans {
             to[68..].copy_from_slice(&plan.offset.to_le_bytes());
         }
         to
+    }
+}
+
+impl Invoke {
+    /// The ioctl's bytes.
+    pub fn to_bytes(&self) -> [u8; size_of::<Self>()] {
+        let mut to = [0; size_of::<Self>()];
+        to[..4].copy_from_slice(&self.version.to_le_bytes());
+        to[4..8].copy_from_slice(&self.count.to_le_bytes());
+        to[8..16].copy_from_slice(&self.function.to_le_bytes());
+        for (to, word) in to[16..64].chunks_exact_mut(8).zip(self.args) {
+            to.copy_from_slice(&word.to_le_bytes());
+        }
+        to[72..76].copy_from_slice(&self.texts.to_le_bytes());
+        to[76..80].copy_from_slice(&self.limit.to_le_bytes());
+        to[88..].copy_from_slice(&self.text);
+        to
+    }
+
+    /// The ioctl's answer: the return value, what became of the call if that is known, and its thread.
+    pub fn answer(from: &[u8; size_of::<Self>()]) -> (u64, Option<Invoked>, u32) {
+        let state = match u32_at(from, 80) {
+            0 => Some(Invoked::Returned),
+            1 => Some(Invoked::Died),
+            2 => Some(Invoked::Runs),
+            _ => None,
+        };
+        (u64_at(from, 64), state, u32_at(from, 84))
     }
 }
 

@@ -2,15 +2,17 @@
 
 //! `/dev/klab`.
 
+use core::ffi::c_int;
 use core::sync::atomic::{AtomicU64, Ordering};
 
+use kernel::error::to_result;
 use kernel::fs::File;
 use kernel::miscdevice::{MiscDevice, MiscDeviceRegistration};
 use kernel::prelude::*;
 use kernel::transmute::{AsBytes, FromBytes};
 use kernel::uaccess::{UserPtr, UserSlice, UserSliceReader};
 
-use crate::call::{Plans, KLAB_PLANS};
+use crate::call::{Invoke, Plans, KLAB_INVOKE, KLAB_PLANS};
 use crate::capture::CAPTURE;
 use crate::ring::{
     Arm, Counters, Filter, Site, KLAB_ARM, KLAB_COUNTERS, KLAB_DISARM, KLAB_FILTER, KLAB_SITES,
@@ -25,8 +27,16 @@ unsafe impl FromBytes for Arm {}
 unsafe impl FromBytes for Filter {}
 // SAFETY: As above.
 unsafe impl FromBytes for Plans {}
+// SAFETY: As above.
+unsafe impl FromBytes for Invoke {}
 // SAFETY: Integers without padding.
 unsafe impl AsBytes for Counters {}
+// SAFETY: As above.
+unsafe impl AsBytes for Invoke {}
+
+extern "C" {
+    fn klab_invoke(call: *mut Invoke) -> c_int;
+}
 
 /// One open file; closing it, or its process's death, disarms what it armed.
 pub(crate) struct Opened {
@@ -69,6 +79,18 @@ impl MiscDevice for Opened {
             KLAB_PLANS => {
                 let plans = user(core::mem::size_of::<Plans>()).reader().read()?;
                 CAPTURE.lock().plans(me.id, &plans)?;
+            }
+            KLAB_INVOKE => {
+                let mut call = KBox::new(
+                    user(core::mem::size_of::<Invoke>()).reader().read::<Invoke>()?,
+                    GFP_KERNEL,
+                )?;
+                if call.version != VERSION {
+                    return Err(EINVAL);
+                }
+                // SAFETY: It is of the layout that C has it in (asserted in call.rs), and ours alone.
+                to_result(unsafe { klab_invoke(&mut *call) })?;
+                user(core::mem::size_of::<Invoke>()).writer().write(&*call)?;
             }
             KLAB_DISARM => CAPTURE.lock().disarm(me.id)?,
             KLAB_COUNTERS => {

@@ -43,6 +43,19 @@ bool klab_wants(u32 plan, u32 cpu, const u64 *args);
 u64 klab_text_of(u32 plan, const u64 *args, bool *hop);
 void klab_record_call(const struct klab_call *call);
 
+/* A call that the host asks for: Invoke of call.rs. */
+#define KLAB_TEXTS 512
+enum { KLAB_RETURNED, KLAB_DIED, KLAB_RUNS };
+
+struct klab_invoke {
+	u32 version, count;
+	u64 function, args[6], value;
+	u32 texts, limit, state, thread;
+	char text[KLAB_TEXTS];
+};
+
+int klab_invoke(struct klab_invoke *call);
+
 int klab_hook_calls(u32 plan, unsigned long *addresses, u32 count);
 void klab_unhook_calls(void);
 u64 klab_missed_calls(void);

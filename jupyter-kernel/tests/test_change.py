@@ -51,3 +51,23 @@ def test_the_line_and_the_cell_do_the_same(shell, guest):
     finally:
         kernel.stop()
     assert '"by_a_cell"' in shell("eval", "init_task.comm").stdout
+
+
+def test_a_call_returns_and_is_told(shell, guest):
+    said = shell("call", "kallsyms_lookup_name", '"init_task"', "--json")
+    assert said.returncode == 0, said.stderr
+    done = json.loads(said.stdout)
+    line = shell("run", guest, "--", "grep", "-w", "init_task", "/proc/kallsyms").stdout
+    assert done["value"] == int(line.split()[0], 16), (done, line)
+    assert 'strlen(s = "four") returned 4 (' in shell("call", "strlen", '"four"').stdout
+    assert "changed by hand, 2 times" in shell("status", guest).stdout
+    fault = shell("call", "strlen", "0")
+    assert fault.returncode == 1 and "NULL pointer dereference" in fault.stderr, fault
+    code = shell("call", "strlen", '"four"', "--code").stdout
+    kernel = Kernel(env={"KLAB_GUEST": guest})
+    try:
+        cell = kernel.run(code)
+        assert cell.error is None and "returned 4" in cell.value["text/plain"], cell.published
+    finally:
+        kernel.stop()
+    assert shell("reset", guest).returncode == 0

@@ -1,4 +1,4 @@
-//! `klab set`: a write into the guest's memory, and the cell that does the same.
+//! `klab set`, `klab call`: a write into the guest's memory, a call of a function, and the cells that do the same.
 
 use anyhow::Result;
 use clap::Args;
@@ -41,4 +41,32 @@ pub(super) fn code(what: &Set, guest: &str) -> String {
         expression, value, ..
     } = what;
     format!("{guest}.{allow}()?.set_c({expression:?}, {value:?})?")
+}
+
+/// What is called with what.
+#[derive(Debug, Args)]
+pub(crate) struct Call {
+    /// The function: `kallsyms_lookup_name`, `tun:group_show`, `name_show@2`
+    function: String,
+    /// Its arguments, as C expressions: `7`, `-1`, `&init_task`, `"text"`
+    #[arg(allow_hyphen_values = true)]
+    arguments: Vec<String>,
+    #[command(flatten)]
+    pub(super) source: Source,
+}
+
+/// Calls, and shows what came back.
+pub(super) fn call(what: &Call, guest: &Guest) -> Result<Output> {
+    let arguments: Vec<&str> = what.arguments.iter().map(String::as_str).collect();
+    Output::of(&guest.writable()?.call_c(&what.function, &arguments)?)
+}
+
+/// The cell that does the same.
+pub(super) fn code_of_call(what: &Call, guest: &str) -> String {
+    let Call {
+        function,
+        arguments,
+        ..
+    } = what;
+    format!("{guest}.writable()?.call_c({function:?}, &{arguments:?})?")
 }

@@ -5,7 +5,7 @@ use anyhow::Result;
 use clap::Subcommand;
 use serde_json::json;
 
-use super::change::{self, Set};
+use super::change::{self, Call, Set};
 use super::debug::{self, Break, Past, WhoWrites};
 use super::ftrace::{self, Ftrace};
 use super::output::{Context, Output};
@@ -43,6 +43,9 @@ pub(crate) enum Look {
     /// Write a value to a variable or member of the running kernel
     #[command(after_long_help = include_str!("manual/set.txt"))]
     Set(Set),
+    /// Call a function of the running kernel
+    #[command(after_long_help = include_str!("manual/call.txt"))]
+    Call(Call),
 }
 
 impl Look {
@@ -56,6 +59,7 @@ impl Look {
             Self::WhoWrites(what) => &what.source,
             Self::LastWrite(what) | Self::History(what) => &what.source,
             Self::Set(what) => &what.source,
+            Self::Call(what) => &what.source,
         }
     }
 
@@ -80,6 +84,7 @@ impl Look {
             Self::LastWrite(what) => debug::last_write(what, &guest),
             Self::History(what) => debug::history(what, &guest),
             Self::Set(what) => change::run(what, &guest),
+            Self::Call(what) => change::call(what, &guest),
         }
     }
 
@@ -95,6 +100,7 @@ impl Look {
             Self::LastWrite(what) => Ok(debug::code_of_past(what, "last_write", guest)),
             Self::History(what) => Ok(debug::code_of_past(what, "history", guest)),
             Self::Set(what) => Ok(change::code(what, guest)),
+            Self::Call(what) => Ok(change::code_of_call(what, guest)),
         }
     }
 }

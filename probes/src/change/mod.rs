@@ -10,14 +10,17 @@
 //! # }
 //! ```
 //!
-//! Nothing in klab writes guest memory but this, and only after [`Guest::writable`]. A write is one of a C object, checked by its type:
+//! Nothing in klab writes guest memory but this, or what a function does that is [called](Writable::call), and only after [`Guest::writable`]. A write is one of a C object, checked by its type:
 //! a number that does not fit, or a text without room for its NUL, is refused. The guest stands still meanwhile. Each write is noted
 //! before it is made; `klab status` tells of it until the guest is reset, which undoes them all.
 //!
 //! What is refused: code, since QEMU goes on to run what it has translated before, and a processor what it has cached; a dump; a
 //! guest whose run is recorded; a machine that klab did not start, unless asked for by [`Guest::writable_attached`].
 
+mod call;
 mod view;
+
+pub use call::Returned;
 
 use serde::Serialize;
 use vm::Part;
@@ -106,13 +109,17 @@ impl Writable {
         if self.guest.eval(expression)?.is_char_array()? && !value.starts_with('"') {
             return self.set(expression, value);
         }
-        let is_word = value.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
-        let value = match self.guest.eval(value) {
-            Ok(object) => NewValue::of(&object)?,
-            Err(error) if is_word && error.kind() == ErrorKind::Absent => value.into(),
-            Err(error) => return Err(error),
-        };
-        self.set(expression, value)
+        self.set(expression, self.value(value)?)
+    }
+
+    /// The value of a C expression; a word that is no name of the kernel's is left to the type that takes it, as an enumerator.
+    fn value(&self, text: &str) -> Result<NewValue> {
+        let is_word = text.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
+        match self.guest.eval(text) {
+            Ok(object) => NewValue::of(&object),
+            Err(error) if is_word && error.kind() == ErrorKind::Absent => Ok(text.into()),
+            Err(error) => Err(error),
+        }
     }
 
     /// Writes to an object in memory.

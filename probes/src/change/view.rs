@@ -1,6 +1,6 @@
 //! A write, shown.
 
-use super::Change;
+use super::{Change, Returned};
 use crate::view::{View, clean};
 
 impl View for Change {
@@ -19,4 +19,24 @@ impl View for Change {
     }
 }
 
-crate::displays!(Change);
+impl View for Returned {
+    fn text(&self) -> String {
+        let arguments: Vec<String> = self
+            .arguments
+            .iter()
+            .map(|one| format!("{} = {}", one.name, one.value))
+            .collect();
+        let value = match &self.value {
+            Some(value) => format!("{value} ({})", self.ty),
+            None => "nothing".to_owned(),
+        };
+        clean(&format!(
+            "{}({}) returned {value}; the guest is changed by hand until `klab reset {}`",
+            self.function,
+            arguments.join(", "),
+            self.guest
+        ))
+    }
+}
+
+crate::displays!(Change, Returned);

@@ -8,7 +8,7 @@ use probes::readers::{Kind, READERS, Reader};
 use super::{Completed, behind, expression, listed, types};
 
 /// Methods that take a symbol or an expression, besides the readers.
-const NAMES: [&str; 10] = [
+const NAMES: [&str; 13] = [
     "object",
     "symbol",
     "place",
@@ -19,6 +19,9 @@ const NAMES: [&str; 10] = [
     "last_write",
     "history",
     "set",
+    "set_c",
+    "call",
+    "call_c",
 ];
 
 /// Kind of completion that a string asks for.

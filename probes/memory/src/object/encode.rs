@@ -114,6 +114,42 @@ impl Object {
     }
 
     fn integer(&self, at: GuestVirt, int: Int, number: i128) -> Result<(GuestVirt, Vec<u8>)> {
+        let (shift, width) = self.fits(int, number)?;
+        let size = (shift + width).div_ceil(8) as usize;
+        let mut bytes = vec![0; size];
+        self.kernel().read(at, &mut bytes)?;
+        // A field of 64 bits that begins within a byte has nine of them.
+        let mask = ((1_u128 << width) - 1) << shift;
+        let mut word = [0; 16];
+        word[..size].copy_from_slice(&bytes);
+        let old = u128::from_le_bytes(word);
+        let new = (old & !mask) | (((number as u128) << shift) & mask);
+        Ok((at, new.to_le_bytes()[..size].to_vec()))
+    }
+
+    /// The word of a general register that has this value as one of the object's type.
+    ///
+    /// # Errors
+    /// `Invalid` for a value that does not fit the type, and for a structure; `Absent` for an enumerator that it does not have.
+    pub fn register(&self, value: &NewValue) -> Result<u64> {
+        match (self.c_type().form()?, value) {
+            (Form::Int(int), NewValue::Number(number)) => {
+                self.fits(int, *number)?;
+                // Two's complement, extended as the type is.
+                Ok(*number as u64)
+            }
+            (Form::Int(_), NewValue::Text(name)) if self.c_type().enumeration()?.is_some() => {
+                Ok(self.enumerator_named(name)?.cast_unsigned())
+            }
+            (Form::Pointer(_), NewValue::Number(number)) => {
+                u64::try_from(*number).map_err(|_| self.takes_no(value))
+            }
+            _ => Err(self.takes_no(value)),
+        }
+    }
+
+    /// Shift and width in bits of an integer, if it has room for a number.
+    fn fits(&self, int: Int, number: i128) -> Result<(u32, u32)> {
         let (shift, width) = match self.bits() {
             Some((shift, width)) => (u32::from(shift), u32::from(width)),
             None => (0, u32::from(int.size) * 8),
@@ -133,16 +169,7 @@ impl Object {
                 }
             )));
         }
-        let size = (shift + width).div_ceil(8) as usize;
-        let mut bytes = vec![0; size];
-        self.kernel().read(at, &mut bytes)?;
-        // A field of 64 bits that begins within a byte has nine of them.
-        let mask = ((1_u128 << width) - 1) << shift;
-        let mut word = [0; 16];
-        word[..size].copy_from_slice(&bytes);
-        let old = u128::from_le_bytes(word);
-        let new = (old & !mask) | (((number as u128) << shift) & mask);
-        Ok((at, new.to_le_bytes()[..size].to_vec()))
+        Ok((shift, width))
     }
 
     fn enumerator_named(&self, name: &str) -> Result<i64> {

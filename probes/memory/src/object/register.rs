@@ -27,6 +27,18 @@ impl Object {
         })
     }
 
+    /// The word of a general register as an `unsigned long`: of which nothing more is known.
+    ///
+    /// # Errors
+    /// When the kernel's BTF cannot be read.
+    pub fn of_register_word(kernel: &Kernel, word: u64) -> Result<Self> {
+        Ok(Self::value(
+            kernel,
+            CType::built_in(kernel.btf()?, &ULONG),
+            word,
+        ))
+    }
+
     /// The object in memory at `at`, of a type of a BTF.
     pub fn of_type(kernel: &Kernel, btf: &Arc<Btf>, ty: TypeId, at: GuestVirt) -> Self {
         Self::in_memory(kernel, CType::of(btf, ty), at)
