@@ -166,6 +166,9 @@ pub enum Error {
     /// The guest's memory cannot be written to: why, and the cure.
     #[error("{0}")]
     NoWrites(String),
+    /// A snapshot of the guest cannot be taken, found or gone back to: why, and the cure.
+    #[error("{0}")]
+    NoSnapshot(String),
     /// The guest does not run.
     #[error("{0}")]
     Halted(Halt),

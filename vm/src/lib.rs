@@ -45,7 +45,7 @@ pub use kernels::{Kernel, KernelChoice};
 pub use klab_facts::{Behind, Memory, ProcessPart, ProcessRam, RamFile, RamRange, Registers};
 pub use launch::Owner;
 pub use lease::Hold;
-pub use machine::{Machine, Options, Position, Recording, Replay, Start};
+pub use machine::{Machine, Options, Position, Recording, Replay, Snapshot, Start};
 pub use nic::{Cable, GUEST_MAC, MAX_FRAME};
 pub use progress::{Progress, Silent};
 pub use qemu::Accel;

@@ -48,7 +48,11 @@ struct Note {
 impl Ready {
     /// The saved state `key`, if it is there.
     pub(crate) fn find(key: &str) -> Result<Option<Self>> {
-        let folder = paths::cache()?.join("ready").join(key);
+        Self::open(key, paths::cache()?.join("ready").join(key))
+    }
+
+    /// The state that is saved in a folder, if it is whole.
+    pub(crate) fn open(key: &str, folder: PathBuf) -> Result<Option<Self>> {
         let Ok(text) = fs::read(folder.join("ready.json")) else {
             return Ok(None);
         };
@@ -126,48 +130,62 @@ fn make(
     paths::tidy(all);
     launch.boot(patience)?;
     progress.step("saving its ready state");
-    let temporary = Temporary::folder(all)?;
     let mut qmp = Qmp::connect(launch.folder)?;
     qmp.stop()?;
-    let ranges = ram::parse(&qmp.human("info mtree -f")?, launch.spec.memory)?;
-    let (path, file) = launch::ram(launch.folder, launch.spec.memory)?;
+    let to = all.join(key);
+    // Left by a cache that someone took parts from.
+    let _ = fs::remove_dir_all(&to);
+    save(&mut qmp, launch.folder, launch.spec, &to, "KLAB_CACHE")?;
+    qmp.quit();
+    Ok(())
+}
+
+/// Saves a machine that stands still as the folder `to`, which appears whole or not at all. `variable` moves the file system
+/// that it lies on.
+pub(crate) fn save(
+    qmp: &mut Qmp,
+    folder: &Path,
+    spec: &Spec,
+    to: &Path,
+    variable: &'static str,
+) -> Result<()> {
+    let all = to.parent().unwrap_or(to);
+    let temporary = Temporary::folder(all)?;
+    let ranges = ram::parse(&qmp.human("info mtree -f")?, spec.memory)?;
+    let (path, file) = launch::ram(folder, spec.memory)?;
     // Only the blocks in use count: both files are sparse.
     let used = file
         .metadata()
         .at("look at", &path)?
         .blocks()
         .saturating_mul(512);
-    paths::need_room(all, used, "KLAB_CACHE")?;
+    paths::need_room(all, used, variable)?;
     let state = temporary.path().join("state");
-    let to = temporary.path().join("ram");
+    let ram = temporary.path().join("ram");
     let saved = File::options()
         .read(true)
         .write(true)
         .create_new(true)
-        .open(&to)
-        .at("make", &to)?;
-    if launch.spec.recorded {
+        .open(&ram)
+        .at("make", &ram)?;
+    if spec.recorded {
         // QEMU's own state has the RAM too.
         qmp.save(READY)?;
-        let from = launch.folder.join(STATES);
+        let from = folder.join(STATES);
         fs::copy(&from, &state).at("save", &from)?;
     } else {
-        save_devices(&mut qmp, launch.folder, &state)?;
+        save_devices(qmp, folder, &state)?;
         sparse::copy(&file, &saved, Zeros::Drop).at("save", &path)?;
     }
     let serial = temporary.path().join("serial.log");
-    fs::copy(launch.folder.join("serial.log"), &serial).at("write", &serial)?;
-    qmp.quit();
+    fs::copy(folder.join("serial.log"), &serial).at("write", &serial)?;
     let text = serde_json::to_vec_pretty(&Note {
         ranges,
         lengths: lengths(temporary.path()).at("look at", temporary.path())?,
     })
     .unwrap_or_default();
     paths::write_whole(&temporary.path().join("ready.json"), &text)?;
-    let to = all.join(key);
-    // Left by a cache that someone took parts from.
-    let _ = fs::remove_dir_all(&to);
-    temporary.place(&to)
+    temporary.place(to)
 }
 
 fn lengths(folder: &Path) -> io::Result<[u64; 2]> {
@@ -180,9 +198,11 @@ fn lengths(folder: &Path) -> io::Result<[u64; 2]> {
 /// QEMU may start no program and takes no file here, so that the state goes over a socket that we listen on.
 fn save_devices(qmp: &mut Qmp, folder: &Path, to: &Path) -> Result<()> {
     let socket = folder.join("outgoing");
+    // Of a save that was killed.
+    let _ = fs::remove_file(&socket);
     let listener = UnixListener::bind(&socket).at("make", &socket)?;
     let file = File::create(to).at("make", to)?;
-    std::thread::scope(|scope| {
+    let done = std::thread::scope(|scope| {
         let received = scope.spawn(|| receive(&listener, file));
         let sent = qmp
             .migrate(Path::new("outgoing"))
@@ -191,7 +211,9 @@ fn save_devices(qmp: &mut Qmp, folder: &Path, to: &Path) -> Result<()> {
             .join()
             .unwrap_or_else(|_| Err(io::Error::other("the copy failed")));
         sent.and(received.at("write", to))
-    })
+    });
+    let _ = fs::remove_file(&socket);
+    done
 }
 
 fn receive(listener: &UnixListener, mut file: File) -> io::Result<()> {

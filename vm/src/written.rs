@@ -108,7 +108,8 @@ fn head(folder: &Path) -> Option<String> {
     Some(format!("qemu {} {}", qemu.pid, qemu.start))
 }
 
-fn note(folder: &Path, what: &str) -> Result<()> {
+/// Notes a write to the guest in `folder`.
+pub(crate) fn note(folder: &Path, what: &str) -> Result<()> {
     // A QEMU with several names has one such file.
     let path = lease::home(folder).join(NAME);
     let head = head(folder).unwrap_or_default();

@@ -161,6 +161,40 @@ pub(crate) enum Machine {
         /// The guest [default: $KLAB_GUEST, else `default`]
         name: Option<String>,
     },
+    /// Save a guest as it is now, to go back to, and to compare with (`--since`)
+    #[command(after_long_help = include_str!("manual/snapshot.txt"))]
+    Snapshot {
+        /// The snapshot's name; one of that name is replaced
+        snapshot: String,
+        /// Remove it instead
+        #[arg(long)]
+        forget: bool,
+        /// The guest [default: $KLAB_GUEST, else `default`]
+        #[arg(long, value_name = "NAME")]
+        guest: Option<String>,
+    },
+    /// List the snapshots of a guest
+    Snapshots {
+        /// The guest [default: $KLAB_GUEST, else `default`]
+        name: Option<String>,
+    },
+    /// Start another guest that is what a guest is now; from there each goes its own way
+    #[command(after_long_help = include_str!("manual/fork.txt"))]
+    Fork {
+        /// The new guest's name
+        name: String,
+        /// The guest [default: $KLAB_GUEST, else `default`]
+        #[arg(long, value_name = "NAME")]
+        guest: Option<String>,
+    },
+    /// Put a guest back into a snapshot
+    Restore {
+        /// The snapshot's name
+        snapshot: String,
+        /// The guest [default: $KLAB_GUEST, else `default`]
+        #[arg(long, value_name = "NAME")]
+        guest: Option<String>,
+    },
     /// Hold a guest's processors; its memory stays readable
     Pause {
         /// The guest [default: $KLAB_GUEST, else `default`]

@@ -12,6 +12,7 @@ use vm::{KernelChoice, Machine, Options, Start, Status};
 use super::cli::{self, Up};
 use super::output::{Context, Output, Stream};
 use super::progress::Shown;
+use super::source;
 
 /// Runs one of them.
 pub(crate) fn run(command: &cli::Machine, cx: &mut Context<'_>) -> Result<Output> {
@@ -42,6 +43,45 @@ pub(crate) fn run(command: &cli::Machine, cx: &mut Context<'_>) -> Result<Output
             Output::new(
                 text,
                 &json!({ "name": machine.name(), "seconds": seconds, "state": "running" }),
+            )
+        }
+        M::Snapshot {
+            snapshot,
+            forget,
+            guest,
+        } => {
+            let guest = source::attached(guest.as_deref().unwrap_or(&cx.guest))?;
+            if *forget {
+                guest.forget_snapshot(snapshot)?;
+                return Output::new(
+                    format!("the snapshot {snapshot} is gone\n"),
+                    &json!({ "name": snapshot, "state": "forgotten" }),
+                );
+            }
+            Output::of(&guest.snapshot(snapshot)?)
+        }
+        M::Snapshots { name } => {
+            Output::of(&source::attached(name.as_deref().unwrap_or(&cx.guest))?.snapshots()?)
+        }
+        M::Fork { name, guest } => {
+            let (from, start) = (attach(guest.as_deref(), cx)?, Instant::now());
+            let machine = from.fork(name, vm::Owner::Detached)?;
+            let seconds = start.elapsed().as_secs_f64();
+            let text = format!("{name} is what {} is ({seconds:.2} s)\n", from.name());
+            let mut value = serde_json::to_value(machine.status())?;
+            value["seconds"] = json!(seconds);
+            Output::new(text, &value)
+        }
+        M::Restore { snapshot, guest } => {
+            let (mut machine, start) = (attach(guest.as_deref(), cx)?, Instant::now());
+            machine.restore(snapshot)?;
+            let seconds = start.elapsed().as_secs_f64();
+            Output::new(
+                format!(
+                    "{} is back in the snapshot {snapshot} ({seconds:.2} s)\n",
+                    machine.name()
+                ),
+                &json!({ "name": machine.name(), "snapshot": snapshot, "seconds": seconds, "state": "running" }),
             )
         }
         M::Pause { name } => {

@@ -7,6 +7,7 @@ use std::cmp::Reverse;
 use anyhow::{Result, anyhow};
 use clap::parser::ValueSource;
 use clap::{Arg, ArgMatches, Args, Command, FromArgMatches, Subcommand};
+use probes::cell::diff;
 use probes::guest::Guest;
 use probes::readers::{Kind, Parameter, READERS, Reader};
 
@@ -19,19 +20,38 @@ use super::source::Source;
 pub(crate) struct Read {
     reader: &'static Reader,
     words: Vec<Option<String>>,
+    /// The snapshot to compare with.
+    since: Option<String>,
     pub(super) source: Source,
 }
+
+/// The option by which a snapshot to compare with is named.
+const SINCE: &str = "since";
 
 impl Read {
     /// Reads and shows.
     pub(super) fn run(&self, guest: &Guest) -> Result<Output> {
-        let value = self.reader.read(guest, &self.words())?;
-        Output::of(&*value)
+        let read = |guest: &Guest| self.reader.read(guest, &self.words());
+        match &self.since {
+            None => Output::of(&*read(guest)?),
+            Some(since) => {
+                let before = read(&guest.in_snapshot(since)?)?;
+                Output::of(&diff(&*before, &*read(guest)?))
+            }
+        }
     }
 
     /// The Rust that does the same.
     pub(super) fn code(&self, guest: &str) -> String {
-        self.reader.code(guest, &self.words())
+        let now = self.reader.code(guest, &self.words());
+        match &self.since {
+            None => now,
+            Some(since) => {
+                let before = format!("{guest}.in_snapshot({since:?})?");
+                let before = self.reader.code(&before, &self.words());
+                format!("diff(&{before}, &{now})")
+            }
+        }
     }
 
     fn words(&self) -> Vec<Option<&str>> {
@@ -105,7 +125,12 @@ fn command(readers: &[&'static Reader]) -> Option<Command> {
         .into_iter()
         .map(|(reader, parameter)| argument(reader, parameter, readers));
     // A command also takes the description of an argument group that is flattened into it: so its own comes last.
-    let command = Source::augment_args(Command::new(first.command).args(arguments));
+    let since = Arg::new(SINCE)
+        .long(SINCE)
+        .value_name("SNAPSHOT")
+        .conflicts_with_all(["core", "snapshot"])
+        .help("Show what differs from a snapshot of the guest (`klab snapshot`)");
+    let command = Source::augment_args(Command::new(first.command).args(arguments).arg(since));
     Some(
         command
             .about(first.about())
@@ -166,6 +191,7 @@ impl FromArgMatches for Read {
         Ok(Self {
             reader,
             words: reader.parameters.iter().map(word).collect(),
+            since: matches.get_one::<String>(SINCE).cloned(),
             source: Source::from_arg_matches(matches)?,
         })
     }

@@ -24,6 +24,9 @@ pub(crate) struct Source {
     /// Look into a dump of a guest's memory instead: an ELF core or a kdump file (`klab dump`, QEMU's `dump-guest-memory`)
     #[arg(long, value_name = "FILE", conflicts_with = "guest")]
     core: Option<PathBuf>,
+    /// Look into a snapshot of the guest instead (`klab snapshot`)
+    #[arg(long, value_name = "SNAPSHOT", conflicts_with_all = ["core", "kernel_at"])]
+    snapshot: Option<String>,
     /// Show the kernel whose VMCOREINFO is at this physical address [default: where several are in memory, the one that
     /// the CPUs run]
     #[arg(long, value_name = "ADDRESS", value_parser = physical)]
@@ -61,11 +64,22 @@ impl Source {
         if let Some(at) = self.kernel_at {
             return Ok(Guest::attach_kernel(name, at)?);
         }
-        attached(name)
+        let guest = attached(name)?;
+        match &self.snapshot {
+            Some(snapshot) => Ok(guest.in_snapshot(snapshot)?),
+            None => Ok(guest),
+        }
     }
 
     /// The cell's expression for the guest.
     pub(super) fn code(&self) -> String {
+        match &self.snapshot {
+            Some(snapshot) => format!("{}.in_snapshot({snapshot:?})?", self.guest()),
+            None => self.guest(),
+        }
+    }
+
+    fn guest(&self) -> String {
         let at = self.kernel_at.map(|at| format!("GuestPhys({:#x})", at.0));
         match (&self.core, &self.guest, at) {
             (Some(file), _, Some(at)) => format!("Guest::open_core_kernel({file:?}, {at})?"),

@@ -7,6 +7,8 @@ mod gdbstub;
 mod lazy;
 mod memory;
 mod objects;
+mod snapshots;
+mod view;
 
 pub(crate) use objects::list;
 
@@ -21,6 +23,7 @@ use std::time::{Duration, Instant};
 pub use gdbstub::GdbMemory;
 pub use lazy::LazyGuest;
 pub use memory::of_machine;
+pub use snapshots::{Snapshot, Snapshots};
 use vm::agent::Client;
 use vm::{Hold, Machine, Registers};
 

@@ -95,6 +95,11 @@ impl Ground {
         self.sh(ODD_ONES);
     }
 
+    /// Asks the agent anew, after the guest was put back into another state.
+    pub(crate) fn renew(&mut self) {
+        self.agent = self.guest.agent().unwrap();
+    }
+
     /// Output of a shell line in the guest; it must succeed.
     pub(crate) fn sh(&mut self, line: &str) -> String {
         let output = self.agent.shell(line).unwrap();

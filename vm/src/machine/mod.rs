@@ -2,6 +2,7 @@
 
 mod reach;
 mod replay;
+mod snapshots;
 mod up;
 
 use std::path::PathBuf;
@@ -18,6 +19,7 @@ use klab_facts::RamFile;
 
 pub(crate) use reach::BRIEF;
 pub use replay::{Position, Recording, Replay};
+pub use snapshots::Snapshot;
 pub use up::{Options, Start};
 
 /// Time for which another command may hold a guest before we say so.

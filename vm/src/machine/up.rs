@@ -1,6 +1,9 @@
 //! Starting a guest: what it is made of, its ready state, and the way back to that.
 
-use std::path::Path;
+use std::fs::File;
+use std::path::{Path, PathBuf};
+
+use nix::fcntl::Flock;
 
 use super::{Machine, PATIENCE, now};
 use crate::accel;
@@ -63,31 +66,8 @@ impl Machine {
     /// [`Error::AlreadyUp`], [`Error::Locked`]; whatever keeps the kernel, the ready state or QEMU from being
     /// had. Nothing is left behind then.
     pub fn up(name: &str, options: &Options, progress: &mut dyn Progress) -> Result<Self> {
-        let folder = folder::of(name)?;
         let memory = check(options)?;
-        folder::sweep()?;
-        let lock =
-            folder::lock(&folder, true, PATIENCE)?.ok_or_else(|| Error::Locked(name.to_owned()))?;
-        if let Some(pid) = process::recorded(&folder).filter(|_| !folder::stale(&folder)) {
-            return Err(Error::AlreadyUp {
-                name: name.to_owned(),
-                pid,
-            });
-        }
-        if let Ok(Some(Record::Adopted(_))) = Record::read(&folder) {
-            return Err(Error::NameTaken {
-                name: name.to_owned(),
-                adopted: true,
-            });
-        }
-        let lock = if folder.join("meta.json").exists() {
-            // Its QEMU is gone.
-            folder::remove(&folder)?;
-            drop(lock);
-            folder::lock(&folder, true, PATIENCE)?.ok_or_else(|| Error::Locked(name.to_owned()))?
-        } else {
-            lock
-        };
+        let (folder, lock) = claim(name)?;
         let made = make(name, &folder, options, memory, progress);
         if made.is_err() {
             // The first error is the one to tell.
@@ -121,11 +101,16 @@ impl Machine {
     /// # Errors
     /// [`Error::NotReady`] when its ready state is gone from the cache, [`Error::Locked`], [`Error::Foreign`].
     pub fn reset(&mut self) -> Result<()> {
-        let mut meta = self
+        let meta = self
             .own("so there is no ready state to put it back into")?
             .clone();
         let _lock = self.lock()?;
         let ready = Ready::find(&meta.ready)?.ok_or_else(|| Error::NotReady(meta.name.clone()))?;
+        self.put_back(meta, &ready)
+    }
+
+    /// Puts it into a saved state; its folder is locked.
+    pub(super) fn put_back(&mut self, mut meta: Meta, ready: &Ready) -> Result<()> {
         let qemu = Qemu::find()?;
         let generation = folder::generation(&self.folder) | 1;
         folder::set_generation(&self.folder, generation)?;
@@ -144,12 +129,41 @@ impl Machine {
             qemu: &qemu,
             owner,
         };
-        (_, meta.recording) = launch.restore(&ready)?;
+        (_, meta.recording) = launch.restore(ready)?;
         meta.since = now();
         meta.write(&self.folder)?;
         self.record = Record::Own(meta);
         folder::set_generation(&self.folder, generation.wrapping_add(1))
     }
+}
+
+/// The folder of a guest that is to be made, locked; what dead processes left under its name is removed.
+pub(super) fn claim(name: &str) -> Result<(PathBuf, Flock<File>)> {
+    let folder = folder::of(name)?;
+    folder::sweep()?;
+    let lock =
+        folder::lock(&folder, true, PATIENCE)?.ok_or_else(|| Error::Locked(name.to_owned()))?;
+    if let Some(pid) = process::recorded(&folder).filter(|_| !folder::stale(&folder)) {
+        return Err(Error::AlreadyUp {
+            name: name.to_owned(),
+            pid,
+        });
+    }
+    if let Ok(Some(Record::Adopted(_))) = Record::read(&folder) {
+        return Err(Error::NameTaken {
+            name: name.to_owned(),
+            adopted: true,
+        });
+    }
+    let lock = if folder.join("meta.json").exists() {
+        // Its QEMU is gone.
+        folder::remove(&folder)?;
+        drop(lock);
+        folder::lock(&folder, true, PATIENCE)?.ok_or_else(|| Error::Locked(name.to_owned()))?
+    } else {
+        lock
+    };
+    Ok((folder, lock))
 }
 
 /// The memory to give, in bytes.

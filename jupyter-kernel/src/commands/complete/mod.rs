@@ -376,7 +376,7 @@ mod tests {
         assert_eq!(words(" %ps"), ["ps"]);
         assert_eq!(words("%ps --gu"), ["--guest"]);
         assert_eq!(words("%vtop --p"), ["--pid"]);
-        assert_eq!(words("%guest res"), ["reset", "resume"]);
+        assert_eq!(words("%guest res"), ["reset", "restore", "resume"]);
         assert_eq!(words("%%s"), ["sh"]);
         assert!(words("%nosuch a").is_empty());
     }

@@ -10,7 +10,7 @@ use std::fmt::Write as _;
 /// Bytes as text, as the module's rule has it.
 ///
 /// ```
-/// use probes::{bytes_of, text_of};
+/// use klab_memory::{bytes_of, text_of};
 /// assert_eq!(text_of(b"caf\xc3\xa9 \xff\xfea"), "café \\xff\\xfea");
 /// assert_eq!(text_of(br"a\b"), r"a\b");
 /// assert_eq!(text_of(br"\xff"), r"\x5cxff");

@@ -10,7 +10,7 @@ const REDRAW: Duration = Duration::from_millis(100);
 /// A progress bar that moves in place, and a point where the cell can be interrupted.
 ///
 /// ```no_run
-/// # use probes::cell::Progress;
+/// # use klab_memory::cell::Progress;
 /// let mut progress = Progress::new("pages", 512);
 /// for page in 0..512 {
 ///     progress.set(page + 1);

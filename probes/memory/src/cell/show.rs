@@ -107,7 +107,7 @@ pub fn show_view<V: View + ?Sized>(view: &V) {
 /// Shows a view now, while the cell runs. The handle replaces it in place.
 ///
 /// ```no_run
-/// # use probes::cell::{display, Bundle};
+/// # use klab_memory::cell::{display, Bundle};
 /// let shown = display(Bundle::text("0 of 10"));
 /// shown.update(Bundle::text("1 of 10"));
 /// ```

@@ -12,10 +12,12 @@ const LOOK: Duration = Duration::from_millis(20);
 /// Shows a view in one place, read anew every `every`, until the cell is stopped.
 ///
 /// ```no_run
-/// # use probes::prelude::*;
-/// # let guest = Guest::attach("default")?;
-/// watch(Duration::from_secs(1), || guest.tasks())?;
-/// # Ok::<(), probes::Error>(())
+/// # use std::time::Duration;
+/// # use klab_memory::{Result, cell::watch, kernel::Kernel};
+/// # fn demo(kernel: &Kernel) -> Result<()> {
+/// watch(Duration::from_secs(1), || kernel.eval("jiffies_64"))?;
+/// # Ok(())
+/// # }
 /// ```
 ///
 /// # Errors

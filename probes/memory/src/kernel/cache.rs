@@ -22,13 +22,13 @@ impl Kernel {
     /// The one `T` of this kernel: made by `make` at first use, then shared. It must not hold the kernel itself.
     ///
     /// ```
-    /// # use probes::{kernel::Kernel, memory::{AddressSpace, FakeMemory}};
+    /// # use klab_memory::{kernel::Kernel, memory::{AddressSpace, FakeMemory}};
     /// # let space = AddressSpace::identity(std::sync::Arc::new(FakeMemory::default()));
     /// # let kernel = Kernel::from_parts("7.3.4", space);
     /// struct ListOffset(u64);
     /// let offset = kernel.once(|| Ok(ListOffset(2272)))?;
     /// assert_eq!(offset.0, 2272);
-    /// # Ok::<(), probes::Error>(())
+    /// # Ok::<(), klab_memory::Error>(())
     /// ```
     ///
     /// # Errors

@@ -31,13 +31,13 @@ pub enum KallsymsStyle {
 /// Builds the kernel. Everything that is written is in guest memory when it is finished.
 ///
 /// ```
-/// use probes::kernel::FakeKernel;
+/// use klab_memory::kernel::FakeKernel;
 /// let mut fake = FakeKernel::new();
 /// let at = fake.symbol("jiffies", 'D', &42u64.to_le_bytes())?;
 /// let kernel = fake.finish()?;
 /// assert_eq!(kernel.symbol("jiffies")?, at);
 /// assert_eq!(kernel.read_u64(at)?, 42);
-/// # Ok::<(), probes::Error>(())
+/// # Ok::<(), klab_memory::Error>(())
 /// ```
 #[derive(Debug)]
 pub struct FakeKernel {

@@ -156,7 +156,7 @@ impl Kernel {
     /// a Rust function (`core::option::unwrap_failed`).
     ///
     /// ```
-    /// use probes::kernel::FakeKernel;
+    /// use klab_memory::kernel::FakeKernel;
     /// let mut fake = FakeKernel::new();
     /// fake.symbol("show", 't', &[0x90; 8])?;
     /// let second = fake.symbol("show", 't', &[0x90; 8])?;
@@ -166,7 +166,7 @@ impl Kernel {
     /// assert_eq!(all[1].spelling(), "vmlinux:show@2");
     /// assert_eq!(kernel.resolve("show@2")?.symbol.at, second);
     /// assert!(kernel.resolve("show").is_err());
-    /// # Ok::<(), probes::Error>(())
+    /// # Ok::<(), klab_memory::Error>(())
     /// ```
     ///
     /// # Errors

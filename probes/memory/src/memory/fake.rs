@@ -6,10 +6,10 @@ use crate::{Error, Result};
 /// Physical memory made of pieces.
 ///
 /// ```
-/// use probes::memory::{FakeMemory, GuestPhys, PhysMemory};
+/// use klab_memory::memory::{FakeMemory, GuestPhys, PhysMemory};
 /// let memory = FakeMemory::new([(GuestPhys(0x1000), vec![1, 0, 0, 0, 0, 0, 0, 0])]);
 /// assert_eq!(memory.read_u64(GuestPhys(0x1000))?, 1);
-/// # Ok::<(), probes::Error>(())
+/// # Ok::<(), klab_memory::Error>(())
 /// ```
 #[derive(Debug, Default)]
 pub struct FakeMemory {

@@ -10,8 +10,9 @@ use crate::{Error, Result};
 /// A Rust struct that mirrors a C structure. Derive it.
 ///
 /// ```
-/// use probes::memory::GuestVirt;
-/// use probes::object::{FixedStr, Mirror, Ptr};
+/// # extern crate klab_memory as probes;
+/// use klab_memory::memory::GuestVirt;
+/// use klab_memory::object::{FixedStr, Mirror, Ptr};
 ///
 /// #[derive(Mirror, Debug)]
 /// #[mirror(c = "struct task_struct")]

@@ -229,10 +229,11 @@ impl<T: Mirror> Layout<T> {
 /// The read plan of a mirror in one kernel: made once, then loads in tens of nanoseconds.
 ///
 /// ```
-/// # fn main() -> probes::Result<()> {
-/// # use probes::kernel::{Kernel, btf::build::Builder};
-/// # use probes::memory::{AddressSpace, FakeMemory, GuestPhys, GuestVirt};
-/// use probes::object::{Mirror, Plan};
+/// # extern crate klab_memory as probes;
+/// # fn main() -> klab_memory::Result<()> {
+/// # use klab_memory::kernel::{Kernel, btf::build::Builder};
+/// # use klab_memory::memory::{AddressSpace, FakeMemory, GuestPhys, GuestVirt};
+/// use klab_memory::object::{Mirror, Plan};
 ///
 /// #[derive(Mirror)]
 /// #[mirror(c = "struct list_head")]
@@ -242,7 +243,7 @@ impl<T: Mirror> Layout<T> {
 /// }
 /// # let mut b = Builder::new();
 /// # let head = b.next_id();
-/// # let pointer = probes::kernel::btf::TypeId(head.0 + 1);
+/// # let pointer = klab_memory::kernel::btf::TypeId(head.0 + 1);
 /// # b.structure("list_head", 16, &[("next", pointer, 0), ("prev", pointer, 64)]);
 /// # b.pointer(head);
 /// # let memory = FakeMemory::new([(GuestPhys(0x1000), [0x1000_u64; 2].map(u64::to_le_bytes).concat())]);

@@ -17,8 +17,8 @@ const PREV: u64 = 8;
 /// The structure that holds `member` at `offset` bytes: `container_of()`.
 ///
 /// ```
-/// use probes::memory::GuestVirt;
-/// use probes::structures::container_of;
+/// use klab_memory::memory::GuestVirt;
+/// use klab_memory::structures::container_of;
 /// assert_eq!(container_of(GuestVirt(0x1a68), 0xa68), GuestVirt(0x1000));
 /// ```
 #[must_use]

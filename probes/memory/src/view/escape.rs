@@ -7,8 +7,8 @@ use std::fmt::Write as _;
 /// alike is alike. Not for what was cleaned before.
 ///
 /// ```
-/// assert_eq!(probes::view::clean("a\x1b[31mb"), "a\\u{1b}[31mb");
-/// assert_eq!(probes::view::clean(r"a\u{1b}[31mb"), r"a\u{5c}u{1b}[31mb");
+/// assert_eq!(klab_memory::view::clean("a\x1b[31mb"), "a\\u{1b}[31mb");
+/// assert_eq!(klab_memory::view::clean(r"a\u{1b}[31mb"), r"a\u{5c}u{1b}[31mb");
 /// ```
 #[must_use]
 pub fn clean(text: &str) -> String {
@@ -41,7 +41,7 @@ fn is_escape(text: &str) -> bool {
 /// `text`, cleaned and safe within HTML or SVG, as content or as an attribute.
 ///
 /// ```
-/// assert_eq!(probes::view::escape("<b a=\"1\">&"), "&lt;b a=&quot;1&quot;&gt;&amp;");
+/// assert_eq!(klab_memory::view::escape("<b a=\"1\">&"), "&lt;b a=&quot;1&quot;&gt;&amp;");
 /// ```
 #[must_use]
 pub fn escape(text: &str) -> String {
@@ -67,7 +67,7 @@ pub(super) fn markup(text: &str) -> String {
 /// A number of bytes in the unit that fits: exact where it is a whole number, else with one decimal.
 ///
 /// ```
-/// use probes::view::bytes;
+/// use klab_memory::view::bytes;
 /// assert_eq!([bytes(4096), bytes(1536), bytes(17), bytes(127 << 40)], ["4 KiB", "1.5 KiB", "17 B", "127 TiB"]);
 /// ```
 #[must_use]

@@ -23,7 +23,7 @@ pub enum Align {
 /// A table: aligned columns in text, a `<table>` in HTML; one of more than 200 rows has pages there, with a search.
 ///
 /// ```
-/// use probes::view::{Align, Table, View};
+/// use klab_memory::view::{Align, Table, View};
 /// let mut table = Table::new([("PID", Align::Right), ("COMM", Align::Left)]);
 /// table.row(["1", "init"]);
 /// table.row(["1024", "sh"]);

@@ -10,12 +10,12 @@ use crate::view::View;
 /// Compares two views, line by line; blanks do not count.
 ///
 /// ```no_run
-/// # use probes::prelude::*;
-/// # let guest = Guest::attach("default")?;
-/// let before = guest.tasks()?;
-/// guest.agent()?.shell("sleep 100 &")?;
-/// diff(&before, &guest.tasks()?);
-/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// # use klab_memory::{Result, cell::diff, kernel::Kernel};
+/// # fn demo(kernel: &Kernel) -> Result<()> {
+/// let before = kernel.eval("init_task.signal->stats")?;
+/// diff(&before, &kernel.eval("init_task.signal->stats")?);
+/// # Ok(())
+/// # }
 /// ```
 pub fn diff<V: View + ?Sized>(before: &V, after: &V) -> Diff {
     let (before, after) = (before.text(), after.text());

@@ -29,7 +29,7 @@ pub enum Verdict {
 /// read only when there is an answer.
 ///
 /// ```
-/// use probes::exercise::check;
+/// use klab_memory::cell::exercise::check;
 /// let hands = || Ok(10);
 /// assert!(check("fingers", None, hands).is_ok());
 /// assert!(check("fingers", Some(10), hands).is_ok());

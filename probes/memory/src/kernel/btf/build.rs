@@ -5,14 +5,14 @@ use super::{Btf, Kind, TypeId};
 /// A BTF in the making. Ids count from 1 in the order of the calls, so a type may refer to a later one.
 ///
 /// ```
-/// use probes::kernel::btf::build::Builder;
+/// use klab_memory::kernel::btf::build::Builder;
 /// let mut b = Builder::new();
 /// let int = b.int("int", 4, true);
 /// b.structure("point", 8, &[("x", int, 0), ("y", int, 32)]);
 /// let btf = b.finish()?;
-/// let point = btf.find(probes::kernel::btf::Kind::Struct, "point").unwrap();
+/// let point = btf.find(klab_memory::kernel::btf::Kind::Struct, "point").unwrap();
 /// assert_eq!(btf.member(point, "y")?.unwrap().offset(), 4);
-/// # Ok::<(), probes::Error>(())
+/// # Ok::<(), klab_memory::Error>(())
 /// ```
 #[derive(Debug)]
 pub struct Builder {

@@ -27,7 +27,7 @@ impl Kernel {
     /// The value of a C expression.
     ///
     /// ```no_run
-    /// # fn next_task(kernel: &probes::kernel::Kernel) -> probes::Result<()> {
+    /// # fn next_task(kernel: &klab_memory::kernel::Kernel) -> klab_memory::Result<()> {
     /// let comm = kernel.eval("container_of(init_task.tasks.next, struct task_struct, tasks)->comm")?;
     /// println!("{}", comm.string()?);
     /// # Ok(())
