@@ -82,8 +82,16 @@ impl Cells {
         if let Some((what, at)) = code::fault(&rust) {
             return Err(advice::with(refused::refused(&what, &rust, at), &rust));
         }
+        let foot = |outcome: Outcome| {
+            if let Ok(Some(_)) = &outcome
+                && let Some(foot) = commands::foot(&commands::default_guest())
+            {
+                (cell.show)(Shown::Stderr(foot));
+            }
+            outcome
+        };
         if let Some(value) = self.guest.answer(&rust) {
-            return Ok(Some(value));
+            return foot(Ok(Some(value)));
         }
         if let Some(note) = code::begins_anew(&rust) {
             (cell.show)(Shown::Stderr(note));
@@ -91,10 +99,11 @@ impl Cells {
         let rust = code::ended(rust);
         let waiting = wait::blocking(&rust);
         let text = rust.clone();
+        let show = Arc::clone(&cell.show);
         let outcome = self
             .session
-            .execute(rust, waiting, cell.show, cell.input, &cell.stop);
-        outcome.map_err(|error| advice::with(error.in_words(commands::in_a_cell), &text))
+            .execute(rust, waiting, show, cell.input, &cell.stop);
+        foot(outcome).map_err(|error| advice::with(error.in_words(commands::in_a_cell), &text))
     }
 
     /// Runs a cell many times, and shows its time instead of its output.

@@ -51,7 +51,7 @@ use output::Face;
 pub(crate) use output::{Context, INTERRUPTED, Output, Stream, default_guest};
 pub(crate) use setup::Setup;
 use signals::Caught;
-pub(crate) use source::attached;
+pub(crate) use source::{attached, foot};
 pub(crate) use words::{in_a_cell, is_command, line_of};
 
 /// Tells whether the error says that the user ended the command, and what was done until then.

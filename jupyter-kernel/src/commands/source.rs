@@ -8,6 +8,7 @@ use anyhow::Result;
 use clap::Args;
 use probes::guest::Guest;
 use probes::memory::GuestPhys;
+use vm::Machine;
 
 use super::output::{Context, Stream, default_guest};
 
@@ -49,6 +50,9 @@ impl Source {
         let guest = self.find(&cx.guest)?;
         if let Some(note) = guest.note()? {
             (cx.sink)(Stream::Stderr, format!("{note}\n").as_bytes());
+        }
+        if let Some(foot) = guest.machine().ok().and_then(|machine| changed(&machine)) {
+            (cx.sink)(Stream::Stderr, foot.as_bytes());
         }
         Ok(guest)
     }
@@ -109,4 +113,19 @@ pub(crate) fn attached(name: &str) -> Result<Guest> {
         known.insert(name.to_owned(), guest.clone());
     }
     Ok(guest)
+}
+
+/// What is said with every view of a guest that klab has written to: what it shows is not the kernel's work alone.
+pub(crate) fn foot(guest: &str) -> Option<String> {
+    changed(&Machine::attach(guest).ok()?)
+}
+
+fn changed(machine: &Machine) -> Option<String> {
+    let (name, count) = (machine.name(), machine.writes().len());
+    let times = if count == 1 { "once" } else { "more than once" };
+    (count > 0).then(|| {
+        format!(
+            "the guest {name} was changed by hand, {times}: `klab status` has what was written, `klab reset {name}` undoes it\n"
+        )
+    })
 }
