@@ -242,7 +242,7 @@ impl Plans {
 
 impl Invoke {
     /// The ioctl's bytes.
-    pub fn to_bytes(&self) -> [u8; size_of::<Self>()] {
+    pub fn to_bytes(self) -> [u8; size_of::<Self>()] {
         let mut to = [0; size_of::<Self>()];
         to[..4].copy_from_slice(&self.version.to_le_bytes());
         to[4..8].copy_from_slice(&self.count.to_le_bytes());

@@ -339,8 +339,28 @@ impl Qmp {
         )
     }
 
+    /// Ends a migration whose other end was killed: no other begins before.
+    fn no_migration(&mut self) -> Result<()> {
+        let until = Instant::now() + QUERY;
+        let mut told = false;
+        loop {
+            let info: MigrationInfo = self.query("query-migrate")?;
+            match info.status.as_deref() {
+                None | Some("none" | "completed" | "failed" | "cancelled") => return Ok(()),
+                // What it says is that it does not end.
+                _ if Instant::now() > until => return Ok(()),
+                _ if !told => {
+                    self.tell("migrate_cancel", &Value::Null)?;
+                    told = true;
+                }
+                _ => std::thread::sleep(Duration::from_millis(2)),
+            }
+        }
+    }
+
     /// Sends the device state to the Unix socket `to`.
     pub(crate) fn migrate(&mut self, to: &Path) -> Result<()> {
+        self.no_migration()?;
         self.ignore_shared()?;
         let uri = format!("unix:{}", to.display());
         self.tell("migrate", &json!({ "uri": uri }))

@@ -49,7 +49,7 @@ pub(crate) struct Call {
     /// The function: `kallsyms_lookup_name`, `tun:group_show`, `name_show@2`
     function: String,
     /// Its arguments, as C expressions: `7`, `-1`, `&init_task`, `"text"`
-    #[arg(allow_hyphen_values = true)]
+    #[arg(allow_negative_numbers = true)]
     arguments: Vec<String>,
     #[command(flatten)]
     pub(super) source: Source,

@@ -291,8 +291,7 @@ impl Words {
         let end = at + text.len();
         if end >= TEXTS || text.contains('\0') {
             return Err(Error::Invalid(format!(
-                "a call takes texts of {} bytes in all, each with its NUL and none within",
-                TEXTS
+                "a call takes texts of {TEXTS} bytes in all, each with its NUL and none within"
             )));
         }
         self.text[at..end].copy_from_slice(text.as_bytes());
@@ -338,13 +337,15 @@ fn log_since(kernel: &Kernel, before: Option<u64>) -> String {
             .iter()
             .any(|sign| text.contains(sign))
     };
-    let lines: Vec<&str> = log
+    let mut lines: Vec<&str> = log
         .records
         .iter()
         .filter(|record| before.is_none_or(|before| record.seq > before) && told(&record.text))
         .take(LINES)
         .map(|record| record.text.as_str())
         .collect();
+    // Each trace ends with the place again.
+    lines.dedup();
     match lines.is_empty() {
         true => "`klab log` may have why. ".to_owned(),
         false => format!("Its log says: {}. ", lines.join("; ")),

@@ -63,9 +63,7 @@ impl Machine {
                 .create(&all)
                 .at("make", &all)?;
         }
-        paths::tidy(&all);
         let temporary = all.join(format!(".new-{name}"));
-        let _ = fs::remove_dir_all(&temporary);
         let _lock = self.save(&temporary)?;
         let note = Note {
             taken: now(),
@@ -202,6 +200,13 @@ impl Machine {
         }
         self.alive()?;
         let lock = self.lock()?;
+        // Nobody else saves here now: what is unfinished is of one that was killed.
+        let all = to.parent().and_then(|all| fs::read_dir(all).ok());
+        for entry in all.into_iter().flatten().flatten() {
+            if entry.file_name().as_encoded_bytes().starts_with(b".new-") {
+                let _ = fs::remove_dir_all(entry.path());
+            }
+        }
         let hold = self.hold()?;
         let saved = snapshot::save(&mut self.qmp()?, &self.folder, &meta.spec, to, "KLAB_RUN");
         hold.end()?;
