@@ -2,6 +2,7 @@
 
 use serde::Serialize;
 
+use super::{for_each_process, for_each_thread};
 use crate::kernel::Kernel;
 use crate::memory::GuestVirt;
 use crate::object::Mirror;
@@ -39,11 +40,37 @@ struct Upid {
     ns: GuestVirt,
 }
 
-/// The task that has `pid` in the initial pid namespace: `find_task_by_pid_ns(pid, &init_pid_ns)`.
+/// The task that has `pid` in the initial pid namespace: `find_task_by_pid_ns(pid, &init_pid_ns)`, else the one of that
+/// `pid` in the list of all processes. In the middle of a fork or of an exit a task is in that list, and not at its number
+/// (`copy_process()` of `kernel/fork.c`, `__unhash_process()` of `kernel/exit.c`).
 ///
 /// # Errors
 /// `Broken` or `Unmapped` if the idr of the namespace or the pid's list is damaged.
 pub fn find_task_by_pid(kernel: &Kernel, pid: i32) -> Result<Option<GuestVirt>> {
+    match at_number(kernel, pid)? {
+        // The number says that there is none; a list that cannot be walked says nothing against it.
+        None => Ok(listed(kernel, pid).unwrap_or_default()),
+        found => Ok(found),
+    }
+}
+
+/// The task of this `pid` in the list of all processes and their threads.
+fn listed(kernel: &Kernel, pid: i32) -> Result<Option<GuestVirt>> {
+    let nr = offset_of(kernel, "struct task_struct", "pid")?;
+    let signal = offset_of(kernel, "struct task_struct", "signal")?;
+    for process in for_each_process(kernel)? {
+        let signal = GuestVirt(kernel.read_u64(process?.offset(signal))?);
+        for thread in for_each_thread(kernel, signal)? {
+            let thread = thread?;
+            if kernel.read_u32(thread.offset(nr))?.cast_signed() == pid {
+                return Ok(Some(thread));
+            }
+        }
+    }
+    Ok(None)
+}
+
+fn at_number(kernel: &Kernel, pid: i32) -> Result<Option<GuestVirt>> {
     let Ok(id) = u64::try_from(pid) else {
         return Ok(None);
     };

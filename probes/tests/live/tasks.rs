@@ -198,3 +198,29 @@ fn tree(ledger: &mut Ledger, ground: &Ground, said: &Said) {
         ledger.same(task.pid, "child of", &above, &proc.ppid);
     }
 }
+
+/// As in the middle of a fork or an exit: one task is in the list of all, and not at its number.
+#[test]
+fn one_that_is_at_no_number_is_found_in_the_list() {
+    let mut ground = Ground::bare("default", 512 << 20);
+    let line = "sleep 1000 >/dev/null 2>&1 </dev/null & while [ \"$(cat /proc/$!/comm)\" != sleep ]; do :; done; echo $!";
+    let pid: i32 = ground.sh(line).trim().parse().unwrap();
+    let guest = ground.guest.clone();
+    let task = guest.find_task(pid).unwrap();
+    let at = task.pointer().unwrap();
+    let first = task.member("thread_pid").unwrap().member("tasks").unwrap().index(0).unwrap().member("first").unwrap();
+    let was = first.pointer().unwrap();
+    let change = guest.writable().unwrap();
+    change.store(&first, 0).unwrap();
+    // The kernel's own look-up does not see it.
+    assert_eq!(ground.sh(&format!("test -e /proc/{pid} || echo gone")), "gone\n");
+    let found = || guest.find_task(pid).unwrap().pointer().unwrap();
+    assert_eq!(found(), at);
+    assert_eq!(guest.task(pid).unwrap().comm.to_string(), "sleep");
+    assert_eq!(guest.threads(pid).unwrap().len(), 1);
+    assert!(guest.tasks().unwrap().pid(pid).is_some());
+    change.store(&first, was).unwrap();
+    assert_eq!(ground.sh(&format!("cat /proc/{pid}/comm")), "sleep\n");
+    assert_eq!(found(), at);
+    assert!(guest.task(4_000_000).is_err() && guest.task(0).is_err() && guest.task(-1).is_err());
+}
