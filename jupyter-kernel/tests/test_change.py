@@ -54,6 +54,7 @@ def test_the_line_and_the_cell_do_the_same(shell, guest):
 
 
 def test_a_call_returns_and_is_told(shell, guest):
+    assert shell("reset", guest).returncode == 0
     said = shell("call", "kallsyms_lookup_name", '"init_task"', "--json")
     assert said.returncode == 0, said.stderr
     done = json.loads(said.stdout)
