@@ -276,13 +276,7 @@ fn status(name: Option<&str>) -> Result<Output> {
         if let Some(detail) = &guest.detail {
             text.push_str(&format!("{}: {detail}\n", guest.name));
         }
-        if let Some(last) = guest.writes.last() {
-            text.push_str(&format!(
-                "{}: changed by hand, {} times, the last time {last}; `klab reset {0}` undoes it\n",
-                guest.name,
-                guest.writes.len()
-            ));
-        }
+        text.extend(source::changed(&guest.name, &guest.writes));
     }
     Ok(Output {
         html: table.html(),

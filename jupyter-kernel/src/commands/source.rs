@@ -51,7 +51,9 @@ impl Source {
         if let Some(note) = guest.note()? {
             (cx.sink)(Stream::Stderr, format!("{note}\n").as_bytes());
         }
-        if let Some(foot) = guest.machine().ok().and_then(|machine| changed(&machine)) {
+        if let Ok(machine) = guest.machine()
+            && let Some(foot) = changed(machine.name(), &machine.writes())
+        {
             (cx.sink)(Stream::Stderr, foot.as_bytes());
         }
         Ok(guest)
@@ -117,15 +119,15 @@ pub(crate) fn attached(name: &str) -> Result<Guest> {
 
 /// What is said with every view of a guest that klab has written to: what it shows is not the kernel's work alone.
 pub(crate) fn foot(guest: &str) -> Option<String> {
-    changed(&Machine::attach(guest).ok()?)
+    let machine = Machine::attach(guest).ok()?;
+    changed(machine.name(), &machine.writes())
 }
 
-fn changed(machine: &Machine) -> Option<String> {
-    let (name, count) = (machine.name(), machine.writes().len());
-    let times = if count == 1 { "once" } else { "more than once" };
-    (count > 0).then(|| {
-        format!(
-            "the guest {name} was changed by hand, {times}: `klab status` has what was written, `klab reset {name}` undoes it\n"
-        )
-    })
+/// The line about the writes to a guest.
+pub(super) fn changed(guest: &str, writes: &[String]) -> Option<String> {
+    let (last, count) = (writes.last()?, writes.len());
+    let s = if count == 1 { "" } else { "s" };
+    Some(format!(
+        "{guest}: changed by hand, {count} time{s}, the last time {last}; `klab reset {guest}` undoes it\n"
+    ))
 }

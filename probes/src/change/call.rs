@@ -317,19 +317,16 @@ fn result(kernel: &Kernel, prototype: &Prototype, word: u64) -> Result<Option<Ob
     Object::of_register(kernel, btf, ty, word).map(Some)
 }
 
-/// Number of the newest record of the log; `None` where it cannot be read or is empty.
-fn last(kernel: &Kernel) -> Option<u64> {
-    printk::log(kernel)
-        .ok()?
-        .records
-        .last()
-        .map(|record| record.seq)
+/// Number of the newest record of the log; `None` for an empty one.
+fn last(kernel: &Kernel) -> Result<Option<u64>> {
+    Ok(printk::log(kernel)?.records.last().map(|record| record.seq))
 }
 
 /// Lines that the kernel has logged of a fault since a record, as a sentence.
-fn log_since(kernel: &Kernel, before: Option<u64>) -> String {
-    let log = match printk::log(kernel) {
-        Ok(log) => log,
+fn log_since(kernel: &Kernel, before: Result<Option<u64>>) -> String {
+    // Without the end of the log before the call, an older fault would be told as this one's.
+    let (before, log) = match before.and_then(|before| Ok((before, printk::log(kernel)?))) {
+        Ok(both) => both,
         Err(error) => return format!("Its log cannot be read: {error}. "),
     };
     let told = |text: &str| {

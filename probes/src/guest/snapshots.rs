@@ -62,8 +62,12 @@ impl Guest {
     /// Machine: for a dump; when the run folder cannot be read.
     pub fn snapshots(&self) -> Result<Snapshots> {
         let machine = self.machine()?;
-        let all = machine.snapshots()?.into_iter();
-        Ok(all.map(|one| Snapshot::of(machine.name(), one)).collect())
+        let mut all = Snapshots::new();
+        for (name, one) in machine.snapshots()? {
+            let one = one.map(|one| Snapshot::of(machine.name(), one));
+            all.take(one.map_err(Into::into), || name);
+        }
+        Ok(all)
     }
 
     /// Puts the guest back into a snapshot, as a reset does into its ready state.

@@ -45,11 +45,15 @@ struct Upid {
 /// (`copy_process()` of `kernel/fork.c`, `__unhash_process()` of `kernel/exit.c`).
 ///
 /// # Errors
-/// `Broken` or `Unmapped` if the idr of the namespace or the pid's list is damaged.
+/// `Broken` or `Unmapped` if the idr of the namespace or the pid's list is damaged; `LeftOut` or `Io` where it is at no number
+/// and the source lacks a part of the list of all.
 pub fn find_task_by_pid(kernel: &Kernel, pid: i32) -> Result<Option<GuestVirt>> {
     match at_number(kernel, pid)? {
-        // The number says that there is none; a list that cannot be walked says nothing against it.
-        None => Ok(listed(kernel, pid).unwrap_or_default()),
+        None => match listed(kernel, pid) {
+            // The list moves, or is damaged: it says nothing against the number. What the source does not have, nobody knows.
+            Err(error) if !error.kind().is_of_the_source() => Ok(None),
+            other => other,
+        },
         found => Ok(found),
     }
 }

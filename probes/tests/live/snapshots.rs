@@ -62,6 +62,16 @@ fn a_guest_goes_back_to_what_it_was() {
     assert_eq!(names(&guest), ["one"]);
     assert_eq!(tasks(&guest.in_snapshot("one").unwrap()), [false, false]);
 
+    // One that someone took parts from hides no other, and goes.
+    let folder = guest.machine().unwrap().run_dir().join("snapshots");
+    guest.snapshot("hurt").unwrap();
+    std::fs::remove_file(folder.join("hurt/state")).unwrap();
+    let all = guest.snapshots().unwrap();
+    assert_eq!((names(&guest), all.missing.len()), (vec!["one".to_owned()], 1));
+    assert!(all.missing[0].to_string().contains("hurt") && guest.restore("hurt").is_err());
+    guest.forget_snapshot("hurt").unwrap();
+    assert!(guest.snapshots().unwrap().is_whole());
+
     for (fault, says) in [
         (guest.restore("three").unwrap_err(), "there are one"),
         (guest.snapshot("../x").map(drop).unwrap_err(), "name"),

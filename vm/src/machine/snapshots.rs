@@ -78,11 +78,11 @@ impl Machine {
         self.find_snapshot(name)
     }
 
-    /// All snapshots of the guest, the oldest first.
+    /// All snapshots of the guest by their names, each or why it cannot be had; the oldest first.
     ///
     /// # Errors
     /// When the run folder cannot be read.
-    pub fn snapshots(&self) -> Result<Vec<Snapshot>> {
+    pub fn snapshots(&self) -> Result<Vec<(String, Result<Snapshot>)>> {
         let all = self.folder.join(FOLDER);
         let entries = match fs::read_dir(&all) {
             Ok(entries) => entries,
@@ -93,10 +93,12 @@ impl Machine {
         for entry in entries {
             let name = entry.at("list", &all)?.file_name();
             if let Some(name) = name.to_str().filter(|name| !name.starts_with('.')) {
-                found.push(self.find_snapshot(name)?);
+                found.push((name.to_owned(), self.find_snapshot(name)));
             }
         }
-        found.sort_by(|a, b| (a.taken, &a.name).cmp(&(b.taken, &b.name)));
+        found.sort_by_cached_key(|(name, one)| {
+            (one.as_ref().map_or(0, |one| one.taken), name.clone())
+        });
         Ok(found)
     }
 
@@ -139,8 +141,12 @@ impl Machine {
     /// [`Error::NoSnapshot`], [`Error::Locked`].
     pub fn forget_snapshot(&self, name: &str) -> Result<()> {
         let _lock = self.lock()?;
-        let (ready, _) = self.saved(name)?;
-        fs::remove_dir_all(&ready.folder).at("remove", &ready.folder)
+        // One that is damaged goes, too.
+        let folder = self.folder_of(name)?;
+        if !folder.exists() {
+            return Err(self.no_snapshot(name));
+        }
+        fs::remove_dir_all(&folder).at("remove", &folder)
     }
 
     /// Starts another guest that is what this one is now: it has its own RAM, and may go another way. This one stands still
@@ -223,8 +229,13 @@ impl Machine {
         let folder = self.folder_of(name)?;
         let note = fs::read(folder.join(NOTE)).ok();
         let note = note.and_then(|text| serde_json::from_slice(&text).ok());
+        let there = folder.exists();
         match (Ready::open(name, folder)?, note) {
             (Some(ready), Some(note)) => Ok((ready, note)),
+            _ if there => Err(Error::NoSnapshot(format!(
+                "the snapshot `{name}` of the guest `{0}` is not whole: `klab snapshot {name} --forget --guest {0}` removes it",
+                self.name()
+            ))),
             _ => Err(self.no_snapshot(name)),
         }
     }
