@@ -12,7 +12,7 @@ use crate::mm::mmzone::{self, words};
 use crate::mm::swap;
 use crate::mm::vmstat::Pages;
 use crate::structures::{list_for_each_entry, offset_of, online_cpus};
-use crate::{Error, Named, Result};
+use crate::{Error, Named, Of as _, Result};
 
 /// Inodes of block devices that are looked at.
 const INODE_BOUND: usize = 1 << 20;
@@ -47,7 +47,7 @@ pub(crate) fn meminfo(kernel: &Kernel) -> Result<MemInfo> {
     Reader {
         kernel,
         pages,
-        lines: Vec::new(),
+        lines: MemInfo::new(),
     }
     .all()
 }
@@ -55,16 +55,29 @@ pub(crate) fn meminfo(kernel: &Kernel) -> Result<MemInfo> {
 struct Reader<'k> {
     kernel: &'k Kernel,
     pages: Pages,
-    lines: Vec<MemLine>,
+    lines: MemInfo,
 }
 
 impl Reader<'_> {
     fn kib(&mut self, name: &'static str, value: u64) {
-        self.lines.push(MemLine { name, value });
+        self.lines.items.push(MemLine { name, value });
     }
 
     fn pages(&mut self, name: &'static str, pages: u64) {
         self.kib(name, pages.saturating_mul(PAGE_SIZE / 1024));
+    }
+
+    /// A line in pages, or why it is not there.
+    fn read_pages(&mut self, name: &'static str, pages: Result<u64>) {
+        if let Some(pages) = pages.or_miss(&mut self.lines.missing, || name) {
+            self.pages(name, pages);
+        }
+    }
+
+    /// Lines that are read together.
+    fn part(&mut self, what: &'static str, read: fn(&mut Self) -> Result<()>) {
+        let read = read(self);
+        read.or_miss(&mut self.lines.missing, || what);
     }
 
     /// A counter of nodes or zones, 0 where this kernel has none.
@@ -92,22 +105,16 @@ impl Reader<'_> {
     }
 
     fn all(mut self) -> Result<MemInfo> {
-        let total = self.long("_totalram_pages")?;
-        let buffers = self.blockdev_pages()?;
         let swapcache = self.count("NR_SWAPCACHE");
-        let cached = self
-            .count("NR_FILE_PAGES")
-            .saturating_sub(swapcache)
-            .saturating_sub(buffers);
-        self.pages("MemTotal", total);
+        self.read_pages("MemTotal", self.long("_totalram_pages"));
         self.pages("MemFree", self.count("NR_FREE_PAGES"));
-        self.pages("MemAvailable", self.available()?);
-        self.pages("Buffers", buffers);
-        self.pages("Cached", cached);
+        self.read_pages("MemAvailable", self.available());
+        self.part("Buffers and Cached", Self::cached);
         self.pages("SwapCached", swapcache);
         self.lru();
         self.pages("Mlocked", self.count("NR_MLOCK"));
-        self.swap()?;
+        self.part("SwapTotal and SwapFree", Self::swap);
+        self.part("Zswap and Zswapped", Self::zswap);
         for (name, item) in [
             ("Dirty", "NR_FILE_DIRTY"),
             ("Writeback", "NR_WRITEBACK"),
@@ -134,20 +141,16 @@ impl Reader<'_> {
         self.kib("NFS_Unstable", 0);
         self.pages("Bounce", self.count("NR_BOUNCE"));
         self.pages("WritebackTmp", self.count("NR_WRITEBACK_TEMP"));
-        self.commit(total)?;
-        self.vmalloc()?;
-        let units = self.int("pcpu_nr_units")?;
-        self.pages(
-            "Percpu",
-            self.long("pcpu_nr_populated")?.saturating_mul(units),
-        );
+        self.part("CommitLimit and Committed_AS", Self::commit);
+        self.part("VmallocUsed", Self::vmalloc);
+        self.read_pages("Percpu", self.percpu());
         if let Some(at) = self.has("num_poisoned_pages")? {
-            self.pages("HardwareCorrupted", self.kernel.read_u64(at)?);
+            self.read_pages("HardwareCorrupted", self.kernel.read_u64(at));
         }
         self.transparent_huge_pages()?;
         // The symbol is there without CONFIG_CMA too, the member is not.
         if offset_of(self.kernel, "struct zone", "cma_pages").is_ok() {
-            self.pages("CmaTotal", self.long("totalcma_pages")?);
+            self.read_pages("CmaTotal", self.long("totalcma_pages"));
             self.pages("CmaFree", self.count("NR_FREE_CMA_PAGES"));
         }
         for (name, item) in [
@@ -158,9 +161,25 @@ impl Reader<'_> {
         ] {
             self.optional(name, item);
         }
-        self.huge_pages()?;
-        self.direct_map()?;
-        Ok(Listing::from(self.lines))
+        self.part("HugePages_Total and the like", Self::huge_pages);
+        self.part("DirectMap4k and the like", Self::direct_map);
+        Ok(self.lines)
+    }
+
+    fn cached(&mut self) -> Result<()> {
+        let buffers = self.blockdev_pages()?;
+        let cached = self
+            .count("NR_FILE_PAGES")
+            .saturating_sub(self.count("NR_SWAPCACHE"))
+            .saturating_sub(buffers);
+        self.pages("Buffers", buffers);
+        self.pages("Cached", cached);
+        Ok(())
+    }
+
+    fn percpu(&self) -> Result<u64> {
+        let units = self.int("pcpu_nr_units")?;
+        Ok(self.long("pcpu_nr_populated")?.saturating_mul(units))
     }
 
     /// The lines that are there with `CONFIG_TRANSPARENT_HUGEPAGE` (`fs/proc/meminfo.c:141@v7.3.4`), which `PREEMPT_RT`
@@ -214,7 +233,7 @@ impl Reader<'_> {
     fn available(&self) -> Result<u64> {
         let mut low = 0u64;
         for node in mmzone::node_addresses(self.kernel)? {
-            for zone in mmzone::zone_addresses(self.kernel, node)? {
+            for zone in mmzone::zone_addresses(self.kernel, node?)? {
                 // WMARK_LOW is 1, of an array of words.
                 let mark = offset_of(self.kernel, "struct zone", "_watermark")? + 8;
                 let boost = offset_of(self.kernel, "struct zone", "watermark_boost")?;
@@ -249,7 +268,7 @@ impl Reader<'_> {
             .cast_unsigned();
         self.pages("SwapTotal", total.saturating_add(leaving));
         self.pages("SwapFree", free.saturating_add(leaving));
-        self.zswap()
+        Ok(())
     }
 
     /// Adds the pages that lie compressed in memory, not in a swap area. Their size is a sum of bytes that the kernel keeps
@@ -316,8 +335,9 @@ impl Reader<'_> {
     }
 
     /// `vm_commit_limit()`, `vm_memory_committed()`
-    fn commit(&mut self, total: u64) -> Result<()> {
+    fn commit(&mut self) -> Result<()> {
         let kernel = self.kernel;
+        let total = self.long("_totalram_pages")?;
         let mut huge = 0u64;
         for pool in hugetlb::pools(kernel)? {
             let pool = pool?;

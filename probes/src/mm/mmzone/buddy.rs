@@ -10,8 +10,8 @@ use super::{node_addresses, zone_addresses};
 use crate::kernel::Kernel;
 use crate::memory::{GuestVirt, PAGE_SIZE};
 use crate::object::Mirror;
-use crate::structures::{array, list_for_each, offset_of, settle};
-use crate::{Error, Result};
+use crate::structures::{array, list_for_each, offset_of, settle_all};
+use crate::{Error, Missing, Of as _, Result};
 
 /// `SECTION_SIZE_BITS` of x86-64: a section of the memory map is 128 MiB.
 const SECTION_SIZE_BITS: u32 = 27;
@@ -27,8 +27,8 @@ pub struct FreeArea {
     pub order: u32,
     /// `nr_free`: how many there are, as the kernel counts them.
     pub nr_free: u64,
-    /// Number of blocks on the list of each migrate type, in the order of [`Buddy::types`].
-    pub by_type: Vec<u64>,
+    /// Number of blocks on the list of each migrate type, in the order of [`Buddy::types`]; `None` of a list that is broken.
+    pub by_type: Vec<Option<u64>>,
 }
 
 /// The free blocks of a zone.
@@ -42,8 +42,8 @@ pub struct ZoneBuddy {
     pub at: GuestVirt,
     /// One an order.
     pub areas: Vec<FreeArea>,
-    /// Pageblocks by migrate type, in the order of [`Buddy::types`].
-    pub blocks: Vec<u64>,
+    /// Pageblocks by migrate type, in the order of [`Buddy::types`]; `None` if the type of some could not be read.
+    pub blocks: Option<Vec<u64>>,
 }
 
 /// The free blocks of all zones that have memory.
@@ -53,6 +53,9 @@ pub struct Buddy {
     pub types: Vec<String>,
     /// The zones.
     pub zones: Vec<ZoneBuddy>,
+    /// Zones, lists and names that could not be read, each with the reason.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub missing: Vec<Missing>,
 }
 
 impl Deref for Buddy {
@@ -84,33 +87,65 @@ struct Span {
 
 pub(super) fn read(kernel: &Kernel) -> Result<Buddy> {
     let areas = Areas::of(kernel)?;
-    let text = kernel.symbol("migratetype_names")?;
-    let types: Result<Vec<String>> = (0..areas.types as u64)
-        .map(|i| kernel.read_cstr(GuestVirt(kernel.read_u64(text.offset(8 * i))?), 32))
-        .collect();
-    let blocks = Pageblocks::of(kernel)?;
-    let mut zones = Vec::new();
+    let mut buddy = Buddy {
+        types: Vec::with_capacity(areas.types),
+        zones: Vec::new(),
+        missing: Vec::new(),
+    };
+    let names = kernel.symbol("migratetype_names")?;
+    for i in 0..areas.types as u64 {
+        let name = kernel.read_u64(names.offset(8 * i));
+        let name = name.and_then(|at| kernel.read_cstr(GuestVirt(at), 32));
+        let name = name.or_miss(&mut buddy.missing, || {
+            format!("the name of migrate type {i}")
+        });
+        buddy
+            .types
+            .push(name.unwrap_or_else(|| format!("type {i}")));
+    }
+    let blocks = Pageblocks::of(kernel).or_miss(&mut buddy.missing, || "the pageblocks");
     for node in node_addresses(kernel)? {
+        let Some(node) = node.or_miss(&mut buddy.missing, || "") else {
+            continue;
+        };
         for at in zone_addresses(kernel, node)? {
-            let span: Span = kernel.load(at)?;
-            if span.present_pages == 0 {
-                continue;
-            }
-            let zone = name(kernel, at)?;
-            let what = format!("the free lists of zone {zone}");
-            zones.push(ZoneBuddy {
-                node: span.node.unwrap_or(0),
-                areas: settle(&what, || areas.read(at))?,
-                blocks: blocks.count(&span, areas.types)?,
-                zone,
-                at,
-            });
+            let mut missing = Vec::new();
+            let zone = zone(kernel, at, &areas, blocks.as_ref(), &mut missing);
+            let zone = zone.or_miss(&mut buddy.missing, || format!("the zone at {at}"));
+            buddy.missing.append(&mut missing);
+            buddy.zones.extend(zone.flatten());
         }
     }
-    Ok(Buddy {
-        types: types?,
-        zones,
-    })
+    Ok(buddy)
+}
+
+/// `None` for a zone without memory.
+fn zone(
+    kernel: &Kernel,
+    at: GuestVirt,
+    areas: &Areas<'_>,
+    blocks: Option<&Pageblocks<'_>>,
+    missing: &mut Vec<Missing>,
+) -> Result<Option<ZoneBuddy>> {
+    let span: Span = kernel.load(at)?;
+    if span.present_pages == 0 {
+        return Ok(None);
+    }
+    let zone = name(kernel, at).of(|| "its name")?;
+    let what = format!("the free lists of zone {zone}");
+    let (areas_of, broken) = settle_all(&what, || areas.read(at)).of(|| "its free lists")?;
+    missing.extend(broken.into_iter().map(|list| list.of(&what)));
+    let blocks = blocks.and_then(|blocks| {
+        let counts = blocks.count(&span, areas.types);
+        counts.or_miss(missing, || format!("the pageblocks of zone {zone}"))
+    });
+    Ok(Some(ZoneBuddy {
+        node: span.node.unwrap_or(0),
+        areas: areas_of,
+        blocks,
+        zone,
+        at,
+    }))
 }
 
 /// Place and layout of the free lists.
@@ -144,9 +179,11 @@ impl<'k> Areas<'k> {
         })
     }
 
-    /// `None` if the lists do not have as many blocks as are counted: they change.
-    fn read(&self, zone: GuestVirt) -> Result<Option<Vec<FreeArea>>> {
+    /// The areas, and what is wrong with them: a list that breaks, lists that do not have as many blocks as are counted.
+    /// Both may come from a change while they are read.
+    fn read(&self, zone: GuestVirt) -> Result<Option<(Vec<FreeArea>, Vec<Missing>)>> {
         let mut areas = Vec::with_capacity(self.orders);
+        let mut missing = Vec::new();
         for order in 0..self.orders {
             let area = self
                 .stride
@@ -158,15 +195,14 @@ impl<'k> Areas<'k> {
             for ty in 0..self.types as u64 {
                 // An array of list_head, two words each.
                 let head = area.offset(self.lists.wrapping_add(16 * ty));
-                let mut blocks = 0;
-                for block in list_for_each(self.kernel, head).bound(self.bound) {
-                    block?;
-                    blocks += 1;
-                }
-                by_type.push(blocks);
+                let what = || format!("order {order}, free_list[{ty}]");
+                by_type.push(self.blocks(head).or_miss(&mut missing, what));
             }
-            if by_type.iter().sum::<u64>() != nr_free {
-                return Ok(None);
+            let counted: Option<u64> = by_type.iter().copied().sum();
+            if let Some(counted) = counted.filter(|counted| *counted != nr_free) {
+                let why = format!("nr_free is {nr_free}, and on its lists are {counted}");
+                let error = Error::broken("free_area", area, why);
+                missing.push(Missing::new(format!("order {order}"), &error));
             }
             areas.push(FreeArea {
                 order: order as u32,
@@ -174,7 +210,17 @@ impl<'k> Areas<'k> {
                 by_type,
             });
         }
-        Ok(Some(areas))
+        Ok(Some((areas, missing)))
+    }
+
+    /// Number of blocks on a list.
+    fn blocks(&self, head: GuestVirt) -> Result<u64> {
+        let mut blocks = 0;
+        for block in list_for_each(self.kernel, head).bound(self.bound) {
+            block?;
+            blocks += 1;
+        }
+        Ok(blocks)
     }
 }
 

@@ -17,7 +17,7 @@ pub use zone::{Node, PerCpuPages, Stat, Watermarks, Zone, Zones};
 use crate::kernel::Kernel;
 use crate::memory::GuestVirt;
 use crate::structures::{array, bitmap, offset_of};
-use crate::{Error, Result};
+use crate::{Error, Of as _, Result};
 
 /// Nodes that a kernel may have: `CONFIG_NODES_SHIFT` is at most 10.
 const NODE_BOUND: usize = 1024;
@@ -72,17 +72,16 @@ pub(crate) fn online_nodes(kernel: &Kernel) -> Result<Vec<u32>> {
     Ok(set.into_iter().map(|node| node as u32).collect())
 }
 
-/// The `pglist_data` of each node that is online: `for_each_online_pgdat()`.
-pub(crate) fn node_addresses(kernel: &Kernel) -> Result<Vec<GuestVirt>> {
+/// The `pglist_data` of each node that is online, or why it is not known: `for_each_online_pgdat()`.
+pub(crate) fn node_addresses(kernel: &Kernel) -> Result<Vec<Result<GuestVirt>>> {
     let Some(data) = kernel.symbols()?.lookup("node_data") else {
-        return Ok(vec![kernel.symbol("contig_page_data")?]);
+        return Ok(vec![kernel.symbol("contig_page_data")]);
     };
     let pointer = |node: u32| {
-        kernel
-            .read_u64(data.offset(8 * u64::from(node)))
-            .map(GuestVirt)
+        let at = kernel.read_u64(data.offset(8 * u64::from(node)));
+        at.map(GuestVirt).of(|| format!("node {node}"))
     };
-    online_nodes(kernel)?.into_iter().map(pointer).collect()
+    Ok(online_nodes(kernel)?.into_iter().map(pointer).collect())
 }
 
 /// The zones of a node, those without memory too.

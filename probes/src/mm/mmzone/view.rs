@@ -1,6 +1,7 @@
 //! Zones, and free blocks.
 
 use super::{Buddy, Node, Zones};
+use crate::Missing;
 use crate::memory::PAGE_SIZE;
 use crate::view::{Align, ListView, Table, View, bytes};
 
@@ -99,6 +100,10 @@ impl View for Buddy {
     fn html(&self) -> Option<String> {
         Some(free(self).html()? + &blocks(self).html()?)
     }
+
+    fn missing(&self) -> Vec<Missing> {
+        self.missing.clone()
+    }
 }
 
 fn free(buddy: &Buddy) -> Table {
@@ -115,21 +120,20 @@ fn free(buddy: &Buddy) -> Table {
     for zone in buddy.iter() {
         pages = pages.saturating_add(zone.free());
         let head = [zone.node.to_string(), zone.zone.clone()];
-        let mut row = |name: &str, counts: Vec<u64>| {
+        let mut row = |name: &str, counts: Vec<Option<u64>>| {
             let mut cells = head.to_vec();
             cells.push(name.to_owned());
-            cells.extend(counts.iter().map(u64::to_string));
+            cells.extend(counts.into_iter().map(count));
             table.row(cells);
         };
-        row("all", zone.areas.iter().map(|area| area.nr_free).collect());
+        let all = zone.areas.iter().map(|area| Some(area.nr_free));
+        row("all", all.collect());
         for (i, ty) in buddy.types.iter().enumerate() {
-            let of = |i: usize| {
-                zone.areas
-                    .iter()
-                    .map(move |area| area.by_type.get(i).copied().unwrap_or(0))
-            };
-            if of(i).any(|count| count > 0) {
-                row(ty, of(i).collect());
+            let of = zone.areas.iter();
+            let of = of.map(|area| area.by_type.get(i).copied().flatten());
+            let of: Vec<Option<u64>> = of.collect();
+            if of.iter().any(|count| *count != Some(0)) {
+                row(ty, of);
             }
         }
     }
@@ -146,11 +150,22 @@ fn blocks(buddy: &Buddy) -> Table {
     let mut table = Table::new(columns);
     for zone in buddy.iter() {
         let mut cells = vec![zone.node.to_string(), zone.zone.clone()];
-        cells.extend(zone.blocks.iter().map(u64::to_string));
+        let of = |i| {
+            zone.blocks
+                .as_ref()
+                .and_then(|blocks| blocks.get(i).copied())
+        };
+        cells.extend((0..buddy.types.len()).map(|i| count(of(i))));
         table.row(cells);
     }
     table.note("pageblocks of 512 pages by what is to be allocated from them");
+    table.lacks(&buddy.missing);
     table
+}
+
+/// A count; `?` for one that is not known.
+fn count(count: Option<u64>) -> String {
+    count.map_or_else(|| "?".to_owned(), |count| count.to_string())
 }
 
 crate::displays!(Buddy);

@@ -158,6 +158,9 @@ pub(super) fn read(kernel: &Kernel) -> Result<Zones> {
     let cpus = online_cpus(kernel)?;
     let mut nodes = Listing::new();
     for at in node_addresses(kernel)? {
+        let Some(at) = at.or_miss(&mut nodes.missing, || "") else {
+            continue;
+        };
         let mut missing = Vec::new();
         nodes.take(node(kernel, at, &names, &cpus, &mut missing), || {
             format!("the node at {at}")

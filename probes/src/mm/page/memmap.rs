@@ -88,7 +88,9 @@ impl Layout {
             .or_else(|_| array(kernel, "struct kmem_cache", "node"))?;
         let width = |count: usize| count.max(1).next_power_of_two().ilog2().min(16);
         let nodes = 64 - width(nodes);
-        let first = mmzone::node_addresses(kernel)?.first().copied();
+        let first = mmzone::node_addresses(kernel)?
+            .into_iter()
+            .find_map(Result::ok);
         let name = offset_of(kernel, "struct zone", "name")?;
         let name = |zone: u64| -> Result<String> {
             let Some(node) = first else {

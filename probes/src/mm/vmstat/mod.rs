@@ -168,7 +168,7 @@ fn of_nodes(kernel: &Kernel, names: &Names, cpus: &[u32]) -> Result<Vec<i64>> {
     let mut held = vec![0; names.node.len()];
     let diff = offset_of(kernel, "struct per_cpu_nodestat", "vm_node_stat_diff")?;
     for node in mmzone::node_addresses(kernel)? {
-        let stats = mmzone::pointer(kernel, node, "struct pglist_data", "per_cpu_nodestats")?;
+        let stats = mmzone::pointer(kernel, node?, "struct pglist_data", "per_cpu_nodestats")?;
         for cpu in cpus {
             let stats = kernel.per_cpu(stats, *cpu)?;
             add_bytes(kernel, stats.offset(diff), &mut held)?;
@@ -183,7 +183,7 @@ fn of_zones(kernel: &Kernel, names: &Names, cpus: &[u32]) -> Result<(Vec<i64>, V
     let present = offset_of(kernel, "struct zone", "present_pages")?;
     let at = |member| offset_of(kernel, "struct per_cpu_zonestat", member);
     for node in mmzone::node_addresses(kernel)? {
-        for zone in mmzone::zone_addresses(kernel, node)? {
+        for zone in mmzone::zone_addresses(kernel, node?)? {
             // Zones without memory share what is there for the time of the boot.
             if kernel.read_u64(zone.offset(present))? == 0 {
                 continue;

@@ -268,11 +268,14 @@ fn pagetypeinfo(ledger: &mut Ledger, seen: &Buddy, (before, after): (&str, &str)
                 ledger.fault(format!("pagetypeinfo has no line {start}"));
                 continue;
             };
-            let counts = zone.areas.iter().map(|area| area.by_type[i].to_string());
+            let counts = zone
+                .areas
+                .iter()
+                .map(|area| area.by_type[i].unwrap().to_string());
             let line = start.clone() + &counts.collect::<Vec<_>>().join(" ");
             ledger.steady(start, "pagetypeinfo", &line, (&before[at], &after[at]));
         }
-        let counts = zone.blocks.iter().map(u64::to_string);
+        let counts = zone.blocks.iter().flatten().map(u64::to_string);
         let line = format!("{head} {}", counts.collect::<Vec<_>>().join(" "));
         let end = before
             .iter()
