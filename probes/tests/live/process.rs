@@ -509,7 +509,7 @@ fn control_groups(ground: &mut Ground, kernel: &str) {
             );
             let (first, last) = (&first["cgroup.procs"], &last["cgroup.procs"]);
             if first == last && first.split_whitespace().count() == 1 {
-                ledger.same(path, "tasks", &group.tasks, &1);
+                ledger.same(path, "tasks", &group.tasks, &Some(1));
             }
             if let Some(events) = before[&(*two, path.clone())].get("cgroup.events") {
                 let frozen = events.contains("frozen 1");

@@ -19,7 +19,7 @@ use crate::guest::Guest;
 use crate::kernel::Kernel;
 use crate::memory::{GuestVirt, PAGE_SIZE};
 use crate::object::{FixedStr, Mirror, Plan};
-use crate::structures::{array, enumerator, list_for_each_entry, offset_of, twice, whole_list};
+use crate::structures::{array, enumerator, offset_of, twice, whole_list};
 use crate::{Error, Listing, Missing, Of as _, Result};
 
 /// Groups of one hierarchy, hierarchies, and groups that one task is in, as far as we read.
@@ -64,8 +64,8 @@ pub struct Cgroup {
     pub id: u64,
     /// The processes in it, without those of the groups below it: `cgroup.procs`.
     pub procs: Vec<i32>,
-    /// Threads in it.
-    pub tasks: usize,
+    /// Threads in it; `None` if some of them could not be read.
+    pub tasks: Option<usize>,
     /// Controllers that it enables for its children: `cgroup.subtree_control`.
     pub subtree_control: Vec<String>,
     /// Groups below it.
@@ -156,7 +156,8 @@ pub(crate) fn cgroups(kernel: &Kernel) -> Result<Hierarchies> {
     let reader = Reader::new(kernel)?;
     let roots = reader.roots()?;
     let mut all = Hierarchies::new();
-    all.missing = roots.missing;
+    all.missing = reader.missing.clone();
+    all.missing.extend(roots.missing);
     for root in roots.items {
         let what = format!("the control groups at {root}");
         let hierarchy = twice(&what, || reader.hierarchy(root));
@@ -194,6 +195,8 @@ struct Reader<'k> {
     member: Plan<Member>,
     /// The controllers by number: their name, and the one that version 1 has for them.
     controllers: Vec<(String, String)>,
+    /// Those whose names could not be read.
+    missing: Vec<Missing>,
     default: GuestVirt,
     /// Bits of `cgroup.flags` and `cgroup_subsys_state.flags`.
     frozen: u64,
@@ -202,11 +205,13 @@ struct Reader<'k> {
 
 impl<'k> Reader<'k> {
     fn new(kernel: &'k Kernel) -> Result<Self> {
+        let mut missing = Vec::new();
         Ok(Self {
             kernel,
             cgroup: Plan::new(kernel)?,
             member: Plan::new(kernel)?,
-            controllers: controllers(kernel)?,
+            controllers: controllers(kernel, &mut missing)?,
+            missing,
             default: kernel.symbol("cgrp_dfl_root")?,
             frozen: enumerator(kernel, "CGRP_FROZEN")?.map_or(0, |bit| 1 << (bit & 63)),
             online: enumerator(kernel, "CSS_ONLINE")?.unwrap_or(CSS_ONLINE) as u32,
@@ -257,40 +262,50 @@ impl<'k> Reader<'k> {
         }
         let roots = self.roots()?;
         let mut all = TaskCgroups::new();
-        all.missing = groups.missing;
+        all.missing = self.missing.clone();
+        all.missing.extend(groups.missing);
         all.missing.extend(roots.missing);
-        let groups = groups.items;
         for root in roots.items {
-            // The first css_set has no link to version 2's root.
-            let found = groups.iter().find(|(_, group)| group.root == root);
-            let (at, group) = match found {
-                Some((at, group)) => (*at, group),
-                None if root == self.default => {
-                    let at = GuestVirt(kernel.read_u64(set.offset(offset_of(
-                        kernel,
-                        "struct css_set",
-                        "dfl_cgrp",
-                    )?))?);
-                    (at, &self.cgroup.load(at)?)
-                }
-                None => continue,
-            };
-            let raw: Root = kernel.load(root)?;
-            let two = root == self.default;
-            all.items.push(TaskCgroup {
-                hierarchy: raw.hierarchy_id,
-                controllers: if two {
-                    Vec::new()
-                } else {
-                    self.name(root, raw.subsys_mask)
-                },
-                name: raw.name.to_str().into_owned(),
-                path: kernfs_path(kernel, group.kn).of(|| format!("cgroup {at}, its kn"))?,
-                deleted: group.css_flags & self.online == 0,
-                at,
-            });
+            let group = self.of_root(set, root, &groups.items);
+            let group = group.or_miss(&mut all.missing, || format!("the cgroup_root at {root}"));
+            all.items.extend(group.flatten());
         }
         Ok(all)
+    }
+
+    /// The one of a `css_set`'s groups that is of the hierarchy `root`.
+    fn of_root(
+        &self,
+        set: GuestVirt,
+        root: GuestVirt,
+        groups: &[(GuestVirt, RawCgroup)],
+    ) -> Result<Option<TaskCgroup>> {
+        let kernel = self.kernel;
+        // The first css_set has no link to version 2's root.
+        let found = groups.iter().find(|(_, group)| group.root == root);
+        let (at, group) = match found {
+            Some((at, group)) => (*at, group),
+            None if root == self.default => {
+                let own = offset_of(kernel, "struct css_set", "dfl_cgrp")?;
+                let at = GuestVirt(kernel.read_u64(set.offset(own))?);
+                (at, &self.cgroup.load(at).of(|| format!("its cgrp {at}"))?)
+            }
+            None => return Ok(None),
+        };
+        let raw: Root = kernel.load(root)?;
+        let two = root == self.default;
+        Ok(Some(TaskCgroup {
+            hierarchy: raw.hierarchy_id,
+            controllers: if two {
+                Vec::new()
+            } else {
+                self.name(root, raw.subsys_mask)
+            },
+            name: raw.name.to_str().into_owned(),
+            path: kernfs_path(kernel, group.kn).of(|| format!("cgroup {at}, its kn"))?,
+            deleted: group.css_flags & self.online == 0,
+            at,
+        }))
     }
 
     fn hierarchy(&self, at: GuestVirt) -> Result<Hierarchy> {
@@ -310,8 +325,12 @@ impl<'k> Reader<'k> {
                     bound: BOUND,
                 });
             }
-            let group = self.group(at, depth, &raw);
-            cgroups.take(group, || format!("the cgroup at {at}"));
+            let what = || format!("the cgroup at {at}");
+            let mut lacks = Vec::new();
+            cgroups.take(self.group(at, depth, &raw, &mut lacks), what);
+            cgroups
+                .missing
+                .extend(lacks.into_iter().map(|part| part.of(&what())));
             let what = format!("the children of the cgroup at {at}");
             let below = whole_list(kernel, at.offset(children), sibling, BOUND, &what);
             cgroups.missing.extend(below.missing);
@@ -328,37 +347,45 @@ impl<'k> Reader<'k> {
         })
     }
 
-    fn group(&self, at: GuestVirt, depth: u32, root: &Root) -> Result<Cgroup> {
+    fn group(
+        &self,
+        at: GuestVirt,
+        depth: u32,
+        root: &Root,
+        missing: &mut Vec<Missing>,
+    ) -> Result<Cgroup> {
         let group = self.cgroup.load(at)?;
         let node: KernfsNode = self
             .kernel
             .load(group.kn)
             .of(|| format!("its kn {}", group.kn))?;
         let members = self.members(at)?;
+        let tasks = members.is_whole().then_some(members.len());
+        let members = members.into_items(missing);
         let mut procs: Vec<i32> = members
             .iter()
             .filter(|member| member.pid == member.tgid)
             .map(|member| member.tgid)
             .collect();
         procs.sort_unstable();
-        let charged = |controller: &str, c: &str, member: &str| {
+        let mut charged = |controller: &str, c: &str, member: &str| {
             let id = self
                 .controllers
                 .iter()
                 .position(|(name, _)| name == controller);
-            match id.filter(|id| root.subsys_mask >> id & 1 == 1) {
-                Some(id) => self.charged(at, id as u64, c, member),
-                None => Ok(None),
-            }
+            let id = id.filter(|id| root.subsys_mask >> id & 1 == 1)?;
+            let charged = self.charged(at, id as u64, c, member);
+            let charged = charged.or_miss(missing, || format!("what {controller} charges to it"));
+            charged.flatten()
         };
-        let memory = charged("memory", "struct mem_cgroup", "memory.usage.counter")?;
+        let memory = charged("memory", "struct mem_cgroup", "memory.usage.counter");
         Ok(Cgroup {
             at,
             depth,
             path: kernfs_path(self.kernel, group.kn)?,
             id: node.id,
             procs,
-            tasks: members.len(),
+            tasks,
             subtree_control: self.name(group.root, group.subtree_control),
             descendants: group.nr_descendants,
             frozen: group.flags & self.frozen != 0,
@@ -369,7 +396,7 @@ impl<'k> Reader<'k> {
                 .map(|pages| pages.wrapping_mul(PAGE_SIZE)),
             pids: match depth {
                 0 => None,
-                _ => charged("pids", "struct pids_cgroup", "counter.counter")?,
+                _ => charged("pids", "struct pids_cgroup", "counter.counter"),
             },
         })
     }
@@ -386,21 +413,31 @@ impl<'k> Reader<'k> {
         self.kernel.read_u64(counter).map(Some)
     }
 
-    /// The tasks of all `css_set`s that have this group.
-    fn members(&self, at: GuestVirt) -> Result<Vec<Member>> {
+    /// The tasks of all `css_set`s that have this group. One `css_set` or task that cannot be read hides no other.
+    fn members(&self, at: GuestVirt) -> Result<Listing<Member>> {
         let kernel = self.kernel;
         let offset = |c: &str, member: &str| offset_of(kernel, c, member);
         let links = at.offset(offset("struct cgroup", "cset_links")?);
         let member = offset("struct cgrp_cset_link", "cset_link")?;
         let cset = offset("struct cgrp_cset_link", "cset")?;
         let node = offset("struct task_struct", "cg_list")?;
-        let mut members = Vec::new();
-        for link in list_for_each_entry(kernel, links, member).bound(BOUND) {
-            let set = GuestVirt(kernel.read_u64(link?.offset(cset))?);
-            for list in ["tasks", "mg_tasks"] {
-                let head = set.offset(offset("struct css_set", list)?);
-                for task in list_for_each_entry(kernel, head, node).bound(BOUND) {
-                    members.push(self.member.load(task?)?);
+        let lists = [
+            ("tasks", offset("struct css_set", "tasks")?),
+            ("mg_tasks", offset("struct css_set", "mg_tasks")?),
+        ];
+        let mut members = Listing::new();
+        let links = whole_list(kernel, links, member, BOUND, "its cset_links");
+        for link in links.into_items(&mut members.missing) {
+            let set = kernel.read_u64(link.offset(cset)).map(GuestVirt);
+            let what = || format!("the cgrp_cset_link at {link}");
+            let Some(set) = set.or_miss(&mut members.missing, what) else {
+                continue;
+            };
+            for (list, head) in lists {
+                let what = format!("{list} of the css_set at {set}");
+                let tasks = whole_list(kernel, set.offset(head), node, BOUND, &what);
+                for task in tasks.into_items(&mut members.missing) {
+                    members.take(self.member.load(task), || format!("the task at {task}"));
                 }
                 if members.len() > BOUND {
                     return Err(Error::TooLong {
@@ -416,17 +453,26 @@ impl<'k> Reader<'k> {
 }
 
 /// The names in `cgroup_subsys[]`.
-fn controllers(kernel: &Kernel) -> Result<Vec<(String, String)>> {
+fn controllers(kernel: &Kernel, missing: &mut Vec<Missing>) -> Result<Vec<(String, String)>> {
     let (_, count, stride) = array(kernel, "struct cgroup", "subsys")?;
     let first = kernel.symbol("cgroup_subsys")?;
-    let name = |subsys: GuestVirt, member: &str| {
-        let at = subsys.offset(offset_of(kernel, "struct cgroup_subsys", member)?);
-        kernel.read_cstr(GuestVirt(kernel.read_u64(at)?), 64)
+    let c = "struct cgroup_subsys";
+    let members = (
+        offset_of(kernel, c, "name")?,
+        offset_of(kernel, c, "legacy_name")?,
+    );
+    let names = |i: u64| {
+        let subsys = GuestVirt(kernel.read_u64(first.offset(stride * i))?);
+        let name = |member: u64| {
+            let name = kernel.read_u64(subsys.offset(member))?;
+            kernel.read_cstr(GuestVirt(name), 64)
+        };
+        Ok((name(members.0)?, name(members.1)?))
     };
-    (0..count.min(32) as u64)
-        .map(|i| {
-            let subsys = GuestVirt(kernel.read_u64(first.offset(stride * i))?);
-            Ok((name(subsys, "name")?, name(subsys, "legacy_name")?))
-        })
-        .collect()
+    let named = |i: u64| {
+        let what = || format!("the name of controller {i}");
+        let unknown = || (format!("controller {i}"), format!("controller {i}"));
+        names(i).or_miss(missing, what).unwrap_or_else(unknown)
+    };
+    Ok((0..count.min(32) as u64).map(named).collect())
 }

@@ -67,7 +67,9 @@ fn table(one: &Hierarchy) -> Table {
         table.row([
             format!("{}{name}", "  ".repeat(group.depth.min(64) as usize)),
             group.id.to_string(),
-            group.tasks.to_string(),
+            group
+                .tasks
+                .map_or_else(|| "?".to_owned(), |tasks| tasks.to_string()),
             group.memory.map_or_else(String::new, bytes),
             group.pids.map_or_else(String::new, |pids| pids.to_string()),
             group.subtree_control.join(" "),
