@@ -11,6 +11,8 @@ use crate::{Error, Missing, Of as _, Result};
 
 /// Most times that a region of the address space may map RAM.
 const OVER: u64 = 8;
+/// Tables that cannot be read that are named one by one, of each region or mapping.
+const TOLD: usize = 16;
 
 /// Addresses in a row, and the memory behind them.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -89,8 +91,13 @@ pub(super) fn kernel(kernel: &Kernel, missing: &mut Vec<Missing>) -> Result<Vec<
             let ram = ram.map_or(0, |range| range.start.0.saturating_add(range.len));
             last = last.min(region.start.offset(ram.max(1) - 1));
         }
-        mapped(kernel.space(), region.start, last, &mut runs)
-            .or_miss(missing, || format!("the rest of the {}", region.name));
+        mapped(
+            kernel.space(),
+            (region.start, last),
+            &mut runs,
+            missing,
+            || region.name.to_owned(),
+        );
     }
     runs.sort_by_key(|run: &Run| run.start);
     Ok(runs)
@@ -102,20 +109,22 @@ pub(super) fn user(guest: &Guest, pid: i32, missing: &mut Vec<Missing>) -> Resul
     let mut runs = Vec::new();
     let vmas = guest.vmas(pid)?.into_items(missing).into_iter();
     for vma in vmas.filter(|vma| !vma.is_empty()) {
-        mapped(&space, vma.start, vma.end.back(1), &mut runs).or_miss(missing, || {
-            format!("the rest of the mapping at {}", vma.start)
+        let range = (vma.start, vma.end.back(1));
+        mapped(&space, range, &mut runs, missing, || {
+            format!("the mapping at {}", vma.start)
         });
     }
     Ok(runs)
 }
 
-/// Adds the pages of `first..=last` that are mapped to RAM.
+/// Adds the pages of a range that are mapped to RAM. Tables that cannot be read are missing, some of them by name.
 fn mapped(
     space: &AddressSpace,
-    first: GuestVirt,
-    last: GuestVirt,
+    (first, last): (GuestVirt, GuestVirt),
     runs: &mut Vec<Run>,
-) -> Result<()> {
+    missing: &mut Vec<Missing>,
+    name: impl Fn() -> String,
+) {
     let ram = space
         .memory()
         .ranges()
@@ -123,23 +132,41 @@ fn mapped(
         .map(|range| range.len)
         .fold(0, u64::saturating_add);
     let mut left = ram.saturating_mul(OVER);
-    for page in space.present_pages(first, last)? {
+    let mut unread = 0;
+    let Some(pages) = space.present_pages(first, last).or_miss(missing, &name) else {
+        return;
+    };
+    for page in pages {
         check_interrupt();
-        let page = page?;
+        let page = match page {
+            Ok(page) => page,
+            Err(error) => {
+                unread += 1;
+                if unread <= TOLD {
+                    missing.push(Missing::new(name(), &error));
+                }
+                continue;
+            }
+        };
         // A large page may reach beyond what was asked for.
         let from = page.at.max(first);
         let end = page.at.0.saturating_add(page.size - 1).min(last.0);
         let phys = page.phys.offset(from.0 - page.at.0);
         for part in in_ram(space, phys, end - from.0 + 1) {
-            left = left.checked_sub(part.len).ok_or_else(|| Error::Broken {
-                what: "page table",
-                at: first,
-                why: format!("it maps all of RAM more than {OVER} times from here on"),
-            })?;
+            let Some(rest) = left.checked_sub(part.len) else {
+                let why = format!("it maps all of RAM more than {OVER} times from here on");
+                let error = Error::broken("page table", first, why);
+                missing.push(Missing::new(format!("the rest of {}", name()), &error));
+                return;
+            };
+            left = rest;
             push(runs, from.offset(part.start.0 - phys.0).0, part);
         }
     }
-    Ok(())
+    if let Some(more @ 1..) = usize::checked_sub(unread, TOLD) {
+        let error = Error::broken("page table", first, format!("{more} more cannot be read"));
+        missing.push(Missing::new(name(), &error));
+    }
 }
 
 /// Finds the parts of a stretch of physical memory that are RAM and can be read.

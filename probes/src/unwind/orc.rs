@@ -5,7 +5,7 @@ use crate::core::trace::{self, MadeCode, Maker};
 use crate::kernel::Kernel;
 use crate::memory::GuestVirt;
 use crate::object::{Mirror, Plan};
-use crate::structures::{list_for_each_entry, offset_of, settle};
+use crate::structures::{list_for_each_entry, offset_of};
 use crate::{Error, Missing, Result};
 
 /// Entries of one table that are believed: vmlinux has about a million.
@@ -232,20 +232,7 @@ impl<'k> Tables<'k> {
         let mut tables = Vec::from_iter(Table::new(kernel, start, entries, bytes / 4)?);
         let mut missing = Vec::new();
         modules(kernel, &mut tables, &mut missing);
-        let mut made = Vec::new();
-        type Made = fn(&Kernel) -> Result<Vec<MadeCode>>;
-        let kinds: [(&str, Made); 3] = [
-            ("the trampolines of ftrace", trace::trampolines),
-            ("the slots of kprobes", trace::slots),
-            ("the list of compiled BPF programs", trace::programs),
-        ];
-        for (what, read) in kinds {
-            match settle(what, || read(kernel).map(Some)) {
-                Ok(some) => made.extend(some),
-                Err(error) => missing.push(Missing::new(what, &error)),
-            }
-        }
-        made.sort_by_key(|code| code.start);
+        let made = trace::made_code(kernel).into_items(&mut missing);
         let symbols = kernel.symbols()?;
         let mut this = Self {
             kernel,

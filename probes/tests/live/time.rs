@@ -303,9 +303,11 @@ fn rcu(ground: &mut Ground, kernel: &str) {
     for round in 0..12 {
         let (before, seen, after): (_, Rcu, _) = ground.sandwich(ask, |guest| guest.rcu());
         known.push((before, seen.gp, after));
-        let named = format!("{} {}", seen.gp_kthread.unwrap_or(0), seen.name);
+        let name = seen.name.as_deref().unwrap_or_default();
+        let named = format!("{} {name}", seen.gp_kthread.unwrap_or(0));
         ledger.same("thread", "thread", &named.as_str(), &thread.trim());
-        ledger.same("state", "state", &seen.state.starts_with("RCU_GP_"), &true);
+        let state = seen.state.as_deref().unwrap_or_default();
+        ledger.same("state", "state", &state.starts_with("RCU_GP_"), &true);
         for cpu in &seen.cpus {
             let all: usize = cpu.callbacks.iter().map(|kind| kind.count).sum();
             let segments: u64 = cpu.segments.iter().sum();

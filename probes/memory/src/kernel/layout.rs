@@ -112,13 +112,13 @@ fn direct_map(space: &AddressSpace, floor: GuestVirt) -> Result<Linear> {
 }
 
 /// The two longest stretches of the kernel image that are mapped by its linear rule. There is a gap between them when
-/// the kernel unmapped its init sections. Where its tables cannot be read the stretches end: what lies behind is then
-/// translated by the tables, and a reader is told why it cannot be read.
+/// the kernel unmapped its init sections. A table that cannot be read is a gap too: what lies there is translated by the
+/// tables, and a reader is told why it cannot be read.
 fn image(space: &AddressSpace, phys_base: u64) -> [Linear; 2] {
     let mut runs: Vec<Linear> = Vec::new();
     let last = GuestVirt(START_KERNEL_MAP + GIB - 1);
     let pages = space.present_pages(GuestVirt(START_KERNEL_MAP), last);
-    for page in pages.into_iter().flatten().map_while(Result::ok) {
+    for page in pages.into_iter().flatten().filter_map(Result::ok) {
         if page.phys.0
             != page
                 .at

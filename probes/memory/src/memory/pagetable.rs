@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use super::{GuestPhys, GuestVirt, PhysMemory};
 use crate::base::ErrorKind;
-use crate::{Error, Result};
+use crate::{Error, Of as _, Result};
 
 /// Bits 12..51: the physical address in an entry.
 const ADDRESS: u64 = 0x000f_ffff_ffff_f000;
@@ -398,8 +398,9 @@ pub struct PresentPage {
 
 /// The present pages of a range, ascending; made by `AddressSpace::present_pages`.
 ///
-/// Absent upper levels are skipped whole. The number of tables read is bounded by the pages of RAM: tables that
-/// refer to each other in a circle end it with an error.
+/// Absent upper levels are skipped whole. A table that cannot be read is an error that names the addresses it would have
+/// mapped, and the walk goes on behind them. The number of tables read is bounded by the pages of RAM: tables that refer to
+/// each other in a circle end it with an error.
 pub struct PresentPages<'a> {
     memory: &'a dyn PhysMemory,
     levels: &'static [(Level, u32)],
@@ -471,14 +472,12 @@ impl<'a> PresentPages<'a> {
 
     fn enter(&mut self, table: GuestPhys, base: u64) -> Result<()> {
         let at = GuestVirt(self.next);
-        self.tables_left = self.tables_left.checked_sub(1).ok_or_else(|| {
-            let why = "more tables than the RAM has pages: they refer to each other".to_owned();
-            Error::Broken {
-                what: "page table",
-                at,
-                why,
-            }
-        })?;
+        let Some(left) = self.tables_left.checked_sub(1) else {
+            self.stack.clear();
+            let why = "more tables than the RAM has pages: they refer to each other";
+            return Err(Error::broken("page table", at, why));
+        };
+        self.tables_left = left;
         if self.stack.iter().any(|frame| frame.table == table) {
             let why = format!("the table at physical {table} is its own ancestor");
             return Err(Error::Broken {
@@ -551,7 +550,11 @@ impl<'a> PresentPages<'a> {
             match entry.decode(level, shift) {
                 EntryKind::Table(table) => {
                     self.next = self.next.max(at);
-                    self.enter(table, at)?;
+                    self.enter(table, at).of(|| {
+                        let last = at.wrapping_add((1 << shift) - 1).min(self.last);
+                        let (first, last) = (GuestVirt(self.next), GuestVirt(last));
+                        format!("the pages from {first} to {last}")
+                    })?;
                 }
                 EntryKind::Page { phys, size } => {
                     return Ok(Some(PresentPage {
@@ -584,10 +587,6 @@ impl Iterator for PresentPages<'_> {
     type Item = Result<PresentPage>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        let item = self.step().transpose();
-        if matches!(item, Some(Err(_))) {
-            self.stack.clear();
-        }
-        item
+        self.step().transpose()
     }
 }

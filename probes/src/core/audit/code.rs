@@ -2,11 +2,11 @@
 
 use serde::Serialize;
 
-use crate::Result;
 use crate::core::module::{self, Modules};
 use crate::core::trace::{self, Maker};
 use crate::kernel::Kernel;
 use crate::memory::GuestVirt;
+use crate::{Missing, Of as _, Result};
 
 /// The owner of a piece of code.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize)]
@@ -27,16 +27,26 @@ pub enum Owner {
     Bpf(String),
     /// Nobody that the kernel knows of.
     Nobody,
+    /// Nobody of those that could be read: others could not.
+    Unknown,
 }
 
 /// All code that somebody has.
 pub(super) struct Code {
     /// By their first addresses: first, end, whose.
     areas: Vec<(u64, u64, Owner)>,
+    /// True if nothing that may have code could not be read.
+    whole: bool,
 }
 
 impl Code {
-    pub(super) fn read(kernel: &Kernel, modules: &Modules) -> Result<Self> {
+    /// All code; what cannot be read of it is missing.
+    pub(super) fn read(
+        kernel: &Kernel,
+        modules: &Modules,
+        missing: &mut Vec<Missing>,
+    ) -> Result<Self> {
+        let known = missing.len();
         let mut areas = Vec::new();
         for (start, end, owner) in [
             ("_stext", "_etext", Owner::Image),
@@ -45,7 +55,9 @@ impl Code {
             areas.push((kernel.symbol(start)?.0, kernel.symbol(end)?.0, owner));
         }
         for module in modules.iter() {
-            for (base, size) in module::text(kernel, module.at)? {
+            let text = module::text(kernel, module.at);
+            let text = text.or_miss(missing, || format!("module {}, its code", module.name));
+            for (base, size) in text.unwrap_or_default() {
                 let name = module.name.clone();
                 let owner = match module.listed {
                     true => Owner::Module(name),
@@ -54,12 +66,8 @@ impl Code {
                 areas.push((base.0, base.0.saturating_add(size), owner));
             }
         }
-        let made = [
-            trace::trampolines(kernel)?,
-            trace::slots(kernel)?,
-            trace::programs(kernel)?,
-        ];
-        areas.extend(made.into_iter().flatten().map(|code| {
+        let made = trace::made_code(kernel).into_items(missing);
+        areas.extend(made.into_iter().map(|code| {
             let owner = match code.by {
                 Maker::Ftrace { .. } => Owner::Ftrace,
                 Maker::Slot | Maker::Optimized => Owner::Kprobe,
@@ -68,7 +76,8 @@ impl Code {
             (code.start.0, code.end.0, owner)
         }));
         areas.sort_by_key(|(start, ..)| *start);
-        Ok(Self { areas })
+        let whole = modules.is_whole() && missing.len() == known;
+        Ok(Self { areas, whole })
     }
 
     pub(super) fn owner(&self, at: GuestVirt) -> Owner {
@@ -76,7 +85,8 @@ impl Code {
         let area = after.checked_sub(1).and_then(|index| self.areas.get(index));
         match area {
             Some((_, end, owner)) if at.0 < *end => owner.clone(),
-            _ => Owner::Nobody,
+            _ if self.whole => Owner::Nobody,
+            _ => Owner::Unknown,
         }
     }
 }

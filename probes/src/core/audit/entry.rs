@@ -78,6 +78,7 @@ fn probe_at(auditor: &Auditor<'_>, at: GuestVirt) -> Result<Owner> {
     let probes = trace::kprobes(auditor.kernel, &auditor.functions)?;
     Ok(match probes.iter().any(|probe| probe.place.at == at) {
         true => Owner::Kprobe,
-        false => Owner::Nobody,
+        false if probes.is_whole() => Owner::Nobody,
+        false => Owner::Unknown,
     })
 }

@@ -21,7 +21,7 @@ use crate::guest::Guest;
 use crate::kernel::{Function, Functions, Kernel};
 use crate::memory::GuestVirt;
 use crate::structures::{lacks, settle_all};
-use crate::{Missing, Result};
+use crate::{Error, Missing, Result};
 
 /// A kind of place where code is hooked in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
@@ -100,7 +100,8 @@ pub(crate) fn audit(guest: &Guest) -> Result<Audit> {
 
 fn read(kernel: &Kernel, modules: &Modules) -> Result<Audit> {
     let functions = Functions::new(kernel);
-    let code = Code::read(kernel, modules)?;
+    let mut missing = modules.missing.clone();
+    let code = Code::read(kernel, modules, &mut missing)?;
     let auditor = Auditor {
         kernel,
         functions,
@@ -112,7 +113,7 @@ fn read(kernel: &Kernel, modules: &Modules) -> Result<Audit> {
         hooked_sites: 0,
         modules: modules.len(),
         findings: Vec::new(),
-        missing: modules.missing.clone(),
+        missing,
     };
     for module in modules.iter().filter(|module| !module.listed) {
         audit.findings.push(Finding {
@@ -151,9 +152,14 @@ impl Auditor<'_> {
         let owner = self.code.owner(at);
         // Code that lies nowhere, or was freed, has no instructions to look at.
         let detour = match owner {
-            Owner::Nobody | Owner::Init => None,
+            Owner::Nobody | Owner::Unknown | Owner::Init => None,
             _ => entry::detour(self, at)?,
         };
+        let whose = detour.as_ref().map_or(&owner, |detour| &detour.owner);
+        if owner == Owner::Unknown || *whose == Owner::Unknown {
+            let what = format!("{point:?} {place}, whose code it leads to");
+            audit.missing.push(Missing::new(what, &unknown(&function)));
+        }
         if let Some(why) = wrong(point, &function, &owner, detour.as_ref()) {
             let place = place.clone();
             audit.findings.push(Finding { place, at, why });
@@ -167,6 +173,13 @@ impl Auditor<'_> {
         });
         Ok(())
     }
+}
+
+/// The error about code whose owner may be among those that could not be read: no verdict.
+fn unknown(function: &Function) -> Error {
+    Error::Absent(format!(
+        "{function} is code of none of those that could be read"
+    ))
 }
 
 /// A fault of a hook.

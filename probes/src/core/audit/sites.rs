@@ -1,6 +1,6 @@
 //! The places that ftrace patches: each must hold what ftrace says of it.
 
-use super::{Audit, Auditor, Finding, Owner};
+use super::{Audit, Auditor, Finding, Owner, unknown};
 use crate::base::check_interrupt;
 use crate::core::trace::{self, Record};
 use crate::{Missing, Result};
@@ -63,12 +63,16 @@ fn fault(auditor: &Auditor<'_>, record: Record) -> Result<Option<String>> {
                 "calls {}, which is nobody's that the kernel knows",
                 auditor.functions.at(target)?
             )),
+            Owner::Unknown => return Err(unknown(&auditor.functions.at(target)?)),
             _ => None,
         },
         // A probe's breakpoint, for which ftrace leaves its place alone.
         (_, None) if bytes[0] == 0xcc => {
             let probes = trace::kprobes(auditor.kernel, &auditor.functions)?;
             let own = probes.iter().any(|probe| probe.place.at == record.ip);
+            if !own && !probes.is_whole() {
+                return Err(unknown(&auditor.functions.at(record.ip)?));
+            }
             (!own).then(|| "has a breakpoint that nobody has set".to_owned())
         }
         (_, None) => Some(format!("was overwritten: {bytes:02x?}")),

@@ -66,6 +66,7 @@ fn whose(owner: &Owner) -> String {
         Owner::Kprobe => "a slot of kprobes".to_owned(),
         Owner::Bpf(name) => format!("BPF: {name}"),
         Owner::Nobody => "NOBODY".to_owned(),
+        Owner::Unknown => "?".to_owned(),
     }
 }
 

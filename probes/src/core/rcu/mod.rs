@@ -56,14 +56,14 @@ pub struct RcuCpu {
 /// The state of RCU.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Rcu {
-    /// Its flavour: `rcu_sched`, `rcu_preempt`.
-    pub name: String,
+    /// Its flavour: `rcu_sched`, `rcu_preempt`; `None` if its name could not be read.
+    pub name: Option<String>,
     /// The number of the last grace period that is over. The kernel begins at -300, so that a counter that wraps is noticed.
     pub gp: i64,
     /// True if the next one is under way.
     pub under_way: bool,
-    /// State of its thread: `RCU_GP_IDLE`, `RCU_GP_WAIT_FQS`.
-    pub state: String,
+    /// State of its thread: `RCU_GP_IDLE`, `RCU_GP_WAIT_FQS`; `None` if its name could not be read.
+    pub state: Option<String>,
     /// Pid of that thread.
     pub gp_kthread: Option<i32>,
     /// Expedited grace periods that are over.
@@ -123,10 +123,14 @@ pub(crate) fn rcu(kernel: &Kernel) -> Result<Rcu> {
     }
     let mut missing = cpus.missing;
     Ok(Rcu {
-        name: kernel.read_cstr(state.name, NAME)?,
+        name: kernel
+            .read_cstr(state.name, NAME)
+            .or_miss(&mut missing, || "the name of rcu_state"),
         gp: state.gp_seq >> CTR_SHIFT,
         under_way: state.gp_seq & ((1 << CTR_SHIFT) - 1) != 0,
-        state: state_name(kernel, state.gp_state)?,
+        state: state_name(kernel, state.gp_state).or_miss(&mut missing, || {
+            format!("the name of gp_state {}", state.gp_state)
+        }),
         gp_kthread: match state.gp_kthread.is_null() {
             true => None,
             false => {

@@ -48,7 +48,7 @@ fn table(rcu: &Rcu) -> Table {
     }
     table.note(format!(
         "{}: grace period {} is over{}; {} expedited ones; thread {}: {}",
-        rcu.name,
+        rcu.name.as_deref().unwrap_or("RCU"),
         rcu.gp,
         if rcu.under_way {
             ", the next one under way"
@@ -58,7 +58,7 @@ fn table(rcu: &Rcu) -> Table {
         rcu.expedited,
         rcu.gp_kthread
             .map_or_else(String::new, |pid| pid.to_string()),
-        rcu.state
+        rcu.state.as_deref().unwrap_or("?")
     ));
     table.lacks(&rcu.missing);
     table

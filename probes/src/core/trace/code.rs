@@ -2,11 +2,11 @@
 //! (`ftrace_ops_trampoline()`, `kernel/kprobes.c`, `kernel/bpf/core.c`). `/proc/kallsyms` has it after the modules.
 
 use super::BOUND;
-use crate::Result;
 use crate::kernel::{Kernel, SymbolAt};
 use crate::memory::{GuestVirt, PAGE_SIZE};
 use crate::object::{FixedStr, Mirror, Plan};
-use crate::structures::{chain, checked_list, enumerator, offset_of};
+use crate::structures::{chain, enumerator, offset_of, settle_all, whole_list};
+use crate::{Listing, Of as _, Result};
 
 /// Origin of a piece of code.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -76,42 +76,71 @@ struct Ops {
     trampoline_size: u64,
 }
 
+/// All code that the kernel made while it ran, by where it begins. A list that is damaged hides neither the others nor what
+/// stands before the damage.
+pub(crate) fn made_code(kernel: &Kernel) -> Listing<MadeCode> {
+    type Made = fn(&Kernel) -> Result<Listing<MadeCode>>;
+    let kinds: [(&str, Made); 3] = [
+        ("the trampolines of ftrace", trampolines),
+        ("the slots of kprobes", slots),
+        ("the list of compiled BPF programs", programs),
+    ];
+    let mut all = Listing::new();
+    for (what, read) in kinds {
+        match settle_all(what, || read(kernel).map(Some)) {
+            Ok(some) => all.append(some),
+            Err(error) => all.miss(what, &error),
+        }
+    }
+    all.sort_by_key(|code| code.start);
+    all
+}
+
 /// The trampolines of ftrace's users: of those that hook functions, and of all that the kernel lists for `/proc/kallsyms`.
-pub(crate) fn trampolines(kernel: &Kernel) -> Result<Vec<MadeCode>> {
+fn trampolines(kernel: &Kernel) -> Result<Listing<MadeCode>> {
     let symbols = kernel.symbols()?;
     let (Some(first), Some(end)) = (
         symbols.lookup("ftrace_ops_list"),
         symbols.lookup("ftrace_list_end"),
     ) else {
-        return Ok(Vec::new());
+        return Ok(Listing::new());
     };
     let c = "struct ftrace_ops";
     // A kernel without CONFIG_DYNAMIC_FTRACE has no trampolines.
     let Ok(plan) = Plan::<Ops>::new(kernel) else {
-        return Ok(Vec::new());
+        return Ok(Listing::new());
     };
-    let first = GuestVirt(kernel.read_u64(first)?);
-    let hooked = chain(kernel, first, offset_of(kernel, c, "next")?).until(end);
-    let mut all = hooked.collect::<Result<Vec<_>>>()?;
+    let next = offset_of(kernel, c, "next")?;
+    let mut users = match kernel.read_u64(first) {
+        Ok(first) => {
+            let hooked = chain(kernel, GuestVirt(first), next).until(end);
+            Listing::walk("ftrace_ops_list", hooked)
+        }
+        Err(error) => {
+            let mut none = Listing::new();
+            none.miss("ftrace_ops_list", &error);
+            none
+        }
+    };
     if let Some(head) = symbols.lookup("ftrace_ops_trampoline_list") {
-        all.extend(checked_list(
-            kernel,
-            head,
-            offset_of(kernel, c, "list")?,
-            BOUND,
-        )?);
+        let list = offset_of(kernel, c, "list")?;
+        let what = "ftrace_ops_trampoline_list";
+        users.append(whole_list(kernel, head, list, BOUND, what));
     }
-    all.sort_unstable();
-    all.dedup();
+    users.items.sort_unstable();
+    users.items.dedup();
     // FTRACE_OPS_FL_SAVE_REGS of include/linux/ftrace.h, for kernels whose BTF lost the enumeration.
     let save = enumerator(kernel, "FTRACE_OPS_FL_SAVE_REGS")?.unwrap_or(1 << 2);
-    let mut made = Vec::new();
-    for at in all {
-        let ops = plan.load(at)?;
+    let mut made = Listing::new();
+    for at in users.into_items(&mut made.missing) {
+        let ops = plan.load(at);
+        let Some(ops) = ops.or_miss(&mut made.missing, || format!("the ftrace_ops at {at}")) else {
+            continue;
+        };
         // Users without one of their own are called by the kernel's.
         if !ops.trampoline.is_null() && ops.trampoline_size > 0 {
             let regs = ops.flags & save.cast_unsigned() != 0;
-            made.push(MadeCode::new(
+            made.items.push(MadeCode::new(
                 ops.trampoline,
                 ops.trampoline_size,
                 "ftrace_trampoline",
@@ -123,8 +152,8 @@ pub(crate) fn trampolines(kernel: &Kernel) -> Result<Vec<MadeCode>> {
 }
 
 /// The pages that probes keep displaced instructions in, and what a jump to a probe leads to.
-pub(crate) fn slots(kernel: &Kernel) -> Result<Vec<MadeCode>> {
-    let mut made = Vec::new();
+fn slots(kernel: &Kernel) -> Result<Listing<MadeCode>> {
+    let mut made = Listing::new();
     for (cache, name, by) in [
         ("kprobe_insn_slots", "kprobe_insn_page", Maker::Slot),
         (
@@ -133,15 +162,17 @@ pub(crate) fn slots(kernel: &Kernel) -> Result<Vec<MadeCode>> {
             Maker::Optimized,
         ),
     ] {
-        let Some(cache) = kernel.symbols()?.lookup(cache) else {
+        let Some(at) = kernel.symbols()?.lookup(cache) else {
             continue;
         };
-        let head = cache.offset(offset_of(kernel, "struct kprobe_insn_cache", "pages")?);
+        let head = at.offset(offset_of(kernel, "struct kprobe_insn_cache", "pages")?);
         let c = "struct kprobe_insn_page";
         let insns = offset_of(kernel, c, "insns")?;
-        for page in checked_list(kernel, head, offset_of(kernel, c, "list")?, BOUND)? {
-            let at = GuestVirt(kernel.read_u64(page.offset(insns))?);
-            made.push(MadeCode::new(at, PAGE_SIZE, name, by));
+        let pages = whole_list(kernel, head, offset_of(kernel, c, "list")?, BOUND, cache);
+        for page in pages.into_items(&mut made.missing) {
+            let code = kernel.read_u64(page.offset(insns));
+            let code = code.map(|at| MadeCode::new(GuestVirt(at), PAGE_SIZE, name, by));
+            made.take(code, || format!("the {name} at {page}"));
         }
     }
     Ok(made)
@@ -156,18 +187,21 @@ struct BpfKsym {
 }
 
 /// BPF programs, trampolines and dispatchers.
-pub(crate) fn programs(kernel: &Kernel) -> Result<Vec<MadeCode>> {
+fn programs(kernel: &Kernel) -> Result<Listing<MadeCode>> {
     let Some(head) = kernel.symbols()?.lookup("bpf_kallsyms") else {
-        return Ok(Vec::new());
+        return Ok(Listing::new());
     };
     let c = "struct bpf_ksym";
     let plan = Plan::<BpfKsym>::new(kernel)?;
-    let mut made = Vec::new();
-    for at in checked_list(kernel, head, offset_of(kernel, c, "lnode")?, BOUND)? {
-        let ksym = plan.load(at)?;
-        let len = ksym.end.saturating_sub(ksym.start);
-        let name = ksym.name.to_str();
-        made.push(MadeCode::new(GuestVirt(ksym.start), len, &name, Maker::Bpf));
+    let mut made = Listing::new();
+    let list = offset_of(kernel, c, "lnode")?;
+    let symbols = whole_list(kernel, head, list, BOUND, "bpf_kallsyms");
+    for at in symbols.into_items(&mut made.missing) {
+        let code = plan.load(at).map(|ksym| {
+            let len = ksym.end.saturating_sub(ksym.start);
+            MadeCode::new(GuestVirt(ksym.start), len, &ksym.name.to_str(), Maker::Bpf)
+        });
+        made.take(code, || format!("the bpf_ksym at {at}"));
     }
     Ok(made)
 }

@@ -6,7 +6,7 @@ mod instance;
 mod kprobe;
 mod view;
 
-pub(crate) use code::{MadeCode, Maker, programs, slots, trampolines};
+pub(crate) use code::{MadeCode, Maker, made_code};
 pub use ftrace::{FtraceOps, TracedFunction};
 pub(crate) use ftrace::{Record, call_at, ops, records};
 pub use instance::TraceInstance;

@@ -193,7 +193,8 @@ impl Identifier {
                 end: stack.end,
             });
         }
-        let symbol = self.symbol(at).or_miss(missing, || "the symbols");
+        let symbol = self.symbol(at, missing);
+        let symbol = symbol.or_miss(missing, || "the symbols");
         if let Some(symbol) = symbol.flatten() {
             let member = self.member_of_variable(&symbol, at.back(symbol.offset));
             what.things.push(Thing::Symbol { symbol, member });
@@ -243,7 +244,7 @@ impl Identifier {
         }
         let alias = match kind {
             PageKind::Reserved => self.in_image(phys),
-            PageKind::Other => self.in_vmalloc(phys),
+            PageKind::Other => self.in_vmalloc(phys, missing),
             _ => Ok(None),
         };
         let alias = alias
@@ -281,8 +282,9 @@ impl Identifier {
         }
     }
 
-    /// The symbol of the image, of a module, or of code that the kernel made while it ran.
-    fn symbol(&self, at: GuestVirt) -> Result<Option<SymbolAt>> {
+    /// The symbol of the image, of a module, or of code that the kernel made while it ran. Code that could not be read may
+    /// have it as well: that is missing then.
+    fn symbol(&self, at: GuestVirt, missing: &mut Vec<Missing>) -> Result<Option<SymbolAt>> {
         let symbols = self.known.kernel.symbols()?;
         let bound = |name: &str| symbols.lookup(name).map_or(0, |at| at.0);
         let start = bound("_text").min(bound("_stext"));
@@ -292,15 +294,17 @@ impl Identifier {
             let modules = self.known.modules().ok()?;
             modules.iter().find_map(|module| module.at(at))
         };
-        let Some(symbol) = own.or_else(of_module) else {
-            // It lies where modules do.
-            if !self.region(at).name.starts_with("modules") {
-                return Ok(None);
-            }
-            let made = self.known.made()?.iter().find(|code| code.holds(at));
-            return Ok(made.map(|code| code.symbol(at)));
-        };
-        Ok(Some(symbol))
+        let symbol = own.or_else(of_module);
+        // It lies where modules do.
+        if symbol.is_some() || !self.region(at).name.starts_with("modules") {
+            return Ok(symbol);
+        }
+        let made = self.known.made();
+        let code = made.iter().find(|code| code.holds(at));
+        if code.is_none() {
+            missing.extend(made.missing.iter().cloned());
+        }
+        Ok(code.map(|code| code.symbol(at)))
     }
 
     /// The member of a variable whose type is known.
@@ -326,8 +330,13 @@ impl Identifier {
     }
 
     /// Finds a page's address in the vmalloc space or among the modules, if they map it.
-    fn in_vmalloc(&self, phys: GuestPhys) -> Result<Option<GuestVirt>> {
-        let found = self.known.mapped()?.get(&(phys.0 / PAGE_SIZE));
+    fn in_vmalloc(&self, phys: GuestPhys, missing: &mut Vec<Missing>) -> Result<Option<GuestVirt>> {
+        let mapped = self.known.mapped()?;
+        let found = mapped.frames.get(&(phys.0 / PAGE_SIZE));
+        if found.is_none() {
+            // What maps it may be in a table that could not be read.
+            missing.extend(mapped.missing.clone());
+        }
         Ok(found.map(|page| page.offset(phys.page_offset())))
     }
 

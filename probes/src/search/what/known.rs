@@ -12,7 +12,7 @@ use crate::mm::vmalloc::{self, VmallocAreas};
 use crate::object::{FixedStr, Mirror, Plan};
 use crate::sched::for_each_thread;
 use crate::structures::{offset_of, online_cpus, per_cpu_ptr, possible_cpus};
-use crate::{Listing, Of as _, Result};
+use crate::{Listing, Missing, Of as _, Result};
 
 /// Tasks whose stacks are noted at most.
 const STACK_BOUND: usize = 1 << 20;
@@ -46,6 +46,14 @@ struct StackOwner {
     stack: GuestVirt,
 }
 
+/// Where the vmalloc space and the modules map page frames.
+#[derive(Debug, Default)]
+pub(super) struct Mapped {
+    pub(super) frames: HashMap<u64, GuestVirt>,
+    /// The first table of theirs that could not be read.
+    pub(super) missing: Option<Missing>,
+}
+
 /// The value of a cell, made at first use, or why it could not be: a search asks for thousands of addresses.
 fn once<T>(cell: &OnceCell<Result<T>>, make: impl FnOnce() -> Result<T>) -> Result<&T> {
     cell.get_or_init(make).as_ref().map_err(Clone::clone)
@@ -58,11 +66,11 @@ pub(super) struct Known {
     pub(super) kernel: Kernel,
     pub(super) regions: Vec<Region>,
     modules: OnceCell<Result<Listing<ModuleSymbols>>>,
-    made: OnceCell<Result<Vec<MadeCode>>>,
+    made: OnceCell<Listing<MadeCode>>,
     areas: OnceCell<Result<VmallocAreas>>,
     stacks: OnceCell<Result<Listing<Stack>>>,
     per_cpu: OnceCell<Result<Option<PerCpu>>>,
-    mapped: OnceCell<Result<HashMap<u64, GuestVirt>>>,
+    mapped: OnceCell<Result<Mapped>>,
 }
 
 impl Known {
@@ -86,14 +94,8 @@ impl Known {
     }
 
     /// The code that the kernel made while it ran.
-    pub(super) fn made(&self) -> Result<&Vec<MadeCode>> {
-        once(&self.made, || {
-            let kernel = &self.kernel;
-            let mut made = trace::trampolines(kernel)?;
-            made.extend(trace::slots(kernel)?);
-            made.extend(trace::programs(kernel)?);
-            Ok(made)
-        })
+    pub(super) fn made(&self) -> &Listing<MadeCode> {
+        self.made.get_or_init(|| trace::made_code(&self.kernel))
     }
 
     pub(super) fn areas(&self) -> Result<&VmallocAreas> {
@@ -102,9 +104,9 @@ impl Known {
     }
 
     /// Addresses of the page frames that the vmalloc space and the modules map.
-    pub(super) fn mapped(&self) -> Result<&HashMap<u64, GuestVirt>> {
+    pub(super) fn mapped(&self) -> Result<&Mapped> {
         once(&self.mapped, || {
-            let mut mapped = HashMap::new();
+            let mut mapped = Mapped::default();
             let ram = self.kernel.space().memory().ranges();
             let is_ram = |phys: GuestPhys| {
                 ram.iter()
@@ -123,7 +125,13 @@ impl Known {
                     .space()
                     .present_pages(region.start, region.last)?
                 {
-                    let page = page?;
+                    let page = match page {
+                        Ok(page) => page,
+                        Err(error) => {
+                            mapped.missing.get_or_insert_with(|| Missing::from(&error));
+                            continue;
+                        }
+                    };
                     if !is_ram(page.phys) {
                         continue;
                     }
@@ -133,7 +141,10 @@ impl Known {
                         }
                         left -= 1;
                         let at = page.at.offset(i * PAGE_SIZE);
-                        mapped.entry(page.phys.0 / PAGE_SIZE + i).or_insert(at);
+                        mapped
+                            .frames
+                            .entry(page.phys.0 / PAGE_SIZE + i)
+                            .or_insert(at);
                     }
                 }
             }

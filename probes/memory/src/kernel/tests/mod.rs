@@ -285,6 +285,32 @@ fn tables_that_lie() {
     }
 }
 
+#[test]
+fn a_table_that_cannot_be_read_hides_no_other() {
+    let mut fake = FakeKernel::new();
+    let root = fake.process().unwrap();
+    let page = fake.alloc_page().unwrap();
+    // A table each; the second one's is said to be where no RAM is.
+    let at = [0x40_0000, 0x60_0000, 0x80_0000].map(GuestVirt);
+    fake.map(root, at[0], page.0 | 7, PAGE_SIZE).unwrap();
+    fake.map(root, at[1], 0x7_ffff_f000 | 7, 2 << 20).unwrap();
+    fake.map(root, at[2], page.0 | 7, PAGE_SIZE).unwrap();
+    let kernel = fake.finish().unwrap();
+    let space = kernel.space().with_root(root);
+    let last = GuestVirt(0x7fff_ffff_ffff);
+    let found: Vec<_> = space.present_pages(GuestVirt(0), last).unwrap().collect();
+    let [Ok(first), Err(error), Ok(third)] = &found[..] else {
+        panic!("{found:?}")
+    };
+    assert_eq!([first.at, third.at], [at[0], at[2]]);
+    let said = error.to_string();
+    assert!(
+        said.starts_with("the pages from 0x0000000000600000 to 0x00000000007fffff: page table"),
+        "{said}"
+    );
+    assert_eq!(error.kind(), crate::ErrorKind::Broken);
+}
+
 /// A kernel's RAM, and where in it words are that are not zero.
 static WHOLE: LazyLock<(Vec<u8>, Vec<usize>)> = LazyLock::new(|| {
     let mut fake = FakeKernel::new();
