@@ -6,13 +6,19 @@
 //! $ INSTA_UPDATE=always cargo test -p probes --test dumps tasks
 //! ```
 //!
+//! Each reader is also tried on damaged memory (`dumps/damaged.rs`): `cargo test -p probes --test dumps damaged`.
+//!
 //! The last one accepts what is shown now: read the difference before it is committed. `dumps/make.py` makes the dumps.
+
+#[path = "dumps/damaged.rs"]
+mod damaged;
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::{self, Read as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use libtest_mimic::{Arguments, Failed, Trial};
 use probes::readers::{READERS, Reader, Shown};
@@ -45,6 +51,26 @@ fn main() -> io::Result<ExitCode> {
                 trials.push(Trial::test(format!("{kernel}::{name}"), move || {
                     check(&folder, &name, &shown(&guest, reader, sample))
                 }));
+            }
+        }
+        let (wounded, memory) = damaged::Damaged::guest(&guest).map_err(io::Error::other)?;
+        let turn = Arc::new(Mutex::new((wounded, memory)));
+        for reader in READERS.iter().filter(|reader| !reader.reads_all) {
+            for sample in reader.samples {
+                let turn = Arc::clone(&turn);
+                let name = file_name(reader.command, sample);
+                trials.push(Trial::test(
+                    format!("{kernel}::damaged::{name}"),
+                    move || {
+                        // One at a time: they share the memory.
+                        let turn = turn.lock().unwrap_or_else(PoisonError::into_inner);
+                        let faults = damaged::sweep(&turn.0, &turn.1, (reader, sample), damages());
+                        match faults.is_empty() {
+                            true => Ok(()),
+                            false => Err(faults.join("\n").into()),
+                        }
+                    },
+                ));
             }
         }
         let reading = guest.clone();
@@ -104,6 +130,12 @@ fn first_guesses(guest: &Guest) -> Result<(), Failed> {
     assert!(guest.read_bytes(banner, usize::MAX).is_err());
     assert!(guest.symbols("linux_banner").is_ok());
     Ok(())
+}
+
+/// Damages that are done to what one reader reads.
+fn damages() -> usize {
+    let count = std::env::var("KLAB_TEST_DAMAGES").ok();
+    count.and_then(|count| count.parse().ok()).unwrap_or(8)
 }
 
 fn file_name(command: &str, sample: &[&str]) -> String {

@@ -376,8 +376,9 @@ fn resources(ground: &mut Ground, kernel: &str) {
             )
         });
         let text: String = lines.collect();
-        ledger.same(&all.root, "ranges", &(all.len() > 20), &true);
-        ledger.steady(&all.root, "text", &text, (&before[i], &after[i]));
+        let root = all.root.as_deref().unwrap();
+        ledger.same(root, "ranges", &(all.len() > 20), &true);
+        ledger.steady(root, "text", &text, (&before[i], &after[i]));
     }
     ledger.end(&[("ranges", 2), ("text", 2)]);
 }

@@ -9,7 +9,7 @@ use crate::kernel::Kernel;
 use crate::memory::GuestVirt;
 use crate::object::{Mirror, Plan};
 use crate::structures::{lacks, settle_all};
-use crate::{Error, Missing, Result};
+use crate::{Error, Missing, Of as _, Result};
 
 /// A range of addresses or ports that has an owner.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -31,8 +31,8 @@ pub struct Resource {
 /// A tree of resources, each before those that lie in it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Resources {
-    /// The name of the whole: `PCI mem`, `PCI IO`.
-    pub root: String,
+    /// The name of the whole: `PCI mem`, `PCI IO`; `None` if it could not be read.
+    pub root: Option<String>,
     /// The last address or port that there is.
     pub end: u64,
     /// The resources.
@@ -79,11 +79,12 @@ fn read(kernel: &Kernel, symbol: &str) -> Result<Resources> {
     let plan = Plan::<Raw>::new(kernel)?;
     settle_all(symbol, || {
         let raw = plan.load(root)?;
+        let mut missing = Vec::new();
         let mut all = Resources {
-            root: text(kernel, raw.name)?,
+            root: text(kernel, raw.name).or_miss(&mut missing, || format!("the name of {symbol}")),
             end: raw.end,
             resources: Vec::new(),
-            missing: Vec::new(),
+            missing,
         };
         below(kernel, &plan, (root, raw.child), 0, &mut all);
         Ok((plan.load(root)? == raw).then_some(all))
@@ -107,11 +108,7 @@ fn below(
     while !at.is_null() {
         let raw = match plan.load(at) {
             _ if depth == DEPTH => Err(bound(DEPTH)),
-            _ if all.resources.len() == BOUND => Err(bound(BOUND)),
-            Ok(raw) if raw.parent != parent => {
-                let why = format!("its parent is {}, but it is below {parent}", raw.parent);
-                Err(Error::broken("tree of resources", at, why))
-            }
+            _ if all.resources.len() + all.missing.len() >= BOUND => Err(bound(BOUND)),
             read => read,
         };
         let raw = match raw {
@@ -122,6 +119,12 @@ fn below(
                 return;
             }
         };
+        if raw.parent != parent {
+            let why = format!("its parent is {}, but it is below {parent}", raw.parent);
+            let error = Error::broken("tree of resources", at, why);
+            all.missing
+                .push(Missing::new(format!("the resource at {at}"), &error));
+        }
         match text(kernel, raw.name) {
             Ok(name) => all.resources.push(Resource {
                 at,

@@ -120,7 +120,8 @@ fn resources(all: &Resources) -> Table {
             format!("{indent}{}", resource.name),
         ]);
     }
-    table.note(format!("{}: {} ranges", all.root, all.len()));
+    let root = all.root.as_deref().unwrap_or("resources");
+    table.note(format!("{root}: {} ranges", all.len()));
     table.lacks(&all.missing);
     table
 }
