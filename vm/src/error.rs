@@ -51,6 +51,14 @@ pub enum Error {
         /// The environment variable that moves it.
         variable: &'static str,
     },
+    /// What should be a folder of ours is none.
+    #[error("{} is no folder: remove it, or set {variable} to a folder of your own", path.display())]
+    NoFolder {
+        /// Its path.
+        path: PathBuf,
+        /// The environment variable that moves it.
+        variable: &'static str,
+    },
     /// The run folder's path leaves no room for a Unix socket's name (108 bytes).
     #[error("the run folder {} is too long a path for Unix sockets: set KLAB_RUN to a shorter one", .0.display())]
     PathTooLong(PathBuf),

@@ -147,7 +147,8 @@ fn env(name: &str) -> Option<PathBuf> {
         .map(PathBuf::from)
 }
 
-/// Makes `path` a folder of ours that no one else can enter; refuses another user's and a symbolic link.
+/// Makes `path` a folder of ours that no one else can enter; refuses another user's, and another user's link in a folder
+/// that all may write to.
 pub(crate) fn private(path: &Path, variable: &'static str) -> Result<PathBuf> {
     if let Some(parent) = path.parent() {
         fs::create_dir_all(parent).at("make", parent)?;
@@ -158,17 +159,29 @@ pub(crate) fn private(path: &Path, variable: &'static str) -> Result<PathBuf> {
         }
         _ => {}
     }
-    // The folder itself, not where a link in /tmp might lead; a link in the user's own home is theirs to make.
-    let real = if path.starts_with("/tmp") || path.starts_with("/dev/shm") {
-        path.to_owned()
-    } else {
-        fs::canonicalize(path).at("find", path)?
+    let us = nix::unistd::geteuid().as_raw();
+    let not_ours = |path: PathBuf, uid| Error::NotOurs {
+        path,
+        uid,
+        variable,
+    };
+    // Where anyone may make a link, only our own is followed.
+    let shared = path.starts_with("/tmp") || path.starts_with("/dev/shm");
+    let link = fs::symlink_metadata(path).at("look at", path)?;
+    if shared && link.uid() != us {
+        return Err(not_ours(path.to_owned(), link.uid()));
+    }
+    let real = match shared && !link.is_symlink() {
+        true => path.to_owned(),
+        false => fs::canonicalize(path).at("find", path)?,
     };
     let meta = fs::symlink_metadata(&real).at("look at", &real)?;
-    if meta.uid() != nix::unistd::geteuid().as_raw() || !meta.is_dir() {
-        return Err(Error::NotOurs {
+    if meta.uid() != us {
+        return Err(not_ours(real, meta.uid()));
+    }
+    if !meta.is_dir() {
+        return Err(Error::NoFolder {
             path: real,
-            uid: meta.uid(),
             variable,
         });
     }
@@ -231,5 +244,25 @@ pub(crate) fn tidy(folder: &Path) {
                 fs::remove_file(entry.path())
             };
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    #[test]
+    fn a_link_of_our_own_is_followed_and_what_is_no_folder_is_called_that() {
+        let folder = tempfile::Builder::new().tempdir_in("/tmp").unwrap();
+        let [real, link, file] = ["real", "link", "file"].map(|name| folder.path().join(name));
+        fs::create_dir(&real).unwrap();
+        symlink(&real, &link).unwrap();
+        fs::write(&file, "").unwrap();
+        assert_eq!(private(&link, "KLAB_CACHE").unwrap(), real);
+        assert_eq!(fs::metadata(&real).unwrap().mode() & 0o777, 0o700);
+        let said = private(&file, "KLAB_CACHE").unwrap_err().to_string();
+        assert!(said.contains("is no folder"), "{said}");
     }
 }

@@ -1,6 +1,7 @@
 //! `/dev/klab` of the guest's module.
 
 use klab_wire::{Answer, Ask, MAX_IOCTL};
+use nix::errno::Errno;
 
 use super::{Client, Error, Result, unexpected};
 
@@ -26,8 +27,8 @@ impl Client {
     /// `request` says.
     ///
     /// # Errors
-    /// When the device is not open or the module refuses, in the kernel's words; [`Error::TooMuch`] for more than
-    /// 16 KiB.
+    /// When the device is not open or the module refuses, in the kernel's words; [`Error::OldModule`] for one that does not
+    /// know the request; [`Error::TooMuch`] for more than 16 KiB.
     pub fn device_ioctl(&mut self, request: u32, data: &[u8]) -> Result<Vec<u8>> {
         if data.len() > MAX_IOCTL {
             return Err(Error::TooMuch(MAX_IOCTL));
@@ -36,9 +37,35 @@ impl Client {
             request,
             data: data.to_owned(),
         };
-        match self.call(ask)? {
-            Answer::Output { data, .. } => Ok(data),
-            other => Err(unexpected(&other)),
+        match self.call(ask) {
+            Ok(Answer::Output { data, .. }) => Ok(data),
+            Ok(other) => Err(unexpected(&other)),
+            Err(error) => Err(of_ioctl(error)),
         }
+    }
+}
+
+/// The error of an ioctl: the device's word for a command that it does not know says nothing to a user.
+fn of_ioctl(error: Error) -> Error {
+    match error {
+        Error::Agent(text) if text.ends_with(Errno::ENOTTY.desc()) => Error::OldModule,
+        error => error,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_older_module_is_named_with_the_cure() {
+        // As `vm/agent/src/device.rs` says it.
+        let of = |errno: Errno| of_ioctl(Error::Agent(format!("/dev/klab: {}", errno.desc())));
+        let said = of(Errno::ENOTTY).to_string();
+        assert!(
+            said.contains("older klab") && said.contains("klab kmod unload"),
+            "{said}"
+        );
+        assert!(matches!(of(Errno::EBUSY), Error::Agent(_)));
     }
 }

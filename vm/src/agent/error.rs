@@ -42,6 +42,11 @@ pub enum Error {
     /// The agent's own words.
     #[error("{0}")]
     Agent(String),
+    /// A command that the loaded module does not know.
+    #[error(
+        "the module klab in this guest is of an older klab, which knows no such command: `klab kmod unload`, and the next command that needs it loads this klab's"
+    )]
+    OldModule,
     /// Something other than a message, or another version.
     #[error(
         "the agent's answer cannot be read: {0}; `klab down` and `klab up` bring a guest with this version's agent"

@@ -22,10 +22,17 @@ impl Toolchain {
     /// [`Error::Step`] with the compiler's words; [`Error::Mismatch`] where the result would not load.
     pub fn build(&self, name: &str, folder: &Path, progress: &mut dyn Progress) -> Result<PathBuf> {
         let _lock = self.lock(progress)?;
-        progress.step(&format!("building the module {name}"));
         let work = self.folder.join("modules").join(name);
         fs::create_dir_all(&work).at("make", &work)?;
-        update(folder, &work)?;
+        let made = work.join(format!("{name}.ko"));
+        if update(folder, &work)? && made.exists() {
+            fs::remove_file(&made).at("remove", &made)?;
+        }
+        if is_newest(&made, &work, &self.source().join(".klab-prepared")) {
+            self.check(&made)?;
+            return Ok(made);
+        }
+        progress.step(&format!("building the module {name}"));
         Ok(self.make(name, &work, progress)?.0)
     }
 
@@ -211,8 +218,22 @@ fn vermagic(file: &object::File<'_>) -> Option<String> {
     Some(String::from_utf8_lossy(entry).trim().to_owned())
 }
 
-/// Brings the sources in `work` to what they are in `folder`: only what differs is written, so that only that is built.
-fn update(folder: &Path, work: &Path) -> Result<()> {
+/// Tells whether a module was made after all that it is made of: the sources in `work`, and the kernel's.
+fn is_newest(made: &Path, work: &Path, prepared: &Path) -> bool {
+    let changed = |path: &Path| fs::metadata(path).and_then(|meta| meta.modified());
+    let Ok(when) = changed(made) else {
+        return false;
+    };
+    let Ok(sources) = sources(work) else {
+        return false;
+    };
+    // The folder itself changes when a source is removed, and when the module is made, which is after the last of it.
+    let mut all = sources.iter().map(PathBuf::as_path).chain([prepared]);
+    all.all(|path| changed(path).is_ok_and(|then| then < when))
+}
+
+/// The sources of a module in a folder.
+fn sources(folder: &Path) -> Result<Vec<PathBuf>> {
     let is_source = |path: &Path| {
         let end = path
             .extension()
@@ -221,39 +242,47 @@ fn update(folder: &Path, work: &Path) -> Result<()> {
         let made = path.to_str().is_some_and(|path| path.ends_with(".mod.c"));
         end.is_some_and(|end| SOURCES.contains(&end)) && !made
     };
-    let list = |folder: &Path| -> Result<Vec<PathBuf>> {
-        let entries = fs::read_dir(folder).at("read", folder)?;
-        let paths = entries
-            .filter_map(std::result::Result::ok)
-            .map(|entry| entry.path());
-        Ok(paths
-            .filter(|path| path.is_file() && is_source(path))
-            .collect())
-    };
-    let sources = list(folder)?;
-    if !sources.iter().any(|path| path.ends_with("Kbuild")) {
+    let entries = fs::read_dir(folder).at("read", folder)?;
+    let paths = entries
+        .filter_map(std::result::Result::ok)
+        .map(|entry| entry.path());
+    Ok(paths
+        .filter(|path| path.is_file() && is_source(path))
+        .collect())
+}
+
+/// Brings the sources in `work` to what they are in `folder`: only what differs is written, so that only that is built. Tells
+/// whether anything did.
+fn update(folder: &Path, work: &Path) -> Result<bool> {
+    let mut differed = false;
+    let wanted = sources(folder)?;
+    if !wanted.iter().any(|path| path.ends_with("Kbuild")) {
         return Err(Error::Mismatch(format!(
             "{} has no Kbuild: name the folder of a module's sources",
             folder.display()
         )));
     }
-    for path in &sources {
+    for path in &wanted {
         let to = work.join(path.file_name().unwrap_or_default());
         let text = fs::read(path).at("read", path)?;
         if fs::read(&to).ok().as_deref() != Some(&*text) {
             fs::write(&to, text).at("write", &to)?;
+            differed = true;
         }
     }
-    for path in list(work)? {
+    for path in sources(work)? {
         if !folder.join(path.file_name().unwrap_or_default()).exists() {
             fs::remove_file(&path).at("remove", &path)?;
+            differed = true;
         }
     }
-    Ok(())
+    Ok(differed)
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs::File;
+
     use super::*;
 
     #[test]
@@ -264,6 +293,41 @@ mod tests {
             let said = plain_name(bad).unwrap_err().to_string();
             assert!(said.contains("cannot be named"), "{said}");
         }
+    }
+
+    #[test]
+    fn a_module_is_made_again_only_after_a_change() {
+        let folder = tempfile::tempdir().unwrap();
+        let [from, work] = ["from", "work"].map(|name| folder.path().join(name));
+        fs::create_dir(&from).unwrap();
+        fs::create_dir(&work).unwrap();
+        let write = |path: &Path, text: &str, second: u64| {
+            fs::write(path, text).unwrap();
+            let when = std::time::UNIX_EPOCH + std::time::Duration::from_secs(second);
+            File::options()
+                .append(true)
+                .open(path)
+                .unwrap()
+                .set_modified(when)
+                .unwrap();
+        };
+        write(&from.join("Kbuild"), "obj-m := x.o\n", 1);
+        write(&from.join("x.c"), "int x;\n", 1);
+        assert!(update(&from, &work).unwrap());
+        let (made, prepared) = (work.join("x.ko"), folder.path().join("prepared"));
+        write(&prepared, "", 1);
+        assert!(!is_newest(&made, &work, &prepared));
+        let later = 1 << 33;
+        write(&made, "", later);
+        assert!(!update(&from, &work).unwrap() && is_newest(&made, &work, &prepared));
+        // The kernel's source was prepared anew since; a build of a changed source failed.
+        write(&prepared, "", later + 1);
+        assert!(!is_newest(&made, &work, &prepared));
+        write(&prepared, "", 1);
+        write(&work.join("x.c"), "int y;\n", later + 1);
+        assert!(!is_newest(&made, &work, &prepared));
+        fs::remove_file(from.join("x.c")).unwrap();
+        assert!(update(&from, &work).unwrap());
     }
 
     #[test]
