@@ -323,8 +323,22 @@ impl Object {
                 "`{name}` is code whose type is not in BTF: `klab dis` shows it, &{name} is its address"
             ),
             false => {
-                format!("the type of `{name}` is not in BTF: cast its address, *(type *)&{name}")
+                let module = found.and_then(|one| one.module.as_deref());
+                let why = module.and_then(|module| self.without_types(module));
+                let why = why.map_or_else(String::new, |why| format!(", {why}"));
+                format!(
+                    "the type of `{name}` is not in BTF{why}: cast its address, *(type *)&{name}"
+                )
             }
+        })
+    }
+
+    /// Says that a module brought no BTF, where the others' is there.
+    fn without_types(&self, module: &str) -> Option<String> {
+        let all = self.kernel.module_btfs().ok()?;
+        let of_it = all.iter().any(|one| one.name == module || one.btf.is_err());
+        (!of_it).then(|| {
+            format!("and the module {module} was built without any, so of the kernel's own types")
         })
     }
 

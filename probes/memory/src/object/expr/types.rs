@@ -276,7 +276,17 @@ impl Parser<'_> {
             all.retain(|one| one.is_of(module));
             if all.is_empty() {
                 let c = format!("{keyword} {name}");
-                let text = format!("{module} has no type `{}` of its own", c.trim_start());
+                let has_btf = Self::at_fault(at, self.kernel.module_btfs())?;
+                let has_btf = has_btf
+                    .iter()
+                    .any(|one| one.name == module || one.btf.is_err());
+                let why = match has_btf || module == "vmlinux" {
+                    true => "",
+                    false => {
+                        ": it was built without BTF, or is not loaded; cast to a type of the kernel's"
+                    }
+                };
+                let text = format!("{module} has no type `{}` of its own{why}", c.trim_start());
                 return Err(Fault::new(at, text));
             }
         }
