@@ -108,7 +108,7 @@ impl Writable {
         let machine = self.guest.machine()?;
         let said = values.iter().map(said).collect::<Vec<_>>().join(", ");
         machine.write(&format!("{name}({said})"), &[])?;
-        let before = last(&kernel);
+        let before = printk::newest(&kernel);
         let (value, state, thread) = self.invoke(found.symbol.at, &words, values.len(), limit)?;
         match state {
             Invoked::Returned => {}
@@ -315,11 +315,6 @@ fn result(kernel: &Kernel, prototype: &Prototype, word: u64) -> Result<Option<Ob
         return Ok(None);
     }
     Object::of_register(kernel, btf, ty, word).map(Some)
-}
-
-/// Number of the newest record of the log; `None` for an empty one.
-fn last(kernel: &Kernel) -> Result<Option<u64>> {
-    Ok(printk::log(kernel)?.records.last().map(|record| record.seq))
 }
 
 /// Lines that the kernel has logged of a fault since a record, as a sentence.

@@ -185,6 +185,7 @@ fn is_of_an_address(at: &str) -> bool {
 
 /// Tells whether the word may be the only way to what the reader shows.
 fn may_hide_all(reader: &Reader, error: &Error) -> bool {
-    // The process that is asked for; the one ring of the log, to which one pointer leads.
-    error.to_string().starts_with("task 1 (init)") || ["log"].contains(&reader.command)
+    // The process that is asked for; its namespace; the file; the one ring of the log.
+    let one = ["log", "mounts", "path-lookup"];
+    error.to_string().starts_with("task 1 (init)") || one.contains(&reader.command)
 }

@@ -227,28 +227,30 @@ struct Info {
     device: FixedStr<48>,
 }
 
+/// Number of the newest record, without the others; `None` for an empty log.
+///
+/// # Errors
+/// As [`log`]; when a record behind the newest one that can be read cannot be.
+pub(crate) fn newest(kernel: &Kernel) -> Result<Option<u64>> {
+    let reader = Reader::new(kernel)?;
+    let count = reader.count()?;
+    for i in 0..=count {
+        check_interrupt();
+        // The last ones may be being written.
+        let id = reader.ring.head_id.wrapping_sub(i) & ID_MASK;
+        if let Some(record) = reader.record(id)? {
+            return Ok(Some(record.seq));
+        }
+    }
+    Ok(None)
+}
+
 /// The kernel's log: every record that `/dev/kmsg` would give, oldest first, and the last one before its line is ended.
 ///
 /// Records that are overwritten while they are read are left out, as they are gone: `Log::holes`.
 pub(crate) fn log(kernel: &Kernel) -> Result<Log> {
     let reader = Reader::new(kernel)?;
-    let Ring {
-        head_id,
-        tail_id,
-        count_bits,
-        ..
-    } = reader.ring;
-    let count = head_id.wrapping_sub(tail_id) & ID_MASK;
-    if count >> count_bits != 0 {
-        let why = format!(
-            "its ids run from {tail_id:#x} to {head_id:#x}, more than its 2^{count_bits} descriptors"
-        );
-        return Err(Error::Broken {
-            what: "printk ring buffer",
-            at: reader.at,
-            why,
-        });
-    }
+    let (tail_id, count) = (reader.ring.tail_id, reader.count()?);
     let mut records = Listing::new();
     for i in 0..=count {
         check_interrupt();
@@ -294,6 +296,24 @@ struct Reader<'k> {
 }
 
 impl<'k> Reader<'k> {
+    /// Ids from the oldest to the newest, which is one less than the descriptors in use.
+    fn count(&self) -> Result<u64> {
+        let Ring {
+            head_id,
+            tail_id,
+            count_bits,
+            ..
+        } = self.ring;
+        let count = head_id.wrapping_sub(tail_id) & ID_MASK;
+        if count >> count_bits != 0 {
+            let why = format!(
+                "its ids run from {tail_id:#x} to {head_id:#x}, more than its 2^{count_bits} descriptors"
+            );
+            return Err(Error::broken("printk ring buffer", self.at, why));
+        }
+        Ok(count)
+    }
+
     fn new(kernel: &'k Kernel) -> Result<Self> {
         // `prb` points to the ring in use: the static one of early boot or the one allocated after.
         let at = GuestVirt(kernel.read_u64(kernel.symbol("prb")?)?);
