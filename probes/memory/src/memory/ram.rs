@@ -8,6 +8,7 @@ use std::fs::File;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering};
 
 use vm_memory::mmap::MmapRegion;
 use vm_memory::{AtomicInteger, FileOffset, VolatileMemory};
@@ -135,12 +136,31 @@ impl RamFile {
 
     /// One naturally aligned word, loaded in one piece; `None` when unaligned or not RAM.
     #[inline]
-    pub(crate) fn load<T: AtomicInteger>(&self, at: GuestPhys) -> Option<T::V> {
+    pub(crate) fn load<T: Word>(&self, at: GuestPhys) -> Option<T::V> {
         let (region, offset) = self.locate(at)?;
         let word = region.map.get_atomic_ref::<T>(offset).ok()?;
-        Some(word.load(std::sync::atomic::Ordering::Relaxed))
+        Some(word.value())
     }
 }
+
+/// A word that is loaded in one piece. vm-memory's own `load` is a call, also where all else is inlined: a walk of page
+/// tables makes four or five of them.
+pub(crate) trait Word: AtomicInteger {
+    /// Its value now.
+    fn value(&self) -> Self::V;
+}
+
+macro_rules! words {
+    ($($atomic:ident),*) => {
+        $(impl Word for $atomic {
+            #[inline]
+            fn value(&self) -> Self::V {
+                Self::load(self, Ordering::Relaxed)
+            }
+        })*
+    };
+}
+words!(AtomicU8, AtomicU16, AtomicU32, AtomicU64);
 
 impl PhysMemory for RamFile {
     fn read(&self, at: GuestPhys, buf: &mut [u8]) -> Result<()> {
@@ -165,7 +185,7 @@ impl PhysMemory for RamFile {
     }
 
     fn read_u64(&self, at: GuestPhys) -> Result<u64> {
-        if let Some(word) = self.load::<std::sync::atomic::AtomicU64>(at) {
+        if let Some(word) = self.load::<AtomicU64>(at) {
             return Ok(u64::from_le(word));
         }
         let mut word = [0; 8];

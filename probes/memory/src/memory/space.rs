@@ -7,9 +7,8 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64};
 
-use vm_memory::AtomicInteger;
-
 use super::pagetable::{self, EntryKind, PageWalk, Paging, PresentPages};
+use super::ram::Word;
 use super::{GuestPhys, GuestVirt, PAGE_SIZE, PhysMemory, RamFile};
 use crate::{Error, Result};
 
@@ -140,8 +139,9 @@ impl AddressSpace {
         }
     }
 
-    /// By the tables in the mapped file; `None` when there is no such file, or something to report.
-    #[inline]
+    /// By the tables in the mapped file; `None` when there is no such file, or something to report. Not a part of its
+    /// caller's crate: that is optimised as it wants, and a walk that is optimised a little takes twice as long.
+    #[inline(never)]
     fn translate_mapped(&self, at: GuestVirt) -> Option<GuestPhys> {
         let (ram, tables) = (self.ram.as_ref()?, self.tables?);
         pagetable::translate(tables.root, tables.paging, at, |entry| {
@@ -257,10 +257,16 @@ impl AddressSpace {
     }
 
     #[inline]
-    fn load<T: AtomicInteger>(&self, at: GuestVirt) -> Option<T::V> {
+    fn load<T: Word>(&self, at: GuestVirt) -> Option<T::V> {
         let ram = self.ram.as_ref()?;
         let phys = self.linear(at, 1).or_else(|| self.translate_mapped(at))?;
         ram.load::<T>(phys)
+    }
+
+    /// The word that is read most. As the walk of the tables, it is compiled here, not as its caller's crate is.
+    #[inline(never)]
+    fn load_u64(&self, at: GuestVirt) -> Option<u64> {
+        self.load::<AtomicU64>(at)
     }
 
     /// Reads a byte.
@@ -305,7 +311,7 @@ impl AddressSpace {
     /// As [`Self::read`].
     #[inline]
     pub fn read_u64(&self, at: GuestVirt) -> Result<u64> {
-        match self.load::<AtomicU64>(at) {
+        match self.load_u64(at) {
             Some(value) => Ok(u64::from_le(value)),
             None => self.read_array(at).map(u64::from_le_bytes),
         }
