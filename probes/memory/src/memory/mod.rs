@@ -18,6 +18,7 @@ pub use process::{ProcessMemory, sorted};
 pub use ram::RamFile;
 pub use space::{AddressSpace, Linear};
 
+use crate::base::ErrorKind;
 use crate::{Error, Result};
 
 /// Pages that are searched at a time.
@@ -102,16 +103,19 @@ pub trait PhysMemory: Send + Sync + std::fmt::Debug {
         vec![range]
     }
 
-    /// The first page at or after `from` whose bytes begin with `prefix`.
+    /// The first page at or after `from` whose bytes begin with `prefix`. Pages that are not stored are left out, and one that
+    /// cannot be read hides no other.
     ///
     /// # Errors
-    /// As [`Self::read`].
+    /// As [`Self::read`]: at once for a machine that fails; of a page that cannot be read, where no other one is the page.
     fn find_page(&self, prefix: &[u8], from: GuestPhys) -> Result<Option<GuestPhys>> {
         let mut chunk = vec![0; (SEARCHED * PAGE_SIZE) as usize];
         let prefix = &prefix[..prefix.len().min(PAGE_SIZE as usize)];
         // A search that is gone on with after a hit often hits at once.
         let mut want = PAGE_SIZE;
-        for range in self.ranges() {
+        let mut unread = None;
+        let ranges = self.ranges().iter();
+        for range in ranges.flat_map(|range| self.stored(*range)) {
             let end = range.start.0.saturating_add(range.len);
             let first = range.start.0.max(from.0);
             let Some(mut at) = first.checked_next_multiple_of(PAGE_SIZE) else {
@@ -123,7 +127,19 @@ pub trait PhysMemory: Send + Sync + std::fmt::Debug {
                     break;
                 }
                 let here = want.min(end - at) as usize;
-                self.read_once(GuestPhys(at), &mut chunk[..here])?;
+                match self.read_once(GuestPhys(at), &mut chunk[..here]) {
+                    Ok(()) => {}
+                    Err(error) if error.kind() == ErrorKind::Machine => return Err(error),
+                    Err(error) if want == PAGE_SIZE => {
+                        unread.get_or_insert(error);
+                        at += PAGE_SIZE;
+                        continue;
+                    }
+                    Err(_) => {
+                        want = PAGE_SIZE;
+                        continue;
+                    }
+                }
                 let mut pages = chunk[..here].chunks(PAGE_SIZE as usize);
                 if let Some(hit) = pages.position(|page| page.starts_with(prefix)) {
                     return Ok(Some(GuestPhys(at + hit as u64 * PAGE_SIZE)));
@@ -132,7 +148,7 @@ pub trait PhysMemory: Send + Sync + std::fmt::Debug {
                 want = (want * 2).min(chunk.len() as u64);
             }
         }
-        Ok(None)
+        unread.map_or(Ok(None), Err)
     }
 
     /// Keeps the guest standing still, until it is called with `false`, where only a guest that stands still can be read;
@@ -147,5 +163,56 @@ pub trait PhysMemory: Send + Sync + std::fmt::Debug {
     /// The mapped RAM file, when this is one: translation then reads it without a call through this trait.
     fn as_ram(&self) -> Option<&RamFile> {
         None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Memory of which the page at 1 MiB cannot be read, and the one behind it was left out.
+    #[derive(Debug)]
+    struct Holes(FakeMemory);
+
+    const BAD: u64 = 1 << 20;
+    const LEFT_OUT: u64 = BAD + PAGE_SIZE;
+
+    impl PhysMemory for Holes {
+        fn read(&self, at: GuestPhys, buf: &mut [u8]) -> Result<()> {
+            for hole in [BAD, LEFT_OUT] {
+                if at.0 < hole + PAGE_SIZE && hole < at.0 + buf.len() as u64 {
+                    let (at, why) = (format!("{hole:#x}"), String::new());
+                    return Err(Error::LeftOut { at, why });
+                }
+            }
+            self.0.read(at, buf)
+        }
+
+        fn ranges(&self) -> &[PhysRange] {
+            self.0.ranges()
+        }
+
+        fn stored(&self, range: PhysRange) -> Vec<PhysRange> {
+            let behind = LEFT_OUT + PAGE_SIZE;
+            [(0, LEFT_OUT), (behind, range.len - behind)]
+                .map(|(start, len)| PhysRange {
+                    start: GuestPhys(start),
+                    len,
+                })
+                .to_vec()
+        }
+    }
+
+    #[test]
+    fn a_page_that_cannot_be_read_hides_none_behind_it() {
+        let mut ram = vec![0; 4 << 20];
+        let mark = 3 << 20;
+        ram[mark..mark + 4].copy_from_slice(b"MARK");
+        let memory = Holes(FakeMemory::new([(GuestPhys(0), ram)]));
+        let found = memory.find_page(b"MARK", GuestPhys(0));
+        assert_eq!(found, Ok(Some(GuestPhys(mark as u64))));
+        // It may be the one that cannot be read; the one that was left out is none that is there.
+        let error = memory.find_page(b"NONE", GuestPhys(0)).unwrap_err();
+        assert!(error.to_string().starts_with("0x100000 "), "{error}");
     }
 }

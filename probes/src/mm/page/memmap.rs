@@ -55,8 +55,8 @@ pub(super) struct Layout {
     pub(super) second: Second,
     /// `NODES_PGSHIFT` and `ZONES_PGSHIFT`: the node and the zone are the topmost bits of the flags.
     pub(super) shifts: (u32, u32),
-    /// The names of the zones.
-    zones: Vec<String>,
+    /// The names of the zones, as far as they can be read.
+    zones: Vec<Option<String>>,
     /// `NR_PAGE_ORDERS`.
     pub(super) orders: u32,
 }
@@ -92,15 +92,13 @@ impl Layout {
             .into_iter()
             .find_map(Result::ok);
         let name = offset_of(kernel, "struct zone", "name")?;
-        let name = |zone: u64| -> Result<String> {
-            let Some(node) = first else {
-                return Ok(String::new());
-            };
-            let zone = node.offset(zones.wrapping_add(stride.wrapping_mul(zone)));
-            kernel.read_cstr(GuestVirt(kernel.read_u64(zone.offset(name))?), 16)
+        let name = |zone: u64| {
+            let zone = first?.offset(zones.wrapping_add(stride.wrapping_mul(zone)));
+            let name = kernel.read_u64(zone.offset(name)).ok()?;
+            kernel.read_cstr(GuestVirt(name), 16).ok()
         };
         Ok(Self {
-            zones: (0..count.min(8) as u64).map(name).collect::<Result<_>>()?,
+            zones: (0..count.min(8) as u64).map(name).collect(),
             base: kernel.vmemmap_base()?,
             size,
             names: Names::of(kernel)?,
@@ -216,12 +214,13 @@ impl MemMap {
         Ok(u32::from(order))
     }
 
-    /// The name of the zone that a page's flags say.
+    /// The name of the zone that a page's flags say; its number, where the name is not known.
     pub(super) fn zone(&self, raw: &Raw) -> String {
         let (nodes, zones) = self.layout.shifts;
         let zone = raw.flags.checked_shr(zones).unwrap_or(0) & ((1 << (nodes - zones)) - 1);
         let name = self.layout.zones.get(zone as usize);
-        name.cloned().unwrap_or_else(|| zone.to_string())
+        let name = name.and_then(Option::clone);
+        name.unwrap_or_else(|| zone.to_string())
     }
 
     /// The kernel whose pages they are.

@@ -172,9 +172,13 @@ impl Known {
                 stacks.len() < STACK_BOUND
             };
             for leader in self.guest.tasks()?.into_items(&mut missing) {
-                // A running guest forks and exits meanwhile: what cannot be read any more has no stack either.
-                for thread in for_each_thread(kernel, leader.signal)?.map_while(Result::ok) {
-                    let Ok(thread) = plan.load(thread) else { break };
+                // Of a running guest it may have exited meanwhile: it is asked only where no stack was found.
+                let what = || format!("threads of process {} ({})", leader.pid, leader.comm);
+                for thread in for_each_thread(kernel, leader.signal)? {
+                    let thread = thread.and_then(|thread| plan.load(thread));
+                    let Some(thread) = thread.or_miss(&mut missing, what) else {
+                        break;
+                    };
                     if !note(thread) {
                         break;
                     }
