@@ -135,7 +135,7 @@ fn first_guesses(guest: &Guest) -> Result<(), Failed> {
 /// Damages that are done to what one reader reads.
 fn damages() -> usize {
     let count = std::env::var("KLAB_TEST_DAMAGES").ok();
-    count.and_then(|count| count.parse().ok()).unwrap_or(8)
+    count.and_then(|count| count.parse().ok()).unwrap_or(3)
 }
 
 fn file_name(command: &str, sample: &[&str]) -> String {
