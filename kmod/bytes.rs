@@ -37,6 +37,8 @@ impl Kind {
             7 => Self::Rule,
             8 => Self::Call,
             9 => Self::Return,
+            10 => Self::Point,
+            11 => Self::Stack,
             _ => return None,
         })
     }

@@ -5,16 +5,23 @@
  */
 #include <linux/fprobe.h>
 #include <linux/ftrace.h>
+#include <linux/module.h>
 #include <linux/sched.h>
+#include <linux/stacktrace.h>
 #include <linux/timekeeping.h>
 #include <linux/uaccess.h>
 
 #include "hooks.h"
 #include "peek.h"
 
-/* ring.rs: Kind; call.rs: PLANS */
-enum { CALL = 8, RETURN };
-enum { PLANS = 32, ARGS = 6, TEXT_WHOLE = 1 };
+/* ring.rs: Kind; call.rs: PLANS, FRAMES, .. */
+enum { CALL = 8, RETURN, POINT, STACK };
+enum { PLANS = 32, ARGS = 6, FRAMES = 20, WALKED = 32 };
+enum { TEXT_WHOLE = 1, UNDECIDED = 2, MORE_FRAMES = 4 };
+/* klab_wants() */
+enum { NO, YES, PERHAPS };
+/* From a function's address to behind ftrace's call in it. */
+enum { LONGEST_ENTRY = 16 };
 
 struct klab_calls {
 	struct fprobe probe;
@@ -61,23 +68,72 @@ static u8 copy_text(unsigned long at, char *text, u32 room, u8 *flags)
 	return len;
 }
 
-static void look_at_text(u32 plan, struct klab_call *c)
+bool klab_read(u64 at, void *to, u32 len)
+{
+	return !copy_from_kernel_nofault(to, (const void *)(unsigned long)at, len);
+}
+
+static void look_at_text(u32 plan, struct klab_call *c, u32 used)
 {
 	bool hop = false;
 	u64 at = klab_text_of(plan, c->args, &hop);
 
 	if (hop)
 		at = peek64((const void *)at);
-	c->text_len = copy_text(at, c->text, sizeof(c->text), &c->flags);
+	c->text_len = copy_text(at, c->text + used, sizeof(c->text) - used, &c->flags);
 }
 
-static void begin(struct klab_call *c, u8 kind, unsigned long ip, const struct called *called)
+/* The first frame behind this module's own and ftrace's: the caller of a function, or where a tracepoint lies. */
+static u32 first_frame(const unsigned long *all, u32 count, unsigned long ip)
+{
+	u32 i;
+
+	for (i = 0; ip && i < count; i++)
+		if (all[i] - ip <= LONGEST_ENTRY)
+			return i + 1;
+	for (i = 0; i < count && within_module(all[i], THIS_MODULE); i++)
+		;
+	return i;
+}
+
+/* A record of its own. */
+static void look_at_stack(u32 wanted, const struct klab_call *of, unsigned long ip)
+{
+	unsigned long all[WALKED];
+	struct klab_call c = *of;
+	u32 count, i, n = 0, to;
+
+	count = stack_trace_save(all, WALKED, 0);
+	memset(c.text, 0, sizeof(c.text));
+	for (i = first_frame(all, count, ip); i < count && n < wanted; i++, n++) {
+		to = all[i];
+		memcpy(c.text + 4 * n, &to, sizeof(to));
+	}
+	c.kind = STACK;
+	c.unread = 0;
+	c.text_len = 4 * n;
+	c.flags = i < count || count == WALKED ? MORE_FRAMES : 0;
+	klab_record_call(&c);
+}
+
+/* Completes a record by what its plan asks for, and records it. */
+void klab_look(u32 plan, struct klab_call *c, unsigned long ip, u8 wanted)
+{
+	u32 frames = min_t(u32, klab_frames_of(plan), FRAMES);
+
+	look_at_text(plan, c, min_t(u32, klab_fetch(plan, c), sizeof(c->text)));
+	if (wanted == PERHAPS)
+		c->flags |= UNDECIDED;
+	klab_record_call(c);
+	if (frames)
+		look_at_stack(frames, c, ip);
+}
+
+void klab_begin(struct klab_call *c, u8 kind, u32 site)
 {
 	memset(c, 0, sizeof(*c));
 	c->kind = kind;
-	c->site = site_of(ip);
-	c->entered = called->entered;
-	memcpy(c->args, called->args, sizeof(c->args));
+	c->site = site;
 	c->pid = current->pid;
 	c->tgid = current->tgid;
 	c->cpu = raw_smp_processor_id();
@@ -85,24 +141,30 @@ static void begin(struct klab_call *c, u8 kind, unsigned long ip, const struct c
 	memcpy(c->comm, current->comm, sizeof(c->comm));
 }
 
+static void begin(struct klab_call *c, u8 kind, unsigned long ip, const struct called *called)
+{
+	klab_begin(c, kind, site_of(ip));
+	c->entered = called->entered;
+	memcpy(c->args, called->args, sizeof(c->args));
+}
+
 static int on_call(struct fprobe *probe, unsigned long ip, unsigned long ret, struct ftrace_regs *regs, void *data)
 {
 	struct klab_calls *of = container_of(probe, struct klab_calls, probe);
 	struct called *called = data;
 	struct klab_call c;
-	bool wanted;
+	u8 wanted;
 	u32 i;
 
 	for (i = 0; i < ARGS; i++)
 		called->args[i] = ftrace_regs_get_argument(regs, i);
 	preempt_disable_notrace();
 	wanted = klab_wants(of->plan, raw_smp_processor_id(), called->args);
-	if (wanted) {
+	if (wanted != NO) {
 		called->entered = ktime_get_mono_fast_ns();
 		begin(&c, CALL, ip, called);
 		c.time = called->entered;
-		look_at_text(of->plan, &c);
-		klab_record_call(&c);
+		klab_look(of->plan, &c, ip, wanted);
 	}
 	preempt_enable_notrace();
 	/* Nothing at the return of a call that is not wanted. */

@@ -5,7 +5,9 @@
 use core::cell::UnsafeCell;
 use core::mem::{offset_of, size_of};
 
-use crate::call::{CallRecord, Plan, COMM, PLANS, TEXT};
+use kernel::prelude::*;
+
+use crate::call::{CallRecord, Plan, Wanted, COMM, PLANS, TEXT};
 use crate::event::{count, publish, slot};
 use crate::ring::{commit, Record, RingHeader, POSITIONS};
 use crate::rings;
@@ -25,7 +27,7 @@ pub(crate) struct Call {
     context: u8,
     text_len: u8,
     flags: u8,
-    zero: [u8; 4],
+    unread: u32,
     comm: [u8; COMM],
     text: [u8; TEXT],
 }
@@ -35,6 +37,11 @@ const _: () = {
     assert!(offset_of!(Call, site) == 72 && offset_of!(Call, kind) == 88);
     assert!(offset_of!(Call, comm) == 96 && offset_of!(Call, text) == 112);
 };
+
+extern "C" {
+    /// Copies kernel memory; false where it cannot be read.
+    fn klab_read(at: u64, to: *mut c_void, len: u32) -> bool;
+}
 
 struct Shared(UnsafeCell<[Plan; PLANS]>);
 
@@ -47,9 +54,13 @@ static ALL: Shared = Shared(UnsafeCell::new([Plan::ALL; PLANS]));
 ///
 /// # Safety
 /// No hook may be registered, and the capture's lock is held. Registering a hook orders this write before its first run.
-pub(crate) unsafe fn set_plans(plans: [Plan; PLANS]) {
-    // SAFETY: As the caller promises.
-    unsafe { ALL.0.get().write(plans) };
+pub(crate) unsafe fn set_plans(plans: &[Plan]) {
+    let all = ALL.0.get().cast::<Plan>();
+    // One by one: together they are too long for the stack.
+    for (index, plan) in plans.iter().take(PLANS).enumerate() {
+        // SAFETY: As the caller promises, and there are `PLANS` of them.
+        unsafe { all.add(index).write(*plan) };
+    }
 }
 
 /// Forgets them, as `set_plans`.
@@ -57,8 +68,11 @@ pub(crate) unsafe fn set_plans(plans: [Plan; PLANS]) {
 /// # Safety
 /// That of `set_plans`.
 pub(crate) unsafe fn forget_plans() {
-    // SAFETY: As the caller promises.
-    unsafe { ALL.0.get().write([Plan::ALL; PLANS]) };
+    let all = ALL.0.get().cast::<Plan>();
+    for index in 0..PLANS {
+        // SAFETY: As the caller promises, and there are `PLANS` of them.
+        unsafe { all.add(index).write(Plan::ALL) };
+    }
 }
 
 /// The plan of this number, while hooks are registered.
@@ -67,27 +81,73 @@ fn plan(number: u32) -> Option<&'static Plan> {
     unsafe { &*ALL.0.get() }.get(number as usize)
 }
 
-/// Called by each hook with preemption off: whether the call is wanted.
+/// Reads a little-endian number of so many bytes.
+fn number(at: u64, bytes: u8) -> Option<u64> {
+    let mut word = [0_u8; 8];
+    let to = word.get_mut(..usize::from(bytes))?;
+    // SAFETY: `to` has so many bytes.
+    let read = unsafe { klab_read(at, to.as_mut_ptr().cast(), to.len() as u32) };
+    read.then(|| u64::from_le_bytes(word))
+}
+
+/// Called by each hook with preemption off: whether the call is wanted ([`Wanted`]).
 ///
 /// # Safety
 /// `args` must be valid for reads.
 #[no_mangle]
 pub(crate) unsafe extern "C" fn klab_wants(
-    number: u32,
+    of: u32,
     cpu: u32,
     args: *const [u64; POSITIONS as usize],
-) -> bool {
+) -> u8 {
     // SAFETY: As the caller promises.
     let args = unsafe { &*args };
-    let (Some(plan), Some((header, _))) = (plan(number), rings::of(cpu)) else {
-        return false;
+    let (Some(plan), Some((header, _))) = (plan(of), rings::of(cpu)) else {
+        return Wanted::No as u8;
     };
     count(header, offset_of!(RingHeader, seen));
-    let wanted = plan.wants(args);
-    if !wanted {
+    let wanted = plan.wants(args, number);
+    if wanted == Wanted::No {
         count(header, offset_of!(RingHeader, rejected));
     }
-    wanted
+    wanted as u8
+}
+
+/// Number of return addresses that a plan records.
+#[no_mangle]
+pub(crate) extern "C" fn klab_frames_of(number: u32) -> u8 {
+    plan(number).map_or(0, |plan| plan.frames)
+}
+
+/// Copies the members that a plan names into `text`, and says which could not be read; gives how many bytes they take.
+///
+/// # Safety
+/// `call` must be valid.
+#[no_mangle]
+pub(crate) unsafe extern "C" fn klab_fetch(number: u32, call: *mut Call) -> u32 {
+    // SAFETY: As the caller promises.
+    let call = unsafe { &mut *call };
+    let Some(plan) = plan(number) else { return 0 };
+    let mut used = 0_usize;
+    for (index, one) in plan.fetches.iter().enumerate() {
+        let end = used.saturating_add(usize::from(one.len));
+        let (Some(to), Some(word)) = (
+            call.text.get_mut(used..end),
+            call.args.get(usize::from(one.arg)),
+        ) else {
+            break;
+        };
+        if to.is_empty() {
+            break;
+        }
+        let at = word.wrapping_add(u64::from(one.offset));
+        // SAFETY: `to` has so many bytes.
+        if !unsafe { klab_read(at, to.as_mut_ptr().cast(), to.len() as u32) } {
+            call.unread |= 1 << (index & 31);
+        }
+        used = end;
+    }
+    used as u32
 }
 
 /// Place of the text of a call: the argument, or what `peek64` is to read before; 0: nowhere. `hop` gets which.
@@ -142,7 +202,7 @@ fn write(at: *mut CallRecord, sequence: u64, call: &Call) {
         site: call.site,
         pid: call.pid,
         tgid: call.tgid,
-        zero: 0,
+        unread: call.unread,
         comm: call.comm,
         text: call.text,
     };

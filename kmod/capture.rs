@@ -6,7 +6,7 @@ use kernel::error::to_result;
 use kernel::prelude::*;
 use kernel::sync::global_lock;
 
-use crate::call::{Plans, PLANS};
+use crate::call::{Plan, PLANS};
 use crate::ring::{
     Arm, Counters, Filter, How, RingInfo, Site, Tracepoint, MAGIC, MAX_CPUS, MAX_RING, MAX_SITES,
     MIN_RING, POSITIONS, VERSION,
@@ -22,6 +22,7 @@ extern "C" {
     fn klab_hook_entries(how: u32, position: u32, addresses: *mut c_ulong, count: u32) -> c_int;
     fn klab_hook_exits(how: u32, position: u32, addresses: *mut c_ulong, count: u32) -> c_int;
     fn klab_hook_calls(plan: u32, addresses: *mut c_ulong, count: u32) -> c_int;
+    fn klab_hook_points(plan: u32, addresses: *mut c_ulong, count: u32) -> c_int;
     fn klab_hook_tracepoint(id: u32, name: *const c_char, len: usize) -> c_int;
     fn klab_unhook();
     fn klab_missed() -> u64;
@@ -30,7 +31,7 @@ extern "C" {
 
 /// Number of positions, or plans, that sites hooked so can have.
 fn positions(how: u8) -> u8 {
-    if how == How::Call as u8 {
+    if how == How::Call as u8 || how == How::Point as u8 {
         PLANS as u8
     } else {
         POSITIONS
@@ -73,9 +74,9 @@ impl Capture {
             return Err(E2BIG);
         }
         for site in &sites {
-            // Kernel and module text lie in the top 2 GiB: what is recorded is the low half.
-            let text = site.address >> 32 == 0xffff_ffff;
-            if !text
+            // Kernel and modules, and with them their tracepoints, lie in the top 2 GiB: what is recorded is the low half.
+            let kernel = site.address >> 32 == 0xffff_ffff;
+            if !kernel
                 || site.how > How::LAST as u8
                 || site.position >= positions(site.how)
                 || site.zero != [0; 6]
@@ -102,13 +103,13 @@ impl Capture {
     }
 
     /// Sets the plans of calls.
-    pub(crate) fn plans(&mut self, file: u64, plans: &Plans) -> Result {
+    pub(crate) fn plans(&mut self, file: u64, plans: &[Plan]) -> Result {
         self.prepare(file)?;
-        if !plans.is_sound() {
+        if !plans.iter().all(Plan::is_sound) {
             return Err(EINVAL);
         }
         // SAFETY: Not armed, and the lock is held.
-        unsafe { calls::set_plans(plans.plans) };
+        unsafe { calls::set_plans(plans) };
         self.armer = file;
         Ok(())
     }
@@ -157,10 +158,12 @@ impl Capture {
                 let (at, count) = (addresses.as_mut_ptr(), addresses.len() as u32);
                 let at_exit = [How::Return, How::Derive, How::Resize];
                 let entry_only = !at_exit.iter().any(|exit| *exit as u8 == how);
-                // SAFETY: `at` has `count` addresses, and the kernel refuses those that ftrace cannot hook.
+                // SAFETY: `at` has `count` addresses, and refused are those that ftrace cannot hook, or that are no tracepoint.
                 to_result(unsafe {
                     if how == How::Call as u8 {
                         klab_hook_calls(position, at, count)
+                    } else if how == How::Point as u8 {
+                        klab_hook_points(position, at, count)
                     } else if entry_only {
                         klab_hook_entries(how_, position, at, count)
                     } else {

@@ -12,7 +12,7 @@ use kernel::prelude::*;
 use kernel::transmute::{AsBytes, FromBytes};
 use kernel::uaccess::{UserPtr, UserSlice, UserSliceReader};
 
-use crate::call::{Invoke, Plans, KLAB_INVOKE, KLAB_PLANS};
+use crate::call::{Invoke, Plan, Plans, KLAB_INVOKE, KLAB_PLANS, PLANS};
 use crate::capture::CAPTURE;
 use crate::ring::{
     Arm, Counters, Filter, Site, KLAB_ARM, KLAB_COUNTERS, KLAB_DISARM, KLAB_FILTER, KLAB_SITES,
@@ -26,7 +26,7 @@ unsafe impl FromBytes for Arm {}
 // SAFETY: As above.
 unsafe impl FromBytes for Filter {}
 // SAFETY: As above.
-unsafe impl FromBytes for Plans {}
+unsafe impl FromBytes for Plan {}
 // SAFETY: As above.
 unsafe impl FromBytes for Invoke {}
 // SAFETY: Integers without padding.
@@ -77,7 +77,7 @@ impl MiscDevice for Opened {
                 CAPTURE.lock().filter(me.id, filter)?;
             }
             KLAB_PLANS => {
-                let plans = user(core::mem::size_of::<Plans>()).reader().read()?;
+                let plans = read_plans(user(core::mem::size_of::<Plans>()).reader())?;
                 CAPTURE.lock().plans(me.id, &plans)?;
             }
             KLAB_INVOKE => {
@@ -116,4 +116,17 @@ fn read_sites(mut user: UserSliceReader) -> Result<KVVec<Site>> {
         sites.push(user.read()?, GFP_KERNEL)?;
     }
     Ok(sites)
+}
+
+/// One by one: together they are too long for the stack.
+fn read_plans(mut user: UserSliceReader) -> Result<KVVec<Plan>> {
+    let (version, zero): (u32, u32) = (user.read()?, user.read()?);
+    if version != VERSION || zero != 0 {
+        return Err(EINVAL);
+    }
+    let mut plans = KVVec::with_capacity(PLANS, GFP_KERNEL)?;
+    for _ in 0..PLANS {
+        plans.push(user.read()?, GFP_KERNEL)?;
+    }
+    Ok(plans)
 }

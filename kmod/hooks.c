@@ -469,12 +469,13 @@ void klab_unhook(void)
 		}
 	}
 	klab_unhook_calls();
+	klab_unhook_points();
 	tracepoint_synchronize_unregister();
 }
 
 u64 klab_missed(void)
 {
-	u64 missed = klab_missed_calls();
+	u64 missed = klab_missed_calls() + klab_missed_points();
 	int i, j;
 
 	for (i = 0; i < HOWS; i++)

@@ -29,17 +29,20 @@ struct klab_event {
 bool klab_may(const struct klab_event *event);
 bool klab_record(const struct klab_event *event);
 
-/* A call or a return, of any function. */
+/* A call or a return of any function, a tracepoint, or the stack of one. */
 struct klab_call {
 	u64 time, args[6], value, entered;
 	u32 site, pid, tgid, cpu;
-	u8 kind, context, text_len, flags, zero[4];
+	u8 kind, context, text_len, flags;
+	u32 unread;
 	char comm[16];
 	char text[80];
 };
 
 /* In Rust, calls.rs. */
-bool klab_wants(u32 plan, u32 cpu, const u64 *args);
+u8 klab_wants(u32 plan, u32 cpu, const u64 *args);
+u8 klab_frames_of(u32 plan);
+u32 klab_fetch(u32 plan, struct klab_call *call);
 u64 klab_text_of(u32 plan, const u64 *args, bool *hop);
 void klab_record_call(const struct klab_call *call);
 
@@ -59,6 +62,12 @@ int klab_invoke(struct klab_invoke *call);
 int klab_hook_calls(u32 plan, unsigned long *addresses, u32 count);
 void klab_unhook_calls(void);
 u64 klab_missed_calls(void);
+int klab_hook_points(u32 plan, unsigned long *addresses, u32 count);
+void klab_unhook_points(void);
+u64 klab_missed_points(void);
+void klab_begin(struct klab_call *c, u8 kind, u32 site);
+void klab_look(u32 plan, struct klab_call *c, unsigned long ip, u8 wanted);
+bool klab_read(u64 at, void *to, u32 len);
 int klab_hook_entries(u32 how, u32 position, unsigned long *addresses, u32 count);
 int klab_hook_exits(u32 how, u32 position, unsigned long *addresses, u32 count);
 int klab_hook_tracepoint(u32 id, const char *name, size_t len);

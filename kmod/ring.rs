@@ -27,7 +27,7 @@ pub(crate) mod bytes;
 /// `KLABRING` in memory.
 pub const MAGIC: u64 = u64::from_le_bytes(*b"KLABRING");
 /// Version of this file's layouts; a module and a host of different versions refuse each other.
-pub const VERSION: u32 = 4;
+pub const VERSION: u32 = 5;
 /// Bytes of a record.
 pub const RECORD: usize = size_of::<Record>();
 /// Bytes of the packet in a record: an IPv6 header, some extension headers behind it, and what tells of the layer above.
@@ -164,6 +164,11 @@ pub enum Kind {
     Call = 8,
     /// A function of [`How::Call`] came back: the record is a `CallRecord`.
     Return = 9,
+    /// A tracepoint of [`How::Point`] fired: the record is a `CallRecord`.
+    Point = 10,
+    /// The stack of the call or the tracepoint with the same site, PID and `entered`: a `CallRecord`, whose `text` has return
+    /// addresses.
+    Stack = 11,
 }
 
 /// In what the CPU was.
@@ -251,11 +256,13 @@ pub enum How {
     Rule = 6,
     /// [`Kind::Call`] and [`Kind::Return`], of any function. The position is the number of its plan: see `call`.
     Call = 7,
+    /// [`Kind::Point`], of any tracepoint: the address is that of its `struct tracepoint`. The position is as of [`How::Call`].
+    Point = 8,
 }
 
 impl How {
     /// The last of them.
-    pub const LAST: Self = Self::Call;
+    pub const LAST: Self = Self::Point;
 }
 
 /// The first page of a ring; the counters are each written by the ring's CPU only.
@@ -296,7 +303,7 @@ pub struct RingHeader {
 pub struct Site {
     /// Its address, as in kallsyms.
     pub address: u64,
-    /// Number of the argument that is the skb, from 0; below [`POSITIONS`]. Of [`How::Call`] the plan.
+    /// Number of the argument that is the skb, from 0; below [`POSITIONS`]. Of [`How::Call`] and [`How::Point`] the plan.
     pub position: u8,
     /// [`How`].
     pub how: u8,

@@ -155,29 +155,37 @@ pub(crate) fn resolve(kernel: &Kernel, text: &str) -> Result<Definition> {
     }))
 }
 
+/// The BTF of a module, or the kernel's own; `None` for a module without one.
+pub(crate) fn btf_of(kernel: &Kernel, module: Option<&str>) -> Result<Option<Arc<Btf>>> {
+    let Some(module) = module else {
+        return Ok(Some(kernel.btf()?.clone()));
+    };
+    let all = kernel.module_btfs()?;
+    let found = all.into_iter().find(|btf| btf.name == module);
+    found.map(|found| found.btf).transpose()
+}
+
 /// The type that BTF has of a function.
 pub(crate) fn prototype(
     kernel: &Kernel,
     name: &str,
     module: Option<&str>,
 ) -> Result<Option<Prototype>> {
-    let btf = match module {
-        None => kernel.btf()?.clone(),
-        Some(module) => {
-            let all = kernel.module_btfs()?;
-            match all.into_iter().find(|btf| btf.name == module) {
-                Some(found) => found.btf?,
-                None => return Ok(None),
-            }
-        }
+    let Some(btf) = btf_of(kernel, module)? else {
+        return Ok(None);
     };
     let own = |id: TypeId| module.is_none() || btf.ids().any(|own| own == id);
     let function = btf
         .named(name)
         .find(|ty| ty.kind == Kind::Func && own(ty.id));
-    let Some(proto) = function.and_then(|ty| ty.target()) else {
-        return Ok(None);
-    };
+    match function.and_then(|ty| ty.target()) {
+        Some(proto) => of_type(&btf, proto),
+        None => Ok(None),
+    }
+}
+
+/// The prototype that a type of a BTF is; `None` where it is another type.
+pub(crate) fn of_type(btf: &Arc<Btf>, proto: TypeId) -> Result<Option<Prototype>> {
     let proto = btf.resolve(proto)?;
     let Some(returns) = proto.target().filter(|_| proto.kind == Kind::FuncProto) else {
         return Ok(None);

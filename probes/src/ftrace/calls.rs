@@ -1,32 +1,34 @@
-//! Records as calls: each with its return, typed.
-
-use std::collections::HashMap;
+//! Records as calls: each with its return, and events of tracepoints, typed.
 
 use serde::Serialize;
 
 use super::condition::Pushed;
 use super::function::{Function, Param};
+use super::member::{self, Member};
+use super::pairs::{Pair, pairs};
+use super::record::Recorded;
+use super::stacks::Stacker;
 use super::text;
 use crate::base::text_of;
 use crate::debug::arguments::{Argument, Passed, is_composite, read_out};
 use crate::debug::{Ended, Return};
-use crate::kernel::Kernel;
 use crate::kernel::btf::{Kind as Types, TypeId};
+use crate::kernel::{Function as Place, Kernel};
 use crate::kmod::call::CallRecord;
-use crate::kmod::reader::{CpuTally, Event};
+use crate::kmod::reader::CpuTally;
 use crate::kmod::ring::{Context, Kind, RECORD};
 use crate::memory::GuestVirt;
 use crate::object::{Object, Value};
 use crate::{Error, ErrorKind, Result};
 
-/// Counts of a trace's records; a call has one, and its return another.
+/// Counts of a trace's records; a call has one, its return another, and each stack a third. An event of a tracepoint has one.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct TraceTally {
     /// Records that were read whole.
     pub delivered: u64,
     /// Records that were overwritten before they were read, or while.
     pub lost: u64,
-    /// Calls or returns that the kernel could not watch.
+    /// Calls, returns or events that the kernel could not watch.
     pub missed: u64,
     /// Records that were read, and not kept: there were too many.
     pub left_out: u64,
@@ -49,7 +51,20 @@ pub struct CallText {
     pub whole: bool,
 }
 
-/// A call of a traced function.
+/// Records of a CPU that are not there: lost, or left out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Gap {
+    /// The CPU.
+    pub cpu: u32,
+    /// Time of its last record before, in nanoseconds; `None`: there is none.
+    pub after: Option<u64>,
+    /// Time of its next record, in nanoseconds; `None`: there is none.
+    pub before: Option<u64>,
+    /// Number of the records.
+    pub records: u64,
+}
+
+/// A call of a traced function, or an event of a traced tracepoint.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct TracedCall {
     /// Time at which it began, in nanoseconds of the guest's monotonic clock.
@@ -65,29 +80,47 @@ pub struct TracedCall {
     pub tgid: u32,
     /// `current->comm`.
     pub comm: String,
-    /// The function, as views print it.
+    /// The function or the tracepoint, as views print it: `vfs_read`, `sched:sched_switch`.
     pub function: String,
+    /// True for an event of a tracepoint, which returns nothing and takes no time.
+    pub point: bool,
     /// Its arguments; none where BTF has no prototype.
     pub args: Vec<Argument>,
     /// The text that an argument leads to, as it was at the call.
     pub text: Option<CallText>,
+    /// Members of what arguments point to, as they were at the call: `next->pid`.
+    pub members: Vec<Argument>,
+    /// The kernel stack, from the caller on, or from where a tracepoint lies; `None` where it was not asked for, or its record was
+    /// lost.
+    pub stack: Option<CallStack>,
     /// Return value.
     pub returned: Return,
-    /// Duration, in nanoseconds; `None` where its return was not seen.
+    /// Duration, in nanoseconds; `None` where its return was not seen, and for a tracepoint.
     pub duration: Option<u64>,
+}
+
+/// The kernel stack of a call.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize)]
+pub struct CallStack {
+    /// Where each frame goes on, the innermost first.
+    pub frames: Vec<Place>,
+    /// True if these are all.
+    pub whole: bool,
 }
 
 fn context<S: serde::Serializer>(context: &Context, to: S) -> Result<S::Ok, S::Error> {
     to.serialize_str(crate::skb::context_name(*context))
 }
 
-/// The calls of some functions while they were traced, in the order in which they began.
+/// The calls of some functions and the events of some tracepoints while they were traced, in the order in which they began.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Traced {
-    /// The functions.
+    /// The functions and tracepoints.
     pub functions: Vec<String>,
-    /// The calls.
+    /// The calls and events.
     pub calls: Vec<TracedCall>,
+    /// Times in which records of a CPU are not there.
+    pub gaps: Vec<Gap>,
     /// Numbers of lost calls.
     pub tally: TraceTally,
     /// Reason for the end.
@@ -95,10 +128,10 @@ pub struct Traced {
 }
 
 impl TracedCall {
-    /// The value of the argument of a name.
+    /// The value of the argument of a name, or of a member that was copied: `count`, `next->pid`.
     #[must_use]
     pub fn arg(&self, name: &str) -> Option<&Value> {
-        let mut args = self.args.iter();
+        let mut args = self.args.iter().chain(&self.members);
         Some(&args.find(|arg| arg.name == name)?.value)
     }
 }
@@ -114,12 +147,13 @@ pub(super) struct Asked<'a> {
 
 impl Asked<'_> {
     /// Makes calls of records.
-    pub(super) fn traced(
-        &self,
-        events: Vec<Event<CallRecord>>,
-        mut tally: TraceTally,
-        ended: Ended,
-    ) -> Result<Traced> {
+    pub(super) fn traced(&self, recorded: Recorded, ended: Ended) -> Result<Traced> {
+        let Recorded {
+            events,
+            mut tally,
+            gaps,
+        } = recorded;
+        let mut stacker = Stacker::new(self.kernel);
         let whole = tally.lost == 0 && tally.missed == 0 && tally.left_out == 0;
         let mut calls = Vec::new();
         for pair in pairs(events) {
@@ -132,6 +166,10 @@ impl Asked<'_> {
                 kernel: self.kernel,
                 function,
             };
+            if pair.call.record.is_undecided() {
+                tally.undecided += 1;
+                continue;
+            }
             if let (Some(condition), false) = (self.condition, pushed.whole) {
                 match decoder.meets(condition, &pair)? {
                     Some(true) => {}
@@ -145,12 +183,15 @@ impl Asked<'_> {
                     }
                 }
             }
-            calls.push(decoder.call(&pair, whole));
+            let mut call = decoder.call(&pair, whole);
+            call.stack = pair.stack.map(|stack| stacker.stack(&stack)).transpose()?;
+            calls.push(call);
         }
         let names = self.functions.iter().map(|function| function.name.clone());
         Ok(Traced {
             functions: names.collect(),
             calls,
+            gaps,
             tally,
             ended,
         })
@@ -160,11 +201,17 @@ impl Asked<'_> {
 /// Checks that a condition can be evaluated for a function: its names are known.
 pub(super) fn check(kernel: &Kernel, function: &Function, condition: &str) -> Result<()> {
     let decoder = Decoder { kernel, function };
-    let locals = decoder.locals(&CallRecord::from_bytes(&[0; RECORD]), Some(0));
-    match kernel.eval_with(condition, &locals) {
+    let retval = (!function.point).then_some(0);
+    let locals = decoder.locals(&CallRecord::from_bytes(&[0; RECORD]), retval);
+    // As it is written, and as it is evaluated: with the copies in the place of the members.
+    let said = kernel.eval_with(condition, &locals);
+    let said = said.and_then(|_| kernel.eval_with(&decoder.with_copies(condition).0, &locals));
+    match said {
         Err(error) if is_meant_wrong(&error) => {
             let names = function.params.iter().map(|one| one.name.as_str());
-            let names: Vec<&str> = names.chain(["retval", "pid", "tgid", "comm"]).collect();
+            let retval = (!function.point).then_some("retval");
+            let others = retval.into_iter().chain(["pid", "tgid", "comm"]);
+            let names: Vec<&str> = names.chain(others).collect();
             Err(Error::Invalid(format!(
                 "{error}\n{} has {}",
                 function.name,
@@ -174,45 +221,6 @@ pub(super) fn check(kernel: &Kernel, function: &Function, condition: &str) -> Re
         // The target of a pointer is another matter.
         _ => Ok(()),
     }
-}
-
-/// A call and its return.
-#[derive(Debug)]
-pub(super) struct Pair {
-    /// The record of the call; where that was lost, of the return, which has the arguments too.
-    pub(super) call: Event<CallRecord>,
-    pub(super) returned: Option<CallRecord>,
-}
-
-/// Records put together, in the order in which the calls began.
-pub(super) fn pairs(events: Vec<Event<CallRecord>>) -> Vec<Pair> {
-    let mut pairs: Vec<Pair> = Vec::new();
-    let mut open: HashMap<(u32, u32, u64), Vec<usize>> = HashMap::new();
-    let (returns, calls): (Vec<_>, Vec<_>) = events
-        .into_iter()
-        .filter(|event| event.record.kind().is_some())
-        .partition(|event| event.record.kind() == Some(Kind::Return));
-    let key = |record: &CallRecord| (record.site, record.pid, record.entered);
-    for call in calls {
-        let same = open.entry(key(&call.record)).or_default();
-        same.push(pairs.len());
-        pairs.push(Pair {
-            call,
-            returned: None,
-        });
-    }
-    for event in returns {
-        let same = open.get_mut(&key(&event.record));
-        match same.and_then(Vec::pop) {
-            Some(index) => pairs[index].returned = Some(event.record),
-            None => pairs.push(Pair {
-                returned: Some(event.record),
-                call: event,
-            }),
-        }
-    }
-    pairs.sort_by_key(|pair| (pair.call.record.entered, pair.call.cpu, pair.call.sequence));
-    pairs
 }
 
 /// Meaning of a function's records.
@@ -239,12 +247,16 @@ impl Decoder<'_> {
             tgid: record.tgid,
             comm: comm(record),
             function: self.function.name.clone(),
+            point: self.function.point,
+            members: self.members(record),
+            stack: None,
             args: args.collect(),
             text: self.text(record),
             duration: pair
                 .returned
                 .map(|returned| returned.time.saturating_sub(record.entered)),
             returned: match (&pair.returned, whole) {
+                _ if self.function.point => Return::Void,
                 (Some(returned), _) => self.returned(returned.value),
                 (None, true) => Return::Pending,
                 (None, false) => Return::Unknown("not seen: records were lost".to_owned()),
@@ -255,12 +267,48 @@ impl Decoder<'_> {
     /// The text that was copied, of the argument that leads to it.
     fn text(&self, record: &CallRecord) -> Option<CallText> {
         let plan = self.function.text.as_ref()?;
-        let (text, whole) = text::of(plan, record)?;
+        let fetched = member::bytes_of(&self.function.members);
+        let (text, whole) = text::of(plan, record, fetched)?;
         Some(CallText {
             arg: self.function.params.get(plan.param)?.name.clone(),
             text,
             whole,
         })
+    }
+
+    /// The members that were copied. A return has none.
+    fn members(&self, record: &CallRecord) -> Vec<Argument> {
+        let Some(prototype) = self.function.prototype.as_ref() else {
+            return Vec::new();
+        };
+        let btf = &prototype.btf;
+        let members = self.function.members.iter().enumerate();
+        let of = |(index, member): (usize, &Member)| Argument {
+            name: member.path.clone(),
+            ty: btf
+                .declarator(member.ty, "")
+                .unwrap_or_else(|error| error.to_string()),
+            value: match record.kind() {
+                Some(Kind::Return) => Value::Fault("the record of the call was lost".to_owned()),
+                _ => member.value(self.kernel, btf, record, index),
+            },
+        };
+        members.map(of).collect()
+    }
+
+    /// An expression with names for the members that were copied, and which these are.
+    fn with_copies(&self, expression: &str) -> (String, Vec<usize>) {
+        let (mut text, mut used) = (expression.to_owned(), Vec::new());
+        // From the end, so that the places before stay.
+        for range in member::paths(expression).into_iter().rev() {
+            let path = &expression[range.clone()];
+            let mut members = self.function.members.iter();
+            if let Some(index) = members.position(|member| member.path == path) {
+                text.replace_range(range, &copy(index));
+                used.push(index);
+            }
+        }
+        (text, used)
     }
 
     fn argument(&self, index: usize, param: &Param, words: &[u64; 6]) -> Value {
@@ -332,9 +380,14 @@ impl Decoder<'_> {
             return Ok(Some(false));
         }
         let locals = self.locals(&pair.call.record, retval);
+        let (condition, used) = self.with_copies(condition);
+        let is_there = |index: &usize| locals.iter().any(|(name, _)| *name == copy(*index));
+        if !used.iter().all(is_there) {
+            return Ok(None);
+        }
         match self
             .kernel
-            .eval_with(condition, &locals)
+            .eval_with(&condition, &locals)
             .and_then(|value| value.u64())
         {
             Ok(value) => Ok(Some(value != 0)),
@@ -376,14 +429,34 @@ impl Decoder<'_> {
             }
         }
         add("comm", Object::text(kernel, &comm(record)));
+        if let (Some(prototype), true) = (
+            &self.function.prototype,
+            record.kind() != Some(Kind::Return),
+        ) {
+            for (index, member) in self.function.members.iter().enumerate() {
+                if let Some(object) = member.object(kernel, &prototype.btf, record, index) {
+                    add(&copy(index), object);
+                }
+            }
+        }
         locals
     }
 }
 
 /// `current->comm`.
 fn comm(record: &CallRecord) -> String {
-    let comm = record.comm.split(|byte| *byte == 0).next();
-    text_of(comm.unwrap_or_default())
+    comm_of(&record.comm)
+}
+
+/// Characters up to the 0.
+pub(super) fn comm_of(bytes: &[u8]) -> String {
+    let text = bytes.split(|byte| *byte == 0).next();
+    text_of(text.unwrap_or_default())
+}
+
+/// The name in expressions of a member that was copied.
+fn copy(index: usize) -> String {
+    format!("klab_copy_{index}")
 }
 
 /// Tells whether an expression is at fault, and not what it asks for.
@@ -407,7 +480,7 @@ mod tests {
     use crate::ftrace::function::tests::typed;
     use crate::kernel::btf::build::Builder;
     use crate::kmod::call::{COMM, TEXT_WHOLE};
-    use crate::kmod::reader::InSlot;
+    use crate::kmod::reader::{Event, InSlot};
     use crate::kmod::ring::commit;
     use crate::memory::{AddressSpace, FakeMemory};
     use crate::view::View;
@@ -445,7 +518,7 @@ mod tests {
                 site: 0x8100_0000,
                 pid: 7,
                 tgid: 6,
-                zero: 0,
+                unread: 0,
                 comm,
                 text,
             },
@@ -465,7 +538,14 @@ mod tests {
             pushed: &[pushed],
         };
         asked
-            .traced(events, TraceTally::default(), Ended::Look)
+            .traced(
+                Recorded {
+                    events,
+                    tally: TraceTally::default(),
+                    gaps: Vec::new(),
+                },
+                Ended::Look,
+            )
             .unwrap()
     }
 

@@ -1,10 +1,12 @@
-//! The part of a condition that the guest itself can see to: comparisons of an argument with a number.
+//! The part of a condition that the guest itself can see to: comparisons of an argument, or of a member of what it points to,
+//! with a number.
 //!
 //! What is pushed down is never narrower than the condition: where C's rules would make another comparison of it, it stays here.
 
 use super::function::Function;
+use super::member;
 use crate::debug::arguments::Passed;
-use crate::kernel::btf::Shape;
+use crate::kernel::btf::{Shape, TypeId};
 use crate::kmod::call::{CONDITIONS, Compare, Condition};
 
 /// The part of a condition that the module sees to.
@@ -44,23 +46,14 @@ pub(super) fn push(condition: &str, function: &Function) -> Pushed {
     pushed
 }
 
-/// `count > 4096`, `dfd == -100`.
+/// `count > 4096`, `dfd == -100`, `next->pid == 1`.
 fn compare(part: &str, function: &Function) -> Option<Condition> {
-    let end = part.find(|c: char| !c.is_ascii_alphanumeric() && c != '_')?;
-    let (name, rest) = part.split_at(end);
+    let (name, rest) = part.split_at(member::path_end(part, 0));
     let rest = rest.trim_start();
     let (sign, compare) = COMPARES.iter().find(|(sign, _)| rest.starts_with(sign))?;
     let (negative, number) = number(rest[sign.len()..].trim())?;
-    let index = function
-        .params
-        .iter()
-        .position(|param| param.name == name)?;
-    let Passed::Registers(register, 1) = function.params[index].place else {
-        return None;
-    };
-    let prototype = function.prototype.as_ref()?;
-    let (_, ty) = prototype.parameters.get(index)?;
-    let (size, signed) = match prototype.btf.shape(*ty).ok()? {
+    let (register, ty, offset) = compared(name, function)?;
+    let (size, signed) = match function.prototype.as_ref()?.btf.shape(ty).ok()? {
         Shape::Int {
             size,
             signed,
@@ -77,17 +70,34 @@ fn compare(part: &str, function: &Function) -> Option<Condition> {
         return None;
     }
     Some(Condition {
-        arg: u8::try_from(register).ok()?,
+        arg: register,
         compare: *compare as u8,
         width: Some(size).filter(|size| matches!(size, 1 | 2 | 4 | 8))?,
         signed: u8::from(signed),
+        hop: u8::from(offset.is_some()),
         zero: 0,
+        offset: offset.unwrap_or(0),
         value: if negative {
             number.wrapping_neg()
         } else {
             number
         },
     })
+}
+
+/// The register of an argument or of the pointer to a member, what type is compared, and where that lies behind the pointer.
+fn compared(name: &str, function: &Function) -> Option<(u8, TypeId, Option<u16>)> {
+    if name.contains("->") {
+        let member = member::find(function, name).ok()?;
+        return Some((member.register, member.ty, Some(member.offset)));
+    }
+    let mut params = function.params.iter();
+    let index = params.position(|param| param.name == name)?;
+    let Passed::Registers(register, 1) = function.params[index].place else {
+        return None;
+    };
+    let (_, ty) = function.prototype.as_ref()?.parameters.get(index)?;
+    Some((u8::try_from(register).ok()?, *ty, None))
 }
 
 /// A plain number, without a suffix.
@@ -115,7 +125,7 @@ mod tests {
     use crate::ftrace::function::tests::typed;
     use crate::kernel::Kernel;
     use crate::kernel::btf::build::Builder;
-    use crate::kmod::call::Plan;
+    use crate::kmod::call::{Plan, Wanted};
     use crate::memory::{AddressSpace, FakeMemory};
     use crate::object::Object;
 
@@ -218,7 +228,8 @@ mod tests {
                             })
                             .collect();
                         let said = kernel.eval_with(&text, &locals).unwrap().u64().unwrap() != 0;
-                        assert_eq!(plan.wants(&[word; 6]), said, "{text} of {word:#x}");
+                        let wanted = plan.wants(&[word; 6], |_, _| None);
+                        assert_eq!(wanted == Wanted::Yes, said, "{text} of {word:#x}");
                         compared += 1;
                     }
                 }

@@ -6,7 +6,8 @@ use super::calls::Traced;
 use crate::debug::Return;
 
 impl Traced {
-    /// The calls as JSON in the Trace Event Format: each a slice of its thread, with arguments and return value.
+    /// The calls as JSON in the Trace Event Format: each a slice of its thread, with arguments and return value, each event of
+    /// a tracepoint an instant.
     #[must_use]
     pub fn perfetto(&self) -> Vec<u8> {
         let events: Vec<Value> = self
@@ -16,6 +17,7 @@ impl Traced {
                 let named = call
                     .args
                     .iter()
+                    .chain(&call.members)
                     .map(|arg| (arg.name.clone(), arg.value.to_string().into()));
                 let mut args: Map<String, Value> = named.collect();
                 args.insert("cpu".to_owned(), call.cpu.into());
@@ -28,12 +30,20 @@ impl Traced {
                 // Microseconds. One that has not returned only begins.
                 let mut event = json!({
                     "name": call.function,
-                    "ph": if call.duration.is_some() { "X" } else { "B" },
+                    "ph": match (call.duration, call.point) {
+                        (_, true) => "i",
+                        (Some(_), false) => "X",
+                        (None, false) => "B",
+                    },
                     "ts": call.time as f64 / 1000.0,
                     "pid": call.tgid,
                     "tid": call.pid,
                     "args": args,
                 });
+                // An instant of its thread.
+                if call.point {
+                    event["s"] = "t".into();
+                }
                 if let Some(took) = call.duration {
                     event["dur"] = (took as f64 / 1000.0).into();
                 }

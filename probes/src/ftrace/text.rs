@@ -63,10 +63,11 @@ pub(super) fn plan(prototype: &Prototype, params: &[Param]) -> Result<Option<Tex
     Ok(None)
 }
 
-/// The text of a call, and whether that is all of it; `None` where it could not be read. Returns have none.
-pub(super) fn of(plan: &TextPlan, record: &CallRecord) -> Option<(String, bool)> {
-    record.kind().filter(|kind| *kind == ring::Kind::Call)?;
-    let (bytes, whole) = record.text()?;
+/// The text of a call behind `fetched` bytes of members, and whether that is all of it; `None` where it could not be read.
+/// Returns have none.
+pub(super) fn of(plan: &TextPlan, record: &CallRecord, fetched: usize) -> Option<(String, bool)> {
+    record.kind().filter(|kind| *kind != ring::Kind::Return)?;
+    let (bytes, whole) = record.text(fetched)?;
     let length = plan
         .length
         .and_then(|register| record.args.get(register))

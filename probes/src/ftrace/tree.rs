@@ -56,10 +56,12 @@ impl Lane {
             self.open.pop();
         }
         self.calls.push((self.open.len(), call.clone()));
-        // One that has not returned holds all that follows.
-        let end = call
-            .duration
-            .map_or(u64::MAX, |took| call.time.saturating_add(took));
+        // One that has not returned holds all that follows, and an event nothing.
+        let end = match (call.duration, call.point) {
+            (_, true) => return,
+            (Some(took), false) => call.time.saturating_add(took),
+            (None, false) => u64::MAX,
+        };
         self.open.push(end);
     }
 }

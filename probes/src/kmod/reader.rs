@@ -260,6 +260,11 @@ impl Reader {
         self.whole_until
     }
 
+    /// The next record to read of each CPU.
+    pub(crate) fn sequences(&self) -> impl Iterator<Item = (u32, u64)> + '_ {
+        self.rings.iter().map(|ring| (ring.cpu, ring.next))
+    }
+
     /// The same by CPU.
     pub(crate) fn cpus(&self) -> &[CpuTally] {
         &self.cpus

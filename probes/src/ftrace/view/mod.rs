@@ -1,9 +1,10 @@
 //! Traced calls, shown.
 
-use super::calls::{TraceTally, Traced, TracedCall};
-use super::sums::{Counts, Latencies};
-use super::tree::CallTree;
 use crate::debug::Return;
+use crate::ftrace::calls::{TraceTally, Traced, TracedCall};
+use crate::ftrace::stacks::Stacks;
+use crate::ftrace::sums::{Counts, Latencies};
+use crate::ftrace::tree::CallTree;
 use crate::object::Value;
 use crate::view::{Align, Table};
 
@@ -15,6 +16,7 @@ crate::faces! {
     Latencies => latencies,
     Counts => counts,
     CallTree => tree,
+    Stacks => stacks,
 }
 
 fn traced(traced: &Traced) -> Table {
@@ -39,16 +41,23 @@ fn traced(traced: &Traced) -> Table {
         ]);
     }
     let (calls, functions) = (traced.calls.len(), traced.functions.len());
-    let first = format!(
-        "{calls} {} of {functions} {}; {}",
-        if calls == 1 { "call" } else { "calls" },
-        if functions == 1 {
-            "function"
-        } else {
-            "functions"
-        },
-        traced.ended
-    );
+    let points = traced.calls.iter().any(|call| call.point);
+    let only = points && traced.calls.iter().all(|call| call.point);
+    let what = match (only, points, calls) {
+        (true, _, 1) => "event",
+        (true, ..) => "events",
+        (false, true, _) => "calls and events",
+        (false, false, 1) => "call",
+        (false, false, _) => "calls",
+    };
+    let of = match (only, points, functions) {
+        (true, _, 1) => "tracepoint",
+        (true, ..) => "tracepoints",
+        (false, true, _) => "functions and tracepoints",
+        (false, false, 1) => "function",
+        (false, false, _) => "functions",
+    };
+    let first = format!("{calls} {what} of {functions} {of}; {}", traced.ended);
     note(&mut table, Some(first), &traced.tally);
     table
 }
@@ -105,10 +114,31 @@ fn written(call: &TracedCall) -> String {
                 let more = if text.whole { "" } else { ".." };
                 format!("{}=\"{}\"{more}", arg.name, text.text)
             }
-            _ => format!("{}={}", arg.name, short(&arg.value)),
+            _ => format!(
+                "{}={}{}",
+                arg.name,
+                short(&arg.value),
+                members(call, &arg.name)
+            ),
         })
         .collect();
     format!("{}({})", call.function, args.join(", "))
+}
+
+/// What was copied of what an argument points to: `{comm="dd", pid=77}`.
+fn members(call: &TracedCall, arg: &str) -> String {
+    let of = call.members.iter().filter_map(|member| {
+        let path = member.name.strip_prefix(arg)?.strip_prefix("->")?;
+        Some(match &member.value {
+            Value::Text(text) => format!("{path}=\"{text}\""),
+            other => format!("{path}={}", short(other)),
+        })
+    });
+    let of: Vec<String> = of.collect();
+    match of.is_empty() {
+        true => String::new(),
+        false => format!("{{{}}}", of.join(", ")),
+    }
 }
 
 /// A value on one line; the name of a pointer's type stands in the prototype.
@@ -128,6 +158,7 @@ fn short(value: &Value) -> String {
 
 fn returned(call: &TracedCall) -> String {
     match &call.returned {
+        _ if call.point => String::new(),
         Return::Value(value) => short(value),
         Return::Void => "(void)".to_owned(),
         Return::Pending => "(not yet)".to_owned(),
@@ -136,7 +167,11 @@ fn returned(call: &TracedCall) -> String {
 }
 
 fn took(call: &TracedCall) -> String {
-    call.duration.map_or_else(|| "?".to_owned(), duration)
+    match (call.duration, call.point) {
+        (Some(took), _) => duration(took),
+        (None, true) => String::new(),
+        (None, false) => "?".to_owned(),
+    }
 }
 
 fn latencies(latencies: &Latencies) -> Table {
@@ -171,6 +206,29 @@ fn latencies(latencies: &Latencies) -> Table {
         }
     }
     note(&mut table, None, &latencies.tally);
+    table
+}
+
+fn stacks(stacks: &Stacks) -> Table {
+    let mut table = Table::new([
+        ("CALLS", Align::Right),
+        ("OF", Align::Left),
+        ("STACK", Align::Left),
+    ]);
+    for one in &stacks.stacks {
+        let more = (!one.stack.whole).then(|| "..".to_owned());
+        let frames = one.stack.frames.iter().map(ToString::to_string).chain(more);
+        let mut first = Some((one.calls.to_string(), one.function.clone()));
+        for frame in frames {
+            let (calls, function) = first.take().unwrap_or_default();
+            table.row([calls, function, frame]);
+        }
+        if let Some((calls, function)) = first {
+            table.row([calls, function, "(no frames)".to_owned()]);
+        }
+    }
+    let without = (stacks.without > 0).then(|| format!("{} without a stack", stacks.without));
+    note(&mut table, without, &stacks.tally);
     table
 }
 
