@@ -1,4 +1,4 @@
-//! `klab ftrace`: the calls of functions while a command runs, and the cell that does the same.
+//! `klab ftrace`: the calls of functions and the events of tracepoints while a command runs, and the cell that does the same.
 
 use std::io::Write as _;
 use std::path::PathBuf;
@@ -20,12 +20,18 @@ use super::source::Source;
 /// Which calls, while what runs, and how they are shown.
 #[derive(Debug, Args)]
 pub(crate) struct Ftrace {
-    /// The functions, of the kernel or of modules: `vfs_read`, `veth:veth_open`, `tcp_*`
+    /// The functions and tracepoints, of the kernel or of modules: `vfs_read`, `veth:veth_open`, `tcp_*`; `sched_switch`, `irq:*`
     #[arg(required = true)]
     functions: Vec<String>,
-    /// Only calls for which this C expression is not 0; the arguments have their names, `retval`, `pid`, `tgid` and `comm` theirs
+    /// Only what this C expression is not 0 for; the arguments have their names, `retval`, `pid`, `tgid` and `comm` theirs
     #[arg(long = "if", value_name = "EXPRESSION")]
     condition: Option<String>,
+    /// Copy this member of what an argument points to at each call: `next->se.vruntime`; may be given several times
+    #[arg(long, value_name = "MEMBER")]
+    read: Vec<String>,
+    /// Record the kernel stack of each call
+    #[arg(long)]
+    stack: bool,
     /// How they are shown
     #[arg(long, value_enum, default_value_t = Shape::Calls)]
     view: Shape,
@@ -53,6 +59,16 @@ enum Shape {
     Latencies,
     /// How many calls each program made
     Counts,
+    /// Who ran when, on which CPU: of `sched_switch`
+    Timeline,
+    /// How many calls had each kernel stack
+    Stacks,
+}
+
+impl Ftrace {
+    const fn stacks(&self) -> bool {
+        self.stack || matches!(self.view, Shape::Stacks)
+    }
 }
 
 /// Traces, and shows the calls.
@@ -62,7 +78,11 @@ pub(super) fn run(what: &Ftrace, guest: &Guest, cx: &mut Context<'_>) -> Result<
     let file = what.perfetto.as_deref().map(open).transpose()?;
     let mut trace = guest
         .trace(&what.functions)?
-        .within(Duration::from_secs(what.within));
+        .within(Duration::from_secs(what.within))
+        .reading(&what.read);
+    if what.stacks() {
+        trace = trace.stacks();
+    }
     if let Some(condition) = &what.condition {
         trace = trace.when(condition);
     }
@@ -79,22 +99,24 @@ pub(super) fn run(what: &Ftrace, guest: &Guest, cx: &mut Context<'_>) -> Result<
         written.map_err(|error| file.fault(error))?;
         file.place()?;
     }
-    let mut output = Output::of(&*shown(&traced, what.view))?;
+    let mut output = Output::of(&*shown(&traced, what.view)?)?;
     if traced.ended == Ended::Interrupted {
         output.code = INTERRUPTED;
     }
     Ok(output)
 }
 
-fn shown(traced: &Traced, view: Shape) -> Box<dyn Shown> {
-    match view {
+fn shown(traced: &Traced, view: Shape) -> Result<Box<dyn Shown>> {
+    Ok(match view {
         Shape::Calls => Box::new(traced.clone()),
         Shape::Tree => Box::new(traced.tree()),
         Shape::Latencies => Box::new(traced.latencies()),
         Shape::Counts => {
             Box::new(traced.count_by(|call| format!("{} by {}", call.function, call.comm)))
         }
-    }
+        Shape::Timeline => Box::new(traced.timeline()?),
+        Shape::Stacks => Box::new(traced.stacks()),
+    })
 }
 
 /// The cell.
@@ -105,6 +127,12 @@ pub(super) fn code(what: &Ftrace, guest: &str) -> Result<String> {
     let mut cell = format!("{guest}.trace({:?})?", what.functions);
     if let Some(condition) = &what.condition {
         cell += &format!(".when({condition:?})");
+    }
+    if !what.read.is_empty() {
+        cell += &format!(".reading({:?})", what.read);
+    }
+    if what.stacks() {
+        cell += ".stacks()";
     }
     let Ftrace {
         within, command, ..
@@ -118,6 +146,8 @@ pub(super) fn code(what: &Ftrace, guest: &str) -> Result<String> {
         Shape::Tree => ".tree()",
         Shape::Latencies => ".latencies()",
         Shape::Counts => ".count_by(|call| format!(\"{} by {}\", call.function, call.comm))",
+        Shape::Timeline => ".timeline()?",
+        Shape::Stacks => ".stacks()",
     };
     Ok(format!(
         "{cell}.within(std::time::Duration::from_secs({within})){run}.calls()?{view}"

@@ -25,7 +25,7 @@ pub(crate) enum Look {
     /// Show the path of each packet through the kernel while a command runs in the guest
     #[command(after_long_help = include_str!("manual/skb.txt"))]
     Skb(Skb),
-    /// Trace the calls of functions: arguments, task, return value, how long each took
+    /// Trace the calls of functions and the events of tracepoints: arguments, task, return value, how long each took; who ran when
     #[command(after_long_help = include_str!("manual/ftrace.txt"))]
     Ftrace(Ftrace),
     /// Show each call of a function: arguments, task, return value

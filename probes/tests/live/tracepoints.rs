@@ -241,6 +241,109 @@ fn stacks_are_those_of_the_kernel() {
     assert_eq!(stacks.without, 0);
 }
 
+/// The time that a task ran, by its slices and by its own account in `/proc`; the lanes have no holes and no overlaps.
+#[test]
+fn timeline_is_what_schedstat_says() {
+    let ground = Ground::bare("default", 512 << 20);
+    let mut agent = ground.guest.agent().unwrap();
+    let mut said = String::new();
+    let line = "echo $$; i=0; while [ $i -lt 60000 ]; do i=$((i+1)); done; cat /proc/$$/schedstat; cat /proc/$$/status";
+    let traced = ground
+        .guest
+        .trace(["sched_switch"])
+        .unwrap()
+        .during(|| {
+            said = agent.output(&["sh", "-c", line])?.text();
+            Ok(())
+        })
+        .unwrap();
+    sound(&traced);
+    let timeline = traced.timeline().unwrap();
+    assert_eq!(timeline.unknown, []);
+    let word = |line: usize| said.lines().nth(line).and_then(|line| line.split(' ').next()?.parse::<u64>().ok());
+    let (pid, ran) = (word(0).unwrap(), word(1).unwrap());
+    let task = timeline.tasks.iter().find(|task| task.pid as u64 == pid).unwrap();
+    assert!(ran > 50_000_000 && task.time.abs_diff(ran) < ran / 8 + 10_000_000, "{ran} {task:?}");
+    let forced = said.lines().find_map(|line| line.strip_prefix("nonvoluntary_ctxt_switches:")).unwrap();
+    assert!(task.preempted >= forced.trim().parse().unwrap(), "{forced} {task:?}");
+    for cpu in &timeline.cpus {
+        let mut at = timeline.start;
+        for slice in timeline.slices.iter().filter(|slice| slice.cpu == *cpu) {
+            assert_eq!(slice.start, at, "{slice:?}");
+            at = slice.end;
+        }
+        assert_eq!(at, timeline.end);
+    }
+    let file: serde_json::Value = serde_json::from_slice(&traced.perfetto()).unwrap();
+    let slices = file["traceEvents"].as_array().unwrap().iter().filter(|event| event["ph"] == "X").count();
+    assert_eq!(slices, timeline.slices.iter().filter(|slice| slice.pid != 0).count());
+}
+
+/// What the tracepoint says of three busy tasks on one CPU is what EEVDF says of their run queue: of those that are not ahead of
+/// the average the one with the earliest deadline is next. What waits is, in the memory of the guest, as it was when it left.
+#[test]
+fn the_next_task_is_the_one_that_eevdf_chooses() {
+    let mut ground = Ground::bare("default", 512 << 20);
+    let started = ground.sh(
+        "setsid sh -c 'for nice in 0 0 5; do taskset 1 nice -n $nice sh -c \"while :; do :; done\" & echo $!; done >/tmp/busy; wait' \
+         </dev/null >/dev/null 2>&1 & sleep 1; cat /tmp/busy",
+    );
+    let pids: Vec<i64> = started.lines().map(|line| line.trim().parse().unwrap()).collect();
+    let guest = ground.guest.clone();
+    let mut queues = None;
+    let traced = guest
+        .trace(["sched_switch"])
+        .unwrap()
+        .reading(["prev->se.vruntime", "prev->se.deadline", "next->se.vruntime", "next->se.deadline"])
+        .during(|| {
+            std::thread::sleep(Duration::from_millis(700));
+            queues = Some(guest.paused(|guest| guest.run_queues())?);
+            std::thread::sleep(Duration::from_millis(700));
+            Ok(())
+        })
+        .unwrap();
+    sound(&traced);
+    let queues = queues.unwrap();
+    let queue = queues.iter().find(|queue| queue.cpu == 0).unwrap();
+    let entities: HashMap<i64, _> = queue.fair_tasks().map(|(pid, entity)| (i64::from(pid), entity)).collect();
+    let weight = |pid: i64| i128::from(entities[&pid].h_weight.unwrap_or(entities[&pid].weight));
+    assert!(pids.iter().all(|pid| entities.contains_key(pid)), "{queue:#?}");
+    let mut known: HashMap<i64, (i64, i64)> = HashMap::new();
+    let (mut right, mut wrong, mut seen) = (0, Vec::new(), 0);
+    for call in traced.calls.iter().filter(|call| call.cpu == 0) {
+        let of = |which: &str| {
+            let at = |member: &str| number(call, &format!("{which}->se.{member}"));
+            (number(call, &format!("{which}->pid")), (at("vruntime"), at("deadline")))
+        };
+        let ((prev, left), (next, _)) = (of("prev"), of("next"));
+        if pids.contains(&prev) {
+            known.insert(prev, left);
+        }
+        if known.len() == pids.len() && pids.contains(&prev) && pids.contains(&next) {
+            let (base, _) = known[&prev];
+            let key = |pid: i64| i128::from(known[&pid].0.wrapping_sub(base));
+            let load: i128 = pids.iter().map(|pid| weight(*pid)).sum();
+            let sum: i128 = pids.iter().map(|pid| key(*pid) * weight(*pid)).sum();
+            let eligible = pids.iter().filter(|pid| key(**pid) * load <= sum);
+            let chosen = eligible.min_by_key(|pid| known[*pid].1.wrapping_sub(base));
+            match chosen == Some(&next) {
+                true => right += 1,
+                false => wrong.push((prev, next, known.clone())),
+            }
+        }
+        // The queue as it was read while the guest stood still: who waits there has the numbers with which it left.
+        let waits = |pid: &&i64| **pid != i64::from(queue.curr);
+        let same = pids.iter().filter(waits).all(|pid| {
+            let entity = entities[pid];
+            known.get(pid) == Some(&(entity.vruntime as i64, entity.deadline.unwrap_or_default() as i64))
+        });
+        seen += usize::from(same && next == i64::from(queue.curr));
+    }
+    assert!(right > 20 && wrong.len() * 20 <= right, "{right} {wrong:#?}");
+    assert!(seen > 0, "{queue:#?}");
+    println!("{right} right, {} wrong, the queue seen {seen} times", wrong.len());
+}
+
 /// A tracepoint of a module: the module stays while it is traced.
 #[test]
 fn a_tracepoint_of_a_module() {

@@ -1,5 +1,7 @@
 //! Traced calls, shown.
 
+mod lanes;
+
 use crate::debug::Return;
 use crate::ftrace::calls::{TraceTally, Traced, TracedCall};
 use crate::ftrace::stacks::Stacks;
