@@ -202,6 +202,9 @@ struct CfsRq {
     /// `nr_running` in kernels before 6.14.
     #[mirror(member = "nr_queued", or = "nr_running")]
     nr_queued: u32,
+    /// With what is in groups below, `h_nr_running` in kernels before 6.14.
+    #[mirror(member = "h_nr_queued", or = "h_nr_running")]
+    h_nr_queued: u32,
     tg: Option<GuestVirt>,
 }
 
@@ -318,12 +321,17 @@ impl Fair<'_> {
         if !queue.curr.is_null() && !queued.contains(&queue.curr) {
             queued.push(queue.curr);
         }
-        if whole && queued.len() != queue.nr_queued as usize {
+        // Where the tasks of all groups are on the CPU's own queue, that has two counts, and the other is of its own members.
+        let count = match offset_of(kernel, "struct sched_entity", "h_load") {
+            Ok(_) => queue.h_nr_queued,
+            Err(_) => queue.nr_queued,
+        };
+        if whole && queued.len() != count as usize {
             let why = format!(
                 "{} entities are in tasks_timeline or its curr, its count says {}: it is damaged, or a CPU that holds its \
                  lock is in the middle of a change",
                 queued.len(),
-                queue.nr_queued
+                count
             );
             let what = "cfs_rq";
             let broken: Result<()> = Err(Error::Broken { what, at, why });
