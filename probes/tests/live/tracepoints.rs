@@ -285,7 +285,7 @@ fn timeline_is_what_schedstat_says() {
 fn the_next_task_is_the_one_that_eevdf_chooses() {
     let mut ground = Ground::bare("default", 512 << 20);
     let started = ground.sh(
-        "setsid sh -c 'for nice in 0 0 5; do taskset 1 nice -n $nice sh -c \"while :; do :; done\" & echo $!; done >/tmp/busy; wait' \
+        "setsid sh -c 'for i in 1 2 3; do taskset 1 sh -c \"while :; do :; done\" & echo $!; done >/tmp/busy; renice -n 5 -p $!; wait' \
          </dev/null >/dev/null 2>&1 & sleep 1; cat /tmp/busy",
     );
     let pids: Vec<i64> = started.lines().map(|line| line.trim().parse().unwrap()).collect();
@@ -296,14 +296,23 @@ fn the_next_task_is_the_one_that_eevdf_chooses() {
         .unwrap()
         .reading(["prev->se.vruntime", "prev->se.deadline", "next->se.vruntime", "next->se.deadline"])
         .during(|| {
-            std::thread::sleep(Duration::from_millis(700));
-            queues = Some(guest.paused(|guest| guest.run_queues())?);
-            std::thread::sleep(Duration::from_millis(700));
+            std::thread::sleep(Duration::from_secs(2));
+            // A pause may fall on a queue in the middle of a change, which is said.
+            for _ in 0..60 {
+                let read = guest.paused(|guest| guest.run_queues())?;
+                let whole = read.missing.is_empty();
+                queues = Some(read);
+                if whole {
+                    break;
+                }
+            }
+            std::thread::sleep(Duration::from_secs(2));
             Ok(())
         })
         .unwrap();
     sound(&traced);
     let queues = queues.unwrap();
+    assert_eq!(queues.missing, []);
     let queue = queues.iter().find(|queue| queue.cpu == 0).unwrap();
     let entities: HashMap<i64, _> = queue.fair_tasks().map(|(pid, entity)| (i64::from(pid), entity)).collect();
     let weight = |pid: i64| i128::from(entities[&pid].h_weight.unwrap_or(entities[&pid].weight));
@@ -339,7 +348,7 @@ fn the_next_task_is_the_one_that_eevdf_chooses() {
         });
         seen += usize::from(same && next == i64::from(queue.curr));
     }
-    assert!(right > 20 && wrong.len() * 20 <= right, "{right} {wrong:#?}");
+    assert!(right > 10 && wrong.len() * 20 <= right, "{right} {wrong:#?}");
     assert!(seen > 0, "{queue:#?}");
     println!("{right} right, {} wrong, the queue seen {seen} times", wrong.len());
 }
