@@ -134,6 +134,18 @@ impl TracedCall {
         let mut args = self.args.iter().chain(&self.members);
         Some(&args.find(|arg| arg.name == name)?.value)
     }
+
+    /// The same as a number; `None` for what is none.
+    #[must_use]
+    pub fn number(&self, name: &str) -> Option<i64> {
+        match self.arg(name)? {
+            Value::Int(number) | Value::Enum(number, _) => Some(*number),
+            Value::Uint(number) => Some(number.cast_signed()),
+            Value::Bool(set) => Some(i64::from(*set)),
+            Value::Pointer { at, .. } => Some(at.0.cast_signed()),
+            _ => None,
+        }
+    }
 }
 
 /// Functions and conditions that were asked for.
