@@ -36,12 +36,38 @@ def test_every_view_has_the_calls(shell, tmp_path):
     assert depths == [0, 1] * 3, tree
 
 
+def test_tracepoints_have_their_views(shell, tmp_path):
+    file = tmp_path / "trace.json"
+    words = ["ftrace", "sched_switch", "vfs_write", "--within", "100"]
+    said = shell(*words, "--read", "next->prio", "--perfetto", file, "--json", "--", *DD)
+    assert said.returncode == 0, said.stderr
+    switches = [call for call in json.loads(said.stdout)["calls"] if call["point"]]
+    assert switches and all(call["function"] == "sched:sched_switch" for call in switches), said.stdout
+    for call in switches:
+        members = {one["name"]: one["value"] for one in call["members"]}
+        assert set(members) == {"next->prio", "prev->comm", "prev->pid", "next->comm", "next->pid"}
+        assert members["prev->pid"] == call["pid"] and 0 <= members["next->prio"] <= 140
+    events = json.loads(file.read_text())["traceEvents"]
+    assert {one["ph"] for one in events} >= {"M", "X", "i"}
+    assert "CPUs" in {one["args"]["name"] for one in events if one["ph"] == "M"}
+    timeline = shell(*words, "--view", "timeline", "--", *DD)
+    assert "SWITCHES" in timeline.stdout and "on 2 CPUs" in timeline.stdout, timeline
+    slices = json.loads(shell(*words, "--view", "timeline", "--json", "--", *DD).stdout)["slices"]
+    assert any(one["comm"] == "dd" for one in slices), slices
+    stacks = shell("ftrace", "sched_switch", "--view", "stacks", "--if", 'comm == "dd"', "--", *DD)
+    assert "__schedule+" in stacks.stdout, stacks
+
+
 def test_what_is_not_there_is_said(shell):
     for words, says in [
         (["no_such_function"], "put into all its callers"),
         (["no_such_*"], "no function of the kernel that ftrace can hook"),
         (["ktime_get_mono_fast_ns"], "ftrace cannot hook"),
         (["*"], "more than 1024 functions"),
+        (["tracepoint:no_such"], "no tracepoint is called no_such"),
+        (["consume_skb"], "say skb:consume_skb or function:consume_skb"),
+        (["sched_switch", "--read", "nxt->prio"], "nothing that is traced has the argument of `nxt->prio`"),
+        (["vfs_read", "--view", "timeline"], "trace `sched_switch`, too"),
         (["vfs_read", "--if", "cuont > 1"], "vfs_read has file, buf, count, pos, retval"),
     ]:
         said = shell("ftrace", *words, "--within", "1")
@@ -84,6 +110,15 @@ def test_lines_and_codes_are_the_same_in_a_notebook(shell, guest):
                 cell = kernel.run(source)
                 assert cell.error is None, (source, cell.error)
                 assert "vfs_write" in cell.value["text/plain"], cell.value
+        for view in ["timeline", "stacks"]:
+            words = ["ftrace", "sched_switch", "--read", "next->prio", "--view", view, "--within", "100", "--", *DD]
+            code = shell(words[0], "--code", *words[1:])
+            assert code.returncode == 0, code.stderr
+            line = "%" + " ".join(f"'{word}'" if set(word) & set(" ;'\"&>") else word for word in words)
+            for source in (code.stdout, line):
+                cell = kernel.run(source)
+                assert cell.error is None, (source, cell.error)
+                assert ("svg" in cell.value["text/html"]) == (view == "timeline"), cell.value
         cell = kernel.run(
             'guest.trace(["vfs_write"])?.when("count == 5000")'
             f".during(|| {{ guest.agent()?.output(&{json.dumps(DD)})?; Ok(()) }})?.calls.len()"
