@@ -196,7 +196,7 @@ impl Asked<'_> {
                 }
             }
             let mut call = decoder.call(&pair, whole);
-            call.stack = pair.stack.map(|stack| stacker.stack(&stack)).transpose()?;
+            call.stack = pair.stack.map(|stack| stacker.stack(&stack));
             calls.push(call);
         }
         let names = self.functions.iter().map(|function| function.name.clone());
@@ -656,7 +656,7 @@ mod tests {
                 }
                 let mut record = CallRecord::from_slot(&bytes);
                 if round % 4 != 0 {
-                    record.commit = record.commit & !(0xff << 32) | (8 + next() % 2) << 32;
+                    record.commit = record.commit & !(0xff << 32) | (8 + next() % 4) << 32;
                     record.site = 0x8100_0000;
                     record.pid &= 3;
                     record.entered &= 7;

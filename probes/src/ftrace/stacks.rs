@@ -5,7 +5,6 @@ use std::collections::HashMap;
 use serde::Serialize;
 
 use super::calls::{CallStack, TraceTally, Traced};
-use crate::Result;
 use crate::kernel::{Function, Functions, Kernel};
 use crate::kmod::call::CallRecord;
 use crate::memory::GuestVirt;
@@ -87,25 +86,32 @@ impl<'k> Stacker<'k> {
     }
 
     /// The stack of a record.
-    pub(super) fn stack(&mut self, record: &CallRecord) -> Result<CallStack> {
+    pub(super) fn stack(&mut self, record: &CallRecord) -> CallStack {
         let (addresses, whole) = record.frames();
         let mut frames = Vec::new();
         for address in addresses {
-            let function = self.function(address)?;
+            let function = self.function(address);
             let name = function.name.as_deref().unwrap_or_default();
             if !(frames.is_empty() && name.starts_with(CALLER)) {
                 frames.push(function);
             }
         }
-        Ok(CallStack { frames, whole })
+        CallStack { frames, whole }
     }
 
-    fn function(&mut self, address: u64) -> Result<Function> {
-        if let Some(known) = self.known.get(&address) {
-            return Ok(known.clone());
-        }
-        let found = self.functions.at(GuestVirt(address))?;
-        self.known.insert(address, found.clone());
-        Ok(found)
+    /// The function at an address. Where the symbols cannot be read it is the address alone: a trace is not given up for that.
+    fn function(&mut self, address: u64) -> Function {
+        let at = GuestVirt(address);
+        let functions = &self.functions;
+        let named = || {
+            let found = functions.at(at);
+            found.unwrap_or(Function {
+                at,
+                name: None,
+                offset: 0,
+                module: None,
+            })
+        };
+        self.known.entry(address).or_insert_with(named).clone()
     }
 }
