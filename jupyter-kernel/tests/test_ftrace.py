@@ -118,7 +118,8 @@ def test_lines_and_codes_are_the_same_in_a_notebook(shell, guest):
             for source in (code.stdout, line):
                 cell = kernel.run(source)
                 assert cell.error is None, (source, cell.error)
-                assert ("svg" in cell.value["text/html"]) == (view == "timeline"), cell.value
+                face = {"timeline": "image/svg+xml", "stacks": "text/html"}[view]
+                assert face in cell.value, cell.value
         cell = kernel.run(
             'guest.trace(["vfs_write"])?.when("count == 5000")'
             f".during(|| {{ guest.agent()?.output(&{json.dumps(DD)})?; Ok(()) }})?.calls.len()"
