@@ -56,6 +56,8 @@ def test_tracepoints_have_their_views(shell, tmp_path):
     assert any(one["comm"] == "dd" for one in slices), slices
     stacks = shell("ftrace", "sched_switch", "--view", "stacks", "--if", 'comm == "dd"', "--", *DD)
     assert "__schedule+" in stacks.stdout, stacks
+    none = shell("ftrace", "sched_switch", "--if", "next->pid == 123456", "--", *DD)
+    assert "0 events of 1 tracepoint" in none.stdout, none
 
 
 def test_what_is_not_there_is_said(shell):

@@ -117,6 +117,8 @@ fn context<S: serde::Serializer>(context: &Context, to: S) -> Result<S::Ok, S::E
 pub struct Traced {
     /// The functions and tracepoints.
     pub functions: Vec<String>,
+    /// Number of these that are tracepoints.
+    pub points: usize,
     /// The calls and events.
     pub calls: Vec<TracedCall>,
     /// Times in which records of a CPU are not there.
@@ -202,6 +204,7 @@ impl Asked<'_> {
         let names = self.functions.iter().map(|function| function.name.clone());
         Ok(Traced {
             functions: names.collect(),
+            points: self.functions.iter().filter(|one| one.point).count(),
             calls,
             gaps,
             tally,

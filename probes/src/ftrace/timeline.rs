@@ -299,6 +299,7 @@ mod tests {
     fn traced(calls: Vec<TracedCall>, gaps: Vec<Gap>) -> Traced {
         Traced {
             functions: vec![SWITCH.to_owned()],
+            points: 1,
             calls,
             gaps,
             tally: TraceTally::default(),

@@ -8,7 +8,7 @@ use crate::view::{Align, Anchor, Svg, Table, Text, View};
 /// Pixels of the picture, and where the lanes are.
 const WIDTH: f64 = 960.0;
 const LEFT: f64 = 64.0;
-const RIGHT: f64 = 16.0;
+const RIGHT: f64 = 28.0;
 const TOP: f64 = 34.0;
 /// Pixels of a lane, and from one to the next.
 const LANE: f64 = 26.0;

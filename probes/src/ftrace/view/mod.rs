@@ -43,8 +43,7 @@ fn traced(traced: &Traced) -> Table {
         ]);
     }
     let (calls, functions) = (traced.calls.len(), traced.functions.len());
-    let points = traced.calls.iter().any(|call| call.point);
-    let only = points && traced.calls.iter().all(|call| call.point);
+    let (points, only) = (traced.points > 0, traced.points == functions);
     let what = match (only, points, calls) {
         (true, _, 1) => "event",
         (true, ..) => "events",
