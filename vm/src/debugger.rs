@@ -147,6 +147,14 @@ impl Debugger {
         self.done(&format!("Z2,{address:x},{len:x}"))
     }
 
+    /// Takes such a watchpoint away.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn unwatch(&mut self, address: u64, len: u64) -> Result<()> {
+        self.done(&format!("z2,{address:x},{len:x}"))
+    }
+
     /// Executes one instruction of a CPU, for which its breakpoints do not count and no interrupt comes; the others stand.
     ///
     /// # Errors
@@ -171,6 +179,28 @@ impl Debugger {
         })?;
         self.runs = true;
         Ok(())
+    }
+
+    /// Stops the guest where it is; a breakpoint that is met at that moment is told instead.
+    ///
+    /// # Errors
+    /// When QEMU does not answer, or the guest does not stop in 2 seconds.
+    pub fn interrupt(&mut self) -> Result<Stop> {
+        let Self { rsp, stopper, .. } = self;
+        let stop = stopper.run(|| {
+            rsp.send(&[BREAK]).map_err(failed)?;
+            stop_of(rsp, STOPS)
+        })?;
+        self.runs = false;
+        stop.ok_or_else(|| Error::Debugger("the guest does not stop".to_owned()))
+    }
+
+    /// Notes for all other programs whether the guest stays where it has stopped, until [`run`](Self::run) or the end of this.
+    ///
+    /// # Errors
+    /// When the record in the run folder cannot be written.
+    pub fn stays(&mut self, stays: bool) -> Result<()> {
+        self.stopper.stays(stays)
     }
 
     /// Waits for the guest to stop; `None` when it does not within `patience`.

@@ -25,6 +25,8 @@ pub enum Why {
     Paused(Option<Pauser>),
     /// A process reads it, and lets it go on when that ends.
     Held(Pauser),
+    /// A debugger keeps it where it stopped, until its user lets it go on.
+    Stopped(Pauser),
     /// Its kernel panicked; what that said.
     Panicked(Option<String>),
     /// It powered itself off.
@@ -39,7 +41,7 @@ impl Why {
     /// Tells whether it can never go on as it is.
     #[must_use]
     pub const fn is_end(&self) -> bool {
-        !matches!(self, Self::Paused(_) | Self::Held(_))
+        !matches!(self, Self::Paused(_) | Self::Held(_) | Self::Stopped(_))
     }
 }
 
@@ -85,6 +87,14 @@ impl Halt {
         match &self.why {
             Why::Paused(_) => format!("`klab resume {guest}` lets it go on"),
             Why::Held(by) => format!("it goes on when process {} lets it, or ends", by.pid),
+            Why::Stopped(by) if by.pid == std::process::id() => {
+                "`klab continue` lets it go on to its next stop, `klab resume` lets it go"
+                    .to_owned()
+            }
+            Why::Stopped(by) => format!(
+                "`continue` or `resume` there lets it go on; it also does when process {} ends",
+                by.pid
+            ),
             _ if !self.own => "reset it in its QEMU".to_owned(),
             Why::Panicked(_) => format!(
                 "`klab log --guest {guest}` has its last words, `klab reset {guest}` brings it back as it was after its boot"
@@ -96,6 +106,15 @@ impl Halt {
     /// Tells whether this process holds it.
     pub(crate) fn is_ours(&self) -> bool {
         matches!(&self.why, Why::Held(by) if by.pid == std::process::id())
+    }
+
+    /// Tells whether a client that was last heard, or asked something, at that time (in seconds since 1970) waits on: for a reading's end, and for a
+    /// debugger that has stopped the guest in the middle of what was asked.
+    pub(crate) fn is_waited_out(&self, heard: u64) -> bool {
+        match &self.why {
+            Why::Stopped(by) => by.since >= heard,
+            _ => self.passes(),
+        }
     }
 
     /// Tells whether the guest goes on by itself: somebody reads it.
@@ -118,6 +137,13 @@ impl fmt::Display for Why {
                 write!(
                     f,
                     "held still for {age} now, by `{program}` (process {pid})"
+                )
+            }
+            Self::Stopped(by) => {
+                let (program, pid, age) = (&by.program, by.pid, by.age());
+                write!(
+                    f,
+                    "stopped by a debugger for {age} now, by `{program}` (process {pid})"
                 )
             }
             Self::Panicked(None) => f.write_str("panicked"),

@@ -86,9 +86,10 @@ impl Rsp {
         }
     }
 
-    /// Receives the next packet; `None` if none has come by then.
+    /// Receives the next packet; `None` if none has come by then. What is there already is taken also when that time is over.
     pub(crate) fn packet(&mut self, until: Instant) -> io::Result<Option<Vec<u8>>> {
         let bad = |why: &'static str| io::Error::new(ErrorKind::InvalidData, why);
+        let mut looked = false;
         loop {
             let seen = &self.read[self.at..];
             let find = |byte, from: usize| {
@@ -117,9 +118,11 @@ impl Rsp {
             self.read.drain(..self.at);
             self.at = 0;
             let left = until.saturating_duration_since(Instant::now());
-            if left.is_zero() {
+            if left.is_zero() && looked {
                 return Ok(None);
             }
+            looked = true;
+            let left = left.max(Duration::from_millis(1));
             let mut some = [0; 16 << 10];
             let got = match &mut self.stream {
                 Stream::Unix(stream) => stream

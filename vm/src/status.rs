@@ -166,7 +166,7 @@ fn halted(state: RunState, halt: &Halt) -> (State, Option<String>) {
         {
             (State::Starting, None)
         }
-        Why::Paused(_) | Why::Held(_) => (State::Paused, Some(said)),
+        Why::Paused(_) | Why::Held(_) | Why::Stopped(_) => (State::Paused, Some(said)),
         Why::Panicked(line) => (State::Panicked, line.clone()),
         Why::PoweredOff => (State::PoweredOff, Some("it powered itself off".to_owned())),
         Why::Rebooted => (

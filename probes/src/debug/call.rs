@@ -51,7 +51,7 @@ impl Frame {
     }
 
     /// Frame of a function in the middle of which a CPU stands.
-    fn by_unwinding(session: &Session, registers: &Registers) -> Result<Self> {
+    pub(super) fn by_unwinding(session: &Session, registers: &Registers) -> Result<Self> {
         let trace = session.guest.stack_of_cpu(registers.cpu)?;
         let (task, _) = session.current(registers.cpu)?;
         let caller = trace.frames.get(1).filter(|_| {

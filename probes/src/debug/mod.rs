@@ -18,6 +18,18 @@
 //! have a gdbstub. Nothing is written into the guest. A stop is a lease: whatever ends the process that stops it, the guest runs again
 //! and no breakpoint stays (`vm::Debugger`).
 //!
+//! A stop can also be kept, and gone on from step by step:
+//!
+//! ```no_run
+//! # use probes::prelude::*;
+//! # fn demo(guest: &Guest) -> probes::Result<()> {
+//! let mut stop = guest.breakpoint("vfs_read")?.shell("cat /etc/passwd").stay()?;
+//! println!("{}", stop.args()?);
+//! stop.finish()?;
+//! # Ok(())
+//! # }
+//! ```
+//!
 //! While the guest stands, all its CPUs stand, and every reader works on it. What a function is called with comes from BTF's
 //! prototype and the System V calling convention, so it is right at the function's entry: before and after the `endbr64`,
 //! before and after the call of ftrace.
@@ -30,10 +42,14 @@ mod breakpoint;
 mod call;
 mod calls;
 pub(crate) mod function;
+mod invocation;
 mod rewind;
 pub(crate) mod stop;
+mod stopped;
+mod traps;
 mod view;
 mod watchpoint;
+mod whereabouts;
 pub(crate) mod work;
 mod writer;
 
@@ -42,5 +58,7 @@ pub use breakpoint::{Breakpoint, Ended, Hits, Onward};
 pub use call::Call;
 pub use calls::{CallRecord, Calls, Return};
 pub use rewind::{History, Moment, PastWrite};
+pub use stopped::Stopped;
 pub use watchpoint::{Watchpoint, Write};
+pub use whereabouts::{Args, Reason, Where};
 pub use writer::Written;

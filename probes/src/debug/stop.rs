@@ -186,6 +186,55 @@ impl Session {
         }
     }
 
+    /// Bounds of the next run: so much time, and the wish of the user that `stop` is. A command that has ended already ends nothing
+    /// more.
+    pub(crate) fn bound(&mut self, time: Duration, stop: &Arc<AtomicBool>) {
+        self.bounds.set_time(time);
+        self.bounds.stop = Arc::clone(stop);
+        if self.bounds.done.load(Ordering::Acquire) {
+            self.bounds.done = Arc::default();
+        }
+        self.until = self.bounds.until();
+    }
+
+    /// Reason why [`next`](Self::next) gave nothing.
+    pub(crate) fn ended(&self) -> Ended {
+        self.bounds.ended()
+    }
+
+    /// A CPU as it stands before the guest was ever let go.
+    pub(crate) fn here(&mut self, cpu: u32) -> Result<Standing> {
+        Ok(Standing {
+            registers: self.debugger.registers(cpu)?,
+            watch: None,
+        })
+    }
+
+    /// Tells whether the guest runs.
+    pub(crate) const fn runs(&self) -> bool {
+        self.runs
+    }
+
+    /// Stops the guest where it is, or at what it reaches at that moment.
+    pub(crate) fn interrupt(&mut self) -> Result<Standing> {
+        let stop = self.debugger.interrupt()?;
+        self.runs = false;
+        self.at = stop.breakpoint.then_some(stop);
+        Ok(Standing {
+            registers: self.debugger.registers(stop.cpu)?,
+            watch: stop.watch,
+        })
+    }
+
+    /// A CPU has come to a breakpoint by a step: it passes that when the guest goes on.
+    pub(crate) fn passes(&mut self, cpu: u32) {
+        self.at = Some(vm::Stop {
+            cpu,
+            breakpoint: true,
+            watch: None,
+        });
+    }
+
     /// Executes one instruction of the CPU that has stopped.
     pub(crate) fn step(&mut self, cpu: u32) -> Result<Standing> {
         check_interrupt();

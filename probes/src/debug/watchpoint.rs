@@ -60,7 +60,7 @@ pub struct Write {
 pub struct Watchpoint {
     pub(super) guest: Guest,
     pub(super) object: Object,
-    bounds: Bounds,
+    pub(super) bounds: Bounds,
 }
 
 impl Guest {

@@ -31,6 +31,12 @@ macro_rules! registers {
                 words
             }
 
+            /// The registers with their names, the program counter first.
+            #[must_use]
+            pub fn named(&self) -> Vec<(&'static str, u64)> {
+                vec![ $( (stringify!($name), self.$name), )* ]
+            }
+
             /// From the words of a `struct user_regs_struct`.
             #[must_use]
             pub fn from_user(cpu: u32, words: &[u64; Self::USER]) -> Self {

@@ -8,7 +8,7 @@ use std::{
         unix::net::UnixStream,
     },
     path::{Path, PathBuf},
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 use klab_wire::{
@@ -47,6 +47,8 @@ struct Watch {
     folder: PathBuf,
     /// Time at which the agent was last heard, or asked something.
     heard: Instant,
+    /// The same in seconds since 1970, as the record of the run folder counts.
+    at: u64,
     /// Time since then for which somebody else has held the guest still.
     held: Duration,
     looked: Option<(Instant, bool)>,
@@ -57,6 +59,7 @@ impl Watch {
         Self {
             folder: folder.to_owned(),
             heard: Instant::now(),
+            at: now(),
             held: Duration::ZERO,
             looked: None,
         }
@@ -64,6 +67,7 @@ impl Watch {
 
     fn restart(&mut self) {
         self.heard = Instant::now();
+        self.at = now();
         self.held = Duration::ZERO;
         self.looked = None;
     }
@@ -89,10 +93,10 @@ impl Watch {
         // A hold of this process's may be the very one that waits here.
         let held = halt
             .as_ref()
-            .is_some_and(|halt| halt.passes() && !halt.is_ours());
+            .is_some_and(|halt| halt.is_waited_out(self.at) && !halt.is_ours());
         self.looked = Some((now, held));
         match halt {
-            Some(halt) if !halt.passes() => Err(Error::Halted(halt)),
+            Some(halt) if !halt.is_waited_out(self.at) => Err(Error::Halted(halt)),
             _ => Ok(()),
         }
     }
@@ -106,6 +110,12 @@ impl Watch {
         };
         (now - self.heard).saturating_sub(held)
     }
+}
+
+/// Seconds since 1970.
+fn now() -> u64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH);
+    now.map_or(0, |now| now.as_secs())
 }
 
 impl Link {

@@ -8,7 +8,7 @@
 //! ran                                            it runs on after the last hold
 //! paused    PID START ID SINCE STUB PROGRAM      a user's wish: stays until `resume`
 //! hold      ..                                   a reading's: ends with its process
-//! debugger  ..                                   has the gdbstub, and perhaps breakpoints
+//! debugger  ..                                   has the gdbstub, and perhaps breakpoints; with the ID 1 it keeps the guest at one
 //! ```
 
 use std::fs::{self, File, TryLockError};
@@ -23,6 +23,8 @@ const NAME: &str = "holds";
 const CPUS: u32 = 4096;
 /// Letters that are kept of a program's arguments.
 const LONGEST: usize = 120;
+/// Id of a debugger that keeps the guest where it stopped, until its user lets it go on.
+pub(crate) const STAYS: u32 = 1;
 
 /// A process that cannot be mistaken for a later one with the same id.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -208,6 +210,11 @@ impl Book {
         self.paused.is_some() || !self.holds.is_empty()
     }
 
+    /// The debugger that keeps the guest where it stopped.
+    pub(crate) fn stopper(&self) -> Option<&Entry> {
+        self.debugger.as_ref().filter(|entry| entry.id == STAYS)
+    }
+
     /// Tells whether the guest is to run now.
     pub(crate) fn is_free(&self) -> bool {
         self.ran && !self.is_held()
@@ -242,7 +249,7 @@ impl Book {
 
     /// Lets the guest run, if nobody wants it to stand still.
     pub(crate) fn go_on(&self, control: &mut dyn Control) -> io::Result<()> {
-        if !self.is_free() {
+        if !self.is_free() || self.stopper().is_some() {
             return Ok(());
         }
         match control.state()? {

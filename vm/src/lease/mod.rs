@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-use self::book::{Ask, Book, Control, Entry, Process, State};
+use self::book::{Ask, Book, Control, Entry, Process, STAYS, State};
 use crate::error::{At, Error, Result};
 use crate::folder::Record;
 use crate::halt::{Halt, Pauser, Why};
@@ -101,10 +101,15 @@ impl<'a> Open<'a> {
         let why = status::ended(self.folder, state).unwrap_or_else(|| {
             let book = &self.book;
             let debugger = book.debugger.as_ref().filter(|_| state == RunState::Debug);
-            match (&book.paused, book.holds.first().or(debugger)) {
-                (Some(entry), _) => Why::Paused(Some(Pauser::of(entry))),
-                (None, Some(entry)) => Why::Held(Pauser::of(entry)),
-                (None, None) => Why::Paused(None),
+            match (
+                &book.paused,
+                book.stopper(),
+                book.holds.first().or(debugger),
+            ) {
+                (Some(entry), ..) => Why::Paused(Some(Pauser::of(entry))),
+                (None, Some(entry), _) => Why::Stopped(Pauser::of(entry)),
+                (None, None, Some(entry)) => Why::Held(Pauser::of(entry)),
+                (None, None, None) => Why::Paused(None),
             }
         });
         let halt = Halt {
@@ -204,7 +209,8 @@ impl Machine {
             book.paused = None;
             book.ran = true;
         } else if book.holds.is_empty() {
-            book.ran = state == RunState::Debug && book.debugger.is_some();
+            let stays = book.stopper().is_some();
+            book.ran = stays || (state == RunState::Debug && book.debugger.is_some());
         }
         let hold = Hold {
             folder: self.run_dir().to_owned(),
@@ -347,6 +353,15 @@ impl Stopper {
             drop(open);
             std::thread::sleep(Duration::from_millis(5));
         }
+    }
+
+    /// Notes whether the guest is to stay where it stopped, also when nobody else holds it.
+    pub(crate) fn stays(&self, stays: bool) -> Result<()> {
+        let mut open = Open::of(&self.folder)?;
+        if let Some(entry) = &mut open.book.debugger {
+            *entry = Entry::ours(if stays { STAYS } else { 0 }, &entry.stub);
+        }
+        open.write()
     }
 
     /// Ends it: with `detach`, which lets the guest run, where nobody else holds it, else with `leave`.
