@@ -5,39 +5,40 @@ use std::sync::Arc;
 use anyhow::Result;
 use jupyter_protocol::JupyterMessage;
 use jupyter_protocol::messaging::{
-    InterruptReply, JupyterMessageContent, ReplyStatus, ShutdownReply,
+    DebugReply, InterruptReply, JupyterMessageContent, ReplyStatus, ShutdownReply,
 };
 use jupyter_zmq_client::{KernelControlConnection, RuntimeError};
+use tokio::sync::mpsc;
 
-use crate::Language;
 use crate::execute::Executor;
 use crate::publish::Publisher;
 use crate::shell::kernel_info;
+use crate::{Language, Replies, request, split};
 
 /// Answers until a shutdown is asked for.
 pub(crate) async fn serve(
-    mut socket: KernelControlConnection,
+    socket: KernelControlConnection,
     publisher: Publisher,
     language: Arc<dyn Language>,
     executor: Executor,
 ) -> Result<()> {
+    let (replies, mut socket) = split(socket);
+    let debugger = debugger(&language, &publisher, &replies);
     loop {
-        let request = match socket.read().await {
+        let request = match request::read(&mut socket).await {
             Ok(request) => request,
             Err(RuntimeError::ZmqError(error)) => return Err(error.into()),
             // A message that cannot be read has nobody to reply to.
             Err(_) => continue,
         };
         publisher.busy(&request).await;
-        match &request.content {
-            JupyterMessageContent::KernelInfoRequest(_) => {
-                send(&mut socket, kernel_info(&*language).as_child_of(&request)).await;
-            }
+        let reply: JupyterMessageContent = match &request.content {
+            JupyterMessageContent::KernelInfoRequest(_) => kernel_info(&*language).into(),
             JupyterMessageContent::InterruptRequest(_) => {
-                send(&mut socket, InterruptReply::new().as_child_of(&request)).await;
                 executor.state.stop();
                 let language = Arc::clone(&language);
                 tokio::task::spawn_blocking(move || language.interrupt());
+                InterruptReply::new().into()
             }
             JupyterMessageContent::ShutdownRequest(shutdown) => {
                 let reply = ShutdownReply {
@@ -47,18 +48,60 @@ pub(crate) async fn serve(
                 };
                 publisher.publish(reply.clone(), &request).await;
                 publisher.idle(&request).await;
-                send(&mut socket, reply.as_child_of(&request)).await;
+                let _ = replies.send(reply.as_child_of(&request));
                 // The sockets send in the background.
                 tokio::time::sleep(std::time::Duration::from_millis(50)).await;
                 return Ok(());
             }
-            _ => {}
-        }
+            JupyterMessageContent::DebugRequest(_) => {
+                // Without its thread the kernel is at its end.
+                let _ = debugger.send(request);
+                continue;
+            }
+            _ => {
+                publisher.idle(&request).await;
+                continue;
+            }
+        };
+        // A client that has gone needs no reply.
+        let _ = replies.send(JupyterMessage::new(reply, Some(&request)));
         publisher.idle(&request).await;
     }
 }
 
-async fn send(socket: &mut KernelControlConnection, reply: JupyterMessage) {
-    // A client that has gone needs no reply.
-    let _ = socket.send(reply).await;
+/// Starts to answer the debugger's requests, one after the other: one may have to wait for the guest, and an interrupt must not wait
+/// behind it.
+fn debugger(
+    language: &Arc<dyn Language>,
+    publisher: &Publisher,
+    replies: &Replies,
+) -> mpsc::UnboundedSender<JupyterMessage> {
+    let (requests, mut queue) = mpsc::unbounded_channel::<JupyterMessage>();
+    let (language, publisher) = (Arc::clone(language), publisher.clone());
+    let replies = replies.clone();
+    tokio::spawn(async move {
+        while let Some(request) = queue.recv().await {
+            if let Some(content) = answer(&language, &publisher, &request).await {
+                let reply: JupyterMessageContent = DebugReply { content }.into();
+                let _ = replies.send(JupyterMessage::new(reply, Some(&request)));
+            }
+            publisher.idle(&request).await;
+        }
+    });
+    requests
+}
+
+/// The language's answer; `None` where it has no debugger, or has panicked.
+async fn answer(
+    language: &Arc<dyn Language>,
+    publisher: &Publisher,
+    request: &JupyterMessage,
+) -> Option<serde_json::Value> {
+    let JupyterMessageContent::DebugRequest(debug) = &request.content else {
+        return None;
+    };
+    let (language, events) = (Arc::clone(language), publisher.events());
+    let asked = debug.content.clone();
+    let answered = tokio::task::spawn_blocking(move || language.debug(&asked, &events));
+    answered.await.ok().flatten()
 }

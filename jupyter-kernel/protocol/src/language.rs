@@ -1,6 +1,12 @@
 //! The protocol's questions to a language.
 
+use std::sync::Arc;
+
 use klab_language::{Bundle, Completion, Input, Outcome, Sink, Stop};
+use serde_json::Value;
+
+/// Takes the events of a debugger, from any thread.
+pub type Events = Arc<dyn Fn(Value) + Send + Sync>;
 
 /// A language that cells are written in: all that the kernel does not know itself.
 ///
@@ -25,6 +31,10 @@ pub trait Language: Send + Sync + 'static {
     /// Tells whether Enter runs the cell or continues it. Called between keystrokes, so it must be quick.
     fn is_complete(&self, code: &str) -> Completeness;
 
+    /// Answers a request of the front end's debugger, as the Debug Adapter Protocol has it; `events` takes what happens later. Requests come
+    /// one after the other. `None` where the language has no debugger.
+    fn debug(&self, request: &Value, events: &Events) -> Option<Value>;
+
     /// Stops the cell that runs, after its [`Cell::stop`] was set. Does nothing between cells.
     fn interrupt(&self);
 
@@ -41,6 +51,8 @@ pub struct Info {
     pub implementation_version: &'static str,
     /// The language as front ends show and highlight it.
     pub language: jupyter_protocol::messaging::LanguageInfo,
+    /// True if it answers [`Language::debug`].
+    pub debugger: bool,
     /// The text that a console shows first.
     pub banner: String,
 }

@@ -5,7 +5,7 @@
 //! | channel | module |
 //! |---|---|
 //! | shell | `shell`: requests, answered while a cell runs too; cells queue for `execute` |
-//! | control | `control`: interrupt and shutdown |
+//! | control | `control`: interrupt, shutdown, the debugger's requests |
 //! | iopub | `publish` |
 //! | stdin | `stdin` |
 //! | heartbeat | `serve` below |
@@ -33,7 +33,7 @@ use tokio::sync::mpsc;
 
 pub use jupyter_protocol::messaging::{CodeMirrorMode, LanguageInfo};
 pub use klab_language::{Bundle, CellError, Completion, Input, Match, Outcome, Shown, Sink, Stop};
-pub use language::{Cell, Completeness, Info, Language};
+pub use language::{Cell, Completeness, Events, Info, Language};
 
 use publish::Publisher;
 

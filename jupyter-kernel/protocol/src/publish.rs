@@ -6,13 +6,13 @@ use jupyter_protocol::JupyterMessage;
 use jupyter_protocol::media::Media;
 use jupyter_protocol::messaging::{
     DisplayData, IoPubWelcome, JupyterMessageContent, Status, StreamContent, Transient,
-    UpdateDisplayData,
+    UnknownMessage, UpdateDisplayData,
 };
 use jupyter_zmq_client::{KernelIoPubXPubConnection, SubscriptionEvent};
 use serde_json::{Map, Value};
 use tokio::sync::mpsc;
 
-use crate::{Bundle, Shown, Sink};
+use crate::{Bundle, Events, Shown, Sink};
 
 /// Number of messages that may wait. A cell that prints faster than clients read is slowed down.
 const WAITING: usize = 256;
@@ -72,6 +72,21 @@ impl Publisher {
             };
             // Without the runtime the kernel is at its end.
             let _ = queue.blocking_send(message(content, request.as_ref()));
+        })
+    }
+}
+
+impl Publisher {
+    /// Takes the events of the debugger, in threads outside of the runtime.
+    pub(crate) fn events(&self) -> Events {
+        let queue = self.queue.clone();
+        Arc::new(move |content| {
+            let event = UnknownMessage {
+                msg_type: "debug_event".to_owned(),
+                content,
+            };
+            // Without the runtime the kernel is at its end.
+            let _ = queue.blocking_send(message(event, None));
         })
     }
 }

@@ -157,7 +157,7 @@ pub(crate) fn kernel_info(language: &dyn Language) -> KernelInfoReply {
         language_info: info.language,
         banner: info.banner,
         help_links: Vec::new(),
-        debugger: false,
+        debugger: info.debugger,
         error: None,
     }
 }

@@ -4,11 +4,11 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::LIMIT;
 use crate::{
-    Bundle, Cell, CellError, Completeness, Completion, Info, Language, LanguageInfo, Match,
+    Bundle, Cell, CellError, Completeness, Completion, Events, Info, Language, LanguageInfo, Match,
     Outcome, Shown, Sink,
 };
 
@@ -54,6 +54,7 @@ impl Language for Fake {
                 codemirror_mode: None,
                 nbconvert_exporter: None,
             },
+            debugger: true,
             banner: "a fake".to_owned(),
         }
     }
@@ -123,6 +124,14 @@ impl Language for Fake {
             _ if code.ends_with('\\') => Completeness::Incomplete("  ".to_owned()),
             _ => Completeness::Complete,
         }
+    }
+
+    fn debug(&self, request: &Value, events: &Events) -> Option<Value> {
+        let command = request["command"].as_str()?;
+        events(json!({"type": "event", "event": "stopped", "body": {"reason": command}}));
+        Some(
+            json!({"type": "response", "request_seq": request["seq"], "command": command, "success": true}),
+        )
     }
 
     fn interrupt(&self) {

@@ -3,6 +3,7 @@
 mod ask;
 mod bad;
 mod client;
+mod debug;
 mod execute;
 mod language;
 mod stop;
