@@ -2,6 +2,7 @@
 
 mod cells;
 mod commands;
+mod debugger;
 mod lab;
 mod session;
 mod setup;

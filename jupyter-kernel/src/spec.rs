@@ -34,7 +34,7 @@ pub(crate) fn install(prefix: Option<&Path>) -> Result<PathBuf> {
         "display_name": "klab (Rust, live Linux kernel)",
         "language": "rust",
         "interrupt_mode": "message",
-        "metadata": {"debugger": false},
+        "metadata": {"debugger": true},
     });
     fs::create_dir_all(&folder)
         .and_then(|()| fs::write(folder.join("kernel.json"), format!("{spec:#}\n")))

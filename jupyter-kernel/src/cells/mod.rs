@@ -15,11 +15,12 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use klab_protocol::{
-    Bundle, Cell, CellError, CodeMirrorMode, Completeness, Completion, Info, Language,
+    Bundle, Cell, CellError, CodeMirrorMode, Completeness, Completion, Events, Info, Language,
     LanguageInfo, Match, Outcome, Shown, Sink, Stop,
 };
 
 use crate::commands;
+use crate::debugger::{adapter::Adapter, kept};
 use crate::session::Session;
 use line::{Measure, Parts};
 use outlet::Outlets;
@@ -38,6 +39,7 @@ pub(crate) struct Cells {
     session: Session,
     outlets: Outlets,
     guest: reader::Own,
+    debugger: Adapter,
 }
 
 impl Cells {
@@ -53,6 +55,7 @@ impl Cells {
             session,
             outlets,
             guest: reader::Own::default(),
+            debugger: Adapter::new(|| commands::attached(&commands::default_guest())),
         })
     }
 }
@@ -169,6 +172,7 @@ impl Language for Cells {
                 codemirror_mode: Some(CodeMirrorMode::Simple("rust".to_owned())),
                 nbconvert_exporter: Some("script".to_owned()),
             },
+            debugger: true,
             banner: format!(
                 "klab {version}: Rust cells that look into a live Linux kernel. `%help` lists the commands."
             ),
@@ -237,12 +241,18 @@ impl Language for Cells {
         code::is_complete(code)
     }
 
+    fn debug(&self, request: &serde_json::Value, events: &Events) -> Option<serde_json::Value> {
+        Some(self.debugger.answer(request, events))
+    }
+
     fn interrupt(&self) {
         self.session.interrupt();
     }
 
     fn shutdown(&self) {
         self.session.end();
+        // Where that fails the lease ends with this process.
+        let _ = kept::end();
     }
 }
 

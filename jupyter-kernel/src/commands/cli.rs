@@ -88,6 +88,8 @@ pub(crate) enum ShellCommand {
 pub(crate) enum LineCommand {
     #[command(flatten)]
     Look(Look),
+    #[command(flatten)]
+    Go(super::stopped::Go),
     #[command(after_long_help = include_str!("manual/kmod-cell.txt"))]
     Kmod(KmodCell),
     /// Start, stop, reset or pause a guest

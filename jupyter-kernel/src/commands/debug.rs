@@ -4,9 +4,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use clap::Args;
-use probes::debug::Ended;
+use probes::debug::{Ended, Watchpoint};
 use probes::guest::Guest;
 
 use super::output::{Context, INTERRUPTED, Output};
@@ -20,6 +20,9 @@ pub(crate) struct Break {
     /// Only calls for which this C expression is not 0; the arguments have their names, `current` is the task
     #[arg(long = "if", value_name = "EXPRESSION")]
     condition: Option<String>,
+    /// Keep the guest at the first call, in a notebook: `%where`, `%step`, `%finish`, `%continue` go on from there
+    #[arg(long)]
+    stay: bool,
     /// End after so many calls
     #[arg(long, value_name = "CALLS", default_value_t = 20)]
     count: u64,
@@ -69,6 +72,15 @@ pub(super) fn calls(what: &Break, guest: &Guest, cx: &mut Context<'_>) -> Result
     if !what.command.is_empty() {
         breakpoint = breakpoint.run(&what.command);
     }
+    if what.stay {
+        if cx.signals {
+            bail!(
+                "a guest is kept stopped by a notebook: in a cell, `%break {} --stay`; `klab break` shows the calls",
+                what.function
+            );
+        }
+        return super::stopped::stay(breakpoint, cx);
+    }
     // The calls until then are shown.
     cx.catch_interrupts()?;
     let calls = breakpoint.until(Arc::clone(&cx.interrupt)).calls()?;
@@ -81,15 +93,32 @@ pub(super) fn calls(what: &Break, guest: &Guest, cx: &mut Context<'_>) -> Result
 
 /// Shows the next write.
 pub(super) fn who_writes(what: &WhoWrites, guest: &Guest, cx: &Context<'_>) -> Result<Output> {
-    let object = guest.eval(&what.expression)?;
-    let mut watch = guest
-        .watch(&object)?
-        .within(Duration::from_secs(what.within))
-        .until(Arc::clone(&cx.interrupt));
-    if !what.command.is_empty() {
-        watch = watch.run(&what.command);
+    Output::of(&what.watchpoint(guest, cx)?.next()?)
+}
+
+impl WhoWrites {
+    /// The watchpoint.
+    pub(super) fn watchpoint(&self, guest: &Guest, cx: &Context<'_>) -> Result<Watchpoint> {
+        let watch = guest
+            .watch(&guest.eval(&self.expression)?)?
+            .within(Duration::from_secs(self.within))
+            .until(Arc::clone(&cx.interrupt));
+        Ok(match self.command.is_empty() {
+            true => watch,
+            false => watch.run(&self.command),
+        })
     }
-    Output::of(&watch.next()?)
+
+    /// Its cell.
+    pub(super) fn cell(&self, guest: &str) -> String {
+        let run = run(&self.command);
+        let Self {
+            expression, within, ..
+        } = self;
+        format!(
+            "{guest}.watch(&{guest}.eval({expression:?})?)?.within(std::time::Duration::from_secs({within})){run}"
+        )
+    }
 }
 
 /// Shows the last write before the moment at which the guest stands.
@@ -115,6 +144,11 @@ pub(super) fn code_of_calls(what: &Break, guest: &str) -> String {
     }
     let run = run(&what.command);
     let Break { count, within, .. } = what;
+    if what.stay {
+        return format!(
+            "let mut stop = {cell}.within(std::time::Duration::from_secs({within})){run}.stay()?;\nstop.here()?"
+        );
+    }
     format!(
         "{cell}.at_most({count}).within(std::time::Duration::from_secs({within})){run}.calls()?"
     )
@@ -122,13 +156,7 @@ pub(super) fn code_of_calls(what: &Break, guest: &str) -> String {
 
 /// The cell of `who-writes`.
 pub(super) fn code_of_write(what: &WhoWrites, guest: &str) -> String {
-    let run = run(&what.command);
-    let WhoWrites {
-        expression, within, ..
-    } = what;
-    format!(
-        "{guest}.watch(&{guest}.eval({expression:?})?)?.within(std::time::Duration::from_secs({within})){run}.next()?"
-    )
+    format!("{}.next()?", what.cell(guest))
 }
 
 fn run(command: &[String]) -> String {

@@ -7,7 +7,7 @@ use probes::readers::Reader;
 
 use super::cli::{Line, LineCommand};
 use super::pipe::Piped;
-use super::{Context, Output, drgn, inside, kmod, machine};
+use super::{Context, Output, drgn, inside, kmod, machine, stopped};
 
 /// Options with a value, of every command that reads.
 const VALUED: [&str; 3] = ["guest", "core", "kernel-at"];
@@ -70,6 +70,7 @@ fn run(line: &str, body: &str, cx: &mut Context<'_>) -> Result<Output> {
     }
     let output = match parsed.command {
         LineCommand::Look(command) => command.run(cx),
+        LineCommand::Go(go) => stopped::run(&go, cx),
         LineCommand::Guest { command } => machine::run(&command, cx),
         LineCommand::Kmod(what) => kmod::cell(&what, body, cx),
         LineCommand::Sh(sh) => inside::sh(&sh, body, cx),

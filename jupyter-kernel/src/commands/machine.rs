@@ -13,6 +13,7 @@ use super::cli::{self, Up};
 use super::output::{Context, Output, Stream};
 use super::progress::Shown;
 use super::source;
+use crate::debugger::kept;
 
 /// Runs one of them.
 pub(crate) fn run(command: &cli::Machine, cx: &mut Context<'_>) -> Result<Output> {
@@ -107,7 +108,9 @@ pub(crate) fn run(command: &cli::Machine, cx: &mut Context<'_>) -> Result<Output
         }
         M::Resume { name } => {
             let machine = attach(name.as_deref(), cx)?;
-            machine.resume()?;
+            if !kept::end_of(machine.name())? {
+                machine.resume()?;
+            }
             done(machine.name(), "running")
         }
     }

@@ -34,6 +34,7 @@ mod setup;
 mod signals;
 mod skb;
 mod source;
+mod stopped;
 mod vmlinux;
 mod words;
 
