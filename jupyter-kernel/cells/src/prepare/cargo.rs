@@ -17,7 +17,7 @@ use std::process::{Command, ExitCode, Stdio};
 use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
 
-use super::{EVCXR_TMPDIR, answers, manifest, rustc, text};
+use super::{EVCXR_TMPDIR, answers, compiled, manifest, rustc, text};
 
 /// The folder of the true cargo and rustc, in the environment of a session.
 pub(super) const TOOLS: &str = "KLAB_RUST";
@@ -160,9 +160,8 @@ fn cargo() -> Result<ExitCode> {
         Some(word @ ("build" | "check")) => match shared {
             Ok(shared) => {
                 let check = word == "check";
-                if let Some(mut rustc) = build(&mut cargo, check, options, rest, &folder, &shared)?
-                {
-                    return Err(rustc.exec().into());
+                if let Some(done) = build(&mut cargo, check, options, rest, &folder, &shared)? {
+                    return Ok(done);
                 }
             }
             // The library itself is built: the template is made.
@@ -185,7 +184,7 @@ fn is_validation(folder: &Path) -> bool {
     fs::read_to_string(folder.join("Cargo.toml")).is_ok_and(|manifest| manifest.contains(VALIDATE))
 }
 
-/// Makes `cargo` the call that builds the cell's crate; returns the call of rustc that needs no cargo, if it is known.
+/// Makes `cargo` the call that builds the cell's crate, unless it is built already by a call of rustc that is known.
 fn build(
     cargo: &mut Command,
     check: bool,
@@ -193,15 +192,16 @@ fn build(
     rest: &[OsString],
     folder: &Path,
     shared: &Path,
-) -> Result<Option<Command>> {
+) -> Result<Option<ExitCode>> {
     let build = folder.join(BUILD);
     if !build.is_dir() {
         fs::create_dir_all(build.join("src"))?;
         fs::copy(folder.join("Cargo.lock"), build.join("Cargo.lock"))?;
     }
     let cell = text::of_cell(&fs::read_to_string(folder.join(TEXT))?);
-    fs::write(build.join(TEXT), cell)?;
+    fs::write(build.join(TEXT), &cell)?;
     let manifest = manifest::of_cells(&fs::read_to_string(folder.join("Cargo.toml"))?, shared)?;
+    let is_plain = manifest::is_plain(&manifest);
     let key = rustc::key(&manifest, rest);
     let path = build.join("Cargo.toml");
     if fs::read_to_string(&path).ok().as_deref() != Some(manifest.as_str()) {
@@ -216,8 +216,15 @@ fn build(
     if !library.exists() {
         bail!("the library of the cells is gone: restart the kernel");
     }
-    if !check && let Some(rustc) = rustc::again(folder, &build, &key) {
-        return Ok(Some(rustc));
+    if !check && let Some(mut compile) = rustc::again(folder, &build, &key) {
+        // Crates of the user's may change under the same name.
+        let root = shared
+            .parent()
+            .filter(|_| is_plain && !compiled::reads_files(&cell));
+        return match root {
+            Some(root) => compile.make(&cell, &compiled::folder(root)).map(Some),
+            None => Err(compile.rustc.exec().into()),
+        };
     }
     rustc::note(cargo, &key)?;
     let mut external = OsString::from("probes=");

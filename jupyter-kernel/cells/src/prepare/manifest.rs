@@ -45,6 +45,19 @@ pub(super) fn of_cells(evcxr: &str, shared: &Path) -> Result<String> {
     Ok(manifest.to_string())
 }
 
+/// Tells whether the cells of such a manifest have no crate but the library's.
+pub(super) fn is_plain(of_cells: &str) -> bool {
+    let manifest = of_cells.parse::<Table>();
+    let dependencies = manifest
+        .ok()
+        .and_then(|mut manifest| manifest.remove("dependencies"));
+    dependencies.is_some_and(|dependencies| {
+        dependencies
+            .as_table()
+            .is_some_and(|table| table.keys().eq([SHARED]))
+    })
+}
+
 fn table<'a>(of: &'a mut Table, name: &str) -> Result<&'a mut Table> {
     let entry = of.entry(name).or_insert_with(|| Table::new().into());
     entry

@@ -13,6 +13,7 @@ use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 
 use super::cargo::{self, BIN, TOOLS};
+use super::compiled::Cell;
 
 /// The name in a session's `bin` by which cargo calls this program for rustc.
 pub(super) const NAME: &str = "rustc-of-cells";
@@ -101,7 +102,7 @@ fn write(args: &[std::ffi::OsString]) -> Option<()> {
 
 /// The call that compiles the cell in `folder`, if it is known. It says on stderr what cargo would say on stdout, which evcxr
 /// reads alike.
-pub(super) fn again(folder: &Path, build: &Path, key: &str) -> Option<Command> {
+pub(super) fn again(folder: &Path, build: &Path, key: &str) -> Option<Cell> {
     let call: Call = serde_json::from_slice(&fs::read(build.join(CALL)).ok()?).ok()?;
     if call.key != key {
         return None;
@@ -110,14 +111,19 @@ pub(super) fn again(folder: &Path, build: &Path, key: &str) -> Option<Command> {
     let here = |text: &str| text.replace(FOLDER, folder);
     let args: Vec<_> = call.args.iter().map(|arg| here(arg)).collect();
     let to = args.iter().skip_while(|arg| *arg != "--out-dir").nth(1)?;
-    fs::write(env::var_os(PLACE)?, format!("{to}/libctx.so")).ok()?;
+    let library = format!("{to}/libctx.so");
+    fs::write(env::var_os(PLACE)?, &library).ok()?;
     let rustc = PathBuf::from(env::var_os(TOOLS)?).join("rustc");
     let mut command = Command::new(rustc);
     command
         .args(&args)
         .envs(call.env.iter().map(|(name, value)| (name, here(value))))
         .current_dir(build);
-    Some(command)
+    Some(Cell {
+        rustc: command,
+        call: format!("{:?}\n{:?}", call.args, call.env),
+        library: library.into(),
+    })
 }
 
 #[cfg(test)]

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 
-use super::{EVCXR_TMPDIR, RUST_SRC_PATH, cargo, rust_src, template};
+use super::{EVCXR_TMPDIR, RUST_SRC_PATH, cargo, compiled, rust_src, source, template};
 
 /// Names the folder of this session, in the kernel's environment.
 pub(super) const SESSION: &str = "KLAB_SESSION";
@@ -79,6 +79,7 @@ impl Drop for Folder {
 /// Fills this session's folder from the template, making that first if need be.
 pub(crate) fn session(say: &dyn Fn(&str)) -> Result<()> {
     template::prepare(say)?;
+    compiled::trim(&compiled::folder(&source::root()?));
     rust_src::hide()?;
     let folder = PathBuf::from(std::env::var_os(EVCXR_TMPDIR).context("EVCXR_TMPDIR is not set")?);
     if folder.exists() {

@@ -29,6 +29,7 @@ pub(super) fn root() -> Result<PathBuf> {
     for how in [
         include_str!("answers.rs"),
         include_str!("cargo.rs"),
+        include_str!("compiled.rs"),
         include_str!("manifest.rs"),
         include_str!("rustc.rs"),
         include_str!("template.rs"),

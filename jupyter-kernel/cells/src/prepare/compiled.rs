@@ -1,0 +1,163 @@
+//! Compiled cells, kept beside the library that they were compiled against.
+//!
+//! The text of a cell's crate names all that the cell depends on: its own text, what was defined before, the types of the variables.
+//! A lesson that is run again asks for the same texts in the same order, and needs no compiler then.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitCode};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::sleep;
+use std::time::{Duration, SystemTime};
+
+use anyhow::Result;
+use sha2::{Digest as _, Sha256};
+
+/// Bytes that are kept; a cell has some 20 KiB, or 500 where it makes much code of generic functions.
+const MOST: u64 = 256 << 20;
+/// Interval at which a compiler is looked at.
+const LOOK: Duration = Duration::from_millis(1);
+/// SIGTERM, by which an interrupt ends a compiler.
+const TERM: i32 = nix::sys::signal::Signal::SIGTERM as i32;
+
+/// Words of what reads a file or a variable of the environment while it is compiled, so that the same text may mean another cell.
+const READS: [&str; 3] = ["include", "env!", "#[path"];
+
+/// Tells whether a cell may depend on more than its text.
+pub(super) fn reads_files(cell: &str) -> bool {
+    READS.iter().any(|word| cell.contains(word))
+}
+
+/// Folder of the compiled cells of a library, which is in `root`.
+pub(super) fn folder(root: &Path) -> PathBuf {
+    root.join("compiled")
+}
+
+/// A cell's crate that is to be compiled.
+pub(super) struct Cell {
+    pub(super) rustc: Command,
+    /// The call of rustc, without the session's own folder.
+    pub(super) call: String,
+    /// What it makes.
+    pub(super) library: PathBuf,
+}
+
+impl Cell {
+    /// Compiles `text`, or takes what was made of it before; keeps what it makes in `folder`.
+    pub(super) fn make(mut self, text: &str, folder: &Path) -> Result<ExitCode> {
+        let mut hash = Sha256::new();
+        for part in [&self.call, text] {
+            hash.update(part.len().to_le_bytes());
+            hash.update(part);
+        }
+        let name: String = hash
+            .finalize()
+            .iter()
+            .take(16)
+            .map(|byte| format!("{byte:02x}"))
+            .collect();
+        let kept = folder.join(name);
+        if fs::copy(&kept, &self.library).is_ok() {
+            // The least recently used ones are those that go.
+            let _ = File::open(&kept).and_then(|file| file.set_modified(SystemTime::now()));
+            return Ok(ExitCode::SUCCESS);
+        }
+        let stop = Arc::new(AtomicBool::new(false));
+        signal_hook::flag::register(TERM, Arc::clone(&stop))?;
+        let status = wait(self.rustc.spawn()?, &stop)?;
+        if status {
+            // A cell that is not kept is compiled again.
+            let _ = keep(&self.library, &kept);
+        }
+        Ok(if status {
+            ExitCode::SUCCESS
+        } else {
+            ExitCode::FAILURE
+        })
+    }
+}
+
+/// Waits for a compiler, and ends it with this process.
+fn wait(mut rustc: Child, stop: &AtomicBool) -> Result<bool> {
+    loop {
+        if let Some(status) = rustc.try_wait()? {
+            return Ok(status.success());
+        }
+        if stop.load(Ordering::Relaxed) {
+            rustc.kill()?;
+        }
+        sleep(LOOK);
+    }
+}
+
+fn keep(library: &Path, kept: &Path) -> Option<()> {
+    let folder = kept.parent()?;
+    fs::create_dir_all(folder).ok()?;
+    let new = kept.with_extension(std::process::id().to_string());
+    fs::copy(library, &new).ok()?;
+    fs::rename(new, kept).ok()
+}
+
+/// Removes the cells that were not used for longest, until the rest has at most [`MOST`] bytes.
+pub(super) fn trim(folder: &Path) {
+    let all = fs::read_dir(folder).into_iter().flatten().flatten();
+    let mut all: Vec<(SystemTime, u64, PathBuf)> = all
+        .filter_map(|entry| {
+            let facts = entry.metadata().ok()?;
+            Some((facts.modified().ok()?, facts.len(), entry.path()))
+        })
+        .collect();
+    all.sort();
+    let mut left: u64 = all.iter().map(|(_, len, _)| len).sum();
+    for (_, len, path) in all {
+        if left <= MOST {
+            return;
+        }
+        // Another session may remove it, too.
+        let _ = fs::remove_file(path);
+        left -= len;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn cell(folder: &Path, script: &str) -> Cell {
+        let library = folder.join("libctx.so");
+        let mut rustc = Command::new("sh");
+        rustc.args(["-c", script]).current_dir(folder);
+        Cell {
+            rustc,
+            call: "rustc".to_owned(),
+            library,
+        }
+    }
+
+    #[test]
+    fn the_same_text_is_compiled_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let kept = folder.path().join("kept");
+        let once = "echo x >> runs; echo made > libctx.so";
+        for text in ["a", "a", "b", "a"] {
+            let _ = fs::remove_file(folder.path().join("libctx.so"));
+            cell(folder.path(), once).make(text, &kept).unwrap();
+            let made = fs::read_to_string(folder.path().join("libctx.so")).unwrap();
+            assert_eq!(made, "made\n");
+        }
+        let runs = fs::read_to_string(folder.path().join("runs")).unwrap();
+        assert_eq!(runs.lines().count(), 2);
+        assert_eq!(fs::read_dir(&kept).unwrap().count(), 2);
+    }
+
+    #[test]
+    fn what_fails_is_not_kept() {
+        let folder = tempfile::tempdir().unwrap();
+        let kept = folder.path().join("kept");
+        cell(folder.path(), "echo half > libctx.so; false")
+            .make("a", &kept)
+            .unwrap();
+        assert!(!kept.exists());
+    }
+}
