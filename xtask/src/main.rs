@@ -36,7 +36,7 @@ cargo xtask lab [--headless] [--no-browser]   set everything up, boot the guest,
 cargo xtask cells                             build what Rust cells need, as lab does behind the lessons
 cargo xtask wheel                             build one file that pip installs, with all but Rust cells, for machines without Rust
 cargo xtask test [STAGE..]                    run every test, or only these stages:
-                fmt clippy unit live drgn drgn-suite kernel stock wheel notebooks
+                fmt clippy unit live drgn drgn-suite kernel browser stock wheel notebooks
                 layouts: every structure and global, by BTF and by DWARF (fetches 350 MB)
                 drgn-dump: drgn's own tests on klab, and on a dump of the same guest (the same 350 MB)
                 soak: readers, recordings, dumps, kills and resets on three guests for KLAB_TEST_SOAK minutes (10)

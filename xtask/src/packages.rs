@@ -66,6 +66,11 @@ pub(crate) const TESTS: &[Package] = &[
         why: "reads klab's dumps",
         sign: Sign::Program("gdb"),
     },
+    Package {
+        name: "chromium",
+        why: "opens JupyterLab as a user does",
+        sign: Sign::Program("chromium"),
+    },
 ];
 
 impl Package {

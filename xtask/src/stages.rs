@@ -200,6 +200,35 @@ const STAGES: &[Stage] = &[
         },
     },
     Stage {
+        name: "browser",
+        needs_lab: true,
+        alone: false,
+        always: true,
+        kernel: None,
+        programs: |paths| {
+            // The lab itself needs no driver of browsers: its first start is quicker without.
+            let driver = Program {
+                words: vec![
+                    paths.venv_program("python").into(),
+                    "-m".into(),
+                    "pip".into(),
+                    "install".into(),
+                    "--quiet".into(),
+                    "--disable-pip-version-check".into(),
+                    "--require-hashes".into(),
+                    "--no-deps".into(),
+                    "-r".into(),
+                    paths.python("browser.txt").into(),
+                ],
+                kind: Kind::Check,
+            };
+            Ok(vec![
+                driver,
+                pytest(paths, "jupyter-kernel/browser", |_| true)?,
+            ])
+        },
+    },
+    Stage {
         name: "stock",
         needs_lab: true,
         alone: false,
