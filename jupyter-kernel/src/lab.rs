@@ -15,12 +15,14 @@ const FOLDER: &str = "klab-lessons";
 /// Folder of the lessons of an installed klab: see `vm::paths::shipped`.
 const LESSONS: &str = "lessons";
 
-/// Settings of JupyterLab: lessons open as notebooks, nothing is asked of the network.
+/// Settings of JupyterLab: lessons open as notebooks, the debugger shows a frame's text in its pane instead of before the notebook, nothing is
+/// asked of the network.
 fn settings() -> Value {
     json!({
         "@jupyterlab/docmanager-extension:plugin": {
             "defaultViewers": { "markdown": "Jupytext Notebook", "myst": "Jupytext Notebook" }
         },
+        "@jupyterlab/debugger-extension:main": { "showSourcesInMainArea": false },
         "@jupyterlab/apputils-extension:notification": { "fetchNews": "false", "checkForUpdates": false }
     })
 }

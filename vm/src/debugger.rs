@@ -181,6 +181,14 @@ impl Debugger {
         Ok(())
     }
 
+    /// Tells whether QEMU is still there, of a guest that stands.
+    ///
+    /// # Errors
+    /// When it has ended: the guest was reset, or taken down.
+    pub fn check(&mut self) -> Result<()> {
+        packet_of(&mut self.rsp, Duration::ZERO).map(drop)
+    }
+
     /// Stops the guest where it is; a breakpoint that is met at that moment is told instead.
     ///
     /// # Errors

@@ -110,8 +110,9 @@ async fn serve(
         served = control => served?,
         () = orphaned() => {}
     }
-    language.shutdown();
-    Ok(())
+    // What it ends may have something to say, which no thread of the runtime may wait for.
+    let ended = tokio::task::spawn_blocking(move || language.shutdown());
+    Ok(ended.await?)
 }
 
 /// A way to send on a socket from many places.

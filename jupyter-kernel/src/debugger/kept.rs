@@ -127,21 +127,13 @@ pub(crate) fn with<T>(work: impl FnOnce(&mut Stopped) -> probes::Result<T>) -> R
             "this notebook keeps no guest stopped: `klab break FUNCTION --stay` stops it at a call, `klab watch EXPRESSION` behind a write"
         );
     };
-    let done = work(stopped);
-    if let Err(error) = &done
-        && error.kind() == probes::ErrorKind::Machine
-        && !runs_at_all(stopped.guest())
-    {
+    if let Err(error) = stopped.check() {
         kept.stopped = None;
         drop(kept);
         tell(News::Ended);
+        return Err(error.into());
     }
-    Ok(done?)
-}
-
-/// Tells whether the guest's QEMU is there, and the same as before.
-fn runs_at_all(guest: &Guest) -> bool {
-    guest.machine().is_ok_and(|machine| machine.runs().is_ok())
+    Ok(work(stopped)?)
 }
 
 /// Does something with the guest while it stands, to set what it stops at: one that runs is stopped for that moment, and one

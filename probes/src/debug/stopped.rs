@@ -150,6 +150,17 @@ impl Stopped {
         !self.session.runs()
     }
 
+    /// Tells whether a guest that stands is still the one that was stopped.
+    ///
+    /// # Errors
+    /// `Machine` when its QEMU has ended: it was reset, or taken down.
+    pub fn check(&mut self) -> Result<()> {
+        match self.is_standing() {
+            true => Ok(self.session.debugger.check()?),
+            false => Ok(()),
+        }
+    }
+
     /// The CPU that has stopped.
     #[must_use]
     pub const fn cpu(&self) -> u32 {
