@@ -61,7 +61,7 @@ pub(super) fn run(go: &Go, cx: &mut Context<'_>) -> Result<Output> {
     let here = match go {
         Go::Watch(what) => return watch(what, cx),
         Go::Step(_) => kept::go(stop, probes::debug::Stopped::step)?,
-        Go::Next(_) => kept::go(stop, probes::debug::Stopped::next)?,
+        Go::Next(_) => kept::go(stop, probes::debug::Stopped::step_over)?,
         Go::Finish(_) => kept::go(stop, probes::debug::Stopped::finish)?,
         Go::Continue { within, .. } => match kept::go_on(stop, Duration::from_secs(*within))? {
             Some(here) => here,
@@ -125,7 +125,7 @@ fn code(go: &Go) -> Option<String> {
             });
         }
         Go::Step(code) => (code, "stop.step()?".to_owned()),
-        Go::Next(code) => (code, "stop.next()?".to_owned()),
+        Go::Next(code) => (code, "stop.step_over()?".to_owned()),
         Go::Finish(code) => (code, "stop.finish()?".to_owned()),
         Go::Continue { within, code } => (
             code,

@@ -195,7 +195,7 @@ impl Adapter {
             "next" | "stepIn" | "stepOut" => {
                 let never = Arc::default();
                 kept::go(&never, |stopped| match command {
-                    "next" => stopped.next(),
+                    "next" => stopped.step_over(),
                     "stepIn" => stopped.step(),
                     _ => stopped.finish(),
                 })?;

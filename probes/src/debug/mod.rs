@@ -24,7 +24,7 @@
 //! # use probes::prelude::*;
 //! # fn demo(guest: &Guest) -> probes::Result<()> {
 //! let mut stop = guest.breakpoint("vfs_read")?.shell("cat /etc/passwd").stay()?;
-//! println!("{}", stop.args()?);
+//! let count = stop.arg("count")?.u64()?;
 //! stop.finish()?;
 //! # Ok(())
 //! # }

@@ -337,7 +337,7 @@ impl Stopped {
     ///
     /// # Errors
     /// As [`step`](Self::step).
-    pub fn next(&mut self) -> Result<Where> {
+    pub fn step_over(&mut self) -> Result<Where> {
         self.standing()?;
         let before = self.registers;
         self.one()?;
@@ -356,7 +356,7 @@ impl Stopped {
         self.standing()?;
         let (frame, place) = {
             let _still = Pause::of_debugger(self.guest());
-            let known = self.invocation().map(Invocation::clone).ok();
+            let known = self.invocation().cloned().ok();
             match known {
                 Some(known) => (known.frame(), known.place),
                 None => (

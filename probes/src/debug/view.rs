@@ -1,9 +1,10 @@
-//! Writes and calls, shown.
+//! Writes, calls and stops, shown.
 
 use super::breakpoint::Hits;
 use super::calls::{CallRecord, Calls, Return};
 use super::rewind::{History, Moment, PastWrite};
 use super::watchpoint::Write;
+use super::whereabouts::{Args, Reason, Where};
 use super::writer::{Found, Written};
 use crate::Missing;
 use crate::object::Value;
@@ -239,4 +240,91 @@ impl View for History {
     }
 }
 
-crate::displays!(Write, Calls, Hits, Moment, PastWrite, History);
+impl Where {
+    fn lines(&self) -> Vec<String> {
+        let Self {
+            at, cpu, pid, comm, ..
+        } = self;
+        let mut lines = Vec::new();
+        match &self.why {
+            Reason::Returned(function, value) => lines.push(match value {
+                Return::Value(value) => format!("{function} returned {}", short(value)),
+                Return::Void => format!("{function} returned"),
+                Return::Pending => format!("{function} has not returned"),
+                Return::Unknown(why) => format!("{function} returned ({why})"),
+            }),
+            Reason::Write(write) => lines.extend(write.text().lines().map(str::to_owned)),
+            Reason::Interrupted => lines.push("stopped where it was".to_owned()),
+            Reason::Breakpoint | Reason::Step => {}
+        }
+        lines.push(format!("{at} on CPU {cpu}, in task {pid} ({comm})"));
+        let args = self.args.iter().flatten();
+        lines.extend(args.map(|one| format!("  {} = {}", one.name, short(&one.value))));
+        lines.extend(self.code.iter().map(|one| {
+            let mark = if one.at == at.at { "=>" } else { "  " };
+            format!("{mark} {} +{:#06x}  {}", one.at, one.offset, one.text)
+        }));
+        lines
+    }
+}
+
+impl View for Where {
+    fn text(&self) -> String {
+        let mut text: String = self.lines().iter().map(|line| clean(line) + "\n").collect();
+        if let Some(stack) = &self.stack {
+            text.push_str(&stack.text());
+        }
+        text + &missing_text(&self.missing)
+    }
+
+    fn html(&self) -> Option<String> {
+        let lines: Vec<String> = self
+            .lines()
+            .iter()
+            .map(|line| match line.starts_with("=>") {
+                true => format!("<b>{}</b>", escape(line)),
+                false => escape(line),
+            })
+            .collect();
+        let head = format!(
+            "<pre style=\"line-height:1.3;margin:0\">{}</pre>",
+            lines.join("\n")
+        );
+        let stack = self.stack.as_ref().and_then(View::html);
+        Some(head + &stack.unwrap_or_default() + &missing_html(&self.missing))
+    }
+
+    fn missing(&self) -> Vec<Missing> {
+        self.missing.clone()
+    }
+}
+
+impl Args {
+    fn table(&self) -> Table {
+        let mut table = Table::new([
+            ("ARGUMENT", Align::Left),
+            ("TYPE", Align::Left),
+            ("VALUE", Align::Left),
+        ]);
+        for one in &self.args {
+            table.row([one.name.clone(), one.ty.clone(), short(&one.value)]);
+        }
+        table.note(match self.args.len() {
+            0 => format!("{} takes no arguments", self.function),
+            _ => format!("of this call of {}, as it got them", self.function),
+        });
+        table
+    }
+}
+
+impl View for Args {
+    fn text(&self) -> String {
+        self.table().text()
+    }
+
+    fn html(&self) -> Option<String> {
+        self.table().html()
+    }
+}
+
+crate::displays!(Write, Calls, Hits, Moment, PastWrite, History, Where, Args);

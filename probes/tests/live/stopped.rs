@@ -80,7 +80,7 @@ fn it_is_gone_on_from_step_by_step(kernel: &str) {
     }
     // Over its calls: it never leaves the function before its end.
     for _ in 0..30 {
-        let here = stop.next().unwrap();
+        let here = stop.step_over().unwrap();
         assert_eq!(here.at.name.as_deref(), Some("vfs_write"), "{here:?}");
         assert!(matches!(here.why, Reason::Step), "{here:?}");
     }
