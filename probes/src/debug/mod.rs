@@ -43,6 +43,7 @@ mod call;
 mod calls;
 pub(crate) mod function;
 mod invocation;
+mod moves;
 mod rewind;
 pub(crate) mod stop;
 mod stopped;

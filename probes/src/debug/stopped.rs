@@ -7,13 +7,10 @@ use std::time::{Duration, Instant};
 
 use vm::Registers;
 
-use super::arguments::read_out;
-use super::breakpoint::{Breakpoint, Ended};
-use super::call::{Frame, returned};
-use super::calls::Return;
+use super::breakpoint::Breakpoint;
 use super::function::Place;
 use super::invocation::{Invocation, Invocations, unseen};
-use super::stop::{Bounds, Session, Standing};
+use super::stop::{Bounds, Session};
 use super::traps::{Trap, Traps};
 use super::watchpoint::Watchpoint;
 use super::whereabouts::{AFTER, Args, BEFORE, Reason, Where};
@@ -28,24 +25,22 @@ use crate::unwind::StackTrace;
 use crate::{Error, Of as _, Result};
 
 /// Time for which a stop, or the return of a call, is waited for.
-const TIME: Duration = Duration::from_secs(10);
+pub(super) const TIME: Duration = Duration::from_secs(10);
 /// Time that a command that runs in the guest has to end when the guest is let go.
 const ENDS: Duration = Duration::from_secs(2);
-/// Bytes of the longest instruction of x86-64.
-const LONGEST: u64 = 15;
 
 /// A guest that is kept where it has stopped, until this is dropped: then it runs, and no breakpoint stays. Every reader works on it,
 /// in other programs too; what needs the guest to run says that it stands.
 #[derive(Debug)]
 pub struct Stopped {
-    session: Session,
-    traps: Traps,
-    work: Option<Work>,
-    stop: Arc<AtomicBool>,
-    cpu: u32,
-    registers: Registers,
-    why: Reason,
-    invocations: Invocations,
+    pub(super) session: Session,
+    pub(super) traps: Traps,
+    pub(super) work: Option<Work>,
+    pub(super) stop: Arc<AtomicBool>,
+    pub(super) cpu: u32,
+    pub(super) registers: Registers,
+    pub(super) why: Reason,
+    pub(super) invocations: Invocations,
 }
 
 impl Guest {
@@ -323,123 +318,6 @@ impl Stopped {
         self.session.kernel.eval_with(expression, &locals)
     }
 
-    /// Executes one instruction of this CPU, into a function that it calls. Interrupts and the other CPUs wait meanwhile.
-    ///
-    /// # Errors
-    /// When the guest runs, or the gdbstub does not answer.
-    pub fn step(&mut self) -> Result<Where> {
-        self.standing()?;
-        self.one()?;
-        self.here()
-    }
-
-    /// Executes one instruction of this CPU; a function that it calls runs to its end, and all CPUs with it, for 10 seconds at most.
-    ///
-    /// # Errors
-    /// As [`step`](Self::step).
-    pub fn step_over(&mut self) -> Result<Where> {
-        self.standing()?;
-        let before = self.registers;
-        self.one()?;
-        if let Some(frame) = self.called_from(&before)? {
-            self.session.bound(TIME, &self.stop);
-            self.leave(&frame)?;
-        }
-        self.here()
-    }
-
-    /// Runs until this very call has returned, for 10 seconds at most, and says what it gave. It ends earlier at another breakpoint.
-    ///
-    /// # Errors
-    /// Unsupported, where the stack does not tell where the function returns to; as [`step`](Self::step).
-    pub fn finish(&mut self) -> Result<Where> {
-        self.standing()?;
-        let (frame, place) = {
-            let _still = Pause::of_debugger(self.guest());
-            let known = self.invocation().cloned().ok();
-            match known {
-                Some(known) => (known.frame(), known.place),
-                None => (
-                    Frame::by_unwinding(&self.session, &self.registers)?,
-                    self.place_here()?,
-                ),
-            }
-        };
-        self.session.bound(TIME, &self.stop);
-        self.leave(&frame)?;
-        if matches!(self.why, Reason::Step) {
-            let value = place
-                .prototype()
-                .and_then(|prototype| returned(&self.session, prototype, &self.registers));
-            let value = match value {
-                Ok(None) => Return::Void,
-                Ok(Some(object)) => Return::Value(read_out(Ok(object))),
-                Err(error) => Return::Unknown(error.to_string()),
-            };
-            self.why = Reason::Returned(place.function(), value);
-        }
-        self.here()
-    }
-
-    /// Lets the guest run to its next stop, for 10 seconds at most.
-    ///
-    /// # Errors
-    /// As [`go_on_for`](Self::go_on_for).
-    pub fn go_on(&mut self) -> Result<Where> {
-        self.go_on_for(TIME)
-    }
-
-    /// Lets the guest run to its next stop, for so long at most.
-    ///
-    /// # Errors
-    /// Absent, when it has come to none by then: it runs on, and its breakpoints stay.
-    pub fn go_on_for(&mut self, time: Duration) -> Result<Where> {
-        self.session.bound(time, &self.stop);
-        if self.run(None)? {
-            return self.here();
-        }
-        let why = match self.session.ended() {
-            Ended::Interrupted => return self.pause(),
-            Ended::Command => "the command has ended".to_owned(),
-            _ => format!("no stop came for {:.1} s", time.as_secs_f64()),
-        };
-        Err(Error::Absent(format!(
-            "{why}: the guest runs, and stops at its next stop"
-        )))
-    }
-
-    /// Stops the guest where it is.
-    ///
-    /// # Errors
-    /// When it does not stop in 2 seconds.
-    pub fn pause(&mut self) -> Result<Where> {
-        if !self.is_standing() {
-            self.halt()?;
-        }
-        self.here()
-    }
-
-    /// Lets the guest run with its breakpoints, and does not wait; [`poll`](Self::poll) tells when it has stopped.
-    ///
-    /// # Errors
-    /// When the gdbstub does not answer.
-    pub fn release(&mut self) -> Result<()> {
-        self.session.bound(Duration::ZERO, &Arc::default());
-        self.run(None).map(drop)
-    }
-
-    /// Tells whether a guest that runs has stopped by now.
-    ///
-    /// # Errors
-    /// When QEMU has ended, or a condition fails.
-    pub fn poll(&mut self) -> Result<bool> {
-        if self.is_standing() {
-            return Ok(true);
-        }
-        self.release()?;
-        Ok(self.is_standing())
-    }
-
     /// Lets the guest run without breakpoints. A command that was given with the first stop has 2 seconds to end.
     ///
     /// # Errors
@@ -451,101 +329,12 @@ impl Stopped {
         work.map_or(Ok(()), |work| work.end(Instant::now() + ENDS, &stop))
     }
 
-    fn standing(&self) -> Result<()> {
+    pub(super) fn standing(&self) -> Result<()> {
         match self.is_standing() {
             true => Ok(()),
             false => Err(Error::Unsupported(
                 "the guest runs: it has not come to its next stop yet".to_owned(),
             )),
-        }
-    }
-
-    /// One instruction.
-    fn one(&mut self) -> Result<()> {
-        let standing = self.session.step(self.cpu)?;
-        if self.traps.has_call_at(standing.registers.rip) {
-            self.session.passes(self.cpu);
-        }
-        self.stands(standing, Reason::Step)
-    }
-
-    /// Runs to the return of `frame`, or to another stop that counts. When none is reached the guest is stopped where it is.
-    fn leave(&mut self, frame: &Frame) -> Result<()> {
-        let at = frame.returns_to.0;
-        let own = !self.traps.has_call_at(at);
-        if own {
-            self.session.debugger.set(at)?;
-        }
-        if !self.run(Some(frame))? {
-            self.halt()?;
-        }
-        match own {
-            true => Ok(self.session.debugger.unset(at)?),
-            false => Ok(()),
-        }
-    }
-
-    /// Runs to a stop that counts: a breakpoint whose condition is met, a write, the return of `frame`. `false` when none was reached;
-    /// then the guest runs.
-    fn run(&mut self, frame: Option<&Frame>) -> Result<bool> {
-        if self.is_standing() {
-            self.session.debugger.stays(false)?;
-        }
-        loop {
-            let Some(standing) = self.session.next()? else {
-                return Ok(false);
-            };
-            let registers = &standing.registers;
-            if frame.is_some_and(|frame| frame.is_left(&self.session, registers)) {
-                self.stands(standing, Reason::Step)?;
-                return Ok(true);
-            }
-            let why = {
-                let guest = self.session.guest.clone();
-                let _still = Pause::of_debugger(&guest);
-                self.traps.met(&mut self.session, &standing)?
-            };
-            if let Some(why) = why {
-                self.stands(standing, why)?;
-                return Ok(true);
-            }
-        }
-    }
-
-    /// The guest is stopped where it is.
-    fn halt(&mut self) -> Result<()> {
-        let standing = self.session.interrupt()?;
-        let met = {
-            let guest = self.session.guest.clone();
-            let _still = Pause::of_debugger(&guest);
-            self.traps.met(&mut self.session, &standing)?
-        };
-        self.stands(standing, met.unwrap_or(Reason::Interrupted))
-    }
-
-    fn stands(&mut self, standing: Standing, why: Reason) -> Result<()> {
-        self.session.debugger.stays(true)?;
-        self.cpu = standing.registers.cpu;
-        self.registers = standing.registers;
-        self.why = why;
-        let _still = Pause::of_debugger(&self.session.guest);
-        self.invocations.note(&self.session, &self.registers);
-        Ok(())
-    }
-
-    /// The frame of the call that the last instruction has made, if it was one.
-    fn called_from(&self, before: &Registers) -> Result<Option<Frame>> {
-        if self.registers.rsp != before.rsp.wrapping_sub(8) {
-            return Ok(None);
-        }
-        let returns_to = self
-            .session
-            .kernel
-            .read_u64(GuestVirt(self.registers.rsp))?;
-        let behind = returns_to.wrapping_sub(before.rip);
-        match (1..=LONGEST).contains(&behind) {
-            true => Frame::at_entry(&self.session, &self.registers).map(Some),
-            false => Ok(None),
         }
     }
 
@@ -559,7 +348,7 @@ impl Stopped {
         Ok(shown.take(next.min(BEFORE) + AFTER).collect())
     }
 
-    fn place_here(&self) -> Result<Place> {
+    pub(super) fn place_here(&self) -> Result<Place> {
         let at = Functions::new(&self.session.kernel).at(GuestVirt(self.registers.rip))?;
         let Function { name, module, .. } = at;
         let name = name.ok_or_else(|| Error::Absent("there is no function here".to_owned()))?;
@@ -581,7 +370,7 @@ impl Stopped {
             .filter(|one| one.place.at == at)
     }
 
-    fn invocation(&self) -> Result<&Invocation> {
+    pub(super) fn invocation(&self) -> Result<&Invocation> {
         match self.entered(GuestVirt(self.registers.rip)) {
             Some(found) => Ok(found),
             None => self.invocation_of(0),

@@ -2,7 +2,7 @@
 //!
 //! They are copied in the guest and not read from here afterwards, since by then the task may be gone and its memory another's.
 
-use super::calls::comm_of;
+use super::decode::comm_of;
 use super::function::Function;
 use crate::debug::arguments::{Passed, read_out};
 use crate::kernel::Kernel;

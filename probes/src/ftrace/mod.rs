@@ -23,6 +23,7 @@
 
 mod calls;
 mod condition;
+mod decode;
 mod function;
 mod member;
 mod pairs;

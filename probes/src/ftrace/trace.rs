@@ -5,8 +5,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::calls::{self, Asked, Traced};
+use super::calls::Traced;
 use super::condition::Pushed;
+use super::decode::{self, Asked};
 use super::function::{self, Function};
 use super::member;
 use super::record::{Recording, push};
@@ -177,7 +178,7 @@ impl Trace {
         for function in &mut self.functions {
             function.members = member::plan(function, &self.members, condition)?;
             if let Some(condition) = condition {
-                calls::check(&self.kernel, function, condition)?;
+                decode::check(&self.kernel, function, condition)?;
             }
         }
         Ok(push(&self.functions, condition))

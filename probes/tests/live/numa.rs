@@ -10,7 +10,7 @@ use crate::sources::{Attached, Foreign};
 
 /// The first program: a process that fills 48 MiB on the first node, then runs on the second without touching them until
 /// most of its pages are marked: pages of the node that a process of one thread runs on are not
-/// (`folio_can_map_prot_numa`, `mm/mempolicy.c:866@v7.3.4`). It is stopped then, and what `/proc` says of it goes to the console.
+/// (`folio_can_map_prot_numa`, `mm/mempolicy.c:837@v7.3.4`). It is stopped then, and what `/proc` says of it goes to the console.
 const INIT: &str = "\
     b=/bin/busybox; $b mount -t proc proc /proc; \
     $b taskset 1 $b awk 'BEGIN{s=1;for(i=0;i<20;i++)s=s s;for(i=0;i<48;i++)a[i]=s i;while(1)n++}' & p=$!; \
