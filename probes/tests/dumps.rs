@@ -29,8 +29,24 @@ use serde_json::Value;
 /// The dumps, and below a folder for each what was accepted.
 const DUMPS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/dumps");
 
+/// The arguments of this program, and the tests that they name: `cargo test -- --exact A B` may name several, of which the harness
+/// takes one.
+fn arguments() -> (Arguments, Vec<String>) {
+    let (names, options): (Vec<String>, Vec<String>) = std::env::args()
+        .skip(1)
+        .partition(|word| !word.starts_with('-'));
+    // A word behind an option may be its value.
+    match options.iter().all(|option| option == "--exact") && names.len() > 1 {
+        true => (
+            Arguments::from_iter(std::iter::once("dumps".to_owned()).chain(options)),
+            names,
+        ),
+        false => (Arguments::from_args(), Vec::new()),
+    }
+}
+
 fn main() -> io::Result<ExitCode> {
-    let arguments = Arguments::from_args();
+    let (arguments, names) = arguments();
     let unpacked = tempfile::tempdir()?;
     let (mut trials, mut accepted) = (Vec::new(), BTreeSet::new());
     let mut kernels = Vec::new();
@@ -97,6 +113,9 @@ fn main() -> io::Result<ExitCode> {
             Err(format!("no reader makes {left:?}: remove them").into())
         },
     ));
+    if !names.is_empty() {
+        trials.retain(|trial| names.iter().any(|name| name == trial.name()));
+    }
     Ok(libtest_mimic::run(&arguments, trials).exit_code())
 }
 

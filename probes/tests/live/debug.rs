@@ -126,14 +126,7 @@ fn breakpoints_give_what_the_program_knows(kernel: &str) {
 }
 
 fn breakpoints_at_both_ends_of_an_entry(kernel: &str) {
-    // One CPU: with two QEMU may run code that ftrace has just patched as it was, and the guest dies of it
-    // (`kmod/int3.c`, which kernels without CONFIG_RUST cannot have).
-    let mut ground = Ground::of(Options {
-        kernel: kernel.parse().unwrap(),
-        memory: 512 << 20,
-        cpus: 1,
-        ..Options::default()
-    });
+    let mut ground = Ground::to_trace(kernel);
     let guest = ground.guest.clone();
     let start = guest.symbol("vfs_write").unwrap();
     let code = guest.disassembly(start).unwrap().instructions;
@@ -202,7 +195,7 @@ fn breakpoints_in_modules(kernel: &str) {
 
 /// The guest's own function tracer counts the calls that stop it.
 fn breakpoints_agree_with_ftrace(kernel: &str) {
-    let mut ground = Ground::bare(kernel, 512 << 20);
+    let mut ground = Ground::to_trace(kernel);
     let guest = ground.guest.clone();
     ground.sh("mount -t tracefs t /sys/kernel/tracing 2>/dev/null; cd /sys/kernel/tracing; echo vfs_read > set_ftrace_filter; echo function > current_tracer; echo > trace");
     let mut of_task: BTreeMap<String, u64> = BTreeMap::new();

@@ -49,6 +49,16 @@ impl Ground {
         })
     }
 
+    /// The same with one CPU, for the kernel's own tracers: with two QEMU may run code that the kernel has just patched as it was, and the guest
+    /// dies of it (`kmod/int3.c`, which kernels without CONFIG_RUST cannot have).
+    pub(crate) fn to_trace(kernel: &str) -> Self {
+        Self::of(Options {
+            kernel: kernel.parse().unwrap(),
+            cpus: 1,
+            ..Options::default()
+        })
+    }
+
     /// A fresh copy of the ready guest of these options.
     pub(crate) fn of(options: Options) -> Self {
         static NEXT: AtomicU32 = AtomicU32::new(0);

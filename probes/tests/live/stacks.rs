@@ -9,7 +9,6 @@ use probes::sched::{Task, TaskState};
 use probes::text::Instruction;
 use probes::unwind::{Frame, StackKind, StackTrace, TraceEnd};
 use probes::view::View as _;
-use vm::Options;
 use vm::agent::WorkloadKind;
 
 use crate::ground::Ground;
@@ -357,12 +356,7 @@ pub(crate) fn while_traced(kernel: &str) {
     // Functions of sleepers, and ones that run often: all functions would be too many for an emulated CPU.
     const TRACED: &str = "schedule schedule_timeout schedule_hrtimeout* do_nanosleep hrtimer_nanosleep vfs_* ksys_* \
                           pipe_* do_epoll_wait do_poll* do_wait kernel_wait4 ip_* icmp_* rcu_gp_* inet_* sock_*";
-    // If one of two CPUs has patched code, QEMU may go on to run the other's old translation, which kills the guest.
-    let mut ground = Ground::of(Options {
-        kernel: kernel.parse().unwrap(),
-        cpus: 1,
-        ..Options::default()
-    });
+    let mut ground = Ground::to_trace(kernel);
     ground.fill();
     let mut ledger = Ledger::new(format!("stacks while traced on {kernel}"));
     ground.sh("ip link set lo up; (setsid ping -q -i 0.01 127.0.0.1 >/dev/null 2>&1 &)");

@@ -13,7 +13,7 @@ crate::on_kernels!(is_that_of_proc);
 pub(crate) fn is_that_of_proc(kernel: &str) {
     let mut ground = Ground::bare(kernel, vm::Options::default().memory);
     hrtimers(&mut ground, kernel);
-    wheel(&mut ground, kernel);
+    wheel(&mut Ground::to_trace(kernel), kernel);
     clocks(&mut ground, kernel);
     rcu(&mut ground, kernel);
 }

@@ -216,7 +216,8 @@ fn stacks_are_those_of_the_kernel() {
     sound(&traced);
     let names = |call: &TracedCall| -> Vec<String> {
         let stack = call.stack.as_ref().unwrap_or_else(|| panic!("{call:?}"));
-        assert!(stack.whole || stack.frames.len() == 20);
+        // Of the 20 that fit, what calls the probes is left out.
+        assert!(stack.whole || stack.frames.len() >= 19);
         stack.frames.iter().map(|frame| frame.name.clone().unwrap_or_default()).collect()
     };
     // ` => do_open` and so on, below `<stack trace>`.

@@ -25,7 +25,7 @@ use tracing::tracing;
 crate::on_kernels!(are_those_of_sys);
 
 pub(crate) fn are_those_of_sys(kernel: &str) {
-    let mut ground = Ground::bare(kernel, vm::Options::default().memory);
+    let mut ground = Ground::to_trace(kernel);
     command_line(&mut ground, kernel);
     let clean = ground.guest.paused(|guest| guest.audit()).unwrap();
     assert_eq!(clean.findings, [], "{kernel}");

@@ -133,6 +133,8 @@ pub(super) const KEPT: Lines = &["~skb_release_data $o"];
 /// Data, and what becomes of it once it was read. `N` bytes of options.
 pub(super) const TO_STREAM: Lines = &[
     "tcp_v4_rcv",
+    // The reader, on the other CPU, may have the socket at that moment.
+    "?tcp_add_backlog",
     "tcp_v4_do_rcv",
     "tcp_rcv_established",
     "tcp_data_queue",
