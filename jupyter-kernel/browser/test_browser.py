@@ -124,6 +124,9 @@ class Notebook:
                 pass
         raise AssertionError(f"cell {at} does not run")
 
+    def done(self, at):
+        expect(self.cell(at).locator(".jp-InputPrompt").first).to_have_text(re.compile(r"\[\d+\]"))
+
     def type(self, at, text):
         self.editor(at).click()
         self.page.keyboard.press("Control+End")
@@ -194,7 +197,7 @@ def test_a_long_table_is_searched_and_a_picture_is_drawn(notebook):
 def test_stop_keeps_variables_and_restart_does_not(notebook):
     page = notebook("let kept = 6 * 7;", "loop { std::thread::sleep(std::time::Duration::from_millis(10)); }", "kept")
     page.run(0)
-    page.idle()
+    page.done(0)
     page.run(1)
     page.page.wait_for_timeout(3000)
     page.toolbar("interrupt")
