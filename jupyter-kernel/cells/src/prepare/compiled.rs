@@ -1,7 +1,7 @@
 //! Compiled cells, kept beside the library that they were compiled against.
 //!
 //! The text of a cell's crate names all that the cell depends on: its own text, what was defined before, the types of the variables.
-//! A lesson that is run again asks for the same texts in the same order, and needs no compiler then.
+//! Where evcxr writes it in another order, the cell is compiled.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
