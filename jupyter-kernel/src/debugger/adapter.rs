@@ -11,7 +11,6 @@ use anyhow::{Result, bail};
 use klab_protocol::Events;
 use probes::debug::Stopped;
 use probes::guest::Guest;
-use probes::object::Object;
 use serde_json::{Value, json};
 
 use super::breakpoints::Breakpoints;
@@ -338,12 +337,17 @@ fn scopes(stopped: &Stopped, arguments: &Value, seen: &mut Seen) -> Result<Value
         scopes.push(json!({"name": name, "variablesReference": number, "expensive": false}));
     };
     if thread == STOPPED {
-        if let Ok(given) = stopped.args_of_frame(position) {
-            scope("Arguments", seen.variables.named(given));
-        }
-        let task: Option<Object> = stopped.eval("current").ok();
-        let task = task.map(|task| ("current".to_owned(), task));
-        scope("Task", seen.variables.named(task.into_iter().collect()));
+        // What is not known says why.
+        let given = match stopped.args_of_frame(position) {
+            Ok(given) => given
+                .into_iter()
+                .map(|(name, one)| (name, Ok(one)))
+                .collect(),
+            Err(error) => vec![("arguments".to_owned(), Err(error))],
+        };
+        scope("Arguments", seen.variables.named(given));
+        let task = vec![("current".to_owned(), stopped.eval("current"))];
+        scope("Task", seen.variables.named(task));
         if position == 0 {
             scope("Registers", seen.variables.registers(stopped));
         }

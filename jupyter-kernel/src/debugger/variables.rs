@@ -28,7 +28,7 @@ pub(super) struct Variables {
 
 #[derive(Debug, Clone)]
 enum Holder {
-    Named(Vec<(String, Object)>),
+    Named(Vec<(String, Result<Object>)>),
     Registers(Box<Registers>),
     Object(Object),
 }
@@ -42,7 +42,7 @@ impl Variables {
     }
 
     /// A number for values with names.
-    pub(super) fn named(&mut self, values: Vec<(String, Object)>) -> usize {
+    pub(super) fn named(&mut self, values: Vec<(String, Result<Object>)>) -> usize {
         self.hold(Holder::Named(values))
     }
 
@@ -66,7 +66,7 @@ impl Variables {
         match holder {
             Some(Holder::Named(values)) => values
                 .into_iter()
-                .map(|(name, object)| self.shown(&name, Ok(object)))
+                .map(|(name, object)| self.shown(&name, object))
                 .collect(),
             Some(Holder::Registers(registers)) => of_registers(&registers),
             Some(Holder::Object(object)) => children(&object)

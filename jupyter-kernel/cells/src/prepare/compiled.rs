@@ -1,7 +1,7 @@
 //! Compiled cells, kept beside the library that they were compiled against.
 //!
 //! The text of a cell's crate names all that the cell depends on: its own text, what was defined before, the types of the variables.
-//! Where evcxr writes it in another order, the cell is compiled.
+//! So a lesson that is run again needs no compiler.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -47,7 +47,7 @@ impl Cell {
     /// Compiles `text`, or takes what was made of it before; keeps what it makes in `folder`.
     pub(super) fn make(mut self, text: &str, folder: &Path) -> Result<ExitCode> {
         let mut hash = Sha256::new();
-        for part in [&self.call, text] {
+        for part in [&self.call, &ordered(text)] {
             hash.update(part.len().to_le_bytes());
             hash.update(part);
         }
@@ -76,6 +76,25 @@ impl Cell {
             ExitCode::FAILURE
         })
     }
+}
+
+/// A cell's text with the lines in order by which evcxr checks, takes and keeps the variables: it goes through a `HashMap`, which has another
+/// order in each session, and in any order they do the same.
+fn ordered(text: &str) -> String {
+    let mut lines: Vec<&str> = text.lines().collect();
+    for run in lines.chunk_by_mut(|one, next| kind(one).is_some() && kind(one) == kind(next)) {
+        if run.first().is_some_and(|line| kind(line).is_some()) {
+            run.sort_unstable();
+        }
+    }
+    lines.join("\n")
+}
+
+/// Number of the work that evcxr's line does on one variable.
+fn kind(line: &str) -> Option<usize> {
+    let work = ["check_variable::<", "take_variable::<", "put_variable::<"];
+    let (_, call) = line.split_once("evcxr_variable_store.")?;
+    work.iter().position(|name| call.starts_with(name))
 }
 
 /// Waits for a compiler, and ends it with this process.
@@ -149,6 +168,22 @@ mod tests {
         let runs = fs::read_to_string(folder.path().join("runs")).unwrap();
         assert_eq!(runs.lines().count(), 2);
         assert_eq!(fs::read_dir(&kept).unwrap().count(), 2);
+    }
+
+    #[test]
+    fn the_order_of_variables_does_not_matter() {
+        let lines = [
+            "vars_ok &= evcxr_variable_store.check_variable::<i32>(stringify!(z));",
+            "vars_ok &= evcxr_variable_store.check_variable::<u64>(stringify!(y));",
+            "let z = evcxr_variable_store.take_variable::<i32>(stringify!(z));",
+            "let y = evcxr_variable_store.take_variable::<u64>(stringify!(y));",
+            "f(z); f(y);",
+        ];
+        let [a, b, c, d, e] = lines;
+        let one = [a, b, c, d, e].join("\n");
+        assert_eq!(ordered(&one), ordered(&[b, a, d, c, e].join("\n")));
+        assert_ne!(ordered(&one), ordered(&[a, c, b, d, e].join("\n")));
+        assert_ne!(ordered("g();\nf();"), ordered("f();\ng();"));
     }
 
     #[test]
