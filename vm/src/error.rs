@@ -206,6 +206,11 @@ pub enum Error {
         "the guest `{0}` has no ready state to go back to: `klab down {0}`, then `klab up {0}`"
     )]
     NotReady(String),
+    /// No moment was found in which the guest's CPU works, at which a record can begin.
+    #[error(
+        "the guest's CPU waited each time that it was stopped, and a record cannot begin so: try again when the machine is less busy"
+    )]
+    NotAtWork,
     /// QEMU is not installed.
     #[error("QEMU is not installed: `sudo apt install qemu-system-x86`")]
     NoQemu,

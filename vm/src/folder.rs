@@ -8,7 +8,7 @@
 //! qmp qmp2      QEMU's control sockets: ours, and one for other tools
 //! gdb serial    gdbstub and console; serial.log and qemu.log say what went over them
 //! holds         processes that keep it from running (`lease::book`); of a QEMU with several names in the folder of the first
-//! agent.0-7     the agent's ports, each with a lock
+//! agent.0-7     the agent's ports, each with a lock; the FIFOs line.in and line.out of a recorded guest
 //! ram           guest RAM, or a link to it
 //! states events where the record of a recorded guest begins, and what came from outside since
 //! ```

@@ -7,13 +7,16 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use nix::sys::stat::Mode;
+use nix::unistd::mkfifo;
+
 use crate::agent;
 use crate::error::{At, Error, Result};
 use crate::machine::Recording;
 use crate::paths;
 use crate::process;
 use crate::qcow2;
-use crate::qemu::{self, Begin, Qemu, STATES, Spec};
+use crate::qemu::{self, Begin, LINE_IN, LINE_OUT, Qemu, STATES, Spec};
 use crate::qmp::{Qmp, RunState};
 use crate::snapshot::Ready;
 use crate::sparse::{self, Zeros};
@@ -71,6 +74,16 @@ impl Launch<'_> {
                     return Err(error).at("remove", self.folder);
                 }
                 _ => {}
+            }
+        }
+        if self.spec.recorded && begin != Begin::Replay {
+            for name in [LINE_IN, LINE_OUT] {
+                let path = self.folder.join(name);
+                // Of a QEMU before: what it has not read is not for this one.
+                let _ = fs::remove_file(&path);
+                mkfifo(&path, Mode::S_IRUSR | Mode::S_IWUSR)
+                    .map_err(io::Error::from)
+                    .at("make", &path)?;
             }
         }
         let args = qemu::args(self.name, self.spec, self.folder, ram, begin);

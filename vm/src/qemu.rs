@@ -15,6 +15,10 @@ use crate::nic::{GUEST_END, GUEST_MAC, HOST_END};
 
 /// File of a recorded guest that has what came from outside, and when.
 pub(crate) const EVENTS: &str = "events";
+/// The serial line of its agent: what the two FIFOs of it are called before the dot, and what the guest reads and writes.
+const FIFOS: &str = "line";
+pub(crate) const LINE_IN: &str = "line.in";
+pub(crate) const LINE_OUT: &str = "line.out";
 /// Its file with the states of the machine, and the names of those: after its boot, and where its record begins.
 pub(crate) const STATES: &str = "states";
 pub(crate) const READY: &str = "ready";
@@ -309,14 +313,14 @@ fn recorded(begin: Begin, add: &mut impl FnMut(&str, &str)) {
     if begin == Begin::Incoming {
         add("-loadvm", READY);
     }
-    let line = |path: &str| format!("unix:{path},server=on,wait=off");
     if begin == Begin::Replay {
-        // Its console has been printed before.
-        add("-serial", &line("serial"));
+        // What it prints was printed before, and what it is told is in the record.
+        add("-serial", "null");
+        add("-serial", "null");
     } else {
-        add("-serial", &format!("{},{LOG}", line("serial")));
+        add("-serial", &format!("unix:serial,server=on,wait=off,{LOG}"));
+        add("-serial", &format!("pipe:{FIFOS}"));
     }
-    add("-serial", &line("agent.0"));
 }
 
 #[cfg(test)]

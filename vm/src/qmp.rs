@@ -274,6 +274,14 @@ impl Qmp {
         Ok(self.query::<ReplayInfo>("query-replay")?.mode == "record")
     }
 
+    /// Has a record tell how many instructions were executed. QEMU writes that with the next thing that it records, but leaves
+    /// it out with its own end (`replay_shutdown_request`, replay/replay.c@v7.2.0), behind which nothing is replayed. The host's
+    /// clock is such a thing; the time of the guest's RTC rests on it.
+    pub(crate) fn record_up_to_here(&mut self) -> Result<()> {
+        let arguments = json!({ "path": "/machine", "property": "rtc-time" });
+        self.tell("qom-get", &arguments)
+    }
+
     /// `replay-break`: a replay stops before it executes more instructions.
     pub(crate) fn replay_break(&mut self, instruction: u64) -> Result<()> {
         let icount = i64::try_from(instruction).unwrap_or(i64::MAX);

@@ -13,6 +13,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+use crate::agent;
 use crate::error::{At, Error, Result};
 use crate::folder::{self, FORMAT};
 use crate::launch::{self, Launch, Owner};
@@ -131,13 +132,41 @@ fn make(
     launch.boot(patience)?;
     progress.step("saving its ready state");
     let mut qmp = Qmp::connect(launch.folder)?;
-    qmp.stop()?;
+    if launch.spec.recorded {
+        stop_at_work(&mut qmp, launch.folder)?;
+    } else {
+        qmp.stop()?;
+    }
     let to = all.join(key);
     // Left by a cache that someone took parts from.
     let _ = fs::remove_dir_all(&to);
     save(&mut qmp, launch.folder, launch.spec, &to, "KLAB_CACHE")?;
     qmp.quit();
     Ok(())
+}
+
+/// Loop that keeps a recorded guest's CPU at work for some tenths of a second, and ends by itself.
+const WORK: &str = "(i=0; while [ $i -lt 4000 ]; do i=$((i+1)); done) </dev/null >/dev/null 2>&1 &";
+/// Number of tries to stop it there.
+const TRIES: usize = 20;
+
+/// Stops a guest that will be recorded while its CPU works.
+///
+/// A CPU that waits has QEMU's timer for its waking armed. That one runs in QEMU's main loop, also in a machine that stands: there it
+/// ends the wait, but leaves out what that does to the guest's clock (`icount_warp_rt`, softmmu/icount.c@v7.2.0). A replay that stands
+/// at the beginning of its record for longer than the record did would never leave it.
+fn stop_at_work(qmp: &mut Qmp, folder: &Path) -> Result<()> {
+    for _ in 0..TRIES {
+        let mut client = agent::Client::connect(folder, Duration::from_secs(10))?;
+        client.shell(WORK)?;
+        drop(client);
+        qmp.stop()?;
+        if qmp.human("info registers")?.contains("HLT=0") {
+            return Ok(());
+        }
+        qmp.cont()?;
+    }
+    Err(Error::NotAtWork)
 }
 
 /// Saves a machine that stands still as the folder `to`, which appears whole or not at all. `variable` moves the file system

@@ -209,6 +209,9 @@ pub(crate) enum Machine {
         /// Instructions since its boot [default: where the record ends]
         #[arg(long, value_name = "INSTRUCTION")]
         at: Option<u64>,
+        /// The first moment at which this C expression is not 0, if it stays so to the end of the record
+        #[arg(long, value_name = "EXPRESSION", conflicts_with = "at")]
+        when: Option<String>,
     },
     /// Let a paused guest run
     Resume {

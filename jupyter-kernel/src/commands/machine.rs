@@ -90,9 +90,16 @@ pub(crate) fn run(command: &cli::Machine, cx: &mut Context<'_>) -> Result<Output
             machine.pause()?;
             done(machine.name(), "paused")
         }
-        M::Replay { name, at } => {
+        M::Replay { name, at, when } => {
             let (machine, start) = (attach(name.as_deref(), cx)?, Instant::now());
-            let position = machine.seek(*at, &mut Shown::on(cx))?;
+            let position = match when {
+                Some(expression) => {
+                    let guest = Guest::attach(machine.name())?;
+                    guest.first_time(|guest| Ok(guest.eval(expression)?.u64()? != 0))?;
+                    machine.position()?
+                }
+                None => machine.seek(*at, &mut Shown::on(cx))?,
+            };
             let seconds = start.elapsed().as_secs_f64();
             let text = format!(
                 "{} is at instruction {} of {} to {} ({seconds:.2} s)\n",

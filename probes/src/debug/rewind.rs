@@ -29,6 +29,10 @@ use crate::{Error, Result, sched};
 /// Writes of a history that are kept.
 const MOST: usize = 1000;
 
+/// Instructions that are gone on by, where something cannot be read in the middle of its change, and how often.
+const STEP: u64 = 1000;
+const RETRIES: u32 = 8;
+
 /// Moment at which a recorded guest stands, in instructions since its boot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct Moment {
@@ -89,6 +93,58 @@ impl Guest {
     /// As [`Self::seek`].
     pub fn rewind(&self) -> Result<Moment> {
         self.seek(self.machine()?.recording()?.first)
+    }
+
+    /// First moment of the record at which something holds that holds from then on: a task is there, a counter has passed a
+    /// number. It is found by halving, to the instruction, and the guest stands there; each half takes about as long as the
+    /// record did up to it.
+    ///
+    /// ```no_run
+    /// # fn demo(guest: &probes::Guest) -> probes::Result<()> {
+    /// let began = guest.first_time(|guest| Ok(guest.tasks()?.iter().any(|task| task.comm == "sleep")))?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// Absent, when it does not hold where the record ends; those of [`Self::seek`]; those of `holds`, where the
+    /// moments behind have them too: the kernel may be in the middle of changing what is read.
+    pub fn first_time(&self, mut holds: impl FnMut(&Self) -> Result<bool>) -> Result<Moment> {
+        let record = Moment::of(self.machine()?.end_record()?);
+        let (mut before, mut since) = (record.first, record.last);
+        // Where it was asked, and whether it holds there.
+        let mut at = |mut instruction: u64, limit: u64| -> Result<(u64, bool)> {
+            let mut tries = RETRIES;
+            loop {
+                self.seek(instruction)?;
+                match holds(self) {
+                    Ok(held) => return Ok((instruction, held)),
+                    Err(_) if tries > 0 && instruction < limit => {
+                        instruction = limit.min(instruction + STEP);
+                        tries -= 1;
+                    }
+                    Err(error) => return Err(error),
+                }
+            }
+        };
+        if !at(since, since)?.1 {
+            return Err(Error::Absent(format!(
+                "it does not hold at the end of the record (instruction {since})"
+            )));
+        }
+        while since - before > 1 {
+            let middle = before + (since - before) / 2;
+            match at(middle, since)? {
+                // From the middle on it cannot be read, until it holds.
+                (there, true) if there == since => break,
+                (there, true) => since = there,
+                (there, false) => before = there,
+            }
+        }
+        if before == record.first && at(before, since)?.1 {
+            since = before;
+        }
+        self.seek(since)
     }
 
     /// The last write to an object before the moment at which the guest stands, and where it stands again afterwards:

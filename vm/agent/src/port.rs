@@ -32,11 +32,6 @@ use nix::{
 /// knows of it, even before it knows that the one before has gone. So no host is gone before this is over.
 const ARRIVAL: Duration = Duration::from_millis(500);
 
-/// Bytes that are sent over a serial line at once, and the pause behind them. QEMU writes each byte to its socket by itself, which
-/// takes some 270 that the host has not read; what it does about one more is in no record, and a replay ends there.
-const PIECE: usize = 64;
-const PAUSE: Duration = Duration::from_millis(5);
-
 /// Result of a read of a port.
 #[derive(Debug)]
 pub(crate) enum Input<'a> {
@@ -162,14 +157,8 @@ impl Port {
             if self.epoch() != epoch {
                 return Err(ErrorKind::BrokenPipe.into());
             }
-            let piece = if self.line { PIECE } else { rest.len() };
-            match (&self.file).write(&rest[..piece.min(rest.len())]) {
-                Ok(n) => {
-                    rest = &rest[n..];
-                    if self.line {
-                        std::thread::sleep(PAUSE);
-                    }
-                }
+            match (&self.file).write(rest) {
+                Ok(n) => rest = &rest[n..],
                 Err(e) if e.kind() == ErrorKind::WouldBlock => {
                     if !self.wait_writable()? {
                         alone = None;

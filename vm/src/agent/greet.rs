@@ -5,14 +5,15 @@
 
 use std::{
     fs::{File, OpenOptions},
-    os::unix::{fs::OpenOptionsExt as _, net::UnixStream},
+    os::unix::fs::OpenOptionsExt as _,
     path::Path,
     time::{Duration, Instant, SystemTime},
 };
 
 use klab_wire::{Answer, Ask, Hello, HelloReply, LINE_QUIET, PORTS};
 
-use super::{Error, Result, link::Link};
+use super::{Error, Result, link::Link, wire::Wire};
+use crate::qemu::LINE_IN;
 
 /// Time that a port is waited for before the next one is tried besides; longer with each round of all.
 const TURN: Duration = Duration::from_millis(300);
@@ -107,10 +108,14 @@ pub(super) fn find(run_dir: &Path, timeout: Duration) -> Result<(Port, HelloRepl
 impl Port {
     /// The first of these ports whose lock is free, connected to.
     fn take(run_dir: &Path, ports: std::ops::Range<usize>) -> Result<Option<Self>> {
+        // A guest that is recorded has one alone, a serial line.
+        let line = run_dir.join(LINE_IN).exists();
         for number in ports {
-            let socket = run_dir.join(format!("agent.{number}"));
-            // A guest that is recorded has one alone.
-            if number > 0 && !socket.exists() {
+            let socket = match line {
+                true => run_dir.join(LINE_IN),
+                false => run_dir.join(format!("agent.{number}")),
+            };
+            if number > 0 && (line || !socket.exists()) {
                 continue;
             }
             let path = run_dir.join(format!("agent.{number}.lock"));
@@ -124,11 +129,14 @@ impl Port {
             if lock.try_lock().is_err() {
                 continue;
             }
-            let stream =
-                UnixStream::connect(&socket).map_err(|why| Error::NoGuest { socket, why })?;
+            let wire = match line {
+                true => Wire::line(run_dir),
+                false => Wire::socket(&socket),
+            };
+            let wire = wire.map_err(|why| Error::NoGuest { socket, why })?;
             return Ok(Some(Self {
                 number,
-                link: Link::new(stream, run_dir, !run_dir.join("agent.1").exists()),
+                link: Link::new(wire, run_dir, line),
                 lock,
                 nonce: nonce(),
                 hello: 0,

@@ -1,12 +1,8 @@
-//! Frames over the port's socket, and what is known of the guest while none come.
+//! Frames over a port, and what is known of the guest while none come.
 
 use std::{
     collections::VecDeque,
-    io::{ErrorKind, Read as _, Write as _},
-    os::{
-        fd::{AsFd as _, BorrowedFd},
-        unix::net::UnixStream,
-    },
+    os::fd::{AsFd as _, BorrowedFd},
     path::{Path, PathBuf},
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
@@ -16,7 +12,7 @@ use klab_wire::{
     frame::{self, Decoder, FrameError},
 };
 
-use super::{Error, Result, input::either};
+use super::{Error, Result, input::either, wire::Wire};
 use crate::lease;
 
 /// The silence after which QEMU is asked whether the guest runs: longer than most answers take.
@@ -26,10 +22,10 @@ const LOOK: Duration = Duration::from_secs(1);
 /// Time limit for the agent to take off a serial line what it holds.
 const TAKES: Duration = Duration::from_millis(500);
 
-/// The socket, what it has brought, and the ids that were used.
+/// The port, what it has brought, and the ids that were used.
 #[derive(Debug)]
 pub(super) struct Link {
-    stream: UnixStream,
+    wire: Wire,
     decoder: Decoder,
     /// Messages of the last read; bounded by its size.
     ready: VecDeque<Result<Reply, FrameError>>,
@@ -119,10 +115,10 @@ fn now() -> u64 {
 }
 
 impl Link {
-    /// Over a port's socket, or a serial line's (`line`).
-    pub(super) fn new(stream: UnixStream, folder: &Path, line: bool) -> Self {
+    /// Over a port, which may be a serial `line`.
+    pub(super) fn new(wire: Wire, folder: &Path, line: bool) -> Self {
         Self {
-            stream,
+            wire,
             decoder: Decoder::new(),
             ready: VecDeque::new(),
             last_id: 0,
@@ -186,12 +182,12 @@ impl Link {
         } else {
             Duration::ZERO
         };
-        either(&self.stream, other, patience)
+        either(&self.wire, other, patience)
     }
 
     /// Tells whether something of the agent's is there.
     pub(super) fn has_news(&self) -> Result<bool> {
-        Ok(!self.ready.is_empty() || either(&self.stream, self.stream.as_fd(), Duration::ZERO)?)
+        Ok(!self.ready.is_empty() || either(&self.wire, self.wire.as_fd(), Duration::ZERO)?)
     }
 
     /// Writes all; the guest may take nothing for as long as `timeout`, while it runs.
@@ -200,35 +196,21 @@ impl Link {
         let mut began = Instant::now();
         while !rest.is_empty() {
             let room = self.room()?.min(rest.len());
-            self.stream
-                .set_write_timeout(Some(FIRST_LOOK))
-                .map_err(Error::io("cannot set a time-out"))?;
-            match self.stream.write(&rest[..room]) {
-                Ok(0) => return Err(Error::Gone),
-                Ok(len) => {
+            match self.wire.write(&rest[..room], FIRST_LOOK)? {
+                Some(len) => {
                     self.line = self.line.map(|under_way| under_way + len);
                     rest = &rest[len..];
                     began = Instant::now();
                 }
-                Err(e) => match e.kind() {
-                    ErrorKind::Interrupted => {}
-                    ErrorKind::WouldBlock | ErrorKind::TimedOut => {
-                        self.watch.look()?;
-                        if self.watch.looked.is_some_and(|(_, held)| held) {
-                            began = Instant::now();
-                        }
-                        if began.elapsed() >= timeout {
-                            return Err(self.silent(timeout));
-                        }
+                None => {
+                    self.watch.look()?;
+                    if self.watch.looked.is_some_and(|(_, held)| held) {
+                        began = Instant::now();
                     }
-                    ErrorKind::BrokenPipe | ErrorKind::ConnectionReset => return Err(Error::Gone),
-                    _ => {
-                        return Err(Error::Io {
-                            what: "cannot write to the agent's socket".to_owned(),
-                            why: e,
-                        });
+                    if began.elapsed() >= timeout {
+                        return Err(self.silent(timeout));
                     }
-                },
+                }
             }
         }
         Ok(())
@@ -276,37 +258,22 @@ impl Link {
 
     /// Takes what comes within `left`.
     fn pull(&mut self, left: Duration) -> Result<()> {
-        self.stream
-            .set_read_timeout(Some(left.max(Duration::from_millis(1))))
-            .map_err(Error::io("cannot set a time-out"))?;
-        match self.stream.read(&mut self.buf) {
-            Ok(0) => Err(Error::Gone),
-            Ok(n) => {
-                self.watch.restart();
-                let (line, ready) = (&mut self.line, &mut self.ready);
-                self.decoder
-                    .feed(&self.buf[..n], |reply: Result<Reply, FrameError>| {
-                        match (&reply, &mut *line) {
-                            (
-                                Ok(Reply {
-                                    answer: Answer::Taken(taken),
-                                    ..
-                                }),
-                                Some(under_way),
-                            ) => *under_way = under_way.saturating_sub(*taken as usize),
-                            _ => ready.push_back(reply),
-                        }
-                    });
-                Ok(())
-            }
-            Err(e) => match e.kind() {
-                ErrorKind::WouldBlock | ErrorKind::TimedOut | ErrorKind::Interrupted => Ok(()),
-                ErrorKind::ConnectionReset => Err(Error::Gone),
-                _ => Err(Error::Io {
-                    what: "cannot read the agent's socket".to_owned(),
-                    why: e,
+        let Some(len) = self.wire.read(&mut self.buf, left)? else {
+            return Ok(());
+        };
+        self.watch.restart();
+        let (line, ready) = (&mut self.line, &mut self.ready);
+        let mut on = |reply: Result<Reply, FrameError>| match (&reply, &mut *line) {
+            (
+                Ok(Reply {
+                    answer: Answer::Taken(taken),
+                    ..
                 }),
-            },
-        }
+                Some(under_way),
+            ) => *under_way = under_way.saturating_sub(*taken as usize),
+            _ => ready.push_back(reply),
+        };
+        self.decoder.feed(&self.buf[..len], &mut on);
+        Ok(())
     }
 }

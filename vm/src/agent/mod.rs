@@ -15,6 +15,7 @@ mod link;
 mod module;
 mod proc;
 mod run;
+mod wire;
 mod workload;
 
 use std::{

@@ -179,6 +179,7 @@ impl Machine {
             let _lock = self.lock()?;
             let mut qmp = self.qmp()?;
             qmp.stop()?;
+            qmp.record_up_to_here()?;
             recording.last = qmp.instruction()?;
             meta.recording = Some(recording);
             meta.write(self.run_dir())?;
