@@ -1,6 +1,7 @@
 """The client of `cargo xtask bench cell`: one Jupyter client, the same cells, any kernel.
 
-argv: KERNEL-JSON, then cells as JSON: {"first": code, "setup": [code], "timed": {name: [code, times]}}
+argv: KERNEL-JSON, then cells as JSON: {"first": code, "timed": [[name, code, times]]}; one of no times is run once, to set something up.
+`{n}` in a cell is a number that no cell has had before, in any run; `{k}` counts its turns.
 stdout: JSON {"ready_ms", "first_ms", "timed": {name: [ms, ..]}}
 """
 
@@ -49,12 +50,14 @@ def main():
             ready = (time.perf_counter() - start) * 1000
             _, shown = run(client, cells["first"])
             first = (time.perf_counter() - start) * 1000
-            for code in cells["setup"]:
-                run(client, code)
             timed = {}
-            for what, (code, times) in cells["timed"].items():
-                run(client, code)
-                timed[what] = [run(client, code)[0] for _ in range(times)]
+            number = time.time_ns() // 1000
+            for what, code, times in cells["timed"]:
+                for turn in range(times + 1):
+                    number += 1
+                    took = run(client, code.replace("{n}", str(number)).replace("{k}", str(turn)))[0]
+                    if turn > 0:
+                        timed.setdefault(what, []).append(took)
         finally:
             client.stop_channels()
             manager.shutdown_kernel(now=True)

@@ -217,6 +217,9 @@ fn build(
         bail!("the library of the cells is gone: restart the kernel");
     }
     if !check && let Some(mut compile) = rustc::again(folder, &build, &key) {
+        if text::is_done_once(&cell) {
+            compile.hurry();
+        }
         // Crates of the user's may change under the same name.
         let root = shared
             .parent()

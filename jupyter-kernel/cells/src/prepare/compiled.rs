@@ -14,6 +14,9 @@ use std::time::{Duration, SystemTime};
 use anyhow::Result;
 use sha2::{Digest as _, Sha256};
 
+use super::manifest::LEVEL;
+use super::text::Work;
+
 /// Bytes that are kept; a cell has some 20 KiB, or 500 where it makes much code of generic functions.
 const MOST: u64 = 256 << 20;
 /// Interval at which a compiler is looked at.
@@ -44,6 +47,14 @@ pub(super) struct Cell {
 }
 
 impl Cell {
+    /// Leaves out the optimiser, a third of the compiler's time, unless the user has said how much of it is wanted.
+    pub(super) fn hurry(&mut self) {
+        let usual = format!("opt-level={LEVEL}");
+        if self.call.contains(&usual) {
+            self.rustc.args(["-C", "opt-level=0"]);
+        }
+    }
+
     /// Compiles `text`, or takes what was made of it before; keeps what it makes in `folder`.
     pub(super) fn make(mut self, text: &str, folder: &Path) -> Result<ExitCode> {
         let mut hash = Sha256::new();
@@ -82,19 +93,13 @@ impl Cell {
 /// order in each session, and in any order they do the same.
 fn ordered(text: &str) -> String {
     let mut lines: Vec<&str> = text.lines().collect();
-    for run in lines.chunk_by_mut(|one, next| kind(one).is_some() && kind(one) == kind(next)) {
-        if run.first().is_some_and(|line| kind(line).is_some()) {
+    let work = |line: &str| Work::of(line).map(|(work, _)| work);
+    for run in lines.chunk_by_mut(|one, next| work(one).is_some() && work(one) == work(next)) {
+        if run.first().is_some_and(|line| work(line).is_some()) {
             run.sort_unstable();
         }
     }
     lines.join("\n")
-}
-
-/// Number of the work that evcxr's line does on one variable.
-fn kind(line: &str) -> Option<usize> {
-    let work = ["check_variable::<", "take_variable::<", "put_variable::<"];
-    let (_, call) = line.split_once("evcxr_variable_store.")?;
-    work.iter().position(|name| call.starts_with(name))
 }
 
 /// Waits for a compiler, and ends it with this process.

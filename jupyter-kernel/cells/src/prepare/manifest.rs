@@ -13,7 +13,7 @@ pub(super) const ARTIFACTS: &str = "artifacts.json";
 /// The crate that has the library's versions and features.
 const SHARED: &str = "klab-shared";
 /// The level at which the library was built, and all crates are.
-const LEVEL: i64 = 2;
+pub(super) const LEVEL: i64 = 2;
 /// The crates whose traits the library's types have, and their dependencies. A user's crate that asks for no more features
 /// of them gets the very ones that the library has.
 const MEETING: [&str; 7] = [
@@ -38,8 +38,12 @@ pub(super) fn of_cells(evcxr: &str, shared: &Path) -> Result<String> {
     );
     let profile = table(table(&mut manifest, "profile")?, "dev")?;
     let level = profile.insert("opt-level".to_owned(), LEVEL.into());
+    // A cell is too small for its parts to be kept or compiled side by side: both cost more than they save.
+    profile.insert("incremental".to_owned(), false.into());
+    let cell = table(table(profile, "package")?, "ctx")?;
+    cell.insert("codegen-units".to_owned(), 1.into());
     if let Some(level) = level.filter(|level| *level != Value::Integer(LEVEL)) {
-        table(table(profile, "package")?, "ctx")?.insert("opt-level".to_owned(), level);
+        cell.insert("opt-level".to_owned(), level);
     }
     manifest.insert("workspace".to_owned(), Table::new().into());
     Ok(manifest.to_string())
@@ -200,7 +204,8 @@ mod tests {
             .unwrap()
             .parse()
             .unwrap();
-        assert!(manifest["profile"]["dev"].get("package").is_none());
+        let of_cell = &manifest["profile"]["dev"]["package"]["ctx"];
+        assert!(of_cell.get("opt-level").is_none(), "{of_cell}");
         assert!(of_cells("opt-level = s", Path::new("/")).is_err());
     }
 

@@ -35,10 +35,11 @@ impl Bundle {
     }
 }
 
-impl<V: View + ?Sized> From<&V> for Bundle {
+impl Bundle {
     /// The faces of a view. A view that has a picture is shown by the picture: front ends prefer
     /// HTML to SVG, so the HTML face is left out then.
-    fn from(view: &V) -> Self {
+    #[inline(never)]
+    pub(super) fn of(view: &dyn View) -> Self {
         let mut bundle = Self::text(view.text());
         if let Some(svg) = view.svg() {
             bundle = bundle.with("image/svg+xml", svg);
@@ -46,5 +47,11 @@ impl<V: View + ?Sized> From<&V> for Bundle {
             bundle = bundle.with("text/html", html);
         }
         bundle
+    }
+}
+
+impl<V: View + ?Sized> From<&V> for Bundle {
+    fn from(view: &V) -> Self {
+        Self::of(&view)
     }
 }

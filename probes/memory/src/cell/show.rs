@@ -26,24 +26,29 @@ pub trait DebugDisplay {
 
 impl<T: Debug + ?Sized> DebugDisplay for T {
     fn evcxr_display(&self) {
-        let type_name = std::any::type_name::<T>();
-        if type_name == "()" {
-            return;
-        }
-        let text = format!("{self:?}");
-        // `T` is known only as `Debug`, so its name is all there is to tell an `Err` by.
-        if let Some(inner) = text
-            .strip_prefix("Err(")
-            .and_then(|rest| rest.strip_suffix(')'))
-            && type_name.starts_with("core::result::Result<")
-        {
-            front::send(&Event::Error { evalue: inner });
-        } else {
-            let lines = is_text(type_name).then(|| lines(&text)).flatten();
-            front::send(&Event::Result {
-                data: &Bundle::text(lines.unwrap_or(text)),
-            });
-        }
+        show_debug(&self, std::any::type_name::<T>());
+    }
+}
+
+/// Shows what has [`Debug`]. It is one function for all types, since what is made for a type is compiled in the cell.
+#[inline(never)]
+fn show_debug(value: &dyn Debug, type_name: &str) {
+    if type_name == "()" {
+        return;
+    }
+    let text = format!("{value:?}");
+    // The type is known only as `Debug`, so its name is all there is to tell an `Err` by.
+    if let Some(inner) = text
+        .strip_prefix("Err(")
+        .and_then(|rest| rest.strip_suffix(')'))
+        && type_name.starts_with("core::result::Result<")
+    {
+        front::send(&Event::Error { evalue: inner });
+    } else {
+        let lines = is_text(type_name).then(|| lines(&text)).flatten();
+        front::send(&Event::Result {
+            data: &Bundle::text(lines.unwrap_or(text)),
+        });
     }
 }
 
@@ -90,17 +95,27 @@ impl<V: View, E: fmt::Display> ResultDisplay for Result<V, E> {
     fn evcxr_display(self) {
         match self {
             Ok(view) => show_view(&view),
-            Err(error) => front::send(&Event::Error {
-                evalue: &error.to_string(),
-            }),
+            Err(error) => fail(&error),
         }
     }
 }
 
+#[inline(never)]
+fn fail(error: &dyn fmt::Display) {
+    front::send(&Event::Error {
+        evalue: &error.to_string(),
+    });
+}
+
 /// Shows a view as the value of the cell.
 pub fn show_view<V: View + ?Sized>(view: &V) {
+    show(&view);
+}
+
+#[inline(never)]
+fn show(view: &dyn View) {
     front::send(&Event::Result {
-        data: &Bundle::from(view),
+        data: &Bundle::of(view),
     });
 }
 

@@ -3,7 +3,7 @@
 //! evcxr writes both into each cell's crate (`evcxr_internal_runtime.rs` of evcxr 0.22). klab's kernel has cells use these
 //! instead: they are compiled once. What is called for each type is as small as it can be.
 
-use std::any::Any;
+use std::any::{Any, TypeId};
 use std::collections::HashMap;
 use std::fmt::Display;
 use std::sync::Arc;
@@ -29,14 +29,7 @@ impl VariableStore {
     /// Returns whether `name` is a `T`, or is not there; says else that it is lost. Each cell asks this of its variables
     /// before it runs; `false` ends it.
     pub fn check_variable<T: 'static>(&mut self, name: &str) -> bool {
-        if keep::keep() {
-            return false;
-        }
-        let kept = self.get(name).is_none_or(|value| value.is::<T>());
-        if !kept {
-            lost(name);
-        }
-        kept
+        self.check(name, TypeId::of::<T>())
     }
 
     /// Takes the variable `name` out.
@@ -71,6 +64,19 @@ impl VariableStore {
         self.0.extend(other.0);
     }
 
+    #[inline(never)]
+    fn check(&self, name: &str, is: TypeId) -> bool {
+        if keep::keep() {
+            return false;
+        }
+        let kept = self.get(name).is_none_or(|value| value.type_id() == is);
+        if !kept {
+            lost(name);
+        }
+        kept
+    }
+
+    #[inline(never)]
     fn put(&mut self, name: &str, value: Box<dyn Any>) {
         self.0.insert(name.to_owned(), value);
     }
@@ -79,6 +85,7 @@ impl VariableStore {
         self.0.get(name).map(AsRef::as_ref)
     }
 
+    #[inline(never)]
     fn take(&mut self, name: &str) -> Box<dyn Any> {
         self.0.remove(name).unwrap_or_else(|| gone(name))
     }

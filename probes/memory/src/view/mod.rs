@@ -42,6 +42,24 @@ pub trait View {
     }
 }
 
+impl<V: View + ?Sized> View for &V {
+    fn text(&self) -> String {
+        (**self).text()
+    }
+
+    fn html(&self) -> Option<String> {
+        (**self).html()
+    }
+
+    fn svg(&self) -> Option<String> {
+        (**self).svg()
+    }
+
+    fn missing(&self) -> Vec<Missing> {
+        (**self).missing()
+    }
+}
+
 /// A value, or `?` for one that could not be read: why stands below the table.
 pub fn or_unknown(value: Option<impl ToString>) -> String {
     value.map_or_else(|| "?".to_owned(), |value| value.to_string())
