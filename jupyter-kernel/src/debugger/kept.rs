@@ -59,7 +59,7 @@ fn tell(news: News) {
 /// The reason of a stop in the Debug Adapter Protocol's words.
 const fn reason(why: &Reason) -> &'static str {
     match why {
-        Reason::Breakpoint => "function breakpoint",
+        Reason::Breakpoint | Reason::Condition(_) => "function breakpoint",
         Reason::Write(_) => "data breakpoint",
         Reason::Step | Reason::Returned(..) => "step",
         Reason::Interrupted => "pause",

@@ -131,8 +131,14 @@ impl Traps {
                 continue;
             }
             let call = Call::new(session, place, standing, 1);
-            if meets(condition.as_deref(), &call)? {
-                return Ok(Some(Reason::Breakpoint));
+            match meets(condition.as_deref(), &call) {
+                Ok(true) => return Ok(Some(Reason::Breakpoint)),
+                Ok(false) => {}
+                // What this call leads to, not what was asked: the next call may have it.
+                Err(error) if error.kind().is_of_the_moment() => {
+                    return Ok(Some(Reason::Condition(error.to_string())));
+                }
+                Err(error) => return Err(error),
             }
         }
         Ok(None)

@@ -255,6 +255,9 @@ impl Where {
             }),
             Reason::Write(write) => lines.extend(write.text().lines().map(str::to_owned)),
             Reason::Interrupted => lines.push("stopped where it was".to_owned()),
+            Reason::Condition(why) => {
+                lines.push(format!("its condition cannot be told here: {why}"))
+            }
             Reason::Breakpoint | Reason::Step => {}
         }
         lines.push(format!("{at} on CPU {cpu}, in task {pid} ({comm})"));

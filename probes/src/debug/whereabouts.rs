@@ -20,6 +20,8 @@ pub(super) const AFTER: usize = 6;
 pub enum Reason {
     /// A breakpoint was reached.
     Breakpoint,
+    /// A breakpoint was reached whose condition reads what cannot be read there: why.
+    Condition(String),
     /// A watched object was written to.
     Write(Box<Write>),
     /// A step is over.

@@ -5,11 +5,13 @@ use std::time::{Duration, Instant};
 use probes::ErrorKind;
 use probes::debug::{Reason, Return, Stopped};
 use probes::object::Value;
+use probes::view::View as _;
 
 use crate::ground::Ground;
 
 crate::on_kernels!(
     it_is_gone_on_from_step_by_step,
+    a_condition_that_cannot_be_told,
     writes_stop_it_too,
     it_stands_wherever_it_is,
 );
@@ -104,6 +106,26 @@ fn it_is_gone_on_from_step_by_step(kernel: &str) {
     stop.end().unwrap();
     is_free(&guest);
     assert_eq!(ground.sh("stat -c %s /tmp/dd").trim(), "15000");
+}
+
+/// A condition that leads nowhere in one call stops it there; one that makes no sense is an error, which lets it run.
+fn a_condition_that_cannot_be_told(kernel: &str) {
+    let ground = Ground::bare(kernel, 512 << 20);
+    let guest = ground.guest.clone();
+    let nowhere = format!("{OF_DD} && *(int *)(unsigned long)8 == 1");
+    let breakpoint = || guest.breakpoint("vfs_write").unwrap().within(LONG).shell(DD);
+    let stop = breakpoint().when(&nowhere).stay().unwrap();
+    let Reason::Condition(why) = stop.why() else {
+        panic!("{:?}", stop.why());
+    };
+    assert!(why.contains("0x0000000000000008"), "{why}");
+    assert!(stop.here().unwrap().text().contains("cannot be told here"));
+    assert_eq!(stop.arg("count").unwrap().u64().unwrap(), 5000);
+    drop(stop);
+    is_free(&guest);
+    let fault = breakpoint().when("nosuch == 1").stay().unwrap_err();
+    assert_eq!(fault.kind(), ErrorKind::Absent, "{fault}");
+    is_free(&guest);
 }
 
 fn writes_stop_it_too(kernel: &str) {

@@ -59,6 +59,15 @@ impl ErrorKind {
     pub const fn is_of_the_source(self) -> bool {
         matches!(self, Self::LeftOut | Self::Machine | Self::Io)
     }
+
+    /// Tells whether the fault lies with what the memory holds now; at another moment the same question may have an answer.
+    #[must_use]
+    pub const fn is_of_the_moment(self) -> bool {
+        matches!(
+            self,
+            Self::Torn | Self::Broken | Self::Unmapped | Self::LeftOut
+        )
+    }
 }
 
 /// A failure, with the address, the length and the source that was read.
