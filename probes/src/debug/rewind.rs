@@ -119,7 +119,9 @@ impl Guest {
                 self.seek(instruction)?;
                 match holds(self) {
                     Ok(held) => return Ok((instruction, held)),
-                    Err(_) if tries > 0 && instruction < limit => {
+                    Err(error)
+                        if error.kind().is_of_the_moment() && tries > 0 && instruction < limit =>
+                    {
                         instruction = limit.min(instruction + STEP);
                         tries -= 1;
                     }
