@@ -89,10 +89,32 @@ impl Cell {
     }
 }
 
+/// First words of the lines between which evcxr checks and takes the variables, and the line behind which it keeps them.
+const BEFORE: [&str; 2] = [
+    "pub extern \"C\" fn run_user_code_",
+    "match std::panic::catch_unwind(",
+];
+const BEHIND: &str = "}}";
+
 /// A cell's text with the lines in order by which evcxr checks, takes and keeps the variables: it goes through a `HashMap`, which has another
-/// order in each session, and in any order they do the same.
+/// order in each session, and in any order they do the same. What was left out among them ([`super::text`]) leaves no trace; blank
+/// lines elsewhere may be a part of a text.
 fn ordered(text: &str) -> String {
     let mut lines: Vec<&str> = text.lines().collect();
+    let from = |line: usize, begins: &str| {
+        let rest = lines.iter().skip(line);
+        rest.take_while(|line| !line.starts_with(begins)).count() + line
+    };
+    let begin = from(0, BEFORE[0]);
+    let code = from(begin, BEFORE[1]);
+    let behind = lines.iter().rposition(|line| *line == BEHIND);
+    let behind = behind.unwrap_or(lines.len());
+    let mut number = 0;
+    lines.retain(|line| {
+        let around = (begin..code).contains(&number) && code < behind || number > behind;
+        number += 1;
+        !around || !line.trim().is_empty()
+    });
     let work = |line: &str| Work::of(line).map(|(work, _)| work);
     for run in lines.chunk_by_mut(|one, next| work(one).is_some() && work(one) == work(next)) {
         if run.first().is_some_and(|line| work(line).is_some()) {
@@ -189,6 +211,31 @@ mod tests {
         assert_eq!(ordered(&one), ordered(&[b, a, d, c, e].join("\n")));
         assert_ne!(ordered(&one), ordered(&[a, c, b, d, e].join("\n")));
         assert_ne!(ordered("g();\nf();"), ordered("f();\ng();"));
+    }
+
+    #[test]
+    fn what_is_not_named_leaves_no_trace() {
+        let cell = |old: [&str; 3], code: &str| {
+            let each = |line: &str| old.map(|name| line.replace("NAME", name)).concat();
+            let (check, take, put) = (
+                each("vars_ok &= evcxr_variable_store.check_variable::<u64>(stringify!(NAME));\n"),
+                each("let NAME = evcxr_variable_store.take_variable::<u64>(stringify!(NAME));\n"),
+                each("evcxr_variable_store.put_variable::<u64>(stringify!(NAME), NAME);\n"),
+            );
+            let text = format!(
+                "{}7(\n{check}{take}{}\n{code}\n}})) {{ \n  Err(_) => {{\n{BEHIND}\n{put}evcxr_variable_store\n}}\n",
+                BEFORE[0], BEFORE[1]
+            );
+            ordered(&super::super::text::of_cell(&text))
+        };
+        let one = cell(["guest", "a", "long_name"], "a + 1");
+        assert_eq!(one, cell(["other", "guest", "a"], "a + 1"));
+        assert_ne!(one, cell(["guest", "a", "long_name"], "a + long_name"));
+        // A blank line of a text is one.
+        assert_ne!(
+            cell(["guest", "a", "b"], "\"x\n\ny\""),
+            cell(["guest", "a", "b"], "\"x\n \ny\"")
+        );
     }
 
     #[test]
