@@ -22,6 +22,7 @@ use crate::item;
 use crate::module::Module;
 use crate::module::SoFile;
 use crate::runtime;
+use crate::rust_analyzer;
 use crate::rust_analyzer::Completions;
 use crate::rust_analyzer::RustAnalyzer;
 use crate::rust_analyzer::TypeName;
@@ -805,7 +806,12 @@ impl EvalContext {
         state: &mut ContextState,
         code: CodeBlock,
     ) -> Result<(), Error> {
-        self.analyzer.set_source(code.code_string())?;
+        // klab: a cell without a `let` has no variable to ask for, and an answer takes as long as some cells.
+        let code = code.code_string();
+        if !rust_analyzer::has_top_level_variables(&code, "evcxr_analysis_wrapper") {
+            return Ok(());
+        }
+        self.analyzer.set_source(code)?;
         for (
             variable_name,
             VariableInfo {
@@ -867,8 +873,6 @@ impl EvalContext {
             so_file.path.to_string_lossy(),
             fn_name,
         ))?;
-
-        state.build_num += 1;
 
         let mut got_panic = false;
         let mut lost_variables = Vec::new();
@@ -1199,7 +1203,6 @@ pub struct ContextState {
     attributes: HashMap<String, CodeBlock>,
     async_mode: bool,
     allow_question_mark: bool,
-    build_num: i32,
     pub(crate) config: Config,
 }
 
@@ -1215,7 +1218,6 @@ impl ContextState {
             attributes: HashMap::new(),
             async_mode: false,
             allow_question_mark: false,
-            build_num: 0,
             config,
         }
     }
@@ -1734,8 +1736,9 @@ impl ContextState {
         statements
     }
 
+    /// klab: the same name for every cell, so that the same cell is the same text. Each library is loaded with its names kept to itself.
     fn current_user_fn_name(&self) -> String {
-        format!("run_user_code_{}", self.build_num)
+        "run_user_code".to_owned()
     }
 
     fn get_imports(&self) -> CodeBlock {

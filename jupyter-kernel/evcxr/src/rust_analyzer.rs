@@ -72,6 +72,25 @@ pub(crate) struct VariableInfo {
     pub(crate) is_mutable: bool,
 }
 
+/// Tells whether the function of that name in `source` begins with a `let`, or has one at its top.
+pub(crate) fn has_top_level_variables(source: &str, function_name: &str) -> bool {
+    use ra_ap_syntax::ast::HasModuleItem;
+    use ra_ap_syntax::ast::HasName;
+    let source = ast::SourceFile::parse(source, EDITION).tree();
+    source.items().any(|item| {
+        let ast::Item::Fn(function) = item else {
+            return false;
+        };
+        function
+            .name()
+            .is_some_and(|name| name.text() == function_name)
+            && function.body().is_some_and(|body| {
+                body.statements()
+                    .any(|statement| matches!(statement, ast::Stmt::LetStmt(_)))
+            })
+    })
+}
+
 impl RustAnalyzer {
     pub(crate) fn new(root_directory: &Path) -> Result<RustAnalyzer> {
         use ra_vfs::loader::Handle;
@@ -263,11 +282,20 @@ impl RustAnalyzer {
             }
             change.change_file(file_id, new_contents);
         }
+        let mut sources = ra_vfs::file_set::FileSetConfig::builder();
+        sources.add_file_set(vec![self.root_directory.clone().into()]);
         change.set_roots(
-            ra_vfs::file_set::FileSetConfig::default()
+            // klab: what is not in the session's folder is a library, which does not change: so a change of a cell does not have
+            // all that is known of std and of the dependencies looked over again.
+            sources
+                .build()
                 .partition(&self.vfs)
                 .into_iter()
-                .map(SourceRoot::new_local)
+                .enumerate()
+                .map(|(set, files)| match set {
+                    0 => SourceRoot::new_local(files),
+                    _ => SourceRoot::new_library(files),
+                })
                 .collect(),
         );
         let (crate_graph, _) = workspace.to_crate_graph(

@@ -91,7 +91,7 @@ impl Cell {
 
 /// First words of the lines between which evcxr checks and takes the variables, and the line behind which it keeps them.
 const BEFORE: [&str; 2] = [
-    "pub extern \"C\" fn run_user_code_",
+    "pub extern \"C\" fn run_user_code(",
     "match std::panic::catch_unwind(",
 ];
 const BEHIND: &str = "}}";
@@ -223,7 +223,7 @@ mod tests {
                 each("evcxr_variable_store.put_variable::<u64>(stringify!(NAME), NAME);\n"),
             );
             let text = format!(
-                "{}7(\n{check}{take}{}\n{code}\n}})) {{ \n  Err(_) => {{\n{BEHIND}\n{put}evcxr_variable_store\n}}\n",
+                "{}\n{check}{take}{}\n{code}\n}})) {{ \n  Err(_) => {{\n{BEHIND}\n{put}evcxr_variable_store\n}}\n",
                 BEFORE[0], BEFORE[1]
             );
             ordered(&super::super::text::of_cell(&text))
