@@ -12,7 +12,7 @@ use crate::kernel::Kernel;
 use crate::memory::GuestVirt;
 use crate::object::Plan;
 use crate::structures::{hlist_for_each_entry, list_for_each_entry, offset_of, twice};
-use crate::{Error, Of as _, Result};
+use crate::{Error, ErrorKind, Of as _, Result};
 
 /// Names of a path, at most, those of its symbolic links too: `PATH_MAX`, and `MAXSYMLINKS` times as many.
 const STEPS: usize = 4096 * 40;
@@ -68,7 +68,8 @@ pub(crate) fn path_lookup(guest: &Guest, path: &str, pid: i32) -> Result<PathLoo
         let fs = guest.task_pointer(&task, "fs", "directories")?;
         let start = |member: &str| {
             let at = offset_of(&kernel, "struct fs_struct", member)?;
-            kernel.load::<Path>(fs.offset(at))
+            let what = || format!("the {member} of the fs_struct {fs} of task {pid}");
+            kernel.load::<Path>(fs.offset(at)).of(what)
         };
         let mut walk = Walk::new(&kernel, start("root")?)?;
         if !path.starts_with('/') {
@@ -120,7 +121,12 @@ impl<'k> Walk<'k> {
                 return Err(Error::Invalid(format!("`{path}` has too many names")));
             }
             let before = self.at;
-            let link = self.step(&name)?;
+            let link = match self.step(&name) {
+                Err(error) if error.kind() != ErrorKind::Absent => {
+                    return Err(error).of(|| format!("the step to `{name}` of `{path}`"));
+                }
+                step => step?,
+            };
             if let Some(link) = link {
                 links += 1;
                 if links > MAXSYMLINKS {
@@ -138,13 +144,14 @@ impl<'k> Walk<'k> {
                 }
             }
         }
-        let dentry = self.dentry.load(self.at.dentry)?;
+        let of = || format!("`{path}`, the dentry {}", self.at.dentry);
+        let dentry = self.dentry.load(self.at.dentry).of(of)?;
         Ok(PathLookup {
-            path: path_of(self.kernel, self.at.mnt, self.at.dentry)?,
+            path: path_of(self.kernel, self.at.mnt, self.at.dentry).of(of)?,
+            inode: inode::read(self.kernel, dentry.d_inode).of(of)?,
             steps: self.steps,
             dentry: self.at.dentry,
             mount: self.at.mnt.back(self.embedded),
-            inode: inode::read(self.kernel, dentry.d_inode)?,
         })
     }
 

@@ -49,7 +49,7 @@ use crate::guest::Guest;
 use crate::memory::GuestVirt;
 use crate::sched::Task;
 use crate::structures::offset_of;
-use crate::{Error, Listing, Result};
+use crate::{Error, Listing, Of as _, Result};
 
 impl Guest {
     /// The open files of a task.
@@ -89,8 +89,10 @@ pub(crate) fn mounts(guest: &Guest, pid: i32) -> Result<Mounts> {
     let task = guest.task(pid)?;
     let nsproxy = guest.task_pointer(&task, "nsproxy", "namespaces")?;
     let kernel = guest.kernel()?;
-    let at = nsproxy.offset(offset_of(&kernel, "struct nsproxy", "mnt_ns")?);
-    namespace::read(&kernel, GuestVirt(kernel.read_u64(at)?))
+    let member = nsproxy.offset(offset_of(&kernel, "struct nsproxy", "mnt_ns")?);
+    let ns = kernel.read_u64(member).map(GuestVirt);
+    let ns = ns.of(|| format!("the nsproxy {nsproxy} of task {pid}"))?;
+    namespace::read(&kernel, ns).of(|| format!("the mnt_namespace {ns} of task {pid}"))
 }
 
 /// The open files of the task `pid`, ascending by descriptor: `/proc/PID/fd`.

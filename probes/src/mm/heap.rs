@@ -3,10 +3,10 @@
 use serde::Serialize;
 
 use super::{MmStruct, user_space_of};
-use crate::Result;
 use crate::guest::Guest;
 use crate::kernel::Kernel;
-use crate::memory::{GuestVirt, PAGE_SIZE};
+use crate::memory::{AddressSpace, GuestVirt, PAGE_SIZE};
+use crate::{Missing, Of as _, Result};
 
 /// Pages of a heap that are looked at one by one.
 const PAGES: u64 = 4096;
@@ -24,10 +24,14 @@ pub struct Heap {
     pub start_brk: GuestVirt,
     /// End of the heap now: `brk`.
     pub brk: GuestVirt,
-    /// For each page from the one that holds `start_brk`: whether it is present in the page tables.
-    pub present: Vec<bool>,
+    /// For each page from the one that holds `start_brk`: whether it is present in the page tables; `None` where these cannot
+    /// be read.
+    pub present: Vec<Option<bool>>,
     /// Pages that were not looked at, of a heap of more than 4096 pages (16 MiB).
     pub not_looked_at: u64,
+    /// Parts of it that could not be read.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub missing: Vec<Missing>,
 }
 
 impl Heap {
@@ -43,7 +47,7 @@ impl Heap {
         self.len() == 0
     }
 
-    fn read(kernel: &Kernel, pid: i32, comm: String, mm: &MmStruct) -> Result<Self> {
+    fn read(kernel: &Kernel, pid: i32, comm: String, mm: &MmStruct) -> Self {
         let (start_brk, brk) = (mm.start_brk, mm.brk);
         let first = start_brk.page();
         let pages = if brk > start_brk {
@@ -52,44 +56,66 @@ impl Heap {
             0
         };
         let shown = pages.min(PAGES);
-        let mut present = vec![false; shown as usize];
-        if shown > 0 {
-            let space = user_space_of(kernel, mm)?;
-            let last = GuestVirt(first.0 + shown * PAGE_SIZE - 1);
-            for page in space.present_pages(first, last)? {
-                let page = page?;
-                // A large page covers many of the base pages that are counted here.
-                let from = page.at.0.saturating_sub(first.0) / PAGE_SIZE;
-                let to = page
-                    .at
-                    .0
-                    .saturating_add(page.size)
-                    .saturating_sub(first.0)
-                    .div_ceil(PAGE_SIZE);
-                let covered = from.min(shown) as usize..to.min(shown) as usize;
-                present[covered].fill(true);
+        let mut missing = Vec::new();
+        let present = user_space_of(kernel, mm).and_then(|space| {
+            if shown == 0 {
+                return Ok(Vec::new());
             }
-        }
-        Ok(Self {
+            let last = GuestVirt(first.0 + shown * PAGE_SIZE - 1);
+            present_in(&space, first, last, &mut missing)
+        });
+        let present = present.or_miss(&mut missing, || "its page tables");
+        Self {
             pid,
             comm,
             end_data: mm.end_data,
             start_brk,
             brk,
-            present,
+            present: present.unwrap_or_else(|| vec![None; shown as usize]),
             not_looked_at: pages - shown,
-        })
+            missing,
+        }
     }
+}
+
+/// Tells of each page from `first` to the one that holds `last` whether it is present.
+fn present_in(
+    space: &AddressSpace,
+    first: GuestVirt,
+    last: GuestVirt,
+    missing: &mut Vec<Missing>,
+) -> Result<Vec<Option<bool>>> {
+    let count = (last.0 - first.0) / PAGE_SIZE + 1;
+    let mut present = vec![Some(false); count as usize];
+    for page in space.present_pages(first, last)? {
+        let Some(page) = page.or_miss(missing, || "its page tables") else {
+            continue;
+        };
+        // A large page covers many of the base pages that are counted here.
+        let from = page.at.0.saturating_sub(first.0) / PAGE_SIZE;
+        let end = page.at.0.saturating_add(page.size).saturating_sub(first.0);
+        let to = end.div_ceil(PAGE_SIZE).min(count);
+        present[from.min(to) as usize..to as usize].fill(Some(true));
+    }
+    if !missing.is_empty() {
+        // Of those that were not met, the ones whose tables say so.
+        for (i, page) in present.iter_mut().enumerate() {
+            if *page == Some(false) && space.walk(first.offset(i as u64 * PAGE_SIZE)).is_err() {
+                *page = None;
+            }
+        }
+    }
+    Ok(present)
 }
 
 impl Guest {
     /// The heap of the process that `pid` belongs to.
     ///
     /// # Errors
-    /// As [`mm`](Self::mm); `Broken` if a page table is damaged.
+    /// As [`mm`](Self::mm).
     pub fn heap(&self, pid: i32) -> Result<Heap> {
         let task = self.task(pid)?;
         let mm = self.mm_of(&task)?;
-        Heap::read(&self.kernel()?, task.tgid, task.comm, &mm)
+        Ok(Heap::read(&self.kernel()?, task.tgid, task.comm, &mm))
     }
 }

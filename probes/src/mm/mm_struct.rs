@@ -3,10 +3,10 @@
 use serde::Serialize;
 
 use super::Rss;
-use crate::Result;
 use crate::kernel::Kernel;
 use crate::memory::GuestVirt;
 use crate::object::Mirror;
+use crate::{Missing, Result};
 
 /// An address space. Addresses are the process's own; counts are in pages where the kernel counts pages.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -18,6 +18,9 @@ pub struct MmStruct {
     pub fields: MmFields,
     /// `rss_stat`.
     pub rss: Rss,
+    /// Parts of it that could not be read.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub missing: Vec<Missing>,
 }
 
 /// The members of `mm_struct` that are read.
@@ -90,10 +93,12 @@ impl MmStruct {
     /// # Errors
     /// `Unmapped` if it is not in RAM; `Absent` if BTF lacks a member.
     pub fn read(kernel: &Kernel, at: GuestVirt) -> Result<Self> {
+        let mut missing = Vec::new();
         Ok(Self {
             at,
             fields: kernel.load(at)?,
-            rss: Rss::read(kernel, at)?,
+            rss: Rss::read(kernel, at, &mut missing)?,
+            missing,
         })
     }
 }
@@ -146,6 +151,7 @@ pub(crate) mod testing {
             at,
             fields,
             rss: Rss::default(),
+            missing: Vec::new(),
         }
     }
 }

@@ -133,13 +133,14 @@ impl Reader<'_> {
         if at.is_null() {
             return Ok(None);
         }
-        let symbol = self
-            .kernel
-            .symbol_at(at)?
-            .filter(|symbol| symbol.offset == 0);
-        Ok(Some(
-            symbol.map_or_else(|| at.to_string(), |symbol| symbol.name),
-        ))
+        let Some(symbol) = self.kernel.symbol_at(at)? else {
+            let why = format!("its {member} {at} is no function");
+            return Err(Error::broken("net_device_ops", ops, why));
+        };
+        Ok(Some(match symbol.offset {
+            0 => symbol.name,
+            _ => at.to_string(),
+        }))
     }
 
     fn by_function(&self, function: &str) -> Result<Option<DeviceStats>> {

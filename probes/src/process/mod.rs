@@ -160,9 +160,9 @@ impl Guest {
 /// # Errors
 /// When there is no such task, or its `task_struct` itself cannot be read.
 pub(crate) fn process(guest: &Guest, pid: i32) -> Result<Process> {
-    let task = guest.task(pid)?;
+    let mut task = guest.task(pid)?;
     let kernel = guest.kernel()?;
-    let mut missing = Vec::new();
+    let mut missing = std::mem::take(&mut task.missing);
     let number = |kind: &'static str| {
         guest.of_task(pid, "the process group", |kernel, task| {
             pid_nr(kernel, task.signal, kind)

@@ -48,7 +48,7 @@ fn process(process: &Process) -> Sections {
         ("parents", ancestry.join(" < ")),
         ("process group", or_unknown(process.pgrp)),
         ("session", or_unknown(process.session)),
-        ("threads", task.nr_threads.to_string()),
+        ("threads", or_unknown(task.nr_threads)),
         (
             "policy",
             format!(

@@ -5,7 +5,7 @@ use serde::Serialize;
 use super::{Policy, TaskState};
 use crate::memory::GuestVirt;
 use crate::object::{FixedStr, Mirror};
-use crate::{HasPid, Listing};
+use crate::{HasPid, Listing, Missing};
 
 /// `PF_KTHREAD` of `include/linux/sched.h`.
 pub(crate) const PF_KTHREAD: u64 = 0x0020_0000;
@@ -19,8 +19,8 @@ pub struct Task {
     pub pid: i32,
     /// `tgid`: the number of its thread group, what user space calls the process.
     pub tgid: i32,
-    /// The `tgid` of `real_parent`.
-    pub ppid: i32,
+    /// The `tgid` of `real_parent`; `None` where that cannot be read.
+    pub ppid: Option<i32>,
     /// `comm`: the name, up to 15 bytes, as [`text_of`](crate::text_of) has it.
     pub comm: String,
     /// A kernel thread's whole name, as `/proc/PID/comm` has it, where it says more than `comm`:
@@ -32,18 +32,18 @@ pub struct Task {
     pub flags: u64,
     /// True if it is a kernel thread (`PF_KTHREAD`).
     pub kthread: bool,
-    /// Threads in its group.
-    pub nr_threads: i32,
+    /// Threads in its group; `None` where its `signal` cannot be read.
+    pub nr_threads: Option<i32>,
     /// Start time, in nanoseconds since boot, time asleep included (`start_boottime`).
     pub start_time: u64,
-    /// Real user.
-    pub uid: u32,
+    /// Real user; `None`, as the next three, where its `real_cred` cannot be read.
+    pub uid: Option<u32>,
     /// Effective user.
-    pub euid: u32,
+    pub euid: Option<u32>,
     /// Real group.
-    pub gid: u32,
+    pub gid: Option<u32>,
     /// Effective group.
-    pub egid: u32,
+    pub egid: Option<u32>,
     /// The CPU it runs on, or ran on last.
     pub cpu: u32,
     /// True if it is on that CPU right now.
@@ -64,6 +64,9 @@ pub struct Task {
     pub group_leader: GuestVirt,
     /// `signal`: what the threads of a group share.
     pub signal: GuestVirt,
+    /// Parts of it that could not be read. Of a task in a listing they stand in the listing's own.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub missing: Vec<Missing>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Mirror)]
@@ -133,7 +136,7 @@ pub(super) struct Cred {
 #[derive(Debug, Clone, Mirror)]
 #[mirror(c = "struct signal_struct")]
 pub(super) struct SignalStruct {
-    nr_threads: i32,
+    pub(super) nr_threads: i32,
 }
 
 impl Task {
@@ -143,29 +146,24 @@ impl Task {
         self.full_name.as_deref().unwrap_or(&self.comm)
     }
 
-    pub(super) fn new(
-        at: GuestVirt,
-        task: &TaskStruct,
-        ppid: i32,
-        cred: &Cred,
-        signal: &SignalStruct,
-    ) -> Self {
+    /// The task of what was read of it, without what lies behind its pointers.
+    pub(super) fn new(at: GuestVirt, task: &TaskStruct) -> Self {
         Self {
             at,
             pid: task.pid,
             tgid: task.tgid,
-            ppid,
+            ppid: None,
             comm: task.comm.to_str().into_owned(),
             full_name: None,
             state: TaskState::from_raw(task.state, task.exit_state),
             flags: task.flags,
             kthread: task.flags & PF_KTHREAD != 0,
-            nr_threads: signal.nr_threads,
+            nr_threads: None,
             start_time: task.start_time,
-            uid: cred.uid,
-            euid: cred.euid,
-            gid: cred.gid,
-            egid: cred.egid,
+            uid: None,
+            euid: None,
+            gid: None,
+            egid: None,
             cpu: task.cpu.unwrap_or(0),
             on_cpu: task.on_cpu.is_some_and(|on| on != 0),
             prio: task.prio,
@@ -177,7 +175,14 @@ impl Task {
             parent: task.real_parent,
             group_leader: task.group_leader,
             signal: task.signal,
+            missing: Vec::new(),
         }
+    }
+
+    /// Adds its users and groups.
+    pub(super) fn belongs_to(&mut self, cred: &Cred) {
+        (self.uid, self.euid) = (Some(cred.uid), Some(cred.euid));
+        (self.gid, self.egid) = (Some(cred.gid), Some(cred.egid));
     }
 }
 
@@ -200,18 +205,18 @@ pub(crate) mod testing {
             at: GuestVirt(0xffff_8880_0000_0000 + 0x2000 * u64::from(pid.unsigned_abs())),
             pid,
             tgid: pid,
-            ppid,
+            ppid: Some(ppid),
             comm: format!("task-{pid}"),
             full_name: None,
             state: TaskState::Sleeping,
             flags: 0,
             kthread: false,
-            nr_threads: 1,
+            nr_threads: Some(1),
             start_time: 0,
-            uid: 0,
-            euid: 0,
-            gid: 0,
-            egid: 0,
+            uid: Some(0),
+            euid: Some(0),
+            gid: Some(0),
+            egid: Some(0),
             cpu: 0,
             on_cpu: false,
             prio: 120,
@@ -222,6 +227,7 @@ pub(crate) mod testing {
             parent: GuestVirt(0),
             group_leader: GuestVirt(0),
             signal: GuestVirt(0),
+            missing: Vec::new(),
         }
     }
 }

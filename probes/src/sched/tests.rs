@@ -127,16 +127,45 @@ fn tasks_are_read_in_the_order_of_the_list() {
     let first = &tasks[0];
     assert_eq!(
         (&*first.comm, first.state.letter(), first.nice, first.ppid),
-        ("task-1", 'S', -5, 0)
+        ("task-1", 'S', -5, Some(0))
     );
     assert_eq!(
         (first.uid, first.gid, first.euid, first.nr_threads),
-        (1000, 100, 0, 1)
+        (Some(1000), Some(100), Some(0), Some(1))
     );
     assert_eq!(
         (first.mm, first.kthread, first.on_cpu),
         (None, false, false)
     );
+}
+
+#[test]
+fn a_bad_pointer_hides_no_more_than_what_it_leads_to() {
+    const NOWHERE: u64 = 0xdead_0000_0000_0100;
+    for (member, offset) in [("real_parent", 56), ("signal", 72), ("real_cred", 80)] {
+        let (mut fake, at) = kernel(3);
+        fake.write_u64(at[2].offset(offset), NOWHERE).unwrap();
+        let guest = guest(fake);
+        let tasks = guest.tasks().unwrap();
+        assert_eq!((tasks.len(), tasks.missing.len()), (3, 1), "{member}");
+        let (task, told) = (&tasks[1], tasks.missing[0].to_string());
+        assert!(
+            told.contains("task 2 (task-2)") && told.contains(member),
+            "{told}"
+        );
+        let known = [
+            task.ppid.is_some(),
+            task.nr_threads.is_some(),
+            task.uid.is_some(),
+        ];
+        assert_eq!(known.iter().filter(|known| !**known).count(), 1, "{task:?}");
+        // A look-up of the one says the same.
+        let one = super::walk::load(&guest.kernel().unwrap(), at[2]).unwrap();
+        assert_eq!(
+            (one.missing.len(), one.ppid, one.uid),
+            (1, task.ppid, task.uid)
+        );
+    }
 }
 
 #[test]

@@ -41,7 +41,9 @@ impl TaskTree {
         let known: HashSet<i32> = tasks.iter().map(|task| task.tgid).collect();
         let mut children: HashMap<Option<i32>, Vec<Task>> = HashMap::new();
         for task in tasks {
-            let parent = Some(task.ppid).filter(|ppid| known.contains(ppid) && *ppid != task.tgid);
+            let parent = task
+                .ppid
+                .filter(|ppid| known.contains(ppid) && *ppid != task.tgid);
             children.entry(parent).or_default().push(task);
         }
         let roots = children.remove(&None).unwrap_or_default();

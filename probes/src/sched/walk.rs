@@ -104,20 +104,24 @@ impl Loader {
     /// Reads one task: `None` if it changed between the first look and the last.
     fn once(&self, at: GuestVirt) -> Result<Option<(Task, TaskStruct)>> {
         let before = self.task.load(at)?;
-        let ppid = self
-            .kernel
-            .read_u32(before.real_parent.offset(self.tgid))
-            .of(|| format!("its real_parent {}", before.real_parent))?
-            .cast_signed();
+        let parent = self.kernel.read_u32(before.real_parent.offset(self.tgid));
         let cred = self.cred.load(before.real_cred);
-        let cred = cred.of(|| format!("its real_cred {}", before.real_cred))?;
         let signal = self.signal.load(before.signal);
-        let signal = signal.of(|| format!("its signal {}", before.signal))?;
         let after = self.task.load(at)?;
         let same = before.identity() == after.identity();
         // The later look is the one that is shown: its parts were together on one CPU's way through the task.
         Ok(same.then(|| {
-            let mut task = Task::new(at, &after, ppid, &cred, &signal);
+            let mut task = Task::new(at, &after);
+            let missing = &mut task.missing;
+            let pointer = |member: &str, at: GuestVirt| format!("its {member} {at}");
+            let parent = parent.or_miss(missing, || pointer("real_parent", before.real_parent));
+            let cred = cred.or_miss(missing, || pointer("real_cred", before.real_cred));
+            let signal = signal.or_miss(missing, || pointer("signal", before.signal));
+            task.ppid = parent.map(u32::cast_signed);
+            task.nr_threads = signal.map(|signal| signal.nr_threads);
+            if let Some(cred) = cred {
+                task.belongs_to(&cred);
+            }
             task.full_name = self
                 .kthreads
                 .as_ref()
@@ -145,6 +149,15 @@ pub(crate) fn name(kernel: &Kernel, at: GuestVirt) -> String {
     match read() {
         Ok((pid, comm)) => format!("task {pid} ({comm}) at {at}"),
         Err(_) => format!("the task_struct at {at}"),
+    }
+}
+
+/// Has the listing tell what is missing of one of its tasks.
+fn take_missing(task: &mut Task, tasks: &mut Tasks) {
+    if !task.missing.is_empty() {
+        let whole = format!("task {} ({}) at {}", task.pid, task.comm, task.at);
+        let missing = std::mem::take(&mut task.missing).into_iter();
+        tasks.missing.extend(missing.map(|part| part.of(&whole)));
     }
 }
 
@@ -185,7 +198,10 @@ fn salvage(kernel: &Kernel, loader: &Loader, lists: Lists, tasks: &mut Found) {
             return None;
         }
         match loader.once(at) {
-            Ok(Some((task, raw))) => Some((task, raw)),
+            Ok(Some((mut task, raw))) => {
+                take_missing(&mut task, &mut tasks.found);
+                Some((task, raw))
+            }
             Ok(None) => None,
             Err(error) => {
                 tasks.found.miss(name(kernel, at), &error);
@@ -321,7 +337,10 @@ fn collect(
         }
         tasks.met.insert(at);
         match loader.once(at) {
-            Ok(Some((task, _))) => tasks.found.items.push(task),
+            Ok(Some((mut task, _))) => {
+                take_missing(&mut task, &mut tasks.found);
+                tasks.found.items.push(task);
+            }
             Ok(None) => return Ok(None),
             Err(error) => tasks.found.miss(name(&loader.kernel, at), &error),
         }

@@ -48,7 +48,9 @@ impl Damaged {
         let seen = lock(&self.seen).take().unwrap_or_default();
         let is_pointer = |at: &GuestPhys| {
             let word = self.memory.read_u64(*at);
-            word.is_ok_and(|word| word >= KERNEL && word.cast_signed() < -4096)
+            // Two numbers of 32 bits, the second of them -1 or a mask of all bits, are none.
+            let is_pair = |word: u64| word >> 32 == 0xffff_ffff && word << 32 >> 63 == 0;
+            word.is_ok_and(|word| word >= KERNEL && word.cast_signed() < -4096 && !is_pair(word))
         };
         seen.into_iter().map(GuestPhys).filter(is_pointer).collect()
     }
@@ -177,15 +179,17 @@ pub(crate) fn sweep(
 
 /// Tells whether a value says only what lies at an address that is itself shown: a wrong address leads to no symbol.
 fn is_of_an_address(at: &str) -> bool {
-    ["name", "offset", "module"]
+    ["name", "offset", "module", "links[0].function"]
         .iter()
         .any(|of| at.ends_with(of))
         || at.contains(".serves.")
 }
 
-/// Tells whether the word may be the only way to what the reader shows.
+/// Tells whether the word is the only way to what the reader shows, and that is said: of the one ring of the log, of the namespace, of a
+/// step to the file.
 fn may_hide_all(reader: &Reader, error: &Error) -> bool {
-    // The process that is asked for; its namespace; the file; the one ring of the log.
-    let one = ["log", "mounts", "path-lookup"];
-    error.to_string().starts_with("task 1 (init)") || one.contains(&reader.command)
+    let one = ["log", "mounts", "path-lookup", "page-cache", "slab"];
+    // What an expression leads through is shown with it.
+    let is_said = matches!(error, Error::In { .. }) || error.to_string().contains("\n  ^");
+    is_said && (one.contains(&reader.command) || reader.command == "inode")
 }

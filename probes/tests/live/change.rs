@@ -53,7 +53,7 @@ fn writes_are_what_the_kernel_reads(kernel: &str) {
     guest
         .paused(|_| {
             change.store(&parent, init)?;
-            assert_eq!(guest.task(pid)?.ppid, 1);
+            assert_eq!(guest.task(pid)?.ppid, Some(1));
             change.store(&parent, was)
         })
         .unwrap();

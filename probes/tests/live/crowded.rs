@@ -59,7 +59,7 @@ pub(crate) fn running(kernel: &str) {
             match by_pid.get(pid) {
                 Some(task) => {
                     let memory = (&*task.comm, task.ppid, task.start_time / 10_000_000);
-                    let proc = (&*said.comm, said.ppid, said.starttime);
+                    let proc = (&*said.comm, Some(said.ppid), said.starttime);
                     ledger.same(pid, "still there", &memory, &proc);
                 }
                 None => ledger.fault(format!("{pid} ({}) was missed", said.comm)),

@@ -149,7 +149,7 @@ pub(crate) fn are_held_by_whom_proc_says(kernel: &str) {
     let tasks = guest.tasks().unwrap();
     let child = tasks
         .iter()
-        .find(|task| task.ppid == who["parent"])
+        .find(|task| task.ppid == Some(who["parent"]))
         .unwrap()
         .at;
     let done = at(format!("((struct task_struct *){child})->vfork_done"));

@@ -81,7 +81,7 @@ fn compare(
     // What is allowed: kernels show either the shared part of a counter or the sum with what each CPU holds back, which
     // one has changed over time; one of the two it must be, exactly, and no counter below zero. The total is made of
     // the same parts.
-    let shown = |counter: &RssCounter| [counter.count, counter.sum].map(|n| kib(n.max(0) as u64));
+    let shown = |counter: &RssCounter| [counter.count, counter.sum.unwrap()].map(|n| kib(n.max(0) as u64));
     let (anon, file, shmem) = (
         shown(&mm.rss.anon),
         shown(&mm.rss.file),
@@ -131,7 +131,7 @@ pub(crate) fn the_break_moves(kernel: &str) {
         let end = vmas.iter().find(|vma| vma.name == "[heap]");
         let end = end.map(|vma| vma.end.0);
         ledger.same(step, "[heap]", &end, &Some(at.next_multiple_of(PAGE_SIZE)));
-        let touched = heap.present.iter().filter(|present| **present).count();
+        let touched = heap.present.iter().filter(|present| **present == Some(true)).count();
         if step == 1 << 20 {
             ledger.same(step, "touched", &(touched >= 256), &true);
         }

@@ -103,8 +103,8 @@ pub(crate) fn are_those_of_proc(kernel: &str) {
             .all(|state| states.contains(*state)),
         "{states:?}"
     );
-    assert!(of(|seen| seen.task.uid.to_string()).contains("1234"));
-    assert!(of(|seen| seen.task.egid.to_string()).contains("4321"));
+    assert!(of(|seen| format!("{:?}", seen.task.uid)).contains("Some(1234)"));
+    assert!(of(|seen| format!("{:?}", seen.task.egid)).contains("Some(4321)"));
     assert!(of(|seen| seen.task.nice.to_string()).contains("7"));
     assert!(of(|seen| seen.task.policy.name().to_owned()).contains("FIFO"));
     assert!(of(|seen| seen.nspid.len().to_string()).contains("2"));
@@ -139,16 +139,16 @@ pub(crate) fn compare(
         }
         steady!("pid", task.pid, |t| t.pid);
         steady!("tgid", task.tgid, |t| t.tgid);
-        steady!("ppid", task.ppid, |t| t.ppid);
+        steady!("ppid", task.ppid, |t| Some(t.ppid));
         comm(ledger, task, (&first.comm, &last.comm));
         // Between the two readings the agent has a thread more, the one that serves the reading.
         if first.comm != "klab-agent" {
-            steady!("num_threads", i64::from(task.nr_threads), |t| t.num_threads);
+            steady!("num_threads", task.nr_threads.map(i64::from), |t| Some(t.num_threads));
         }
-        steady!("uid", task.uid, |t| t.uid[0]);
-        steady!("euid", task.euid, |t| t.uid[1]);
-        steady!("gid", task.gid, |t| t.gid[0]);
-        steady!("egid", task.egid, |t| t.gid[1]);
+        steady!("uid", task.uid, |t| Some(t.uid[0]));
+        steady!("euid", task.euid, |t| Some(t.uid[1]));
+        steady!("gid", task.gid, |t| Some(t.gid[0]));
+        steady!("egid", task.egid, |t| Some(t.gid[1]));
         steady!("nice", i64::from(task.nice), |t| t.nice);
         steady!("priority", i64::from(task.prio) - 100, |t| t.priority);
         steady!("policy", task.policy.0, |t| t.policy);

@@ -145,6 +145,37 @@ pub fn whole_list(
         return list;
     };
     list.miss_behind(what, &error);
+    let behind = behind_break(kernel, head, member, bound, &list);
+    list.items.extend(behind);
+    list
+}
+
+/// The structures that `next` leads to from `head`; where a link is wrong, those that `prev` reaches from the other end too, with the break
+/// and the number of structures before it. No `prev` is held against its `next`: on a list of a running guest the two differ for a moment.
+pub fn list_both_ways(
+    kernel: &Kernel,
+    head: GuestVirt,
+    member: u64,
+    what: &str,
+) -> (Listing<GuestVirt>, Option<usize>) {
+    let mut list = Listing::walk(what, list_for_each_entry(kernel, head, member));
+    if list.is_whole() {
+        return (list, None);
+    }
+    let before = list.len();
+    let behind = behind_break(kernel, head, member, LIST_BOUND, &list);
+    list.items.extend(behind);
+    (list, Some(before))
+}
+
+/// The structures behind the break of a list, in its order: those that `prev` reaches from `head`, up to those that were met.
+fn behind_break(
+    kernel: &Kernel,
+    head: GuestVirt,
+    member: u64,
+    bound: usize,
+    list: &[GuestVirt],
+) -> Vec<GuestVirt> {
     let met: HashSet<GuestVirt> = list.iter().map(|entry| entry.offset(member)).collect();
     let (mut behind, mut next) = (Vec::new(), head);
     // The break is named already: what ends the way back needs no second word.
@@ -157,8 +188,8 @@ pub fn whole_list(
         behind.push(container_of(node, member));
         next = node;
     }
-    list.items.extend(behind.into_iter().rev());
-    list
+    behind.reverse();
+    behind
 }
 
 /// Checks the ring at `head`: every node's `prev` must be the node before it. Returns the number of nodes.
@@ -232,6 +263,23 @@ mod tests {
             .map(Result::unwrap)
             .collect();
         assert_eq!(entries, [GuestVirt(0x2000), GuestVirt(0x3000)]);
+    }
+
+    #[test]
+    fn behind_a_break_the_list_is_followed_from_its_end() {
+        let nodes = [0x2000, 0x3000, 0x4000, 0x5000];
+        let found = |image: &Image| {
+            let (list, broken) = list_both_ways(&image.kernel(), GuestVirt(HEAD), 0, "it");
+            let at: Vec<u64> = list.iter().map(|at| at.0).collect();
+            (at, broken, list.missing.len())
+        };
+        let mut image = ring(&nodes);
+        assert_eq!(found(&image), (nodes.to_vec(), None, 0));
+        image.set(0x3000, LIST_POISON1);
+        assert_eq!(found(&image), (nodes.to_vec(), Some(2), 1));
+        let mut image = ring(&nodes);
+        image.set(HEAD, LIST_POISON1);
+        assert_eq!(found(&image), (nodes.to_vec(), Some(0), 1));
     }
 
     #[test]

@@ -36,7 +36,7 @@ pub use idr::{Idr, IdrLayout, idr_for_each, idr_load, validate_idr};
 pub use layout::offset_of;
 pub use layout::{array, enumerator};
 pub use list::{LIST_BOUND, List, container_of, list_for_each, list_for_each_entry, validate_list};
-pub use list::{checked_list, whole_list};
+pub use list::{checked_list, list_both_ways, whole_list};
 pub use llist::{LLIST_BOUND, Llist, llist_for_each, llist_for_each_entry, validate_llist};
 pub use maple::{
     MAPLE_BOUND, MAPLE_DEPTH, Maple, MapleEntry, MapleLayout, MapleNodeLayout, mt_for_each,

@@ -1,32 +1,34 @@
 //! Lists of objects: the structures that an [`Object`] is the head of.
 
-use super::{list_for_each_entry, offset_of};
+use super::{list_both_ways, offset_of};
 use crate::kernel::Kernel;
 use crate::memory::GuestVirt;
 use crate::object::{Object, Objects};
 use crate::view::{ListRing, RingNode};
-use crate::{Error, Listing, Result};
+use crate::{Error, Listing, Of as _, Result};
 
 impl Object {
     /// The objects on the list that this is the head of: `list_for_each_entry(pos, head, member)`, where `pos` is of
     /// type `c_type`.
     ///
     /// # Errors
-    /// `Invalid` if it is no `list_head`; `Absent` if `c_type` has no such member; `Broken` if the walk comes back to
-    /// anything but the head, or meets its bound.
+    /// `Invalid` if it is no `list_head`; `Absent` if `c_type` has no such member. A broken link is a part that is missing.
     pub fn list(&self, c_type: &str, member: &str) -> Result<Objects> {
         let (head, offset) = self.list_head(c_type, member)?;
         let kernel = self.kernel();
-        let objects: Result<Vec<Self>> = list_for_each_entry(kernel, head, offset)
-            .map(|at| Self::at(kernel, c_type, at?))
-            .collect();
-        Ok(Listing::from(objects?))
+        let (found, _) = list_both_ways(kernel, head, offset, "the list");
+        let objects = found.items.into_iter();
+        let objects = objects.map(|at| Self::at(kernel, c_type, at));
+        Ok(Listing {
+            items: objects.collect::<Result<Vec<Self>>>()?,
+            missing: found.missing,
+        })
     }
 
     /// The same list as the ring that it is, each node labelled by `label`.
     ///
     /// # Errors
-    /// As [`list`](Self::list); those of `label`.
+    /// As [`list`](Self::list).
     pub fn ring(
         &self,
         c_type: &str,
@@ -39,9 +41,12 @@ impl Object {
         let name = symbols
             .at(head)
             .map_or_else(|| head.to_string(), |symbol| symbol.name.to_string());
-        ListRing::walk(kernel, (head, &name), (c_type, member, offset), |at| {
-            label(&Self::at(kernel, c_type, at)?)
-        })
+        Ok(ListRing::walk(
+            kernel,
+            (head, &name),
+            (c_type, member, offset),
+            |at| label(&Self::at(kernel, c_type, at)?),
+        ))
     }
 
     /// The head's address and the member's offset in bytes.
@@ -60,37 +65,38 @@ impl Object {
 }
 
 impl ListRing {
-    /// Walks the list at `head` and labels each node by `label`, which is given the container's address.
+    /// Walks the list at `head` and labels each node by `label`, which is given the container's address. A broken link, or a label
+    /// that cannot be read, is a part that is missing.
     ///
     /// `container` and `member` name the structure and the `list_head` in it, `offset` is the member's in bytes.
-    ///
-    /// # Errors
-    /// `Broken` if the walk comes back to anything but the head, or meets its bound; those of `label`.
     pub fn walk(
         kernel: &Kernel,
         head: (GuestVirt, &str),
         (container, member, offset): (&str, &str, u64),
         mut label: impl FnMut(GuestVirt) -> Result<String>,
-    ) -> Result<Self> {
-        let mut nodes = Vec::new();
-        for at in list_for_each_entry(kernel, head.0, offset) {
-            let at = at?;
-            nodes.push(RingNode {
-                at: at.offset(offset),
-                container: at,
-                label: label(at)?,
-            });
-        }
+    ) -> Self {
+        let (found, broken) = list_both_ways(kernel, head.0, offset, "the list");
+        let mut missing = found.missing;
+        let node = |at: GuestVirt| RingNode {
+            at: at.offset(offset),
+            container: at,
+            label: label(at)
+                .or_miss(&mut missing, || format!("the {container} at {at}"))
+                .unwrap_or_else(|| "?".to_owned()),
+        };
+        let nodes = found.items.into_iter().map(node).collect();
         let head = RingNode {
             at: head.0,
             container: head.0,
             label: head.1.to_owned(),
         };
-        Ok(Self {
+        Self {
             head,
             container: container.to_owned(),
             member: member.to_owned(),
             nodes,
-        })
+            broken,
+            missing,
+        }
     }
 }

@@ -4,7 +4,7 @@ use std::f64::consts::TAU;
 
 use super::svg::{ACCENT, FAINT, INK, shorten};
 use super::{Align, Anchor, Svg, Table, Text, View};
-use crate::base::GuestVirt;
+use crate::base::{GuestVirt, Missing};
 
 /// As many nodes are drawn as boxes with both links; more become dots.
 const BOXES: usize = 10;
@@ -33,6 +33,12 @@ pub struct ListRing {
     pub member: String,
     /// All nodes in list order, without the head.
     pub nodes: Vec<RingNode>,
+    /// Number of nodes before the link that is broken; those behind it were found from the other end.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub broken: Option<usize>,
+    /// Parts of it that could not be read.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub missing: Vec<Missing>,
 }
 
 impl ListRing {
@@ -51,13 +57,25 @@ impl ListRing {
             .collect()
     }
 
+    /// The node behind which the list is broken.
+    fn last_before(&self) -> Option<&RingNode> {
+        match self.broken? {
+            0 => Some(&self.head),
+            before => self.nodes.get(before - 1),
+        }
+    }
+
     fn title(&self) -> String {
         let (n, s) = (
             self.nodes.len(),
             if self.nodes.len() == 1 { "" } else { "s" },
         );
+        let broken = match self.last_before() {
+            Some(last) => format!("; broken behind {}", last.at),
+            None => String::new(),
+        };
         format!(
-            "{}: {n} node{s}, each in a {} as .{}",
+            "{}: {n} node{s}, each in a {} as .{}{broken}",
             self.head.label, self.container, self.member
         )
     }
@@ -106,7 +124,7 @@ impl ListRing {
         };
         for i in 0..n {
             let (from, to) = (at(i), at((i + 1) % n));
-            if n > 1 {
+            if n > 1 && self.last_before() != Some(nodes[i]) {
                 link(&mut svg, from, to, (W, H), 6.0, INK, "");
                 // The two links of a pair of nodes run between the same boxes.
                 let aside = if n == 2 { 18.0 } else { 6.0 };
@@ -184,7 +202,10 @@ impl ListRing {
             let angle = TAU * i / n as f64 - TAU / 4.0;
             (cx + r * angle.cos(), cy + r * angle.sin())
         };
-        for i in 0..n {
+        for (i, item) in shown.iter().enumerate() {
+            if item.is_ok_and(|node| self.last_before() == Some(node)) {
+                continue;
+            }
             let (from, to) = (i as f64 + 0.22, i as f64 + 0.78);
             svg.arrow(&[at(from, radius), at(to, radius)], FAINT, 1.1, "");
         }
@@ -293,7 +314,12 @@ impl View for ListRing {
             ]);
         }
         table.note(self.title());
+        table.lacks(&self.missing);
         table.text()
+    }
+
+    fn missing(&self) -> Vec<Missing> {
+        self.missing.clone()
     }
 
     fn svg(&self) -> Option<String> {

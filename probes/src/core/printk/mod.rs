@@ -17,7 +17,7 @@ use crate::base::check_interrupt;
 use crate::kernel::Kernel;
 use crate::memory::GuestVirt;
 use crate::object::{FixedStr, Mirror, Plan};
-use crate::{Error, Result};
+use crate::{Error, Of as _, Result};
 
 // kernel/printk/printk_ringbuffer.h: the state is in the two upper bits of state_var, the id below.
 const STATE_SHIFT: u32 = 62;
@@ -317,7 +317,9 @@ impl<'k> Reader<'k> {
     fn new(kernel: &'k Kernel) -> Result<Self> {
         // `prb` points to the ring in use: the static one of early boot or the one allocated after.
         let at = GuestVirt(kernel.read_u64(kernel.symbol("prb")?)?);
-        let ring: Ring = kernel.load(at)?;
+        let ring: Ring = kernel
+            .load(at)
+            .of(|| format!("prb, the printk_ringbuffer {at}"))?;
         if ring.count_bits > MAX_BITS || ring.size_bits > MAX_BITS {
             let why = format!(
                 "it has 2^{} descriptors and 2^{} bytes",

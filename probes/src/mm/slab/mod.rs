@@ -31,7 +31,7 @@ use cache::Reader;
 use crate::guest::Guest;
 use crate::kernel::Kernel;
 use crate::memory::GuestVirt;
-use crate::{Error, Result};
+use crate::{Error, Of as _, Result};
 
 impl Guest {
     /// The slab object that holds a kernel address, and its cache; `None` for an address that no slab has.
@@ -56,12 +56,16 @@ pub(crate) fn slab_caches(kernel: &Kernel) -> Result<SlabCaches> {
 /// Finds the address of the `kmem_cache` of this name.
 fn find(kernel: &Kernel, name: &str) -> Result<GuestVirt> {
     let reader = Reader::new(kernel)?;
-    let mut nearest = None;
+    let (mut nearest, mut unnamed) = (None, None);
     let caches = cache::addresses(kernel)?;
     for at in &caches {
-        // A cache without a name is told where all are listed.
-        let Ok(known) = reader.name(*at) else {
-            continue;
+        let known = match reader.name(*at) {
+            Ok(known) => known,
+            // It may be the one.
+            Err(error) => {
+                unnamed.get_or_insert((*at, error));
+                continue;
+            }
         };
         if known == name {
             return Ok(*at);
@@ -75,6 +79,11 @@ fn find(kernel: &Kernel, name: &str) -> Result<GuestVirt> {
             what: "list of slab caches",
             at: missing.at.unwrap_or_default(),
             why: format!("`{name}` is not before the damage: {missing}"),
+        });
+    }
+    if let Some((at, error)) = unnamed {
+        return Err(error).of(|| {
+            format!("no cache whose name can be read is called `{name}`; the name of the kmem_cache {at}")
         });
     }
     let hint = nearest.map_or_else(String::new, |name| format!("; did you mean `{name}`?"));

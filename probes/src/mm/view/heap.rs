@@ -2,10 +2,11 @@
 
 use std::fmt::Write as _;
 
+use crate::Missing;
 use crate::memory::PAGE_SIZE;
 use crate::mm::Heap;
 use crate::view::svg::{ACCENT, FAINT};
-use crate::view::{Svg, Text, View, bytes, clean};
+use crate::view::{Svg, Text, View, bytes, clean, missing_text};
 
 /// Pages in a row.
 const ROW: usize = 64;
@@ -15,7 +16,11 @@ fn title(heap: &Heap) -> String {
 }
 
 fn summary(heap: &Heap) -> String {
-    let present = heap.present.iter().filter(|present| **present).count() as u64;
+    let present = heap
+        .present
+        .iter()
+        .filter(|present| **present == Some(true))
+        .count() as u64;
     let mut text = format!(
         "brk - start_brk = {}, {} of {} pages in RAM",
         bytes(heap.len()),
@@ -33,7 +38,7 @@ fn summary(heap: &Heap) -> String {
     text
 }
 
-fn rows(heap: &Heap) -> impl Iterator<Item = (u64, &[bool])> {
+fn rows(heap: &Heap) -> impl Iterator<Item = (u64, &[Option<bool>])> {
     let first = heap.start_brk.page().0;
     let at = move |row: usize| first.wrapping_add((row * ROW) as u64 * PAGE_SIZE);
     heap.present
@@ -53,12 +58,21 @@ impl View for Heap {
         for (at, pages) in rows(self) {
             let line: String = pages
                 .iter()
-                .map(|present| if *present { '#' } else { '.' })
+                .map(|present| match present {
+                    Some(true) => '#',
+                    Some(false) => '.',
+                    None => '?',
+                })
                 .collect();
             let _ = writeln!(out, "  {at:#x} {line}");
         }
         let _ = writeln!(out, "brk       {:#x}\n{}", self.brk.0, summary(self));
+        out.push_str(&missing_text(&self.missing));
         out
+    }
+
+    fn missing(&self) -> Vec<Missing> {
+        self.missing.clone()
     }
 
     fn svg(&self) -> Option<String> {
@@ -108,10 +122,10 @@ impl View for Heap {
                 },
             );
             for (column, present) in pages.iter().enumerate() {
-                let (fill, stroke) = if *present {
-                    ("#1f8f4e", "#176c3b")
-                } else {
-                    ("#ffffff", "#b5d9c2")
+                let (fill, stroke) = match present {
+                    Some(true) => ("#1f8f4e", "#176c3b"),
+                    Some(false) => ("#ffffff", "#b5d9c2"),
+                    None => ("#e0e0e0", "#9aa5b1"),
                 };
                 svg.rect(
                     (LEFT + CELL * column as f64, y),
@@ -132,8 +146,12 @@ impl View for Heap {
         svg.text(
             (16.0, bottom + 44.0),
             &format!(
-                "{}; green: in RAM, white: not touched yet, or swapped out",
-                summary(self)
+                "{}; green: in RAM, white: not touched yet, or swapped out{}",
+                summary(self),
+                match self.present.contains(&None) {
+                    true => ", grey: cannot be read",
+                    false => "",
+                }
             ),
             Text::default(),
         );

@@ -56,6 +56,10 @@ impl View for MmStruct {
     fn html(&self) -> Option<String> {
         fields(self).html()
     }
+
+    fn missing(&self) -> Vec<Missing> {
+        self.missing.clone()
+    }
 }
 
 fn fields(mm: &MmStruct) -> Table {
@@ -71,7 +75,10 @@ fn fields(mm: &MmStruct) -> Table {
             .map_or_else(|| "ends before it begins".to_owned(), bytes)
     };
     let pages = |n: u64| bytes(n.saturating_mul(PAGE_SIZE));
-    let counter = |c: RssCounter| format!("{} pages ({} without the CPUs' shares)", c.sum, c.count);
+    let counter = |c: RssCounter| {
+        let sum = or_unknown(c.sum);
+        format!("{sum} pages ({} without the CPUs' shares)", c.count)
+    };
     let rows = [
         ("start_code", address(mm.start_code), String::new()),
         (
@@ -139,12 +146,13 @@ fn fields(mm: &MmStruct) -> Table {
         (
             "rss_stat[MM_SHMEMPAGES]",
             counter(mm.rss.shmem),
-            format!("resident: {}", pages(mm.rss.resident())),
+            format!("resident: {}", or_unknown(mm.rss.resident().map(pages))),
         ),
     ];
     for (name, value, note) in rows {
         table.row([name.to_owned(), value, note]);
     }
+    table.lacks(&mm.missing);
     table
 }
 
@@ -164,7 +172,7 @@ impl View for AddressMap {
     }
 
     fn missing(&self) -> Vec<Missing> {
-        self.vmas.missing.clone()
+        [&self.mm.missing[..], &self.vmas.missing].concat()
     }
 }
 

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use crate::Missing;
 use crate::sched::{Task, TaskNode, TaskState, TaskTree, Tasks};
 use crate::view::svg::{ACCENT, FAINT, INK};
-use crate::view::{Align, Svg, Table, Text, View, clean, escape, missing_text};
+use crate::view::{Align, Svg, Table, Text, View, clean, escape, missing_text, or_unknown};
 
 /// The children of one parent that a picture draws; the rest is counted.
 const SIBLINGS: usize = 24;
@@ -30,12 +30,12 @@ fn table(tasks: &Tasks) -> Table {
     for task in tasks {
         table.row([
             task.pid.to_string(),
-            task.ppid.to_string(),
+            or_unknown(task.ppid),
             task.state.to_string(),
             task.cpu.to_string(),
             task.nice.to_string(),
-            task.nr_threads.to_string(),
-            task.uid.to_string(),
+            or_unknown(task.nr_threads),
+            or_unknown(task.uid),
             format!("{:#x}", task.at.0),
             called(task),
         ]);
@@ -64,6 +64,10 @@ impl View for Task {
     fn html(&self) -> Option<String> {
         fields(self).html()
     }
+
+    fn missing(&self) -> Vec<Missing> {
+        self.missing.clone()
+    }
 }
 
 fn fields(task: &Task) -> Table {
@@ -86,19 +90,19 @@ fn fields(task: &Task) -> Table {
                 if task.kthread { " (PF_KTHREAD)" } else { "" }
             ),
         ),
-        ("real_parent->tgid", task.ppid.to_string()),
+        ("real_parent->tgid", or_unknown(task.ppid)),
         ("real_parent", address(task.parent)),
         ("group_leader", address(task.group_leader)),
         ("signal", address(task.signal)),
-        ("signal->nr_threads", task.nr_threads.to_string()),
+        ("signal->nr_threads", or_unknown(task.nr_threads)),
         ("start_boottime", format!("{} ns", task.start_time)),
         (
             "real_cred->uid, euid",
-            format!("{}, {}", task.uid, task.euid),
+            format!("{}, {}", or_unknown(task.uid), or_unknown(task.euid)),
         ),
         (
             "real_cred->gid, egid",
-            format!("{}, {}", task.gid, task.egid),
+            format!("{}, {}", or_unknown(task.gid), or_unknown(task.egid)),
         ),
         (
             "cpu",
@@ -119,6 +123,7 @@ fn fields(task: &Task) -> Table {
     for (name, value) in rows {
         table.row([name.to_owned(), value]);
     }
+    table.lacks(&task.missing);
     table
 }
 
