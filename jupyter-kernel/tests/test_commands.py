@@ -136,6 +136,20 @@ def test_lines_are_completed_by_what_the_guest_has(kernel):
     assert complete("%slab task_s")[1] == ["task_struct"]
 
 
+def test_guests_and_their_snapshots_are_completed(kernel, klab, guest):
+    snapshot = f"here-{os.getpid()}"
+    subprocess.run([klab, "snapshot", "--guest", guest, snapshot], check=True)
+    try:
+        begun = f"here-{str(os.getpid())[:1]}"
+        for line in ("%guest restore ", "%ps --since ", f"%guest snapshot --guest {guest} "):
+            assert snapshot in completed(kernel, line + begun)[1], line
+        for line in ("%ps --guest ", "%guest reset ", "%guest snapshot x --guest "):
+            assert guest in completed(kernel, line + guest[:1])[1], line
+        assert guest not in completed(kernel, "%guest snapshot ")[1]
+    finally:
+        subprocess.run([klab, "snapshot", "--guest", guest, "--forget", snapshot], check=True)
+
+
 def test_lines_follow_a_guest_that_is_started_anew(kernel, klab):
     name = f"anew-{os.getpid()}"
 

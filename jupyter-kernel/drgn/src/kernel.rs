@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use probes::kernel::btf::{Btf, Kind, TypeId};
 use probes::memory::{GuestPhys, GuestVirt};
+use probes::object::NewValue;
 use probes::{Guest, Listing, Missing};
 use pyo3::exceptions::{PyOSError, PyRuntimeWarning, PyValueError};
 use pyo3::prelude::*;
@@ -100,6 +101,28 @@ impl Kernel {
     #[getter]
     fn is_live(&self) -> bool {
         self.guest.machine().is_ok()
+    }
+
+    /// Writes to what a C expression names: a number or a text, as it is asked for by `guest.writable()`, or of any machine.
+    fn store(
+        &self,
+        py: Python<'_>,
+        expression: &str,
+        value: &Bound<'_, PyAny>,
+        attached: bool,
+    ) -> PyResult<()> {
+        let value = match value.extract::<i128>() {
+            Ok(number) => NewValue::Number(number),
+            Err(_) => NewValue::Text(value.extract::<String>()?),
+        };
+        let write = || {
+            let writable = match attached {
+                true => self.guest.writable_attached()?,
+                false => self.guest.writable()?,
+            };
+            writable.set(expression, value)
+        };
+        py.detach(write).map(drop).map_err(fault)
     }
 
     /// Lets a guest go on that stands still for being read, by its gdbstub. A reader that drgn has never ends.

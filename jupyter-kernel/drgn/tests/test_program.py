@@ -54,6 +54,33 @@ def test_the_version_is_the_pinned_one():
     assert drgn.__version__ == klab.DRGN
 
 
+def test_what_is_stored_is_in_the_guest(prog, run, sh):
+    swappiness = prog["vm_swappiness"]
+    assert klab.store(swappiness, 33).value_() == 33
+    assert sh("cat /proc/sys/vm/swappiness").strip() == "33"
+    pid = int(sh("sleep 300 >/dev/null 2>&1 </dev/null & echo $!"))
+    task = find_task(prog, pid)
+    klab.store(task.comm, "renamed")
+    assert sh(f"cat /proc/{pid}/comm").strip() == "renamed"
+    # Another object's value; a pointer.
+    klab.store(swappiness, prog["init_task"].prio)
+    assert swappiness.value_() == prog["init_task"].prio.value_()
+    klab.store(task.real_parent, find_task(prog, 2))
+    assert f"PPid:\t2\n" in sh(f"cat /proc/{pid}/status")
+    assert json.loads(run("status", "--json"))[0]["writes"] >= 4
+    for wrong in (
+        lambda: klab.store(task.comm, "a name that is longer than its sixteen bytes"),
+        lambda: klab.store(swappiness, 1 << 40),
+        lambda: klab.store(swappiness, "text"),
+        lambda: klab.store(swappiness + 1, 1),
+        lambda: klab.store(task.sched_reset_on_fork, 1),
+        lambda: klab.store(swappiness, None),
+    ):
+        with pytest.raises((OSError, ValueError, TypeError)):
+            wrong()
+    run("reset")
+
+
 def test_tasks_are_those_of_probes(prog, run, still):
     of_klab = {task["pid"]: task["comm"] for task in json.loads(run("ps", "--json"))}
     assert {task.pid.value_(): task.comm.string_().decode() for task in for_each_task(prog) if task.pid == task.tgid} == of_klab

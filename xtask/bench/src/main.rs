@@ -9,6 +9,7 @@ mod many;
 mod peers;
 mod report;
 mod skb;
+mod trace;
 mod walks;
 
 use std::path::PathBuf;
@@ -25,8 +26,8 @@ use report::Report;
 ///
 /// The figures are medians of several runs on a guest of its own. RATIO says how many times better klab is than the
 /// peer. A target that is missed stays in the table. The peers: a C program that follows the same pointers through the
-/// same mapping (compiled by cc in the run), drgn on QEMU's socket (needs --vmlinux), pwru of Debian 13 in the same
-/// guest (fetched in the run), evcxr_jupyter (--stock, or in PATH).
+/// same mapping (compiled by cc in the run), drgn on QEMU's socket (needs --vmlinux), pwru and bpftrace of Debian 13 in
+/// the same guest (fetched in the run), evcxr_jupyter (--stock, or in PATH).
 #[derive(Debug, Parser)]
 #[command(name = "cargo xtask bench", verbatim_doc_comment)]
 struct Bench {
@@ -50,6 +51,8 @@ enum Part {
     Core,
     /// Captures of packets, by klab's module
     Skb,
+    /// Traces of functions, by klab's module
+    Trace,
     /// Cells, by a Jupyter client
     Cell,
 }
@@ -79,6 +82,11 @@ fn measure(bench: &Bench) -> Result<Report> {
         && let Err(why) = skb::run(&name, &mut report)
     {
         report.failed("captures of packets: the rest", &why);
+    }
+    if wanted(Part::Trace)
+        && let Err(why) = trace::run(&name, &mut report)
+    {
+        report.failed("traces of functions: the rest", &why);
     }
     if wanted(Part::Cell)
         && let Err(why) = cell::run(&name, bench, &mut report)

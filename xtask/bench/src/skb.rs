@@ -113,7 +113,7 @@ impl Pwru {
 }
 
 /// Output of a line of shell; it must succeed.
-fn done(client: &mut Client, line: &str) -> Result<String> {
+pub(crate) fn done(client: &mut Client, line: &str) -> Result<String> {
     let output = client.shell(line)?;
     if !output.status.success() {
         bail!(
@@ -125,7 +125,7 @@ fn done(client: &mut Client, line: &str) -> Result<String> {
 }
 
 /// Seconds that a process had on a processor: fields 14 and 15 of `/proc/PID/stat`, in hundredths (proc(5)).
-fn processor(pid: u32) -> Result<f64> {
+pub(crate) fn processor(pid: u32) -> Result<f64> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
     let fields = stat.rsplit_once(')').map_or("", |(_, rest)| rest);
     let ticks = fields.split_ascii_whitespace().skip(11).take(2);

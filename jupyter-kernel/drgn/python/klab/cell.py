@@ -72,6 +72,7 @@ class Cells:
                 self.namespace.setdefault(name, value)
             self.namespace["prog"] = prog
             self.namespace["display"] = self.display
+            self.namespace.setdefault("klab", klab)
             drgn.set_default_prog(prog)
 
     def display(self, value):

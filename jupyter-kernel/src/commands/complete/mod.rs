@@ -66,6 +66,8 @@ pub(crate) fn complete(line: &str, default: &str) -> Completed {
                     (name, help.unwrap_or_default())
                 }),
         );
+    } else if let Some(names) = machines(command, &cell, words, default) {
+        found.extend(names.into_iter().filter(|(name, _)| name.starts_with(word)));
     } else if command.has_subcommands() {
         let below = command.get_subcommands();
         let below = below.filter(|below| below.get_name().starts_with(word));
@@ -198,6 +200,71 @@ fn sorted(mut found: Vec<(String, String)>) -> Vec<(String, String)> {
     found.sort();
     found.dedup();
     found
+}
+
+/// The guests, or a guest's snapshots, where a word behind these is one by the command's own definition; its last word is the one that is
+/// being written.
+fn machines(
+    command: &Command,
+    cell: &Command,
+    words: &str,
+    default: &str,
+) -> Option<Vec<(String, String)>> {
+    let mut before: Vec<&str> = words.split_whitespace().collect();
+    if !words.is_empty() && !words.ends_with(char::is_whitespace) {
+        before.pop();
+    }
+    let mut command = command;
+    if let Some((first, rest)) = before.split_first()
+        && let Some(below) = command.find_subcommand(first)
+    {
+        (command, before) = (below, rest.to_vec());
+    }
+    let of_flag = |flag: &str| {
+        let mut options = command.get_arguments().chain(cell.get_arguments());
+        options.find(|option| option.get_long() == Some(flag))
+    };
+    let takes = |flag: &str| of_flag(flag).is_some_and(|option| option.get_action().takes_values());
+    let last = before.last().and_then(|word| word.strip_prefix("--"));
+    let argument = match last.filter(|flag| takes(flag)) {
+        Some(flag) => of_flag(flag)?,
+        None => {
+            let mut plain = 0;
+            let mut words = before.iter();
+            while let Some(word) = words.next() {
+                match word.strip_prefix("--") {
+                    Some(flag) if takes(flag) => drop(words.next()),
+                    Some(_) => {}
+                    None => plain += 1,
+                }
+            }
+            command.get_positionals().nth(plain)?
+        }
+    };
+    let named = before.iter().position(|word| *word == "--guest");
+    let guest = named.and_then(|at| before.get(at + 1)).copied();
+    let is_guest = || {
+        let help = argument.get_help().map(ToString::to_string);
+        help.is_some_and(|help| help.starts_with("The guest"))
+    };
+    match argument.get_id().as_str() {
+        "snapshot" | "since" => {
+            let snapshots = attached(guest.unwrap_or(default)).ok()?.snapshots().ok()?;
+            let names = snapshots
+                .iter()
+                .map(|one| (one.name.clone(), one.guest.clone()));
+            Some(names.collect())
+        }
+        _ if is_guest() => {
+            let guests = vm::Machine::list().ok()?.into_iter();
+            Some(
+                guests
+                    .map(|one| (one.name, one.state.to_string()))
+                    .collect(),
+            )
+        }
+        _ => None,
+    }
 }
 
 fn commands(cell: &Command, prefix: &str, with_body: bool) -> Vec<(String, String)> {
