@@ -28,7 +28,7 @@ mod view;
 
 pub(crate) use lock::file_locks;
 
-pub(crate) use super_block::filesystems;
+pub(crate) use super_block::{filesystems, frozen_ones as frozen};
 
 pub(crate) use inode::inode;
 
@@ -43,7 +43,7 @@ pub use lock::{FileLock, FileLocks, LeaseBreak};
 pub use lookup::{PathLookup, PathStep};
 pub use namespace::{Mount, Mounts};
 pub use socket::{family, socket_type};
-pub use super_block::{FileSystemType, FileSystems, SuperBlock};
+pub use super_block::{FileSystemType, FileSystems, Frozen, SuperBlock};
 
 use crate::guest::Guest;
 use crate::memory::GuestVirt;

@@ -43,6 +43,19 @@ pub struct SuperBlock {
     pub frozen: Option<&'static str>,
 }
 
+/// A file system whose writers wait (`fsfreeze`, a snapshot below it).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Frozen {
+    /// Address of its `super_block`.
+    pub at: GuestVirt,
+    /// `s_id`: its device's name, or its type's.
+    pub id: String,
+    /// The name of its type.
+    pub fs_type: String,
+    /// Who waits: `s_writers.frozen` in words.
+    pub level: &'static str,
+}
+
 /// A type of file systems.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct FileSystemType {
@@ -89,6 +102,39 @@ struct Raw {
 /// The types of file systems that the kernel knows, and the file systems of each, mounted or not.
 pub(crate) fn filesystems(kernel: &Kernel) -> Result<FileSystems> {
     twice("the types of file systems", || read(kernel))
+}
+
+/// The file systems that are frozen.
+pub(crate) fn frozen_ones(kernel: &Kernel) -> Result<Listing<Frozen>> {
+    let head = kernel.symbol("super_blocks")?;
+    let list = offset_of(kernel, "struct super_block", "s_list")?;
+    let plan = Plan::<Raw>::new(kernel)?;
+    twice("the file systems that are frozen", || {
+        let supers = whole_list(kernel, head, list, BOUND, "the list of super_blocks");
+        let mut all = Listing {
+            items: Vec::new(),
+            missing: supers.missing,
+        };
+        for at in supers.items {
+            let one = || -> Result<Option<Frozen>> {
+                let raw = plan.load(at)?;
+                let Some(level) = frozen(raw.frozen) else {
+                    return Ok(None);
+                };
+                Ok(Some(Frozen {
+                    at,
+                    id: raw.s_id.to_str().into_owned(),
+                    fs_type: file_system_type(kernel, raw.kind, true)?.name,
+                    level,
+                }))
+            };
+            match one() {
+                Ok(one) => all.items.extend(one),
+                Err(error) => all.miss(format!("the super_block at {at}"), &error),
+            }
+        }
+        Ok(all)
+    })
 }
 
 fn read(kernel: &Kernel) -> Result<FileSystems> {

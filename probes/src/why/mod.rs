@@ -1,4 +1,5 @@
-//! Reasons for which a kernel does not go on: tasks that wait for what others hold, CPUs that do not change tasks.
+//! Reasons for which a kernel does not go on: tasks that wait for what others hold, CPUs that do not change tasks,
+//! memory that is used up, file systems that are frozen.
 //!
 //! ```no_run
 //! # use probes::Guest;
@@ -17,6 +18,7 @@
 mod chain;
 mod clock;
 mod machine;
+mod resources;
 mod sentence;
 mod view;
 mod wait;
@@ -24,6 +26,7 @@ mod waiter;
 
 use serde::Serialize;
 
+use crate::fs::Frozen;
 use crate::guest::Guest;
 use crate::locking::Contender;
 use crate::memory::GuestVirt;
@@ -78,6 +81,15 @@ pub enum Reason {
         /// Seconds for which it has not.
         seconds: u64,
     },
+    /// No zone has a page to give away that its watermark does not keep.
+    Memory {
+        /// Bytes that are free.
+        free: u64,
+        /// Bytes that there are to be allocated.
+        managed: u64,
+    },
+    /// A file system whose writers wait.
+    Frozen(Frozen),
     /// Tasks that wait for one another: each holds what the one before it waits for, and the first what the last waits for.
     Deadlock(Chain),
     /// Tasks that wait, and what for.
@@ -152,7 +164,11 @@ pub(crate) fn why(guest: &Guest, pid: Option<i32>) -> Result<Reasons> {
     let kernel = guest.kernel()?;
     let mut missing = Vec::new();
     let mut reasons = match pid {
-        None => machine::reasons(&kernel, &mut missing),
+        None => {
+            let mut reasons = machine::reasons(&kernel, &mut missing);
+            reasons.extend(resources::reasons(&kernel, &mut missing));
+            reasons
+        }
         Some(_) => Vec::new(),
     };
     let mut chains = chain::chains(guest, &kernel, pid, &mut missing)?;

@@ -3,6 +3,7 @@
 use super::{Chain, Link, Object, Reason, Wait};
 use crate::locking::Contender;
 use crate::sched::TaskState;
+use crate::view::bytes;
 
 impl Reason {
     /// The reason as one sentence.
@@ -32,6 +33,16 @@ impl Reason {
                 let of = cpu.map_or_else(|| "of no CPU".to_owned(), |cpu| format!("of CPU {cpu}"));
                 format!("The workers of pool {pool} {of} have begun no work for {seconds} s, and some waits.")
             }
+            Self::Memory { free, managed } => format!(
+                "Memory is used up: {} of {} are free, and no zone has more than its `min` watermark keeps; what allocates reclaims first, or \
+                 is killed.",
+                bytes(*free),
+                bytes(*managed)
+            ),
+            Self::Frozen(fs) => format!(
+                "The file system {} on {} is frozen ({}): what writes to it waits until it is thawed (`fsfreeze -u`).",
+                fs.fs_type, fs.id, fs.level
+            ),
             Self::Deadlock(chain) => deadlock(chain),
             Self::Waits(chain) => waits(chain),
         }
@@ -46,6 +57,10 @@ impl Reason {
             Self::SoftLockup { task, .. } => vec![stack(task.pid), "klab runq".to_owned()],
             Self::RcuStall { .. } => vec!["klab rcu".to_owned()],
             Self::WorkStall { .. } => vec!["klab workqueue".to_owned()],
+            Self::Memory { .. } => ["meminfo", "zones", "slab"]
+                .map(|name| format!("klab {name}"))
+                .to_vec(),
+            Self::Frozen(_) => vec!["klab mounts".to_owned(), "klab filesystems".to_owned()],
             Self::Deadlock(chain) | Self::Waits(chain) => {
                 let of = |link: &Link| {
                     let wait = link.wait.as_ref();

@@ -7,6 +7,7 @@ use std::rc::Rc;
 
 use super::waiter::{Kind, Waiter, Words};
 use super::{Object, Wait};
+use crate::fs::{self, Frozen};
 use crate::guest::Guest;
 use crate::kernel::Kernel;
 use crate::locking::{Contender, RwSem, RwState};
@@ -51,6 +52,8 @@ pub(super) struct Waits<'k> {
     identifier: OnceCell<Result<Identifier>>,
     /// The child for which a parent waits, by its completion: `vfork_done`.
     children: HashMap<GuestVirt, GuestVirt>,
+    /// The file systems whose writers wait, by the bytes of their `super_block`; read when a task waits by such a semaphore.
+    frozen: OnceCell<Vec<(Range<GuestVirt>, Frozen)>>,
     /// The owners of the mutexes that were read, and the semaphores.
     mutexes: RefCell<HashMap<GuestVirt, Option<Contender>>>,
     rwsems: RefCell<HashMap<GuestVirt, Rc<RwSem>>>,
@@ -84,6 +87,7 @@ impl<'k> Waits<'k> {
             sched_text: sched_text().ok(),
             identifier: OnceCell::new(),
             children: children.collect(),
+            frozen: OnceCell::new(),
             mutexes: RefCell::default(),
             rwsems: RefCell::default(),
             missing: RefCell::new(missing),
@@ -324,8 +328,25 @@ impl<'k> Waits<'k> {
         }
     }
 
+    /// The file systems whose writers wait.
+    fn frozen(&self) -> &[(Range<GuestVirt>, Frozen)] {
+        self.frozen.get_or_init(|| {
+            let size = self.kernel.c_type("struct super_block");
+            let size = size.and_then(|c_type| c_type.size());
+            // What could not be read of them is told with the reasons that they are.
+            let all = fs::frozen(self.kernel).unwrap_or_default();
+            let bytes = |one: &Frozen| one.at..one.at.offset(*size.as_ref().unwrap_or(&0));
+            all.into_iter().map(|one| (bytes(&one), one)).collect()
+        })
+    }
+
     /// The symbol or object that a thing lies in, in few words.
     fn within(&self, on: Object, at: GuestVirt) -> Option<String> {
+        if on == Object::PercpuRwSem
+            && let Some((_, fs)) = self.frozen().iter().find(|(bytes, _)| bytes.contains(&at))
+        {
+            return Some(format!("{} on {}, which is frozen", fs.fs_type, fs.id));
+        }
         let identifier = self.identifier.get_or_init(|| Identifier::new(self.guest));
         let what = identifier.as_ref().map_err(Clone::clone);
         let what = what.and_then(|identifier| identifier.what(at));

@@ -212,3 +212,55 @@ fn a_cpu_that_changes_no_tasks_is_named() {
     };
     until(guest, "the soft lockup", lockup);
 }
+
+#[test]
+fn a_frozen_file_system_and_memory_that_is_used_up_are_named() {
+    let mut ground = Ground::bare("default", vm::Options::default().memory);
+    let written = ground.sh(
+        "modprobe loop; dd if=/dev/zero of=/tmp/image bs=1M count=16 2>/dev/null; mke2fs -F /tmp/image >/dev/null 2>&1
+        mkdir -p /mnt/frozen; mount -o loop -t ext4 /tmp/image /mnt/frozen; fsfreeze --freeze /mnt/frozen
+        sh -c 'echo $$; exec >/mnt/frozen/file; echo x' </dev/null & sleep 1",
+    );
+    let pid: i32 = written.trim().parse().unwrap();
+    let guest = ground.guest.clone();
+    let found = until(&guest, "the writer", |found| found.reasons.len() == 2);
+    let [Reason::Frozen(fs), Reason::Waits(chain)] = found.reasons.as_slice() else {
+        panic!("{found:#?}");
+    };
+    assert_eq!((fs.fs_type.as_str(), fs.level), ("ext4", "complete"));
+    let said = ground.sh("grep /mnt/frozen /proc/self/mountinfo");
+    assert!(said.contains(&format!("/dev/{} ", fs.id)), "{said}");
+    assert_eq!((chain.links.len(), chain.links[0].task.pid), (1, pid));
+    let sentence = found.reasons[1].sentence();
+    assert!(sentence.contains(&format!("ext4 on {}, which is frozen", fs.id)), "{sentence}");
+    ground.sh("fsfreeze --unfreeze /mnt/frozen");
+    assert_eq!(until(&guest, "the end", |found| found.reasons.is_empty()).reasons, []);
+
+    // No zone has as much as it must keep, as long as the guest stands.
+    let change = guest.writable().unwrap();
+    let used_up = guest
+        .paused(|guest| {
+            let nodes = guest.zones()?;
+            let zones = nodes.iter().flat_map(|node| &node.zones);
+            let marks = zones.map(|zone| format!("((struct zone *){})->_watermark[0]", zone.at));
+            let marks: Vec<_> = marks.map(|mark| Ok((guest.eval(&mark)?, guest.eval(&mark)?.to_value()?))).collect::<probes::Result<_>>()?;
+            for (mark, _) in &marks {
+                change.store(mark, u64::from(u32::MAX))?;
+            }
+            let used_up = guest.why()?;
+            for (mark, was) in &marks {
+                let probes::object::Value::Uint(was) = was else { panic!("{was:?}") };
+                change.store(mark, *was)?;
+            }
+            Ok(used_up)
+        })
+        .unwrap();
+    let [Reason::Memory { free, managed }] = used_up.reasons.as_slice() else {
+        panic!("{used_up:#?}");
+    };
+    let said = ground.sh("grep -e MemTotal -e MemFree /proc/meminfo");
+    let kib: Vec<u64> = said.split_whitespace().filter_map(|word| word.parse().ok()).collect();
+    assert_eq!(managed / 1024, kib[0], "{said}");
+    assert!(free.abs_diff(kib[1] * 1024) < 16 << 20, "{said}");
+    assert_eq!(why(&guest).reasons, []);
+}
