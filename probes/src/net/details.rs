@@ -11,7 +11,7 @@ use crate::structures::{enumerator, offset_of, possible_cpus, whole_list};
 use crate::{Error, Listing, Missing, Of as _, Result};
 
 /// Queues and NAPI instances of one device that are read at most.
-const QUEUES: u64 = 4096;
+pub(super) const QUEUES: u64 = 4096;
 /// `ETH_GSTRING_LEN` of `include/uapi/linux/ethtool.h`.
 const GSTRING: u64 = 32;
 /// `TCQ_F_CPUSTATS` of `include/net/sch_generic.h`: each CPU counts for itself.

@@ -24,6 +24,7 @@ mod netlink;
 pub mod packet_type;
 mod route;
 mod sock;
+mod stall;
 mod stats;
 mod table;
 mod view;
@@ -33,6 +34,7 @@ pub(crate) use neigh::neighbours;
 pub(crate) use route::routes;
 
 pub(crate) use details::net_device;
+pub(crate) use stall::stalled_queues;
 
 pub use details::{AllDeviceDetails, DeviceDetails, Napi, TxQueue};
 pub use device::{DeviceAddress, NetDevice, NetDevices};
@@ -40,6 +42,7 @@ pub use namespace::{NetNamespace, net_namespaces};
 pub use neigh::{Neighbour, Neighbours};
 pub use route::{NextHop, Route, Routes};
 pub use sock::{Owner, Socket, Sockets, TcpState};
+pub use stall::StalledQueue;
 pub use stats::DeviceStats;
 pub use table::SocketTable;
 

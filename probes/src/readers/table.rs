@@ -423,7 +423,8 @@ readers! {
     /// Every task that sleeps without waking for signals for 5 s or more, or waits for a lock for so long, is followed to
     /// what it waits for (by the waiter on its kernel stack), to the task that holds it, and so on: to a circle, which is
     /// a deadlock at any age, or to the one that all wait for. Beside them a panic, an oops, soft lockups, grace periods
-    /// of RCU and pools of workers that last too long. SINCE is the time since the task ran last, at least.
+    /// of RCU and pools of workers that last too long, memory that is used up, file systems that are frozen,
+    /// and transmit queues that are stopped for as long. SINCE is the time since the task ran last, at least.
     why() -> why::Reasons = |guest| why::why(guest, None);
     /// Say what one task waits for, however short it has
     why_of as "why"(

@@ -79,7 +79,7 @@ fn lockups(kernel: &Kernel, missing: &mut Vec<Missing>) -> Result<Vec<Reason>> {
 }
 
 /// Nanoseconds of a jiffy, by the clock source of that name, and the jiffies since boot.
-fn jiffies(kernel: &Kernel) -> Result<(u64, u64)> {
+pub(super) fn jiffies(kernel: &Kernel) -> Result<(u64, u64)> {
     let clock = kernel.symbol("clocksource_jiffies")?;
     let of = |member| -> Result<u32> {
         kernel.read_u32(clock.offset(offset_of(kernel, "struct clocksource", member)?))

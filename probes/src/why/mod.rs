@@ -1,5 +1,5 @@
 //! Reasons for which a kernel does not go on: tasks that wait for what others hold, CPUs that do not change tasks,
-//! memory that is used up, file systems that are frozen.
+//! memory that is used up, file systems that are frozen, rings of network cards that are full.
 //!
 //! ```no_run
 //! # use probes::Guest;
@@ -30,6 +30,7 @@ use crate::fs::Frozen;
 use crate::guest::Guest;
 use crate::locking::Contender;
 use crate::memory::GuestVirt;
+use crate::net::StalledQueue;
 use crate::sched::TaskState;
 use crate::{Missing, Result};
 
@@ -90,6 +91,8 @@ pub enum Reason {
     },
     /// A file system whose writers wait.
     Frozen(Frozen),
+    /// A transmit queue of a network device that takes no packets, and has sent none for more than 5 seconds.
+    TxStall(StalledQueue),
     /// Tasks that wait for one another: each holds what the one before it waits for, and the first what the last waits for.
     Deadlock(Chain),
     /// Tasks that wait, and what for.

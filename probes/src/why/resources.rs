@@ -1,10 +1,11 @@
-//! Things that all tasks share, of which there is none left, or which are held back: memory, file systems.
+//! Things that all tasks share, of which there is none left, or which are held back: memory, file systems, rings of network cards.
 
-use super::Reason;
+use super::{Reason, machine};
 use crate::fs;
 use crate::kernel::Kernel;
 use crate::memory::PAGE_SIZE;
 use crate::mm::mmzone::{self, Node, Zone};
+use crate::net;
 use crate::{Missing, Of as _, Result};
 
 /// The reasons that are a thing that is used up or held back.
@@ -15,6 +16,11 @@ pub(super) fn reasons(kernel: &Kernel, missing: &mut Vec<Missing>) -> Vec<Reason
     if let Some(mut frozen) = frozen {
         missing.append(&mut frozen.missing);
         reasons.extend(frozen.into_iter().map(Reason::Frozen));
+    }
+    let stalled = machine::jiffies(kernel).and_then(|now| net::stalled_queues(kernel, now));
+    if let Some(mut stalled) = stalled.or_miss(missing, || "the queues of the network devices") {
+        missing.append(&mut stalled.missing);
+        reasons.extend(stalled.into_iter().map(Reason::TxStall));
     }
     reasons
 }

@@ -43,6 +43,11 @@ impl Reason {
                 "The file system {} on {} is frozen ({}): what writes to it waits until it is thawed (`fsfreeze -u`).",
                 fs.fs_type, fs.id, fs.level
             ),
+            Self::TxStall(queue) => format!(
+                "The device {} sends nothing by its queue {}: the {} stopped it {} s ago or more, as one does whose ring is full, and no packet \
+                 went out since.",
+                queue.device, queue.queue, queue.by, queue.seconds
+            ),
             Self::Deadlock(chain) => deadlock(chain),
             Self::Waits(chain) => waits(chain),
         }
@@ -61,6 +66,9 @@ impl Reason {
                 .map(|name| format!("klab {name}"))
                 .to_vec(),
             Self::Frozen(_) => vec!["klab mounts".to_owned(), "klab filesystems".to_owned()],
+            Self::TxStall(queue) => {
+                vec![format!("klab net {}", queue.device), "klab irq".to_owned()]
+            }
             Self::Deadlock(chain) | Self::Waits(chain) => {
                 let of = |link: &Link| {
                     let wait = link.wait.as_ref();

@@ -214,7 +214,7 @@ fn a_cpu_that_changes_no_tasks_is_named() {
 }
 
 #[test]
-fn a_frozen_file_system_and_memory_that_is_used_up_are_named() {
+fn what_all_share_and_nobody_gets_is_named() {
     let mut ground = Ground::bare("default", vm::Options::default().memory);
     let written = ground.sh(
         "modprobe loop; dd if=/dev/zero of=/tmp/image bs=1M count=16 2>/dev/null; mke2fs -F /tmp/image >/dev/null 2>&1
@@ -262,5 +262,32 @@ fn a_frozen_file_system_and_memory_that_is_used_up_are_named() {
     let kib: Vec<u64> = said.split_whitespace().filter_map(|word| word.parse().ok()).collect();
     assert_eq!(managed / 1024, kib[0], "{said}");
     assert!(free.abs_diff(kib[1] * 1024) < 16 << 20, "{said}");
+    assert_eq!(why(&guest).reasons, []);
+
+    // A queue whose driver has stopped it, and which has sent nothing for ten seconds.
+    ground.sh("modprobe virtio_net; ip link set eth0 up");
+    let stalled = guest
+        .paused(|guest| {
+            let eth0 = guest.net_device("eth0")?;
+            let queue = eth0[0].tx[0].at;
+            let member = |member: &str| guest.eval(&format!("((struct netdev_queue *){queue})->{member}"));
+            let (state, start) = (member("state")?, member("trans_start")?);
+            let was = [state.to_value()?, start.to_value()?].map(|value| match value {
+                probes::object::Value::Uint(was) => was,
+                other => panic!("{other:?}"),
+            });
+            let now = guest.kernel()?.read_u64(guest.symbol("jiffies_64")?)?;
+            change.store(&state, was[0] | 1)?;
+            change.store(&start, now - 10 * 250)?;
+            let stalled = guest.why()?;
+            change.store(&state, was[0])?;
+            change.store(&start, was[1])?;
+            Ok(stalled)
+        })
+        .unwrap();
+    let [Reason::TxStall(queue)] = stalled.reasons.as_slice() else {
+        panic!("{stalled:#?}");
+    };
+    assert_eq!((queue.device.as_str(), queue.queue, queue.by, queue.seconds), ("eth0", 0, "driver", 10));
     assert_eq!(why(&guest).reasons, []);
 }
