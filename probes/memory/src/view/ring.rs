@@ -122,9 +122,9 @@ impl ListRing {
             let (x, y) = place(radius, i);
             (cx + x, cy + y)
         };
-        for i in 0..n {
+        for (i, node) in nodes.iter().enumerate() {
             let (from, to) = (at(i), at((i + 1) % n));
-            if n > 1 && self.last_before() != Some(nodes[i]) {
+            if n > 1 && self.last_before() != Some(node) {
                 link(&mut svg, from, to, (W, H), 6.0, INK, "");
                 // The two links of a pair of nodes run between the same boxes.
                 let aside = if n == 2 { 18.0 } else { 6.0 };
