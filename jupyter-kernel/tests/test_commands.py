@@ -143,7 +143,7 @@ def test_guests_and_their_snapshots_are_completed(kernel, klab, guest):
         begun = f"here-{str(os.getpid())[:1]}"
         for line in ("%guest restore ", "%ps --since ", f"%guest snapshot --guest {guest} "):
             assert snapshot in completed(kernel, line + begun)[1], line
-        for line in ("%ps --guest ", "%guest reset ", "%guest snapshot x --guest "):
+        for line in ("%ps --guest ", "%guest reset ", "%guest status ", "%guest snapshot x --guest ", "%sh --guest "):
             assert guest in completed(kernel, line + guest[:1])[1], line
         assert guest not in completed(kernel, "%guest snapshot ")[1]
     finally:

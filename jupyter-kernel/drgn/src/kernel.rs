@@ -52,6 +52,14 @@ impl Kernel {
         })
     }
 
+    fn is_current(&self) -> probes::Result<bool> {
+        let now = self.guest.kernel()?;
+        Ok(Arc::ptr_eq(
+            now.space().memory(),
+            self.kernel.space().memory(),
+        ))
+    }
+
     fn types(&self) -> MutexGuard<'_, Types> {
         self.types.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -90,11 +98,7 @@ impl Kernel {
 
     /// Tells whether this is still the kernel in the guest: not after a reset, nor after the guest was started anew.
     fn current(&self, py: Python<'_>) -> PyResult<bool> {
-        let now = py.detach(|| self.guest.kernel()).map_err(fault)?;
-        Ok(Arc::ptr_eq(
-            now.space().memory(),
-            self.kernel.space().memory(),
-        ))
+        py.detach(|| self.is_current()).map_err(fault)
     }
 
     /// Tells whether a machine runs it.
@@ -120,7 +124,16 @@ impl Kernel {
                 true => self.guest.writable_attached()?,
                 false => self.guest.writable()?,
             };
-            writable.set(expression, value)
+            // While it stands nobody resets it, and what the object's address means stays.
+            self.guest.paused(|_| {
+                if !self.is_current()? {
+                    return Err(probes::Error::Absent(
+                        "the guest was reset or started anew since this program was made: `klab.program(..)` makes one of what it is now"
+                            .to_owned(),
+                    ));
+                }
+                writable.set(expression, value)
+            })
         };
         py.detach(write).map(drop).map_err(fault)
     }

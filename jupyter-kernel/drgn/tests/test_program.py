@@ -7,6 +7,7 @@ import pty
 import re
 import select
 import signal
+import subprocess
 import time
 
 import drgn
@@ -54,7 +55,24 @@ def test_the_version_is_the_pinned_one():
     assert drgn.__version__ == klab.DRGN
 
 
-def test_what_is_stored_is_in_the_guest(prog, run, sh, guest):
+@pytest.fixture
+def own():
+    """A guest that nothing else reads: klab on it, with these words."""
+    name = f"store-{os.getpid()}"
+
+    def run(*words):
+        env = {**os.environ, "KLAB_GUEST": name}
+        return subprocess.run([os.environ["KLAB"], *words], check=True, capture_output=True, text=True, env=env).stdout
+
+    run("up", name)
+    yield name, run
+    run("down", name)
+
+
+def test_what_is_stored_is_in_the_guest(own):
+    name, run = own
+    sh = lambda script: run("run", name, "--", "sh", "-c", script)
+    prog = klab.program(name)
     swappiness = drgn.Object(prog, "int", address=prog.symbol("vm_swappiness").address)
     assert klab.store(swappiness, 33).value_() == 33
     assert sh("cat /proc/sys/vm/swappiness").strip() == "33"
@@ -62,13 +80,17 @@ def test_what_is_stored_is_in_the_guest(prog, run, sh, guest):
     task = find_task(prog, pid)
     klab.store(task.comm, "renamed")
     assert sh(f"cat /proc/{pid}/comm").strip() == "renamed"
-    # Another object's value; a pointer.
+    # Another object's value, of each kind; bytes.
+    klab.store(task.comm, find_task(prog, 1).comm)
+    assert task.comm.string_() == b"init"
+    klab.store(task.comm, b"bytes")
+    assert sh(f"cat /proc/{pid}/comm").strip() == "bytes"
     klab.store(swappiness, prog["init_task"].prio)
     assert swappiness.value_() == prog["init_task"].prio.value_()
     klab.store(task.real_parent, find_task(prog, 2))
-    assert f"PPid:\t2\n" in sh(f"cat /proc/{pid}/status")
-    writes = next(one["writes"] for one in json.loads(run("status", "--json")) if one["name"] == guest)
-    assert len(writes) == 4, writes
+    assert "PPid:\t2\n" in sh(f"cat /proc/{pid}/status")
+    writes = next(one["writes"] for one in json.loads(run("status", "--json")) if one["name"] == name)
+    assert len(writes) == 6, writes
     for wrong in (
         lambda: klab.store(task.comm, "a name that is longer than its sixteen bytes"),
         lambda: klab.store(swappiness, 1 << 40),
@@ -76,10 +98,14 @@ def test_what_is_stored_is_in_the_guest(prog, run, sh, guest):
         lambda: klab.store(swappiness + 1, 1),
         lambda: klab.store(task.sched_reset_on_fork, 1),
         lambda: klab.store(swappiness, None),
+        lambda: klab.store(swappiness, 1.5),
     ):
         with pytest.raises((OSError, ValueError, TypeError)):
             wrong()
-    run("reset")
+    run("reset", name)
+    # What the address means now is another kernel's.
+    with pytest.raises(OSError, match="was reset or started anew"):
+        klab.store(swappiness, 1)
 
 
 def test_tasks_are_those_of_probes(prog, run, still):

@@ -779,6 +779,9 @@ impl EvalContext {
         phases: &mut PhaseDetailsBuilder,
         callbacks: &mut EvalCallbacks,
     ) -> Result<ExecutionArtifacts, Error> {
+        let mut hash = std::hash::DefaultHasher::new();
+        std::hash::Hash::hash(&user_code.code_string(), &mut hash);
+        state.user_code_hash = std::hash::Hasher::finish(&hash);
         let code = state.code_to_compile(user_code, compilation_mode);
         let so_file = self.module.compile(&code, &state.config)?;
 
@@ -1187,6 +1190,8 @@ enum CompilationMode {
 /// succeeds, we keep the modified state, if it fails, we revert to the old state.
 #[derive(Clone, Debug)]
 pub struct ContextState {
+    /// klab: of the text of the cell that is compiled.
+    user_code_hash: u64,
     items_by_name: HashMap<String, CodeBlock>,
     unnamed_items: Vec<CodeBlock>,
     pub(crate) external_deps: HashMap<String, ExternalCrate>,
@@ -1209,6 +1214,7 @@ pub struct ContextState {
 impl ContextState {
     fn new(config: Config) -> ContextState {
         ContextState {
+            user_code_hash: 0,
             items_by_name: HashMap::new(),
             unnamed_items: vec![],
             external_deps: HashMap::new(),
@@ -1736,9 +1742,10 @@ impl ContextState {
         statements
     }
 
-    /// klab: the same name for every cell, so that the same cell is the same text. Each library is loaded with its names kept to itself.
+    /// klab: named by the cell's text, not by a number, so that the same cell is the same text again. Not one name for all: a type that is
+    /// defined within a cell has the function in its path, and `TypeId` tells two such types apart by no more.
     fn current_user_fn_name(&self) -> String {
-        "run_user_code".to_owned()
+        format!("run_user_code_{:016x}", self.user_code_hash)
     }
 
     fn get_imports(&self) -> CodeBlock {

@@ -139,7 +139,7 @@ pub(crate) enum Machine {
     },
     /// Forget a guest that was attached; it goes on as it is
     Detach {
-        /// Its name
+        /// The guest
         name: String,
     },
     /// Write a guest's memory and registers into a file: an ELF core that drgn, crash and `--core` open

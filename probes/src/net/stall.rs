@@ -11,8 +11,9 @@ use crate::{Listing, Of as _, Result};
 
 /// Seconds that a queue may be stopped: the `watchdog_timeo` of most drivers.
 const LIMIT: u64 = 5;
-/// `__LINK_STATE_START` and `__LINK_STATE_NOCARRIER` of `include/linux/netdevice.h`, as bits.
+/// `__LINK_STATE_START`, `__LINK_STATE_PRESENT` and `__LINK_STATE_NOCARRIER` of `include/linux/netdevice.h`, as bits.
 const START: u64 = 1;
+const PRESENT: u64 = 1 << 1;
 const NO_CARRIER: u64 = 1 << 2;
 
 /// A transmit queue that takes no packets, and has sent none for long.
@@ -78,7 +79,7 @@ pub(crate) fn stalled_queues(
         else {
             continue;
         };
-        let sends = raw.state & START != 0 && raw.state & NO_CARRIER == 0;
+        let sends = raw.state & (START | PRESENT | NO_CARRIER) == START | PRESENT;
         // Without hardware there is no ring.
         if !sends || raw.tx.is_null() || raw.parent.is_null() {
             continue;

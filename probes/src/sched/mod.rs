@@ -59,7 +59,7 @@ impl Guest {
     /// The task, process or thread, that has this pid in the initial pid namespace.
     ///
     /// # Errors
-    /// `Absent` if there is none; `Unmapped` or `Broken` if its `task_struct`, or what that points to, is damaged.
+    /// `Absent` if there is none; `Unmapped` or `Broken` if its `task_struct` is damaged. What that points to is a part, which may be missing.
     pub fn task(&self, pid: i32) -> Result<Task> {
         let kernel = self.kernel()?;
         let at = find_task_by_pid(&kernel, pid)?;

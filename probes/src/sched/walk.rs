@@ -8,7 +8,7 @@ use super::{Task, Tasks};
 use crate::kernel::Kernel;
 use crate::memory::GuestVirt;
 use crate::object::Plan;
-use crate::structures::{List, list_for_each_entry, offset_of, per_cpu_ptr, settle, settle_all};
+use crate::structures::{List, lacks, list_for_each_entry, offset_of, per_cpu_ptr, settle_all};
 use crate::{Error, ErrorKind, Listing, Of as _, Result};
 
 /// As many tasks as a kernel may have: `PID_MAX_LIMIT` of a 64-bit kernel.
@@ -134,9 +134,10 @@ impl Loader {
 /// Reads the task at an address.
 pub(super) fn load(kernel: &Kernel, at: GuestVirt) -> Result<Task> {
     let loader = Loader::new(kernel)?;
-    settle(&format!("the task at {at}"), || loader.once(at))
-        .of(|| name(kernel, at))
-        .map(|(task, _)| task)
+    settle_all(&format!("the task at {at}"), || {
+        Ok(loader.once(at)?.map(|(task, _)| task))
+    })
+    .of(|| name(kernel, at))
 }
 
 /// The task at an address as an error names it: by number and name, as far as they can be read.
@@ -151,6 +152,8 @@ pub(crate) fn name(kernel: &Kernel, at: GuestVirt) -> String {
         Err(_) => format!("the task_struct at {at}"),
     }
 }
+
+lacks!(Task);
 
 /// Has the listing tell what is missing of one of its tasks.
 fn take_missing(task: &mut Task, tasks: &mut Tasks) {

@@ -28,13 +28,17 @@ pub(super) fn reasons(kernel: &Kernel, missing: &mut Vec<Missing>) -> Vec<Reason
 /// Memory of which no zone has more than its allocations must leave: `__zone_watermark_ok()` of `mm/page_alloc.c` for one page.
 fn memory(kernel: &Kernel, missing: &mut Vec<Missing>) -> Result<Option<Reason>> {
     let mut nodes = mmzone::zones(kernel)?;
-    missing.append(&mut nodes.missing);
+    if !nodes.is_whole() {
+        // Of a part there is no saying that there is none.
+        missing.append(&mut nodes.missing);
+        return Ok(None);
+    }
     let zones = || nodes.iter().flat_map(|node| &node.zones);
-    let managed: u64 = zones().map(|zone| zone.managed).sum();
+    let pages = |of: fn(&Zone) -> u64| zones().map(of).fold(0_u64, u64::saturating_add);
+    let managed = pages(|zone| zone.managed);
     if managed == 0 || nodes.iter().any(has_room) {
         return Ok(None);
     }
-    let pages = |of: fn(&Zone) -> u64| zones().map(of).fold(0_u64, u64::saturating_add);
     Ok(Some(Reason::Memory {
         free: pages(|zone| zone.free).saturating_mul(PAGE_SIZE),
         managed: managed.saturating_mul(PAGE_SIZE),
@@ -47,8 +51,9 @@ fn has_room(node: &Node) -> bool {
     node.zones.iter().any(|zone| {
         let reserve = highest.and_then(|highest| zone.lowmem_reserve.get(highest));
         let reserve = reserve.map_or(0, |reserve| reserve.max(&0).cast_unsigned());
-        // The boost is of the moment.
+        // The boost is of the moment; what is kept for urgent allocations no other one gets.
         let min = zone.watermarks.min.saturating_sub(zone.watermarks.boost);
-        zone.managed > 0 && zone.free > min.saturating_add(reserve)
+        let free = zone.free.saturating_sub(zone.nr_reserved_highatomic);
+        zone.managed > 0 && free > min.saturating_add(reserve)
     })
 }

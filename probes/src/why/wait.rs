@@ -331,12 +331,17 @@ impl<'k> Waits<'k> {
     /// The file systems whose writers wait.
     fn frozen(&self) -> &[(Range<GuestVirt>, Frozen)] {
         self.frozen.get_or_init(|| {
-            let size = self.kernel.c_type("struct super_block");
-            let size = size.and_then(|c_type| c_type.size());
-            // What could not be read of them is told with the reasons that they are.
-            let all = fs::frozen(self.kernel).unwrap_or_default();
-            let bytes = |one: &Frozen| one.at..one.at.offset(*size.as_ref().unwrap_or(&0));
-            all.into_iter().map(|one| (bytes(&one), one)).collect()
+            let read = || -> Result<_> {
+                let size = self.kernel.c_type("struct super_block")?.size()?;
+                Ok((size, fs::frozen(self.kernel)?))
+            };
+            let what = || "the file systems that are frozen".to_owned();
+            let Some((size, all)) = self.noted(read(), what) else {
+                return Vec::new();
+            };
+            self.miss(all.missing);
+            let all = all.items.into_iter();
+            all.map(|one| (one.at..one.at.offset(size), one)).collect()
         })
     }
 

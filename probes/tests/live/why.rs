@@ -223,15 +223,18 @@ fn what_all_share_and_nobody_gets_is_named() {
     );
     let pid: i32 = written.trim().parse().unwrap();
     let guest = ground.guest.clone();
-    let found = until(&guest, "the writer", |found| found.reasons.len() == 2);
-    let [Reason::Frozen(fs), Reason::Waits(chain)] = found.reasons.as_slice() else {
+    let of_writer = |reason: &&Reason| matches!(reason, Reason::Waits(chain) if chain.links[0].task.pid == pid);
+    let found = until(&guest, "the writer", |found| found.reasons.iter().any(|reason| of_writer(&reason)));
+    let frozen = found.reasons.iter().find(|reason| matches!(reason, Reason::Frozen(_)));
+    let writer = found.reasons.iter().find(of_writer);
+    let (Some(Reason::Frozen(fs)), Some(waits @ Reason::Waits(chain))) = (frozen, writer) else {
         panic!("{found:#?}");
     };
     assert_eq!((fs.fs_type.as_str(), fs.level), ("ext4", "complete"));
     let said = ground.sh("grep /mnt/frozen /proc/self/mountinfo");
     assert!(said.contains(&format!("/dev/{} ", fs.id)), "{said}");
     assert_eq!((chain.links.len(), chain.links[0].task.pid), (1, pid));
-    let sentence = found.reasons[1].sentence();
+    let sentence = waits.sentence();
     assert!(sentence.contains(&format!("ext4 on {}, which is frozen", fs.id)), "{sentence}");
     ground.sh("fsfreeze --unfreeze /mnt/frozen");
     assert_eq!(until(&guest, "the end", |found| found.reasons.is_empty()).reasons, []);

@@ -25,11 +25,18 @@ const LOOK: Duration = Duration::from_millis(1);
 const TERM: i32 = nix::sys::signal::Signal::SIGTERM as i32;
 
 /// Words of what reads a file or a variable of the environment while it is compiled, so that the same text may mean another cell.
-const READS: [&str; 3] = ["include", "env!", "#[path"];
+const READS: [&str; 4] = ["include", "incbin", "env!", "#[path"];
 
 /// Tells whether a cell may depend on more than its text.
 pub(super) fn reads_files(cell: &str) -> bool {
+    let is_name = |c: char| c == '_' || c.is_alphanumeric();
+    let mut modules = cell.split("mod ").skip(1);
     READS.iter().any(|word| cell.contains(word))
+        || modules.any(|rest| {
+            rest.trim_start_matches(is_name)
+                .trim_start()
+                .starts_with(';')
+        })
 }
 
 /// Folder of the compiled cells of a library, which is in `root`.
@@ -91,7 +98,7 @@ impl Cell {
 
 /// First words of the lines between which evcxr checks and takes the variables, and the line behind which it keeps them.
 const BEFORE: [&str; 2] = [
-    "pub extern \"C\" fn run_user_code(",
+    "pub extern \"C\" fn run_user_code_",
     "match std::panic::catch_unwind(",
 ];
 const BEHIND: &str = "}}";
@@ -223,7 +230,7 @@ mod tests {
                 each("evcxr_variable_store.put_variable::<u64>(stringify!(NAME), NAME);\n"),
             );
             let text = format!(
-                "{}\n{check}{take}{}\n{code}\n}})) {{ \n  Err(_) => {{\n{BEHIND}\n{put}evcxr_variable_store\n}}\n",
+                "{}7(\n{check}{take}{}\n{code}\n}})) {{ \n  Err(_) => {{\n{BEHIND}\n{put}evcxr_variable_store\n}}\n",
                 BEFORE[0], BEFORE[1]
             );
             ordered(&super::super::text::of_cell(&text))

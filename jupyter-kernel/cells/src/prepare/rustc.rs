@@ -6,6 +6,7 @@
 
 use std::env;
 use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
@@ -131,12 +132,18 @@ pub(super) fn again(folder: &Path, build: &Path, key: &str) -> Option<Cell> {
 /// starting it, which takes 1 to 3 ms.
 fn linker(args: &[String]) -> Option<String> {
     let is_told = args.iter().any(|arg| {
-        let option = arg.strip_prefix("-C").unwrap_or(arg);
-        option.starts_with("linker")
+        let option = ["-C", "--codegen="]
+            .iter()
+            .find_map(|flag| arg.strip_prefix(flag));
+        option.unwrap_or(arg).starts_with("linker")
     });
     let path = env::var_os("PATH")?;
     let mut cc = env::split_paths(&path).map(|folder| folder.join("cc"));
-    let cc = cc.find(|cc| cc.is_absolute() && cc.is_file())?;
+    let runs = |file: &PathBuf| {
+        let mode = fs::metadata(file).map(|facts| facts.permissions().mode());
+        file.is_file() && mode.is_ok_and(|mode| mode & 0o111 != 0)
+    };
+    let cc = cc.find(|cc| cc.is_absolute() && runs(cc))?;
     (!is_told).then(|| format!("-Clinker={}", cc.display()))
 }
 
@@ -150,6 +157,7 @@ mod tests {
         for told in [
             &["-C", "linker=clang"][..],
             &["-Clinker=clang"],
+            &["--codegen=linker=clang"],
             &["-C", "linker-flavor=ld"],
         ] {
             assert_eq!(linker(&args(told)), None, "{told:?}");

@@ -38,7 +38,7 @@ pub(super) fn of_cell(evcxr: &str) -> String {
 
 /// What evcxr writes around a cell, of what looks as if something in it were done again and again.
 const AROUND: [&str; 4] = [
-    "pub extern \"C\" fn run_user_code(",
+    "pub extern \"C\" fn run_user_code_",
     "std::panic::AssertUnwindSafe(||{",
     "let _ = (|| -> std::result::Result<(), EvcxrUserCodeError> {",
     "use probes::prelude::*;",
@@ -204,7 +204,7 @@ mod tests {
     fn what_may_be_done_again_is_told() {
         let cell = |code: &str| {
             format!(
-                "{}\n{}\n{}\n{code}\nOk(())}})();\n",
+                "{}6(\n{}\n{}\n{code}\nOk(())}})();\n",
                 AROUND[0], AROUND[1], AROUND[2]
             )
         };

@@ -46,7 +46,9 @@ pub(crate) fn complete(line: &str, default: &str) -> Completed {
     let Some(command) = cell.find_subcommand(name) else {
         return Completed::default();
     };
-    if name == "sh" && !word.starts_with("--") {
+    let named = words.trim_start().strip_prefix("--guest ");
+    let names_guest = named.is_some_and(|name| !name.trim_start().contains(char::is_whitespace));
+    if name == "sh" && !word.starts_with("--") && !names_guest {
         let (guest, text) = of_shell(words, default);
         let found = shell::complete(text, guest);
         return Completed {
@@ -245,14 +247,19 @@ fn machines(
     let guest = named.and_then(|at| before.get(at + 1)).copied();
     let is_guest = || {
         let help = argument.get_help().map(ToString::to_string);
-        help.is_some_and(|help| help.starts_with("The guest"))
+        help.is_some_and(|help| {
+            ["The guest", "Only this guest"]
+                .iter()
+                .any(|of| help.starts_with(of))
+        })
     };
     match argument.get_id().as_str() {
         "snapshot" | "since" => {
-            let snapshots = attached(guest.unwrap_or(default)).ok()?.snapshots().ok()?;
-            let names = snapshots
-                .iter()
-                .map(|one| (one.name.clone(), one.guest.clone()));
+            // Of a guest that is not up there are none to name.
+            let guest = attached(guest.unwrap_or(default)).ok();
+            let snapshots = guest.and_then(|guest| guest.snapshots().ok());
+            let names = snapshots.iter().flatten();
+            let names = names.map(|one| (one.name.clone(), one.guest.clone()));
             Some(names.collect())
         }
         _ if is_guest() => {

@@ -6,7 +6,7 @@ use super::guard::{Guard, walks};
 use super::{bad_pointer, word};
 use crate::kernel::Kernel;
 use crate::memory::GuestVirt;
-use crate::{Listing, Result};
+use crate::{Error, Listing, Result};
 
 /// Nodes that a list walk takes before it gives up, unless told otherwise.
 pub const LIST_BOUND: usize = 1 << 20;
@@ -158,10 +158,36 @@ pub fn list_both_ways(
     member: u64,
     what: &str,
 ) -> (Listing<GuestVirt>, Option<usize>) {
-    let mut list = Listing::walk(what, list_for_each_entry(kernel, head, member));
-    if list.is_whole() {
-        return (list, None);
+    let (mut list, mut met) = (Listing::new(), HashSet::new());
+    let mut broken = None;
+    for entry in list_for_each_entry(kernel, head, member) {
+        // The walk itself finds a loop only when it has been around.
+        let entry = entry.and_then(|entry| match met.insert(entry) {
+            true => Ok(entry),
+            false => {
+                let last = list
+                    .items
+                    .last()
+                    .map_or(head, |last: &GuestVirt| last.offset(member));
+                let why = format!(
+                    "its next is {}, which came before: a loop",
+                    entry.offset(member)
+                );
+                Err(Error::broken("list", last, why))
+            }
+        });
+        match entry {
+            Ok(entry) => list.items.push(entry),
+            Err(error) => {
+                broken = Some(error);
+                break;
+            }
+        }
     }
+    let Some(error) = broken else {
+        return (list, None);
+    };
+    list.miss_behind(what, &error);
     let before = list.len();
     let behind = behind_break(kernel, head, member, LIST_BOUND, &list);
     list.items.extend(behind);
@@ -222,7 +248,6 @@ mod tests {
     use super::super::LIST_POISON1;
     use super::super::testing::Image;
     use super::*;
-    use crate::Error;
 
     const HEAD: u64 = 0x1000;
 
@@ -277,6 +302,9 @@ mod tests {
         assert_eq!(found(&image), (nodes.to_vec(), None, 0));
         image.set(0x3000, LIST_POISON1);
         assert_eq!(found(&image), (nodes.to_vec(), Some(2), 1));
+        let mut image = ring(&nodes);
+        image.set(0x4000, 0x3000);
+        assert_eq!(found(&image), (nodes.to_vec(), Some(3), 1));
         let mut image = ring(&nodes);
         image.set(HEAD, LIST_POISON1);
         assert_eq!(found(&image), (nodes.to_vec(), Some(0), 1));

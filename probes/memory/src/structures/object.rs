@@ -5,7 +5,7 @@ use crate::kernel::Kernel;
 use crate::memory::GuestVirt;
 use crate::object::{Object, Objects};
 use crate::view::{ListRing, RingNode};
-use crate::{Error, Listing, Of as _, Result};
+use crate::{Error, ErrorKind, Listing, Of as _, Result};
 
 impl Object {
     /// The objects on the list that this is the head of: `list_for_each_entry(pos, head, member)`, where `pos` is of
@@ -28,7 +28,7 @@ impl Object {
     /// The same list as the ring that it is, each node labelled by `label`.
     ///
     /// # Errors
-    /// As [`list`](Self::list).
+    /// As [`list`](Self::list), and as [`ListRing::walk`].
     pub fn ring(
         &self,
         c_type: &str,
@@ -41,12 +41,9 @@ impl Object {
         let name = symbols
             .at(head)
             .map_or_else(|| head.to_string(), |symbol| symbol.name.to_string());
-        Ok(ListRing::walk(
-            kernel,
-            (head, &name),
-            (c_type, member, offset),
-            |at| label(&Self::at(kernel, c_type, at)?),
-        ))
+        ListRing::walk(kernel, (head, &name), (c_type, member, offset), |at| {
+            label(&Self::at(kernel, c_type, at)?)
+        })
     }
 
     /// The head's address and the member's offset in bytes.
@@ -64,39 +61,52 @@ impl Object {
     }
 }
 
+/// Tells whether an error is of what lies in the guest's memory: neither of the question nor of the source.
+fn is_of_memory(error: &Error) -> bool {
+    let kind = error.kind();
+    !kind.is_of_the_source() && !matches!(kind, ErrorKind::Absent | ErrorKind::Invalid)
+}
+
 impl ListRing {
     /// Walks the list at `head` and labels each node by `label`, which is given the container's address. A broken link, or a label
     /// that cannot be read, is a part that is missing.
     ///
     /// `container` and `member` name the structure and the `list_head` in it, `offset` is the member's in bytes.
+    ///
+    /// # Errors
+    /// Those of `label` that are of the question (a member that there is not), or of the source.
     pub fn walk(
         kernel: &Kernel,
         head: (GuestVirt, &str),
         (container, member, offset): (&str, &str, u64),
         mut label: impl FnMut(GuestVirt) -> Result<String>,
-    ) -> Self {
+    ) -> Result<Self> {
         let (found, broken) = list_both_ways(kernel, head.0, offset, "the list");
         let mut missing = found.missing;
-        let node = |at: GuestVirt| RingNode {
-            at: at.offset(offset),
-            container: at,
-            label: label(at)
-                .or_miss(&mut missing, || format!("the {container} at {at}"))
-                .unwrap_or_else(|| "?".to_owned()),
-        };
-        let nodes = found.items.into_iter().map(node).collect();
+        let mut nodes = Vec::with_capacity(found.items.len());
+        for at in found.items {
+            let label = match label(at) {
+                Err(error) if !is_of_memory(&error) => return Err(error),
+                label => label.or_miss(&mut missing, || format!("the {container} at {at}")),
+            };
+            nodes.push(RingNode {
+                at: at.offset(offset),
+                container: at,
+                label: label.unwrap_or_else(|| "?".to_owned()),
+            });
+        }
         let head = RingNode {
             at: head.0,
             container: head.0,
             label: head.1.to_owned(),
         };
-        Self {
+        Ok(Self {
             head,
             container: container.to_owned(),
             member: member.to_owned(),
             nodes,
             broken,
             missing,
-        }
+        })
     }
 }
