@@ -114,3 +114,19 @@ def test_five_hundred_cells_lose_nothing(guest, capsys):
             first, last = (1000 * statistics.median(some) for some in (took[:part], took[-part:]))
             print(f"{kind:18} first fifth {first:6.1f} ms, last fifth {last:6.1f} ms")
     assert at_the_end - after_a_fifth < GROWTH, (after_a_fifth, at_the_end)
+
+
+def test_types_of_the_same_name_in_two_cells_are_two(guest):
+    kernel = Kernel(env={"KLAB_GUEST": guest})
+    mirror = '#[derive(Mirror)] #[mirror(c = "struct task_struct")] struct T { #[mirror(member = "%s")] n: i32 }'
+    load = "guest.load::<T>(guest.task(2)?.at)?.n"
+    try:
+        # Within a cell, and for all that follow.
+        for cell in ("{ %s %s }", "%s\n%s"):
+            for member, value in (("pid", "2"), ("prio", "120"), ("pid", "2")):
+                assert shown(kernel.run(cell % (mirror % member, load))) == value, (cell, member)
+        # What one cell kept is no type of another's.
+        shown(kernel.run("let kept: Box<dyn std::any::Any> = { struct L(u64); Box::new(L(7)) };"))
+        assert shown(kernel.run("{ struct L([u8; 64]); kept.downcast_ref::<L>().is_none() }")) == "true"
+    finally:
+        kernel.stop()

@@ -1,7 +1,8 @@
 //! The read plan of a mirror: which bytes to read, and where in them each member lies.
 
+use std::collections::HashMap;
 use std::marker::PhantomData;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use super::mirror::{Decoder, Mirror, Resolver};
 use crate::kernel::Kernel;
@@ -260,6 +261,30 @@ pub struct Plan<T> {
     layout: Arc<Layout<T>>,
 }
 
+/// The layouts of the types that go by the same `TypeId`: it does not tell a mirror from the one that a later cell defines by the same
+/// name, with other members. Their code does.
+struct Layouts<T>(Mutex<HashMap<usize, Arc<Layout<T>>>>);
+
+impl<T> Default for Layouts<T> {
+    fn default() -> Self {
+        Self(Mutex::default())
+    }
+}
+
+impl<T: Mirror> Layouts<T> {
+    fn of(&self, kernel: &Kernel) -> Result<Arc<Layout<T>>> {
+        let table = || self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let code = T::resolve as fn(&mut Resolver<'_>) -> Result<()> as usize;
+        if let Some(known) = table().get(&code) {
+            return Ok(Arc::clone(known));
+        }
+        // Not under the lock, as in `Kernel::once`.
+        let made = Arc::new(Layout::new(kernel)?);
+        table().insert(code, Arc::clone(&made));
+        Ok(made)
+    }
+}
+
 impl<T: Mirror + 'static> Plan<T> {
     /// The plan of `T` in this kernel; the members are looked up at the first call for a kernel.
     ///
@@ -267,10 +292,10 @@ impl<T: Mirror + 'static> Plan<T> {
     /// As [`Kernel::find_composite`]; `Absent` if the structure lacks a member; `Invalid` if the mirror's field cannot
     /// hold it.
     pub fn new(kernel: &Kernel) -> Result<Self> {
-        let layout = kernel.once(|| Layout::new(kernel))?;
+        let known = kernel.once(|| Ok(Layouts::<T>::default()))?;
         Ok(Self {
             kernel: kernel.clone(),
-            layout,
+            layout: known.of(kernel)?,
         })
     }
 
