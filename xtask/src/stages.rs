@@ -23,6 +23,8 @@ const LIGHT: &[&str] = &[
     "--exclude",
     "klab-cells",
     "--exclude",
+    "klab-evcxr",
+    "--exclude",
     "stock",
 ];
 const KLAB: &[&str] = &["--release", "--package", "klab"];
