@@ -28,7 +28,7 @@ mod view;
 
 pub(crate) use lock::file_locks;
 
-pub(crate) use super_block::{filesystems, frozen_ones as frozen};
+pub(crate) use super_block::{filesystems, frozen_filesystems};
 
 pub(crate) use inode::inode;
 

@@ -105,12 +105,10 @@ pub(crate) fn filesystems(kernel: &Kernel) -> Result<FileSystems> {
 }
 
 /// The file systems that are frozen.
-pub(crate) fn frozen_ones(kernel: &Kernel) -> Result<Listing<Frozen>> {
-    let head = kernel.symbol("super_blocks")?;
-    let list = offset_of(kernel, "struct super_block", "s_list")?;
+pub(crate) fn frozen_filesystems(kernel: &Kernel) -> Result<Listing<Frozen>> {
     let plan = Plan::<Raw>::new(kernel)?;
     twice("the file systems that are frozen", || {
-        let supers = whole_list(kernel, head, list, BOUND, "the list of super_blocks");
+        let supers = super_blocks(kernel)?;
         let mut all = Listing {
             items: Vec::new(),
             missing: supers.missing,
@@ -137,9 +135,15 @@ pub(crate) fn frozen_ones(kernel: &Kernel) -> Result<Listing<Frozen>> {
     })
 }
 
-fn read(kernel: &Kernel) -> Result<FileSystems> {
+/// The addresses of all file systems.
+fn super_blocks(kernel: &Kernel) -> Result<Listing<GuestVirt>> {
     let head = kernel.symbol("super_blocks")?;
     let list = offset_of(kernel, "struct super_block", "s_list")?;
+    let what = "the list of super_blocks";
+    Ok(whole_list(kernel, head, list, BOUND, what))
+}
+
+fn read(kernel: &Kernel) -> Result<FileSystems> {
     let plan = Plan::<Raw>::new(kernel)?;
     let mut all = FileSystems::new();
     let registered = types(kernel)?;
@@ -149,7 +153,7 @@ fn read(kernel: &Kernel) -> Result<FileSystems> {
             format!("the file_system_type at {at}")
         });
     }
-    let supers = whole_list(kernel, head, list, BOUND, "the list of super_blocks");
+    let supers = super_blocks(kernel)?;
     all.missing.extend(supers.missing);
     for at in supers.items {
         if let Err(error) = add(kernel, &plan, at, &mut all) {

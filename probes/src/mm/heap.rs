@@ -61,7 +61,8 @@ impl Heap {
             if shown == 0 {
                 return Ok(Vec::new());
             }
-            let last = GuestVirt(first.0 + shown * PAGE_SIZE - 1);
+            // `brk` may be the last address there is.
+            let last = first.offset(shown * PAGE_SIZE - 1);
             present_in(&space, first, last, &mut missing)
         });
         let present = present.or_miss(&mut missing, || "its page tables");

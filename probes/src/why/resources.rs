@@ -12,7 +12,8 @@ use crate::{Missing, Of as _, Result};
 pub(super) fn reasons(kernel: &Kernel, missing: &mut Vec<Missing>) -> Vec<Reason> {
     let memory = memory(kernel, missing).or_miss(missing, || "whether there is memory left");
     let mut reasons: Vec<Reason> = memory.flatten().into_iter().collect();
-    let frozen = fs::frozen(kernel).or_miss(missing, || "the file systems that are frozen");
+    let frozen =
+        fs::frozen_filesystems(kernel).or_miss(missing, || "the file systems that are frozen");
     if let Some(mut frozen) = frozen {
         missing.append(&mut frozen.missing);
         reasons.extend(frozen.into_iter().map(Reason::Frozen));

@@ -333,7 +333,7 @@ impl<'k> Waits<'k> {
         self.frozen.get_or_init(|| {
             let read = || -> Result<_> {
                 let size = self.kernel.c_type("struct super_block")?.size()?;
-                Ok((size, fs::frozen(self.kernel)?))
+                Ok((size, fs::frozen_filesystems(self.kernel)?))
             };
             let what = || "the file systems that are frozen".to_owned();
             let Some((size, all)) = self.noted(read(), what) else {

@@ -191,5 +191,7 @@ fn may_hide_all(reader: &Reader, error: &Error) -> bool {
     let one = ["log", "mounts", "path-lookup", "page-cache", "slab"];
     // What an expression leads through is shown with it.
     let is_said = matches!(error, Error::In { .. }) || error.to_string().contains("\n  ^");
-    is_said && (one.contains(&reader.command) || reader.command == "inode")
+    // The list of all caches is no look-up of one.
+    let lists = reader.command == "slab" && reader.parameters.is_empty();
+    is_said && !lists && (one.contains(&reader.command) || reader.command == "inode")
 }

@@ -33,7 +33,8 @@ pub struct ListRing {
     pub member: String,
     /// All nodes in list order, without the head.
     pub nodes: Vec<RingNode>,
-    /// Number of nodes before the link that is broken; those behind it were found from the other end.
+    /// Number of nodes before the link that cannot be followed, for which `missing` has the reason: the list is broken, or its memory is
+    /// not there. Those behind it were found from the other end.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub broken: Option<usize>,
     /// Parts of it that could not be read.
@@ -57,7 +58,7 @@ impl ListRing {
             .collect()
     }
 
-    /// The node behind which the list is broken.
+    /// The node whose link cannot be followed.
     fn last_before(&self) -> Option<&RingNode> {
         match self.broken? {
             0 => Some(&self.head),
@@ -71,7 +72,7 @@ impl ListRing {
             if self.nodes.len() == 1 { "" } else { "s" },
         );
         let broken = match self.last_before() {
-            Some(last) => format!("; broken behind {}", last.at),
+            Some(last) => format!("; not followed behind {}", last.at),
             None => String::new(),
         };
         format!(
