@@ -229,6 +229,34 @@ def test_a_cell_asks_and_a_view_lives(notebook):
     page.idle()
 
 
+def test_an_address_is_a_link_also_while_a_cell_runs(notebook):
+    page = notebook("%symbols init_task", "watch(std::time::Duration::from_millis(300), || guest.eval(\"jiffies_64\"))?")
+    page.run(0)
+    expect(page.output(0).first).to_contain_text("init_task")
+    page.run(1)
+    expect(page.output(1).first).to_contain_text(re.compile(r"\d+"))
+    row = page.output(0).first.get_by_text(re.compile("0xffff")).first
+    row.hover()
+    link = page.output(0).first.locator(".klab-address").first
+    address = link.inner_text()
+    link.click()
+    answer = page.page.locator(".klab-what")
+    expect(answer).to_contain_text("init_task")
+    expect(answer.locator("footer")).to_contain_text(address)
+    page.shot("answer")
+    # An address of the answer leads on, in the same place.
+    further = answer.locator(".klab-address").filter(has_not_text=address).first
+    wanted = further.inner_text()
+    further.click()
+    expect(answer.locator("footer")).to_contain_text(wanted)
+    before = page.output(1).first.inner_text()
+    expect(page.output(1).first).not_to_have_text(before)
+    page.page.keyboard.press("Escape")
+    expect(answer).to_have_count(0)
+    page.toolbar("interrupt")
+    page.idle()
+
+
 def test_the_debuggers_panes_show_the_kernel(notebook, guest):
     page = notebook(
         "%break vfs_write --stay --if 'count == 5000' --within 100 -- sh -c 'dd if=/dev/zero of=/tmp/dd bs=5000 count=2 2>/dev/null'",

@@ -10,9 +10,9 @@ use jupyter_protocol::messaging::{
 use jupyter_zmq_client::{KernelControlConnection, RuntimeError};
 use tokio::sync::mpsc;
 
-use crate::execute::Executor;
 use crate::publish::Publisher;
 use crate::shell::kernel_info;
+use crate::subshell::Subshells;
 use crate::{Language, Replies, request, split};
 
 /// Answers until a shutdown is asked for.
@@ -20,22 +20,22 @@ pub(crate) async fn serve(
     socket: KernelControlConnection,
     publisher: Publisher,
     language: Arc<dyn Language>,
-    executor: Executor,
+    subshells: Arc<Subshells>,
 ) -> Result<()> {
     let (replies, mut socket) = split(socket);
     let debugger = debugger(&language, &publisher, &replies);
     loop {
         let request = match request::read(&mut socket).await {
-            Ok(request) => request,
+            Ok((request, _)) => request,
             Err(RuntimeError::ZmqError(error)) => return Err(error.into()),
             // A message that cannot be read has nobody to reply to.
             Err(_) => continue,
         };
         publisher.busy(&request).await;
         let reply: JupyterMessageContent = match &request.content {
-            JupyterMessageContent::KernelInfoRequest(_) => kernel_info(&*language).into(),
+            JupyterMessageContent::KernelInfoRequest(_) => kernel_info(&*language),
             JupyterMessageContent::InterruptRequest(_) => {
-                executor.state.stop();
+                subshells.means.state.stop();
                 let language = Arc::clone(&language);
                 tokio::task::spawn_blocking(move || language.interrupt());
                 InterruptReply::new().into()
@@ -58,10 +58,13 @@ pub(crate) async fn serve(
                 let _ = debugger.send(request);
                 continue;
             }
-            _ => {
-                publisher.idle(&request).await;
-                continue;
-            }
+            other => match subshells.answer(other) {
+                Some(reply) => reply,
+                None => {
+                    publisher.idle(&request).await;
+                    continue;
+                }
+            },
         };
         // A client that has gone needs no reply.
         let _ = replies.send(JupyterMessage::new(reply, Some(&request)));

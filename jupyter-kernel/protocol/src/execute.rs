@@ -1,12 +1,12 @@
-//! Cells, one after the other.
+//! Queues of cells; those of one queue run one after the other.
 
-use std::collections::HashMap;
-use std::sync::atomic::Ordering;
+use std::collections::{BTreeMap, HashMap};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use jupyter_protocol::messaging::{
     ErrorOutput, ExecuteInput, ExecuteReply, ExecuteRequest, ExecuteResult, ExpressionResult,
-    JupyterMessageContent, ReplyError, ReplyStatus, Transient,
+    JupyterMessageContent, ReplyError, ReplyStatus, Status, Transient,
 };
 use jupyter_protocol::{ExecutionCount, JupyterMessage};
 use serde_json::Map;
@@ -17,40 +17,44 @@ use crate::publish::{Publisher, media};
 use crate::stdin::Asker;
 use crate::{Bundle, Cell, CellError, Language, Outcome, Replies, Stop};
 
-/// A handle to the queue of cells.
+/// What cells need to run and to be answered, and what is known of those that do.
 #[derive(Clone)]
-pub(crate) struct Executor {
-    queue: UnboundedSender<JupyterMessage>,
+pub(crate) struct Means {
+    pub(crate) language: Arc<dyn Language>,
+    pub(crate) publisher: Publisher,
+    pub(crate) replies: Replies,
+    pub(crate) asker: Asker,
     pub(crate) state: Arc<State>,
 }
 
 /// State of the cells that others may know.
 #[derive(Default)]
 pub(crate) struct State {
-    running: Mutex<Option<Running>>,
+    /// The cells that run, by their queue: [`OWN`], and those of the subshells.
+    running: Mutex<BTreeMap<usize, Running>>,
     history: Mutex<History>,
+    /// Number of the last cell, of whatever queue.
+    count: AtomicUsize,
 }
 
-/// The cell that runs.
+/// The kernel's own queue.
+pub(crate) const OWN: usize = 0;
+
+/// A cell that runs.
 struct Running {
     request: JupyterMessage,
     stop: Stop,
 }
 
 struct Cells {
-    language: Arc<dyn Language>,
-    publisher: Publisher,
-    replies: Replies,
-    asker: Asker,
-    state: Arc<State>,
-    count: usize,
+    means: Means,
+    queue: usize,
 }
 
 impl State {
-    /// The request of the cell that runs.
+    /// The request of the cell that runs in the kernel's own queue.
     pub(crate) fn running(&self) -> Option<JupyterMessage> {
-        let running = self.cell();
-        Some(running.as_ref()?.request.clone())
+        Some(self.cells().get(&OWN)?.request.clone())
     }
 
     /// Looks into the history.
@@ -58,95 +62,98 @@ impl State {
         look(&mut self.history.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Says that the cell that runs is to stop.
+    /// Says that the cells that run are to stop.
     pub(crate) fn stop(&self) {
-        if let Some(running) = &*self.cell() {
+        for running in self.cells().values() {
             running.stop.store(true, Ordering::Relaxed);
         }
     }
 
-    fn cell(&self) -> MutexGuard<'_, Option<Running>> {
+    /// The number of a cell that begins: the next one, if it is kept or the first.
+    fn next(&self, kept: bool) -> usize {
+        let next = |count| (kept || count == 0).then_some(count + 1);
+        let before = self
+            .count
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, next);
+        before.map_or_else(|last| last, |last| last + 1)
+    }
+
+    fn cells(&self) -> MutexGuard<'_, BTreeMap<usize, Running>> {
         self.running.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Executor {
-    pub(crate) fn start(
-        language: Arc<dyn Language>,
-        publisher: Publisher,
-        replies: Replies,
-        asker: Asker,
-    ) -> Self {
-        let (queue, requests) = unbounded_channel();
-        let state = Arc::<State>::default();
-        let cells = Cells {
-            language,
-            publisher,
-            replies,
-            asker,
-            state: Arc::clone(&state),
-            count: 0,
-        };
-        tokio::spawn(cells.serve(requests));
-        Self { queue, state }
+impl Means {
+    /// Starts a queue of this number. It ends when its sender is gone and its cells have run.
+    pub(crate) fn start(&self, queue: usize) -> UnboundedSender<JupyterMessage> {
+        let (sender, requests) = unbounded_channel();
+        let means = self.clone();
+        tokio::spawn(Cells { means, queue }.serve(requests));
+        sender
     }
 
-    /// Queues an execute request.
-    pub(crate) fn queue(&self, request: JupyterMessage) {
-        // The queue ends with the kernel only.
-        let _ = self.queue.send(request);
+    /// Says that the cell of the kernel's own queue runs, if one does: front ends take any idle for the kernel's.
+    pub(crate) async fn still_busy(&self) {
+        if let Some(cell) = self.state.running() {
+            self.publisher.publish(Status::busy(), &cell).await;
+        }
     }
 }
 
 impl Cells {
-    async fn serve(mut self, mut requests: UnboundedReceiver<JupyterMessage>) {
+    async fn serve(self, mut requests: UnboundedReceiver<JupyterMessage>) {
         while let Some(request) = requests.recv().await {
             let JupyterMessageContent::ExecuteRequest(execute) = request.content.clone() else {
                 continue;
             };
-            self.publisher.busy(&request).await;
+            self.means.publisher.busy(&request).await;
             let stop = Stop::default();
-            *self.state.cell() = Some(Running {
+            let running = Running {
                 request: request.clone(),
                 stop: Arc::clone(&stop),
-            });
+            };
+            self.means.state.cells().insert(self.queue, running);
             let failed = self.execute(&execute, &request, &stop).await;
-            *self.state.cell() = None;
-            self.publisher.idle(&request).await;
+            self.means.state.cells().remove(&self.queue);
+            self.means.publisher.idle(&request).await;
             while failed
                 && execute.stop_on_error
                 && let Ok(request) = requests.try_recv()
             {
                 self.abort(&request).await;
             }
+            if self.queue != OWN {
+                self.means.still_busy().await;
+            }
         }
     }
 
     async fn abort(&self, request: &JupyterMessage) {
-        self.publisher.busy(request).await;
+        self.means.publisher.busy(request).await;
         let reply = ExecuteReply {
             status: ReplyStatus::Aborted,
-            execution_count: ExecutionCount(self.count),
+            execution_count: ExecutionCount(self.means.state.count.load(Ordering::Relaxed)),
             user_expressions: Some(HashMap::new()),
             ..ExecuteReply::default()
         };
-        let _ = self.replies.send(reply.as_child_of(request));
-        self.publisher.idle(request).await;
+        let _ = self.means.replies.send(reply.as_child_of(request));
+        self.means.publisher.idle(request).await;
     }
 
     /// Runs a cell and replies; says whether it failed.
     async fn execute(
-        &mut self,
+        &self,
         execute: &ExecuteRequest,
         request: &JupyterMessage,
         stop: &Stop,
     ) -> bool {
         let ExecuteRequest { code, silent, .. } = execute;
         let kept = execute.store_history && !silent;
-        self.count += usize::from(kept || self.count == 0);
-        let execution_count = ExecutionCount(self.count);
+        let counted = self.means.state.next(kept);
+        let execution_count = ExecutionCount(counted);
         if !silent {
-            self.publisher
+            self.means
+                .publisher
                 .publish(
                     ExecuteInput {
                         code: code.clone(),
@@ -166,7 +173,8 @@ impl Cells {
             Ok(data) => {
                 output = data.as_ref().and_then(plain).unwrap_or_default();
                 if let Some(data) = data.filter(|_| !silent) {
-                    self.publisher
+                    self.means
+                        .publisher
                         .publish(result(execution_count, data), request)
                         .await;
                 }
@@ -191,7 +199,8 @@ impl Cells {
                 if !silent {
                     let (ename, evalue, traceback) =
                         (ename.clone(), evalue.clone(), traceback.clone());
-                    self.publisher
+                    self.means
+                        .publisher
                         .publish(
                             ErrorOutput {
                                 ename,
@@ -210,23 +219,23 @@ impl Cells {
             }
         }
         if kept {
-            let count = self.count;
-            self.state
-                .history(|history| history.push(count, code, &output));
+            self.means
+                .state
+                .history(|history| history.push(counted, code, &output));
         }
         let failed = reply.status == ReplyStatus::Error;
-        let _ = self.replies.send(reply.as_child_of(request));
+        let _ = self.means.replies.send(reply.as_child_of(request));
         failed
     }
 
     async fn run(&self, code: &str, request: &JupyterMessage, stop: &Stop) -> Outcome {
         let cell = Cell {
             code: code.to_owned(),
-            show: self.publisher.sink(Some(request)),
-            input: self.asker.input(request, Arc::clone(stop)),
+            show: self.means.publisher.sink(Some(request)),
+            input: self.means.asker.input(request, Arc::clone(stop)),
             stop: Arc::clone(stop),
         };
-        let language = Arc::clone(&self.language);
+        let language = Arc::clone(&self.means.language);
         let ran = tokio::task::spawn_blocking(move || language.execute(cell)).await;
         ran.unwrap_or_else(|_| Err(CellError::new("Error", "the kernel panicked in this cell")))
     }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use klab_language::{Bundle, Completion, Input, Outcome, Sink, Stop};
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 /// Takes the events of a debugger, from any thread.
 pub type Events = Arc<dyn Fn(Value) + Send + Sync>;
@@ -11,7 +11,7 @@ pub type Events = Arc<dyn Fn(Value) + Send + Sync>;
 /// A language that cells are written in: all that the kernel does not know itself.
 ///
 /// A call may take its time: it has a thread of its own, and others come meanwhile from other threads. Cells come one
-/// after the other; each has its own output, input and wish to stop, so nothing here forbids two at once.
+/// after the other, but those of subshells beside them; each has its own output, input and wish to stop.
 pub trait Language: Send + Sync + 'static {
     /// Returns the part of `kernel_info_reply` about the language.
     fn info(&self) -> Info;
@@ -35,7 +35,10 @@ pub trait Language: Send + Sync + 'static {
     /// one after the other. `None` where the language has no debugger.
     fn debug(&self, request: &Value, events: &Events) -> Option<Value>;
 
-    /// Stops the cell that runs, after its [`Cell::stop`] was set. Does nothing between cells.
+    /// Answers a message of a comm that a front end has opened to the target of [`Info::comm`].
+    fn comm(&self, data: &Map<String, Value>) -> Map<String, Value>;
+
+    /// Stops the cells that run, after their [`Cell::stop`] was set. Does nothing between cells.
     fn interrupt(&self);
 
     /// Ends all that the language has started. Nothing is called after it.
@@ -51,6 +54,8 @@ pub struct Info {
     pub implementation_version: &'static str,
     /// The language as front ends show and highlight it.
     pub language: jupyter_protocol::messaging::LanguageInfo,
+    /// Target of the comms that [`Language::comm`] answers.
+    pub comm: &'static str,
     /// True if it answers [`Language::debug`].
     pub debugger: bool,
     /// The text that a console shows first.

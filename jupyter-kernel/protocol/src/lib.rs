@@ -4,12 +4,13 @@
 //!
 //! | channel | module |
 //! |---|---|
-//! | shell | `shell`: requests, answered while a cell runs too; cells queue for `execute` |
-//! | control | `control`: interrupt, shutdown, the debugger's requests |
+//! | shell | `shell`: requests, answered while a cell runs too; cells queue for `execute`, messages of a comm go to `comm` |
+//! | control | `control`: interrupt, shutdown, the debugger's requests, those about a `subshell` |
 //! | iopub | `publish` |
 //! | stdin | `stdin` |
 //! | heartbeat | `serve` below |
 
+mod comm;
 mod control;
 mod execute;
 mod history;
@@ -19,6 +20,7 @@ mod publish;
 mod request;
 mod shell;
 mod stdin;
+mod subshell;
 #[cfg(test)]
 mod tests;
 
@@ -92,19 +94,20 @@ async fn serve(
     let language = language(publisher.sink(None))?;
     let asker = stdin::Asker::start(stdin);
     let (replies, requests) = split(shell);
-    let executor = execute::Executor::start(
-        Arc::clone(&language),
-        publisher.clone(),
-        replies.clone(),
-        asker,
-    );
-    let shell = shell::Shell {
-        replies,
-        publisher: publisher.clone(),
+    let means = execute::Means {
         language: Arc::clone(&language),
-        executor: executor.clone(),
+        publisher: publisher.clone(),
+        replies,
+        asker,
+        state: Arc::default(),
     };
-    let control = control::serve(control, publisher, Arc::clone(&language), executor);
+    let subshells = Arc::new(subshell::Subshells::start(means.clone()));
+    let shell = shell::Shell {
+        means,
+        subshells: Arc::clone(&subshells),
+        comms: Arc::new(comm::Comms::new(Arc::clone(&language))),
+    };
+    let control = control::serve(control, publisher, Arc::clone(&language), subshells);
     tokio::select! {
         served = shell.serve(requests) => served?,
         served = control => served?,

@@ -9,13 +9,18 @@ use jupyter_zmq_client::{RawMessage, Result, RouterRecvConnection, RuntimeError}
 use serde_json::{Value, json};
 use zeromq::SocketRecv as _;
 
-/// The next request on the shell channel, its signature checked.
-pub(crate) async fn read(socket: &mut RouterRecvConnection) -> Result<JupyterMessage> {
+/// The next request on a channel, its signature checked, with the subshell that it is for.
+pub(crate) async fn read(
+    socket: &mut RouterRecvConnection,
+) -> Result<(JupyterMessage, Option<String>)> {
     let raw = RawMessage::from_multipart(socket.socket.recv().await?, &socket.mac)?;
     let [header, parent, metadata, content, buffers @ ..] = &raw.jparts[..] else {
         return Err(RuntimeError::InsufficientMessageParts(raw.jparts.len()));
     };
-    let header: jupyter_protocol::messaging::Header = serde_json::from_slice(header)?;
+    let header: Value = serde_json::from_slice(header)?;
+    // Of JEP 91, which `jupyter-protocol` does not know.
+    let subshell = header["subshell_id"].as_str().map(str::to_owned);
+    let header: jupyter_protocol::messaging::Header = serde_json::from_value(header)?;
     let mut content: Value = serde_json::from_slice(content)?;
     if header.msg_type == "history_request" {
         complete(&mut content);
@@ -26,7 +31,7 @@ pub(crate) async fn read(socket: &mut RouterRecvConnection) -> Result<JupyterMes
             source,
         },
     )?;
-    Ok(JupyterMessage {
+    let request = JupyterMessage {
         // A message without a parent has `{}` there, which is no header.
         parent_header: serde_json::from_slice(parent).ok(),
         metadata: serde_json::from_slice(metadata)?,
@@ -35,7 +40,8 @@ pub(crate) async fn read(socket: &mut RouterRecvConnection) -> Result<JupyterMes
         channel: None,
         zmq_identities: raw.zmq_identities.clone(),
         header,
-    })
+    };
+    Ok((request, subshell))
 }
 
 /// Gives a history request the members that its client left out: all entries, each as often as it was run.

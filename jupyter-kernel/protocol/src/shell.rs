@@ -7,67 +7,71 @@ use std::sync::Arc;
 use anyhow::Result;
 use jupyter_protocol::JupyterMessage;
 use jupyter_protocol::messaging::{
-    CommInfoReply, CompleteReply, CompleteRequest, InspectReply, InspectRequest, IsCompleteReply,
-    JupyterMessageContent, KernelInfoReply, ReplyStatus, Status,
+    CompleteReply, CompleteRequest, InspectReply, InspectRequest, IsCompleteReply,
+    JupyterMessageContent, KernelInfoReply, ReplyStatus, UnknownMessage,
 };
 use jupyter_zmq_client::{RouterRecvConnection, RuntimeError};
 use serde_json::{Map, Value, json};
 
-use crate::execute::Executor;
+use crate::comm::Comms;
+use crate::execute::Means;
 use crate::position::{byte_offset, code_points};
-use crate::publish::{Publisher, media};
-use crate::{Completeness, Completion, Language, Replies, request};
+use crate::publish::media;
+use crate::subshell::Subshells;
+use crate::{Completeness, Completion, Language, request};
 
 /// The version of the protocol.
 const PROTOCOL: &str = "5.5";
+/// What says that [`crate::subshell`] is here.
+const SUBSHELLS: &str = "kernel subshells";
 
 /// Answers on the channel.
 #[derive(Clone)]
 pub(crate) struct Shell {
-    pub(crate) replies: Replies,
-    pub(crate) publisher: Publisher,
-    pub(crate) language: Arc<dyn Language>,
-    pub(crate) executor: Executor,
+    pub(crate) means: Means,
+    pub(crate) subshells: Arc<Subshells>,
+    pub(crate) comms: Arc<Comms>,
 }
 
 impl Shell {
     /// Answers for as long as the socket is there.
     pub(crate) async fn serve(self, mut socket: RouterRecvConnection) -> Result<()> {
         loop {
-            let request = match request::read(&mut socket).await {
-                Ok(request) => request,
+            let (request, subshell) = match request::read(&mut socket).await {
+                Ok(read) => read,
                 Err(RuntimeError::ZmqError(error)) => return Err(error.into()),
                 // A message that cannot be read has nobody to reply to.
                 Err(_) => continue,
             };
             if matches!(request.content, JupyterMessageContent::ExecuteRequest(_)) {
-                self.executor.queue(request);
+                self.subshells.queue(request, subshell.as_deref());
                 continue;
             }
             let shell = self.clone();
             tokio::spawn(async move {
-                shell.publisher.busy(&request).await;
+                let Means {
+                    publisher, replies, ..
+                } = &shell.means;
+                publisher.busy(&request).await;
                 if let Some(reply) = shell.answer(&request).await {
-                    let _ = shell
-                        .replies
-                        .send(JupyterMessage::new(reply, Some(&request)));
+                    let _ = replies.send(JupyterMessage::new(reply, Some(&request)));
                 }
-                shell.publisher.idle(&request).await;
-                // Front ends take any idle for the kernel's.
-                if let Some(cell) = shell.executor.state.running() {
-                    shell.publisher.publish(Status::busy(), &cell).await;
+                if let Some(said) = shell.comms.hear(&request).await {
+                    publisher.publish(said, &request).await;
                 }
+                publisher.idle(&request).await;
+                shell.means.still_busy().await;
             });
         }
     }
 
     async fn answer(&self, request: &JupyterMessage) -> Option<JupyterMessageContent> {
         Some(match &request.content {
-            JupyterMessageContent::KernelInfoRequest(_) => kernel_info(&*self.language).into(),
+            JupyterMessageContent::KernelInfoRequest(_) => kernel_info(&*self.means.language),
             JupyterMessageContent::CompleteRequest(request) => self.complete(request).await.into(),
             JupyterMessageContent::InspectRequest(request) => self.inspect(request).await.into(),
             JupyterMessageContent::IsCompleteRequest(request) => {
-                match self.language.is_complete(&request.code) {
+                match self.means.language.is_complete(&request.code) {
                     Completeness::Complete => IsCompleteReply::complete(),
                     Completeness::Incomplete(indent) => IsCompleteReply::incomplete(indent),
                     Completeness::Invalid => IsCompleteReply::invalid(),
@@ -75,11 +79,11 @@ impl Shell {
                 .into()
             }
             JupyterMessageContent::HistoryRequest(request) => self
-                .executor
+                .means
                 .state
                 .history(|history| history.reply(request))
                 .into(),
-            JupyterMessageContent::CommInfoRequest(_) => CommInfoReply::default().into(),
+            JupyterMessageContent::CommInfoRequest(request) => self.comms.open(request).into(),
             _ => return None,
         })
     }
@@ -140,16 +144,17 @@ impl Shell {
         code: &str,
         ask: impl FnOnce(&dyn Language, &str) -> T + Send + 'static,
     ) -> Option<T> {
-        let (language, code) = (Arc::clone(&self.language), code.to_owned());
+        let (language, code) = (Arc::clone(&self.means.language), code.to_owned());
         tokio::task::spawn_blocking(move || ask(&*language, &code))
             .await
             .ok()
     }
 }
 
-pub(crate) fn kernel_info(language: &dyn Language) -> KernelInfoReply {
+pub(crate) fn kernel_info(language: &dyn Language) -> JupyterMessageContent {
     let info = language.info();
-    KernelInfoReply {
+    let debugger = info.debugger;
+    let reply = KernelInfoReply {
         status: ReplyStatus::Ok,
         protocol_version: PROTOCOL.to_owned(),
         implementation: info.implementation.to_owned(),
@@ -157,7 +162,14 @@ pub(crate) fn kernel_info(language: &dyn Language) -> KernelInfoReply {
         language_info: info.language,
         banner: info.banner,
         help_links: Vec::new(),
-        debugger: info.debugger,
+        debugger,
         error: None,
-    }
+    };
+    // JEP 92, which the type does not know.
+    let features = [(SUBSHELLS, true), ("debugger", debugger)];
+    let features = features.into_iter().filter(|(_, has)| *has);
+    let mut content = json!(reply);
+    content["supported_features"] = features.map(|(name, _)| name).collect();
+    let msg_type = "kernel_info_reply".to_owned();
+    UnknownMessage { msg_type, content }.into()
 }

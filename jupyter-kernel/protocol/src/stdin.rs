@@ -24,26 +24,28 @@ impl Asker {
     pub(crate) fn start(mut socket: KernelStdinConnection) -> Self {
         let (questions, mut waiting) = unbounded_channel::<Question>();
         tokio::spawn(async move {
-            // The question that is open: its id, and the cell that waits.
-            let mut open: Option<(String, mpsc::Sender<String>)> = None;
+            // The questions that are open, at most one of a cell: its id, and the cell that waits.
+            let mut open: Vec<(String, mpsc::Sender<String>)> = Vec::new();
             loop {
                 tokio::select! {
-                    // A question whose cell was stopped stays open until the next: nobody may ever answer it.
+                    // A question whose cell was stopped stays open: nobody may ever answer it.
                     question = waiting.recv() => {
                         let Some((question, answer)) = question else {
                             return;
                         };
                         let id = question.header.msg_id.clone();
-                        let sent = socket.send(question).await;
-                        open = sent.is_ok().then_some((id, answer));
+                        if socket.send(question).await.is_ok() {
+                            open.push((id, answer));
+                        }
                     }
                     reply = socket.read() => match reply {
                         Ok(reply) => {
-                            // Jupyter's own client names no question.
-                            let stale = |id: &str| reply.parent_header.as_ref().is_some_and(|parent| parent.msg_id != id);
+                            // Jupyter's own client names no question: it answers the last one.
+                            let of = |(id, _): &(String, _)| reply.parent_header.as_ref().is_none_or(|parent| parent.msg_id == *id);
                             if let JupyterMessageContent::InputReply(line) = &reply.content
-                                && let Some((_, answer)) = open.take_if(|(id, _)| !stale(id))
+                                && let Some(at) = open.iter().rposition(of)
                             {
+                                let (_, answer) = open.remove(at);
                                 // A cell that was stopped waits no more.
                                 let _ = answer.send(line.value.clone());
                             }

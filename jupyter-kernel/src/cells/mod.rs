@@ -2,6 +2,7 @@
 
 mod advice;
 mod code;
+mod followed;
 mod line;
 mod outlet;
 mod reader;
@@ -18,6 +19,8 @@ use klab_protocol::{
     Bundle, Cell, CellError, CodeMirrorMode, Completeness, Completion, Events, Info, Language,
     LanguageInfo, Match, Outcome, Shown, Sink, Stop,
 };
+
+use serde_json::{Map, Value};
 
 use crate::commands;
 use crate::debugger::{adapter::Adapter, kept};
@@ -172,6 +175,7 @@ impl Language for Cells {
                 codemirror_mode: Some(CodeMirrorMode::Simple("rust".to_owned())),
                 nbconvert_exporter: Some("script".to_owned()),
             },
+            comm: followed::TARGET,
             debugger: true,
             banner: format!(
                 "klab {version}: Rust cells that look into a live Linux kernel. `%help` lists the commands."
@@ -241,8 +245,12 @@ impl Language for Cells {
         code::is_complete(code)
     }
 
-    fn debug(&self, request: &serde_json::Value, events: &Events) -> Option<serde_json::Value> {
+    fn debug(&self, request: &Value, events: &Events) -> Option<Value> {
         Some(self.debugger.answer(request, events))
+    }
+
+    fn comm(&self, data: &Map<String, Value>) -> Map<String, Value> {
+        followed::answer(data)
     }
 
     fn interrupt(&self) {

@@ -8,22 +8,26 @@ mod link;
 pub(crate) mod program;
 
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex, PoisonError, TryLockError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::time::Duration;
 
 use anyhow::Result;
 use klab_language::wire::{Answer, Question};
-use klab_language::{Bundle, CellError, Completion, Input, Outcome, Sink, Stop};
+use klab_language::{Bundle, CellError, Completion, Input, Outcome, Shown, Sink, Stop};
 
 use link::Link;
 
 /// Interval at which a cell that waits looks whether it is to stop.
 const LOOK: Duration = Duration::from_millis(10);
+/// What a cell of Rust says that finds another one running.
+const WAITS: &str = "another cell of Rust runs; this one waits for its end (commands, `%%drgn`, and one reader alone such as `guest.tasks()?` do not)\n";
 
 /// The session of one kernel, in a process that is started anew when it has died.
 #[derive(Clone)]
 pub(crate) struct Session {
     link: Arc<Mutex<Option<Arc<Link>>>>,
+    /// Held by the cell that runs: the process runs one at a time, and a subshell may have another.
+    turn: Arc<Mutex<()>>,
     background: Sink,
 }
 
@@ -32,6 +36,7 @@ impl Session {
     pub(crate) fn start(background: Sink) -> Result<Self> {
         let session = Self {
             link: Arc::default(),
+            turn: Arc::default(),
             background,
         };
         let starting = session.clone();
@@ -56,6 +61,7 @@ impl Session {
         input: Input,
         stop: &Stop,
     ) -> Outcome {
+        let _turn = self.turn(&show, stop)?;
         let link = self.ready(&show, stop)?;
         link.stage.set(show, input);
         let answer = link.ask(Question::Execute { code, waiting });
@@ -111,6 +117,23 @@ impl Session {
         let link = slot.clone()?;
         drop(slot);
         link.ask(question).recv().ok()
+    }
+
+    /// Waits for the end of the cell that runs.
+    fn turn(&self, show: &Sink, stop: &Stop) -> Result<MutexGuard<'_, ()>, CellError> {
+        let mut said = false;
+        loop {
+            match self.turn.try_lock() {
+                Ok(turn) => return Ok(turn),
+                Err(TryLockError::Poisoned(turn)) => return Ok(turn.into_inner()),
+                Err(TryLockError::WouldBlock) => {
+                    if !std::mem::replace(&mut said, true) {
+                        show(Shown::Stderr(WAITS.to_owned()));
+                    }
+                    build::pause(LOOK, stop)?;
+                }
+            }
+        }
     }
 
     /// The process, started if there is none. Waits for its build where one is under way.

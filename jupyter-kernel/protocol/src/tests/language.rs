@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use super::LIMIT;
 use crate::{
@@ -54,6 +54,7 @@ impl Language for Fake {
                 codemirror_mode: None,
                 nbconvert_exporter: None,
             },
+            comm: "fakes",
             debugger: true,
             banner: "a fake".to_owned(),
         }
@@ -112,6 +113,11 @@ impl Language for Fake {
             }],
             replaced: word..at,
         }
+    }
+
+    fn comm(&self, data: &Map<String, Value>) -> Map<String, Value> {
+        assert!(!data.contains_key("panic"), "as the message says");
+        Map::from_iter([("heard".to_owned(), data.clone().into())])
     }
 
     fn inspect(&self, code: &str, at: usize) -> Option<Bundle> {

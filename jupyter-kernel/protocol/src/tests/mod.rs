@@ -3,10 +3,12 @@
 mod ask;
 mod bad;
 mod client;
+mod comm;
 mod debug;
 mod execute;
 mod language;
 mod stop;
+mod subshell;
 
 use std::sync::Arc;
 use std::time::Duration;
