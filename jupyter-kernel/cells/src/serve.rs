@@ -13,12 +13,13 @@ use anyhow::Result;
 use klab_language::wire::{self, Answer, Hear, Question, Say};
 use klab_language::{Input, Sink};
 
-use crate::prepare::Folder;
+use crate::prepare::{self, Folder};
 use crate::session::Session;
 
 /// Serves until the kernel hangs up, by its end or otherwise.
 pub(crate) fn run() -> Result<()> {
     let folder = Folder::take()?;
+    evcxr::build_with(prepare::without);
     let kernel = UnixStream::from(io::stdin().as_fd().try_clone_to_owned()?);
     // A program that is started from here must not hold the socket open, nor read it.
     nix::unistd::dup2_stdin(File::open("/dev/null")?)?;

@@ -5,6 +5,8 @@
 //! waits, under the name of the one that the process of the cells has loaded, which then dies. So this `cargo` builds the
 //! cell's crate by a manifest of its own ([`manifest`]), of which the library is no dependency, and hands the library to
 //! rustc as it lies there. evcxr's manifest stays what rust-analyzer reads.
+//!
+//! Once a call of rustc is known for a manifest ([`rustc`]), the next cell needs no cargo, nor this program's copy of it: evcxr asks [`without`] first.
 
 use std::env;
 use std::ffi::{OsStr, OsString};
@@ -12,7 +14,7 @@ use std::fs;
 use std::os::unix::fs::symlink;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitCode, Stdio};
+use std::process::{Command, ExitCode, Output, Stdio};
 
 use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
@@ -35,6 +37,8 @@ const TEXT: &str = "src/lib.rs";
 const ALONE: &str = "alone";
 /// cargo's own folder, in whose `bin` rust-analyzer looks for cargo first; and what it was before.
 const HOME: [&str; 2] = ["CARGO_HOME", "KLAB_CARGO_HOME"];
+/// Variable with evcxr's and the user's flags for rustc.
+const FLAGS: &str = "RUSTFLAGS";
 /// The name of the crate by which evcxr asks whether a `:dep` can be had.
 const VALIDATE: &str = "evcxr_dummy_validate_dep";
 
@@ -159,10 +163,7 @@ fn cargo() -> Result<ExitCode> {
         Some("metadata") if folder.join(ALONE).exists() => return alone(cargo.args(&words)),
         Some(word @ ("build" | "check")) => match shared {
             Ok(shared) => {
-                let check = word == "check";
-                if let Some(done) = build(&mut cargo, check, options, rest, &folder, &shared)? {
-                    return Ok(done);
-                }
+                build(&mut cargo, word == "check", options, rest, &folder, &shared)?;
             }
             // The library itself is built: the template is made.
             Err(_) => return template(cargo.args(&words), &folder),
@@ -184,7 +185,87 @@ fn is_validation(folder: &Path) -> bool {
     fs::read_to_string(folder.join("Cargo.toml")).is_ok_and(|manifest| manifest.contains(VALIDATE))
 }
 
-/// Makes `cargo` the call that builds the cell's crate, unless it is built already by a call of rustc that is known.
+/// A cell's crate in the folder that it is built in.
+struct Cell {
+    folder: PathBuf,
+    build: PathBuf,
+    text: String,
+    key: String,
+    /// True if it depends on no crate of the user's.
+    is_plain: bool,
+    /// The library that it links.
+    library: PathBuf,
+}
+
+impl Cell {
+    /// Writes the crate of evcxr's `folder`; `words` are those behind the command, `flags` the user's and evcxr's for rustc.
+    fn write(folder: &Path, shared: &Path, words: &[OsString], flags: &OsStr) -> Result<Self> {
+        let build = folder.join(BUILD);
+        if !build.is_dir() {
+            fs::create_dir_all(build.join("src"))?;
+            fs::copy(folder.join("Cargo.lock"), build.join("Cargo.lock"))?;
+        }
+        let text = text::of_cell(&fs::read_to_string(folder.join(TEXT))?);
+        fs::write(build.join(TEXT), &text)?;
+        let manifest = manifest::of_cells(&fs::read_to_string(folder.join("Cargo.toml"))?, shared)?;
+        let is_plain = manifest::is_plain(&manifest);
+        let key = rustc::key(&manifest, words, flags);
+        let path = build.join("Cargo.toml");
+        if fs::read_to_string(&path).ok().as_deref() != Some(manifest.as_str()) {
+            fs::write(&path, manifest)?;
+        }
+        let target = words.iter().skip_while(|word| *word != "--target").nth(1);
+        let target = target.context("evcxr names no target")?;
+        let library = folder
+            .join("target")
+            .join(target)
+            .join("debug/deps/libprobes.so");
+        if !library.exists() {
+            bail!("the library of the cells is gone: restart the kernel");
+        }
+        Ok(Self {
+            folder: folder.to_owned(),
+            build,
+            text,
+            key,
+            is_plain,
+            library,
+        })
+    }
+
+    /// Compiles it by a call of rustc that is known, without cargo; `place` is where evcxr looks for the path of what it makes.
+    fn compile(&self, shared: &Path, place: &Path) -> Option<Output> {
+        let mut compile = rustc::again(&self.folder, &self.build, &self.key, place)?;
+        if text::is_done_once(&self.text) {
+            compile.hurry();
+        }
+        // Crates of the user's may change under the same name.
+        let root = shared
+            .parent()
+            .filter(|_| self.is_plain && !compiled::reads_files(&self.text));
+        let kept = root.map(compiled::folder);
+        compile.make(&self.text, kept.as_deref()).ok()
+    }
+}
+
+/// Does the work of evcxr's call of cargo for a cell, if that needs no cargo.
+pub(crate) fn without(call: &Command) -> Option<Output> {
+    let of_call = |name: &str| call.get_envs().find(|(known, _)| *known == name)?.1;
+    let words: Vec<_> = call.get_args().map(OsStr::to_owned).collect();
+    let at = words.iter().position(|word| !is_option(word))?;
+    let folder = PathBuf::from(env::var_os(EVCXR_TMPDIR)?);
+    let is_here = call.get_current_dir()?.canonicalize().ok()? == folder.canonicalize().ok()?;
+    if words[at] != "build" || !is_here {
+        return None;
+    }
+    let shared = fs::read_link(folder.join(SHARED)).ok()?;
+    let flags = of_call(FLAGS).unwrap_or_default();
+    let place = of_call(rustc::PLACE)?;
+    let cell = Cell::write(&folder, &shared, &words[at + 1..], flags).ok()?;
+    cell.compile(&shared, Path::new(place))
+}
+
+/// Makes `cargo` the call that builds the cell's crate.
 fn build(
     cargo: &mut Command,
     check: bool,
@@ -192,50 +273,16 @@ fn build(
     rest: &[OsString],
     folder: &Path,
     shared: &Path,
-) -> Result<Option<ExitCode>> {
-    let build = folder.join(BUILD);
-    if !build.is_dir() {
-        fs::create_dir_all(build.join("src"))?;
-        fs::copy(folder.join("Cargo.lock"), build.join("Cargo.lock"))?;
-    }
-    let cell = text::of_cell(&fs::read_to_string(folder.join(TEXT))?);
-    fs::write(build.join(TEXT), &cell)?;
-    let manifest = manifest::of_cells(&fs::read_to_string(folder.join("Cargo.toml"))?, shared)?;
-    let is_plain = manifest::is_plain(&manifest);
-    let key = rustc::key(&manifest, rest);
-    let path = build.join("Cargo.toml");
-    if fs::read_to_string(&path).ok().as_deref() != Some(manifest.as_str()) {
-        fs::write(&path, manifest)?;
-    }
-    let target = rest.iter().skip_while(|word| *word != "--target").nth(1);
-    let target = target.context("evcxr names no target")?;
-    let library = folder
-        .join("target")
-        .join(target)
-        .join("debug/deps/libprobes.so");
-    if !library.exists() {
-        bail!("the library of the cells is gone: restart the kernel");
-    }
-    if !check && let Some(mut compile) = rustc::again(folder, &build, &key) {
-        if text::is_done_once(&cell) {
-            compile.hurry();
-        }
-        // Crates of the user's may change under the same name.
-        let root = shared
-            .parent()
-            .filter(|_| is_plain && !compiled::reads_files(&cell));
-        return match root {
-            Some(root) => compile.make(&cell, &compiled::folder(root)).map(Some),
-            None => Err(compile.rustc.exec().into()),
-        };
-    }
-    rustc::note(cargo, &key)?;
+) -> Result<()> {
+    let flags = env::var_os(FLAGS).unwrap_or_default();
+    let cell = Cell::write(folder, shared, rest, &flags)?;
+    rustc::note(cargo, &cell.key)?;
     let mut external = OsString::from("probes=");
-    external.push(&library);
+    external.push(&cell.library);
     cargo
         .args(options)
         .args(["rustc", "--lib", "--manifest-path"])
-        .arg(path);
+        .arg(cell.build.join("Cargo.toml"));
     if check {
         cargo.args(["--profile", "check"]);
     }
@@ -244,7 +291,7 @@ fn build(
         .args([OsStr::new("--"), OsStr::new("--extern"), &external])
         // A cell is compiled with all that was defined before it: a warning about that would head its own error.
         .arg("--cap-lints=allow");
-    Ok(None)
+    Ok(())
 }
 
 /// Says of the cell's crate that it has no dependencies.

@@ -4,25 +4,19 @@
 //! So a lesson that is run again needs no compiler.
 
 use std::fs::{self, File};
+use std::io;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitCode};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread::sleep;
-use std::time::{Duration, SystemTime};
+use std::process::{Command, ExitStatus, Output};
+use std::time::SystemTime;
 
-use anyhow::Result;
 use sha2::{Digest as _, Sha256};
 
 use super::manifest::LEVEL;
 use super::text::Work;
+use super::waiting;
 
 /// Bytes that are kept; a cell has some 20 KiB, or 500 where it makes much code of generic functions.
 const MOST: u64 = 256 << 20;
-/// Interval at which a compiler is looked at.
-const LOOK: Duration = Duration::from_millis(1);
-/// SIGTERM, by which an interrupt ends a compiler.
-const TERM: i32 = nix::sys::signal::Signal::SIGTERM as i32;
 
 /// Words of what reads a file or a variable of the environment while it is compiled, so that the same text may mean another cell.
 const READS: [&str; 4] = ["include", "incbin", "env!", "#[path"];
@@ -62,37 +56,40 @@ impl Cell {
         }
     }
 
-    /// Compiles `text`, or takes what was made of it before; keeps what it makes in `folder`.
-    pub(super) fn make(mut self, text: &str, folder: &Path) -> Result<ExitCode> {
+    /// Compiles `text`, or takes what was made of it before; keeps what it makes in `folder`, where it may be kept.
+    pub(super) fn make(self, text: &str, folder: Option<&Path>) -> io::Result<Output> {
+        let kept = folder.map(|folder| folder.join(self.name(text)));
+        if let Some(kept) = &kept
+            && fs::copy(kept, &self.library).is_ok()
+        {
+            // The least recently used ones are those that go.
+            let _ = File::open(kept).and_then(|file| file.set_modified(SystemTime::now()));
+            return Ok(Output {
+                status: ExitStatus::default(),
+                stdout: Vec::new(),
+                stderr: Vec::new(),
+            });
+        }
+        let output = waiting::run(self.rustc)?;
+        if let Some(kept) = kept
+            && output.status.success()
+        {
+            // A cell that is not kept is compiled again.
+            let _ = keep(&self.library, &kept);
+        }
+        Ok(output)
+    }
+
+    /// Name by which what is made of `text` is kept.
+    fn name(&self, text: &str) -> String {
         let mut hash = Sha256::new();
         for part in [&self.call, &ordered(text)] {
             hash.update(part.len().to_le_bytes());
             hash.update(part);
         }
-        let name: String = hash
-            .finalize()
-            .iter()
-            .take(16)
-            .map(|byte| format!("{byte:02x}"))
-            .collect();
-        let kept = folder.join(name);
-        if fs::copy(&kept, &self.library).is_ok() {
-            // The least recently used ones are those that go.
-            let _ = File::open(&kept).and_then(|file| file.set_modified(SystemTime::now()));
-            return Ok(ExitCode::SUCCESS);
-        }
-        let stop = Arc::new(AtomicBool::new(false));
-        signal_hook::flag::register(TERM, Arc::clone(&stop))?;
-        let status = wait(self.rustc.spawn()?, &stop)?;
-        if status {
-            // A cell that is not kept is compiled again.
-            let _ = keep(&self.library, &kept);
-        }
-        Ok(if status {
-            ExitCode::SUCCESS
-        } else {
-            ExitCode::FAILURE
-        })
+        let bytes = hash.finalize();
+        let bytes = bytes.iter().take(16);
+        bytes.map(|byte| format!("{byte:02x}")).collect()
     }
 }
 
@@ -129,19 +126,6 @@ fn ordered(text: &str) -> String {
         }
     }
     lines.join("\n")
-}
-
-/// Waits for a compiler, and ends it with this process.
-fn wait(mut rustc: Child, stop: &AtomicBool) -> Result<bool> {
-    loop {
-        if let Some(status) = rustc.try_wait()? {
-            return Ok(status.success());
-        }
-        if stop.load(Ordering::Relaxed) {
-            rustc.kill()?;
-        }
-        sleep(LOOK);
-    }
 }
 
 fn keep(library: &Path, kept: &Path) -> Option<()> {
@@ -195,7 +179,7 @@ mod tests {
         let once = "echo x >> runs; echo made > libctx.so";
         for text in ["a", "a", "b", "a"] {
             let _ = fs::remove_file(folder.path().join("libctx.so"));
-            cell(folder.path(), once).make(text, &kept).unwrap();
+            cell(folder.path(), once).make(text, Some(&kept)).unwrap();
             let made = fs::read_to_string(folder.path().join("libctx.so")).unwrap();
             assert_eq!(made, "made\n");
         }
@@ -250,7 +234,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let kept = folder.path().join("kept");
         cell(folder.path(), "echo half > libctx.so; false")
-            .make("a", &kept)
+            .make("a", Some(&kept))
             .unwrap();
         assert!(!kept.exists());
     }

@@ -25,11 +25,13 @@ mod session;
 mod source;
 mod template;
 mod text;
+mod waiting;
 
-pub(crate) use cargo::hook;
+pub(crate) use cargo::{hook, without};
 pub(crate) use process::cell_process;
 pub(crate) use session::{Folder, owns, session};
 pub(crate) use template::{build, lock, prepare};
+pub(crate) use waiting::waits;
 
 use std::path::{Path, PathBuf};
 

@@ -5,6 +5,7 @@
 //! are the same.
 
 use std::env;
+use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
@@ -23,7 +24,7 @@ const CALL: &str = "rustc.json";
 /// Variable with the words of the call of cargo, in the environment of rustc.
 const KEY: &str = "KLAB_RUSTC_KEY";
 /// evcxr's variable for the file that names the compiled cell.
-const PLACE: &str = "EVCXR_EXECUTION_SO_PATH";
+pub(super) const PLACE: &str = "EVCXR_EXECUTION_SO_PATH";
 /// The loader's variable, which cargo sets for procedural macros.
 const LIBRARIES: &str = "LD_LIBRARY_PATH";
 /// Variable with the pipe by which cargo counts parallel processes: it ends with that cargo.
@@ -41,10 +42,9 @@ struct Call {
 
 /// Everything that a call depends on: the manifest, the words of evcxr's call of cargo, the flags in the environment,
 /// and what the user's configuration of cargo says now.
-pub(super) fn key(manifest: &str, words: &[std::ffi::OsString]) -> String {
-    let flags = env::var("RUSTFLAGS").unwrap_or_default();
+pub(super) fn key(manifest: &str, words: &[OsString], flags: &OsStr) -> String {
     let configuration = cargo::home().map(|home| configuration(&home));
-    format!("{manifest}\n{words:?}\n{flags}\n{configuration:?}")
+    format!("{manifest}\n{words:?}\n{flags:?}\n{configuration:?}")
 }
 
 /// The texts of cargo's files, of which as a rule there is none.
@@ -71,7 +71,7 @@ pub(super) fn hook() -> Result<ExitCode> {
     Err(Command::new(rustc).args(args).exec().into())
 }
 
-fn write(args: &[std::ffi::OsString]) -> Option<()> {
+fn write(args: &[OsString]) -> Option<()> {
     let key = env::var(KEY).ok()?;
     let args: Option<Vec<_>> = args.iter().map(|arg| arg.to_str()).collect();
     let args = args?;
@@ -101,9 +101,9 @@ fn write(args: &[std::ffi::OsString]) -> Option<()> {
     fs::rename(new, build.join(CALL)).ok()
 }
 
-/// The call that compiles the cell in `folder`, if it is known. It says on stderr what cargo would say on stdout, which evcxr
-/// reads alike.
-pub(super) fn again(folder: &Path, build: &Path, key: &str) -> Option<Cell> {
+/// The call that compiles the cell in `folder`, if it is known; `place` is the file in which evcxr looks for the path of what it makes. It says on
+/// stderr what cargo would say on stdout, which evcxr reads alike.
+pub(super) fn again(folder: &Path, build: &Path, key: &str, place: &Path) -> Option<Cell> {
     let call: Call = serde_json::from_slice(&fs::read(build.join(CALL)).ok()?).ok()?;
     if call.key != key {
         return None;
@@ -113,7 +113,7 @@ pub(super) fn again(folder: &Path, build: &Path, key: &str) -> Option<Cell> {
     let args: Vec<_> = call.args.iter().map(|arg| here(arg)).collect();
     let to = args.iter().skip_while(|arg| *arg != "--out-dir").nth(1)?;
     let library = format!("{to}/libctx.so");
-    fs::write(env::var_os(PLACE)?, &library).ok()?;
+    fs::write(place, &library).ok()?;
     let rustc = PathBuf::from(env::var_os(TOOLS)?).join("rustc");
     let mut command = Command::new(rustc);
     command

@@ -2,7 +2,7 @@
 //!
 //! A signal makes the loops of `probes` leave, which keeps the cell's variables. A cell that has not
 //! ended soon after is killed with its process; the copy that the process made of itself before the cell goes on then, if there
-//! is one. While rustc compiles nothing runs yet, and ending cargo keeps all.
+//! is one. While rustc compiles nothing runs yet, and ending the compiler keeps all.
 
 use std::process::{Child, ExitStatus};
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering};
@@ -11,6 +11,8 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+
+use crate::prepare;
 
 /// Time that a cell may take to leave by itself.
 const GRACE: Duration = Duration::from_millis(600);
@@ -91,7 +93,9 @@ impl Interrupter {
         }
         self.requested.store(true, Ordering::SeqCst);
         let child = self.child_pid();
-        let compilers = compilers(child);
+        let mut compilers = compilers(child);
+        // It compiles nothing.
+        compilers.retain(|pid| !prepare::waits(*pid));
         if compilers.is_empty() {
             signal(child, Signal::SIGINT);
         } else {
@@ -155,7 +159,7 @@ fn signal(pid: Option<i32>, signal: Signal) {
     }
 }
 
-/// The children of this process but the one that runs the cells: cargo, when evcxr compiles.
+/// The children of this process but the one that runs the cells: cargo or rustc, when evcxr compiles, and the rustc that waits for the next cell.
 fn compilers(cells: Option<i32>) -> Vec<i32> {
     let own = i32::try_from(std::process::id()).ok();
     let Ok(processes) = std::fs::read_dir("/proc") else {
