@@ -114,6 +114,20 @@ class Kernel:
         self.manager.shutdown_kernel(now=False)
 
 
+def said(kernel, kind, content):
+    """What is published for a message on the shell channel that has no reply."""
+    message = kernel.client.session.msg(kind, content)
+    kernel.client.shell_channel.send(message)
+    published = []
+    while True:
+        got = kernel.client.get_iopub_msg(timeout=REPLY)
+        if got["parent_header"].get("msg_id") != message["header"]["msg_id"]:
+            continue
+        published.append(got)
+        if got["msg_type"] == "status" and got["content"]["execution_state"] == "idle":
+            return [got for got in published if got["msg_type"] != "status"]
+
+
 def children(parent):
     """The child processes of one, each with its environment."""
     for pid in filter(str.isdigit, os.listdir("/proc")):

@@ -5,7 +5,7 @@ import time
 import uuid
 
 import pytest
-from conftest import KERNEL, START, REPLY, Kernel
+from conftest import KERNEL, REPLY, START, said
 from jupyter_client.manager import start_new_kernel
 
 
@@ -20,20 +20,6 @@ def ask(kernel, channel, kind, content):
         if reply["parent_header"].get("msg_id") == message["header"]["msg_id"]:
             assert reply["msg_type"] == kind.replace("_request", "_reply")
             return reply["content"]
-
-
-def said(kernel, kind, content):
-    """What is published for a message on the shell channel that has no reply."""
-    message = kernel.client.session.msg(kind, content)
-    kernel.client.shell_channel.send(message)
-    published = []
-    while True:
-        got = kernel.client.get_iopub_msg(timeout=REPLY)
-        if got["parent_header"].get("msg_id") != message["header"]["msg_id"]:
-            continue
-        published.append(got)
-        if got["msg_type"] == "status" and got["content"]["execution_state"] == "idle":
-            return [got for got in published if got["msg_type"] != "status"]
 
 
 # Tier 1

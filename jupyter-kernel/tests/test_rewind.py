@@ -6,7 +6,7 @@ import subprocess
 
 import pytest
 
-from conftest import Kernel
+from conftest import Kernel, said
 
 WORD = "*(int *)&vm_swappiness"
 
@@ -35,13 +35,43 @@ def test_who_wrote_it_and_when_it_began_to_hold(shell, guest):
     never = shell("replay", guest, "--when", f"{WORD} == 18")
     assert never.returncode == 1 and "does not hold at the end of the record" in never.stderr, never
 
+    views_follow(guest, last["instruction"])
+
+
+def views_follow(guest, written):
+    """A view of a recorded guest follows where it stands, whatever moves it."""
     kernel = Kernel(env={"KLAB_GUEST": guest})
+
+    def updates(cell):
+        return {one["transient"]["display_id"]: one["data"]["text/plain"] for one in cell.of("update_display_data")}
+
     try:
-        back = kernel.run(f"%guest replay {guest} --at {last['instruction'] - 1}")
+        back = kernel.run(f"%guest replay {guest} --at {written - 1}")
         assert back.error is None, back.published
-        assert "17" not in kernel.run(f"%p {WORD}").value["text/plain"]
-        cell = kernel.run(f"guest.seek({last['instruction']})?.instruction")
-        assert cell.error is None and cell.value["text/plain"] == str(last["instruction"]), cell.published
-        assert "17" in kernel.run(f"%p {WORD}").value["text/plain"]
+        slider = back.value["text/html"]
+        assert f"instruction&quot;:{written - 1}," in slider and "<progress" in slider, slider
+        # A line, a reader's cell, and one that is compiled, which stays as it was.
+        (value,) = kernel.run(f"%p {WORD}").of("display_data")
+        (tasks,) = kernel.run("guest.tasks()?").of("display_data")
+        compiled = kernel.run(f'guest.eval("{WORD}")?.u64()?')
+        assert compiled.value and not compiled.of("display_data")
+        assert "17" not in value["data"]["text/plain"]
+        value, tasks = (one["transient"]["display_id"] for one in (value, tasks))
+        cell = kernel.run(f"guest.seek({written})?.instruction")
+        assert cell.error is None and cell.value["text/plain"] == str(written), cell.published
+        updated = updates(cell)
+        assert set(updated) == {value, tasks} and "17" in updated[value], updated
+        # Nothing moves: nothing is shown anew.
+        assert not kernel.run("1 + 1").of("update_display_data")
+        # The slider's way: a comm, beside the cells.
+        said(kernel, "comm_open", {"comm_id": "slider", "target_name": "klab", "data": {}})
+        went = said(kernel, "comm_msg", {"comm_id": "slider", "data": {"seek": written - 1, "guest": guest, "id": 4}})
+        updated = {one["content"]["transient"]["display_id"] for one in went if one["msg_type"] == "update_display_data"}
+        assert updated == {value, tasks}
+        answer = went[-1]["content"]["data"]
+        assert (answer["id"], answer["record"]["name"], answer["record"]["instruction"]) == (4, guest, written - 1)
+        nowhere = said(kernel, "comm_msg", {"comm_id": "slider", "data": {"seek": 1, "guest": guest}})
+        assert "record" in nowhere[-1]["content"]["data"]["error"]
+        assert "17" not in kernel.run(f"%p {WORD}").of("display_data")[0]["data"]["text/plain"]
     finally:
         kernel.stop()

@@ -13,6 +13,7 @@ use jupyter_protocol::messaging::{
 use serde_json::Map;
 
 use crate::Language;
+use crate::publish::Publisher;
 
 /// The comms that are open.
 pub(crate) struct Comms {
@@ -48,7 +49,11 @@ impl Comms {
     }
 
     /// Takes a message of a comm; returns what is to be said to all clients.
-    pub(crate) async fn hear(&self, message: &JupyterMessage) -> Option<JupyterMessageContent> {
+    pub(crate) async fn hear(
+        &self,
+        message: &JupyterMessage,
+        publisher: &Publisher,
+    ) -> Option<JupyterMessageContent> {
         match &message.content {
             JupyterMessageContent::CommOpen(open) => {
                 if open.target_name != self.target {
@@ -62,7 +67,8 @@ impl Comms {
                     return Some(close(&said.comm_id.0));
                 }
                 let (language, data) = (Arc::clone(&self.language), said.data.clone());
-                let answer = tokio::task::spawn_blocking(move || language.comm(&data)).await;
+                let show = publisher.sink(Some(message));
+                let answer = tokio::task::spawn_blocking(move || language.comm(&data, &show)).await;
                 Some(match answer {
                     Ok(data) => {
                         let comm_id = said.comm_id.clone();

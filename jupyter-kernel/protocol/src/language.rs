@@ -35,8 +35,8 @@ pub trait Language: Send + Sync + 'static {
     /// one after the other. `None` where the language has no debugger.
     fn debug(&self, request: &Value, events: &Events) -> Option<Value>;
 
-    /// Answers a message of a comm that a front end has opened to the target of [`Info::comm`].
-    fn comm(&self, data: &Map<String, Value>) -> Map<String, Value>;
+    /// Answers a message of a comm that a front end has opened to the target of [`Info::comm`]; `show` takes what is shown for it.
+    fn comm(&self, data: &Map<String, Value>, show: &Sink) -> Map<String, Value>;
 
     /// Stops the cells that run, after their [`Cell::stop`] was set. Does nothing between cells.
     fn interrupt(&self);

@@ -56,7 +56,7 @@ impl Shell {
                 if let Some(reply) = shell.answer(&request).await {
                     let _ = replies.send(JupyterMessage::new(reply, Some(&request)));
                 }
-                if let Some(said) = shell.comms.hear(&request).await {
+                if let Some(said) = shell.comms.hear(&request, publisher).await {
                     publisher.publish(said, &request).await;
                 }
                 publisher.idle(&request).await;

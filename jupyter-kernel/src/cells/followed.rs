@@ -1,7 +1,11 @@
-//! An address in a view that was clicked on: what is there.
+//! What a view leads to: an address that was clicked on, a slider that was moved.
 //!
-//! The front end's part (`labextension.js`) asks by a comm, beside the cells: `{"what": ADDRESS, "cell": TEXT}`, and gets `{"text": ..}`,
-//! with `html` where there is one, or `{"error": ..}`; `source` says in what it was looked up.
+//! The front end's part (`labextension.js`) asks by a comm, beside the cells, and gets `{"error": ..}` where there is no answer.
+//!
+//! | message | answer |
+//! |---|---|
+//! | `{"what": ADDRESS, "cell": TEXT}` | what is there: `{"text": .., "html": ..}`; `source` says in what it was looked up |
+//! | `{"seek": INSTRUCTION, "guest": NAME}` | `{"record": {..}}`, where the guest stands then ([`super::record`]), or `{"superseded": true}` |
 
 use std::sync::Arc;
 
@@ -9,6 +13,7 @@ use klab_protocol::{Bundle, Sink, Stop};
 use serde_json::{Map, Value};
 
 use super::line::{self, Parts};
+use super::record::Views;
 use crate::commands;
 
 /// Target of the comms.
@@ -17,12 +22,17 @@ pub(super) const TARGET: &str = "klab";
 const SOURCES: [&str; 4] = ["--guest", "--core", "--snapshot", "--kernel-at"];
 
 /// Answers one message.
-pub(super) fn answer(data: &Map<String, Value>) -> Map<String, Value> {
+pub(super) fn answer(data: &Map<String, Value>, views: &Views, show: &Sink) -> Map<String, Value> {
     let word = |name: &str| data.get(name).and_then(Value::as_str);
-    let mut answer = match word("what").map(|address| (address, number(address))) {
-        Some((_, Some(address))) => what(address, word("cell").unwrap_or_default()),
-        Some((address, None)) => error(format!("`{address}` is no address")),
-        None => error("the message has no `what`".to_owned()),
+    let moment = data.get("seek").and_then(Value::as_u64);
+    let mut answer = if let (Some(moment), Some(guest)) = (moment, word("guest")) {
+        views.seek(guest, moment, show)
+    } else {
+        match word("what").map(|address| (address, number(address))) {
+            Some((_, Some(address))) => what(address, word("cell").unwrap_or_default()),
+            Some((address, None)) => error(format!("`{address}` is no address")),
+            None => error("the message asks for nothing that is known".to_owned()),
+        }
     };
     if let Some(id) = data.get("id") {
         answer.insert("id".to_owned(), id.clone());
@@ -57,7 +67,7 @@ fn what(address: u64, cell: &str) -> Map<String, Value> {
 }
 
 /// The words by which the command of a cell names what it looks into; none where it looks into the guest of all cells.
-fn source(cell: &str) -> Vec<String> {
+pub(super) fn source(cell: &str) -> Vec<String> {
     let commands = Parts::of(cell).commands;
     let line = commands.last().map_or("", |(line, _)| line);
     let mut words = shlex::split(line).unwrap_or_default().into_iter();
@@ -107,7 +117,9 @@ mod tests {
         ] {
             assert_eq!(number(text), wanted, "{text}");
         }
-        let answered = answer(json!({"what": "x; y", "id": 3}).as_object().unwrap());
+        let nowhere: Sink = Arc::new(|_| {});
+        let asked = json!({"what": "x; y", "id": 3});
+        let answered = answer(asked.as_object().unwrap(), &Views::default(), &nowhere);
         assert_eq!(answered["id"], 3);
         assert!(answered["error"].as_str().unwrap().contains("`x; y`"));
     }

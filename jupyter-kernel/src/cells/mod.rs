@@ -6,6 +6,7 @@ mod followed;
 mod line;
 mod outlet;
 mod reader;
+mod record;
 mod refused;
 mod scan;
 mod wait;
@@ -28,6 +29,7 @@ use crate::session::Session;
 use line::{Measure, Parts};
 use outlet::Outlets;
 use probes::cell::Timing;
+use record::Read;
 
 /// First word of a cell of Python.
 const PYTHON: &str = "%%drgn";
@@ -42,6 +44,7 @@ pub(crate) struct Cells {
     session: Session,
     outlets: Outlets,
     guest: reader::Own,
+    views: record::Views,
     debugger: Adapter,
 }
 
@@ -58,6 +61,7 @@ impl Cells {
             session,
             outlets,
             guest: reader::Own::default(),
+            views: record::Views::default(),
             debugger: Adapter::new(|| commands::attached(&commands::default_guest())),
         })
     }
@@ -79,7 +83,10 @@ impl Cells {
                 continue;
             }
             let data = line::run(line, body, &cell.stop, &cell.show)?;
-            value = Some(data).filter(|data| !data.is_empty());
+            let read = Read::Line(line.clone());
+            value = Some(data)
+                .filter(|data| !data.is_empty())
+                .and_then(|data| self.views.keep(read, data, &cell.show));
         }
         let Some(rust) = parts.rust else {
             return Ok(value);
@@ -97,7 +104,9 @@ impl Cells {
             outcome
         };
         if let Some(value) = self.guest.answer(&rust) {
-            return foot(Ok(Some(value)));
+            let read = Read::Reader(rust);
+            let value = self.views.keep(read, value, &cell.show);
+            return foot(Ok(value));
         }
         if let Some(note) = code::begins_anew(&rust) {
             (cell.show)(Shown::Stderr(note));
@@ -204,8 +213,10 @@ impl Language for Cells {
             }
         };
         outlet.end();
+        self.views.follow(&outlet.sink());
         outcome
     }
+
     fn complete(&self, code: &str, at: usize) -> Completion {
         if let Some((start, line)) = command_line(code, at) {
             // Behind the line's end is what ends it.
@@ -249,11 +260,12 @@ impl Language for Cells {
         Some(self.debugger.answer(request, events))
     }
 
-    fn comm(&self, data: &Map<String, Value>) -> Map<String, Value> {
-        followed::answer(data)
+    fn comm(&self, data: &Map<String, Value>, show: &Sink) -> Map<String, Value> {
+        followed::answer(data, &self.views, show)
     }
 
     fn interrupt(&self) {
+        self.views.interrupt();
         self.session.interrupt();
     }
 

@@ -38,17 +38,25 @@ impl Own {
             }
             return None;
         };
-        let guest = commands::attached(&commands::default_guest()).ok()?;
-        let words: Vec<_> = words.iter().map(Option::as_deref).collect();
-        let value = reader.read(&guest, &words).ok()?;
-        let shown = probes::cell::Bundle::from(&*value);
-        let forms = shown.iter();
-        Some(
-            forms
-                .map(|(mime, form)| (mime.to_owned(), Value::from(form)))
-                .collect(),
-        )
+        value(reader, &words).ok()
     }
+}
+
+/// Reads the value of a cell that is a reader's call anew; `None` for any other cell.
+pub(super) fn again(rust: &str) -> Option<anyhow::Result<Bundle>> {
+    let (reader, words) = call(rust)?;
+    Some(value(reader, &words))
+}
+
+fn value(reader: &Reader, words: &[Option<String>]) -> anyhow::Result<Bundle> {
+    let guest = commands::attached(&commands::default_guest())?;
+    let words: Vec<_> = words.iter().map(Option::as_deref).collect();
+    let value = reader.read(&guest, &words)?;
+    let shown = probes::cell::Bundle::from(&*value);
+    let forms = shown.iter();
+    Ok(forms
+        .map(|(mime, form)| (mime.to_owned(), Value::from(form)))
+        .collect())
 }
 
 /// The reader that a cell calls, and the words that stand for its arguments.

@@ -6,23 +6,30 @@ use clap::{CommandFactory, Parser};
 use probes::readers::Reader;
 
 use super::cli::{Line, LineCommand};
+use super::look::Look;
 use super::pipe::Piped;
 use super::{Context, Output, drgn, inside, kmod, machine, stopped};
 
-/// Options with a value, of every command that reads.
-const VALUED: [&str; 3] = ["guest", "core", "kernel-at"];
-
 /// The names of the options with a value of a command whose argument is C or Python, which has quotes and dashes of its
 /// own.
-fn options_before_c(command: &str) -> Option<Vec<&'static str>> {
+fn options_before_c(command: &str) -> Option<Vec<String>> {
     let takes_c = |reader: &&'static Reader| reader.rest.is_some();
-    let reader = Reader::of_command(command).into_iter().find(takes_c);
-    let own = match reader {
-        Some(reader) => reader.flags,
-        None if command == "drgn" => &[],
-        None => return None,
-    };
-    Some(VALUED.iter().chain(own).copied().collect())
+    let known = Reader::of_command(command)
+        .into_iter()
+        .any(|reader| takes_c(&reader));
+    if !known && command != "drgn" {
+        return None;
+    }
+    let mut line = Line::command();
+    // The options that all commands have are the line's own until then.
+    line.build();
+    let options = line.find_subcommand(command)?.get_arguments();
+    let valued = options.filter(|option| option.get_action().takes_values());
+    Some(
+        valued
+            .filter_map(|option| Some(option.get_long()?.to_owned()))
+            .collect(),
+    )
 }
 
 /// Runs the command of one `%` line; `body` is what follows a `%%` line. The signs may be there or not.
@@ -48,6 +55,18 @@ pub(crate) fn run_line(line: &str, body: &str, cx: &mut Context<'_>) -> Result<O
 pub(crate) fn is_variables(line: &str) -> bool {
     let line = Line::try_parse_from(line.trim_start_matches('%').split_whitespace());
     line.is_ok_and(|line| matches!(line.command, LineCommand::Who))
+}
+
+/// Tells whether a line reads a view, of all its output, and changes nothing.
+pub(crate) fn is_view(line: &str) -> bool {
+    let line = line.trim().trim_start_matches('%').trim();
+    let name = line.split_whitespace().next().unwrap_or_default();
+    let takes_c = options_before_c(name).is_some();
+    let words = split(line)
+        .ok()
+        .filter(|_| Piped::of(line, takes_c).is_plain());
+    let parsed = words.and_then(|words| Line::try_parse_from(words).ok());
+    parsed.is_some_and(|line| matches!(line.command, LineCommand::Look(Look::Read(_))))
 }
 
 /// Runs a line with nothing behind its command.
@@ -100,7 +119,7 @@ fn split(line: &str) -> Result<Vec<String>> {
     };
     let is_valued = |word: &str| {
         let name = word.strip_prefix("--");
-        name.is_some_and(|name| valued.contains(&name))
+        name.is_some_and(|name| valued.iter().any(|known| known == name))
     };
     let (mut options, mut rest) = (vec![name.to_owned()], rest.trim().to_owned());
     // Options stand before or after the expression, never within.
@@ -257,6 +276,15 @@ mod tests {
                 "init_task.tasks"
             ]
         );
+        for option in ["snapshot", "since", "core", "kernel-at", "guest"] {
+            let wanted = ["p", &format!("--{option}"), "x", "--", "a - b"];
+            for line in [
+                format!("p --{option} x a - b"),
+                format!("p a - b --{option} x"),
+            ] {
+                assert_eq!(split(&line).unwrap(), wanted);
+            }
+        }
         assert_eq!(words("sh --guest 'a b'"), ["sh", "--guest", "a b"]);
     }
 
@@ -315,6 +343,24 @@ mod tests {
         assert!(text("%help | grep '^%tasks ' | wc -l").starts_with("1\n"));
         assert!(text("%p --help | head 1").contains("expression"));
         assert!(fails("%help | less").contains("behind a `|` stand"));
+    }
+
+    #[test]
+    fn a_view_reads_and_changes_nothing() {
+        for view in ["%tasks", "%ps", "%p init_task.comm"] {
+            assert!(is_view(view), "{view}");
+        }
+        for other in [
+            "%tasks | head",
+            "%set jiffies 1",
+            "%skb true",
+            "%guest reset",
+            "%%sh",
+            "%help",
+            "%nosuch",
+        ] {
+            assert!(!is_view(other), "{other}");
+        }
     }
 
     #[test]

@@ -5,9 +5,9 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::Result;
 use probes::Guest;
-use probes::view::{Align::Left, Table, View};
-use serde_json::json;
-use vm::{KernelChoice, Machine, Options, Start, Status};
+use probes::view::{Align::Left, Table, View, escape};
+use serde_json::{Value, json};
+use vm::{KernelChoice, Machine, Options, Position, Start, Status};
 
 use super::cli::{self, Up};
 use super::output::{Context, Output, Stream};
@@ -108,10 +108,20 @@ pub(crate) fn run(command: &cli::Machine, cx: &mut Context<'_>) -> Result<Output
                 position.first,
                 position.last
             );
-            let mut value = serde_json::to_value(position)?;
-            value["name"] = json!(machine.name());
+            let mut value = record(machine.name(), position);
+            // A number and two bounds: the front end makes a slider of them.
+            let html = format!(
+                "<div data-klab-record=\"{}\">{}<br><progress value=\"{}\" max=\"{}\" style=\"width: 60%\"></progress></div>",
+                escape(&value.to_string()),
+                escape(text.trim_end()),
+                position.instruction.saturating_sub(position.first),
+                position.last.saturating_sub(position.first),
+            );
             value["seconds"] = json!(seconds);
-            Output::new(text, &value)
+            Ok(Output {
+                html: Some(html),
+                ..Output::new(text, &value)?
+            })
         }
         M::Resume { name } => {
             let machine = attach(name.as_deref(), cx)?;
@@ -121,6 +131,16 @@ pub(crate) fn run(command: &cli::Machine, cx: &mut Context<'_>) -> Result<Output
             done(machine.name(), "running")
         }
     }
+}
+
+/// Where a guest stands in its record, for programs and for the slider of a notebook.
+pub(crate) fn record(guest: &str, position: Position) -> Value {
+    json!({
+        "name": guest,
+        "instruction": position.instruction,
+        "first": position.first,
+        "last": position.last,
+    })
 }
 
 /// Makes the needs of the first `up`: kernel, initramfs, ready state.

@@ -47,7 +47,8 @@ use clap::Parser;
 use vm::agent::ModuleError;
 
 use cli::{Shell, ShellCommand};
-pub(crate) use line::{is_variables, run_line};
+pub(crate) use line::{is_variables, is_view, run_line};
+pub(crate) use machine::record;
 use output::Face;
 pub(crate) use output::{Context, INTERRUPTED, Output, Stream, default_guest};
 pub(crate) use setup::Setup;

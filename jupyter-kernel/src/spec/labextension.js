@@ -1,4 +1,4 @@
-// klab in JupyterLab and Notebook 7: a kernel address in an output is a link that shows what is there.
+// klab in JupyterLab and Notebook 7: a kernel address in an output is a link that shows what is there, and where a recorded guest stands is a slider.
 //
 // A prebuilt extension by hand: the page loads this file, and takes from `_JUPYTERLAB.klab` what a bundler would have made. It needs no other
 // package: which kernel an output belongs to, the application's own panels tell.
@@ -54,12 +54,12 @@
     return made;
   };
 
-  const ask = ({ kernel, cell }, what) =>
+  const ask = (kernel, message) =>
     new Promise((answer) => {
       const { comm, waiting } = commOf(kernel);
       const id = ++asked;
       waiting.set(id, answer);
-      comm.send({ what, cell, id });
+      comm.send({ ...message, id });
     });
 
   const close = () => {
@@ -87,7 +87,7 @@
     const address = link.textContent;
     box.setAttribute("aria-label", `what is at ${address}`);
     box.replaceChildren(`${address} ..`);
-    const answer = await ask(place, address);
+    const answer = await ask(place.kernel, { what: address, cell: place.cell });
     if (open?.box !== box) return;
     const said = document.createElement(answer.html ? "div" : "pre");
     // The views' own HTML, as in an output: what comes from the guest is escaped in it.
@@ -134,15 +134,65 @@
     if (part.textContent.length < 200000) mark(part);
   };
 
+  /** Says in every slider of a guest where it stands. */
+  const stand = (record) => {
+    for (const element of document.querySelectorAll("[data-klab-record]")) {
+      const range = element.querySelector("input[type=range]");
+      if (!range || JSON.parse(element.dataset.klabRecord).name !== record.name) continue;
+      Object.assign(range, { min: record.first, max: record.last, value: record.instruction });
+      element.querySelector("input[type=number]").value = record.instruction;
+      element.querySelector("output").textContent = `of ${record.first} to ${record.last}`;
+    }
+  };
+
+  /** Makes a slider of an element that says where a recorded guest stands. */
+  const slide = (element) => {
+    if (element.querySelector("input")) return;
+    const record = JSON.parse(element.dataset.klabRecord);
+    const range = Object.assign(document.createElement("input"), { type: "range", step: 1 });
+    range.style.width = "60%";
+    range.setAttribute("aria-label", `moment of ${record.name}`);
+    const number = Object.assign(document.createElement("input"), { type: "number", step: 1 });
+    number.style.width = "14em";
+    number.setAttribute("aria-label", "instruction");
+    const said = document.createElement("output");
+    const go = async (to) => {
+      const place = placeOf(element);
+      if (!place) return;
+      said.textContent = `going to ${to} ..`;
+      const answer = await ask(place.kernel, { seek: Number(to), guest: record.name });
+      if (answer.record) stand(answer.record);
+      else if (answer.error) said.textContent = answer.error;
+    };
+    range.addEventListener("input", () => (number.value = range.value));
+    range.addEventListener("change", () => void go(range.value));
+    number.addEventListener("change", () => void go(number.value));
+    // The notebook's own keys are not meant.
+    for (const field of [range, number]) field.addEventListener("keydown", (event) => event.stopPropagation());
+    element.replaceChildren(`${record.name} at instruction `, number, " ", said, document.createElement("br"), range);
+    stand(record);
+  };
+
+  const sliders = (nodes) => {
+    for (const node of nodes) {
+      if (!(node instanceof Element)) continue;
+      if (node.matches("[data-klab-record]")) slide(node);
+      else node.querySelectorAll("[data-klab-record]").forEach(slide);
+    }
+  };
+
   const plugin = {
-    id: "klab:addresses",
-    description: "Shows what is at a kernel address in an output.",
+    id: "klab:views",
+    description: "Shows what is at a kernel address in an output; moves a recorded guest by a slider.",
     autoStart: true,
     activate: (application) => {
       app = application;
       const style = document.createElement("style");
       style.textContent = STYLE;
       document.head.append(style);
+      new MutationObserver((changes) => {
+        for (const { addedNodes } of changes) sliders(addedNodes);
+      }).observe(document.body, { childList: true, subtree: true });
       document.addEventListener("mouseover", near);
       document.addEventListener("focusin", near);
       document.addEventListener("click", ({ target }) => {

@@ -19,6 +19,7 @@ use std::process::{Command, ExitCode, Output, Stdio};
 use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
 
+use super::link::{self, Link};
 use super::{EVCXR_TMPDIR, answers, compiled, manifest, rustc, text};
 
 /// The folder of the true cargo and rustc, in the environment of a session.
@@ -244,7 +245,13 @@ impl Cell {
             .parent()
             .filter(|_| self.is_plain && !compiled::reads_files(&self.text));
         let kept = root.map(compiled::folder);
-        compile.make(&self.text, kept.as_deref()).ok()
+        let link = root.filter(|_| link::knows(&self.text)).and_then(|root| {
+            let libraries = rustc::libraries()?;
+            Link::of(&root.join("stubs"), &libraries)
+        });
+        compile
+            .make(&self.text, kept.as_deref(), link.as_ref())
+            .ok()
     }
 }
 

@@ -11,6 +11,7 @@ use std::time::SystemTime;
 
 use sha2::{Digest as _, Sha256};
 
+use super::link::Link;
 use super::manifest::LEVEL;
 use super::text::Work;
 use super::waiting;
@@ -41,6 +42,8 @@ pub(super) fn folder(root: &Path) -> PathBuf {
 /// A cell's crate that is to be compiled.
 pub(super) struct Cell {
     pub(super) rustc: Command,
+    /// The call that makes an object alone, and the object, where that may be [linked](super::link) from here.
+    pub(super) object: Option<(Command, PathBuf)>,
     /// The call of rustc, without the session's own folder.
     pub(super) call: String,
     /// What it makes.
@@ -52,12 +55,20 @@ impl Cell {
     pub(super) fn hurry(&mut self) {
         let usual = format!("opt-level={LEVEL}");
         if self.call.contains(&usual) {
-            self.rustc.args(["-C", "opt-level=0"]);
+            let object = self.object.iter_mut().map(|(rustc, _)| rustc);
+            for rustc in object.chain([&mut self.rustc]) {
+                rustc.args(["-C", "opt-level=0"]);
+            }
         }
     }
 
     /// Compiles `text`, or takes what was made of it before; keeps what it makes in `folder`, where it may be kept.
-    pub(super) fn make(self, text: &str, folder: Option<&Path>) -> io::Result<Output> {
+    pub(super) fn make(
+        self,
+        text: &str,
+        folder: Option<&Path>,
+        link: Option<&Link>,
+    ) -> io::Result<Output> {
         let kept = folder.map(|folder| folder.join(self.name(text)));
         if let Some(kept) = &kept
             && fs::copy(kept, &self.library).is_ok()
@@ -70,7 +81,19 @@ impl Cell {
                 stderr: Vec::new(),
             });
         }
-        let output = waiting::run(self.rustc)?;
+        let linked = match (self.object, link) {
+            (Some((rustc, object)), Some(link)) => {
+                let output = waiting::run(rustc)?;
+                // What does not compile will not do so the other way.
+                let done = !output.status.success() || link.link(&object, &self.library).is_some();
+                done.then_some(output)
+            }
+            _ => None,
+        };
+        let output = match linked {
+            Some(output) => output,
+            None => waiting::run(self.rustc)?,
+        };
         if let Some(kept) = kept
             && output.status.success()
         {
@@ -167,6 +190,7 @@ mod tests {
         rustc.args(["-c", script]).current_dir(folder);
         Cell {
             rustc,
+            object: None,
             call: "rustc".to_owned(),
             library,
         }
@@ -179,7 +203,9 @@ mod tests {
         let once = "echo x >> runs; echo made > libctx.so";
         for text in ["a", "a", "b", "a"] {
             let _ = fs::remove_file(folder.path().join("libctx.so"));
-            cell(folder.path(), once).make(text, Some(&kept)).unwrap();
+            cell(folder.path(), once)
+                .make(text, Some(&kept), None)
+                .unwrap();
             let made = fs::read_to_string(folder.path().join("libctx.so")).unwrap();
             assert_eq!(made, "made\n");
         }
@@ -234,7 +260,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let kept = folder.path().join("kept");
         cell(folder.path(), "echo half > libctx.so; false")
-            .make("a", Some(&kept))
+            .make("a", Some(&kept), None)
             .unwrap();
         assert!(!kept.exists());
     }

@@ -9,6 +9,7 @@
 //! CACHE/cells/HASH/source    the sources of probes, as they were when the template was made
 //! CACHE/cells/HASH/template  evcxr's folder, with Cargo.lock and target
 //! CACHE/cells/HASH/shared    the crate that has the library's versions and features
+//! CACHE/cells/HASH/stubs     empty libraries that a cell is linked to
 //! CACHE/cells/HASH/compiled  cells that were compiled against it
 //! CACHE/sessions/UUID        one running kernel's copy of the template, and links to the sources of std
 //! CACHE/rust-library         the sources of std, if the toolchain has none
@@ -17,6 +18,7 @@
 mod answers;
 mod cargo;
 mod compiled;
+mod link;
 mod manifest;
 mod process;
 mod rust_src;

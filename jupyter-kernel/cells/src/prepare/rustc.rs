@@ -29,6 +29,8 @@ pub(super) const PLACE: &str = "EVCXR_EXECUTION_SO_PATH";
 const LIBRARIES: &str = "LD_LIBRARY_PATH";
 /// Variable with the pipe by which cargo counts parallel processes: it ends with that cargo.
 const JOBS: &str = "CARGO_MAKEFLAGS";
+/// The target of the cells.
+const TARGET: &str = "x86_64-unknown-linux-gnu";
 /// Stands for evcxr's folder in a call: a session's is a copy of the template's.
 const FOLDER: &str = "\u{1}";
 
@@ -115,17 +117,45 @@ pub(super) fn again(folder: &Path, build: &Path, key: &str, place: &Path) -> Opt
     let library = format!("{to}/libctx.so");
     fs::write(place, &library).ok()?;
     let rustc = PathBuf::from(env::var_os(TOOLS)?).join("rustc");
-    let mut command = Command::new(rustc);
-    command
-        .args(&args)
-        .args(linker(&args))
-        .envs(call.env.iter().map(|(name, value)| (name, here(value))))
-        .current_dir(build);
+    let linker = linker(&args);
+    let command = |args: &[String]| {
+        let mut command = Command::new(&rustc);
+        command
+            .args(args)
+            .envs(call.env.iter().map(|(name, value)| (name, here(value))))
+            .current_dir(build);
+        command
+    };
+    let object = linker.as_ref().and_then(|_| object(&args));
+    let mut whole = command(&args);
+    whole.args(linker);
     Some(Cell {
-        rustc: command,
+        rustc: whole,
+        object: object.map(|object| (command(&object), format!("{to}/ctx.o").into())),
         call: format!("{:?}\n{:?}", call.args, call.env),
         library: library.into(),
     })
+}
+
+/// The arguments of a call that makes one object instead of a library; `None` where they are not as they were when [`super::link`] was written.
+fn object(args: &[String]) -> Option<Vec<String>> {
+    const EMIT: &str = "--emit=dep-info,link";
+    let has = |wanted: &str| args.iter().any(|arg| arg == wanted);
+    let known = [EMIT, "codegen-units=1", TARGET, "-Cprefer-dynamic"];
+    let object = |arg: &String| match arg == EMIT {
+        true => "--emit=obj".to_owned(),
+        false => arg.clone(),
+    };
+    known
+        .iter()
+        .all(|word| has(word))
+        .then(|| args.iter().map(object).collect())
+}
+
+/// The libraries of Rust.
+pub(super) fn libraries() -> Option<PathBuf> {
+    let bin = PathBuf::from(env::var_os(TOOLS)?);
+    Some(bin.parent()?.join("lib/rustlib").join(TARGET).join("lib"))
 }
 
 /// The argument that names the linker by its path, where the user's configuration names none: rustc tries `cc` in each folder of `PATH`, by

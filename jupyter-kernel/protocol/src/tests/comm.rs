@@ -71,6 +71,12 @@ async fn a_message_is_answered_while_a_cell_runs() {
         Value::from(answer.data.clone()),
         json!({"heard": {"x": [1]}})
     );
+    let shown = said(&mut client, message("a", &json!({"show": "y"}))).await;
+    let kinds: Vec<_> = shown
+        .iter()
+        .map(JupyterMessageContent::message_type)
+        .collect();
+    assert_eq!(kinds, ["display_data", "comm_msg"]);
     kernel
         .language
         .go

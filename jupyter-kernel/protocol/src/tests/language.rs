@@ -115,7 +115,10 @@ impl Language for Fake {
         }
     }
 
-    fn comm(&self, data: &Map<String, Value>) -> Map<String, Value> {
+    fn comm(&self, data: &Map<String, Value>, show: &Sink) -> Map<String, Value> {
+        if let Some(text) = data.get("show").and_then(Value::as_str) {
+            show(Shown::value(plain(text)));
+        }
         assert!(!data.contains_key("panic"), "as the message says");
         Map::from_iter([("heard".to_owned(), data.clone().into())])
     }
