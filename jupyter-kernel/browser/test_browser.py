@@ -257,6 +257,42 @@ def test_an_address_is_a_link_also_while_a_cell_runs(notebook):
     page.idle()
 
 
+@pytest.fixture
+def recorded():
+    name = f"recorded-{os.getpid()}"
+    subprocess.run([KLAB, "up", name, "--record", "--memory", "256M"], check=True)
+    yield name
+    subprocess.run([KLAB, "down", name], check=True)
+
+
+def test_a_slider_moves_a_recorded_guest_and_its_views(notebook, recorded):
+    subprocess.run([KLAB, "run", recorded, "--", "true"], check=True)
+    page = notebook(f"%p jiffies_64 --guest {recorded}", f"%guest replay {recorded}")
+    page.run(1)
+    slider = page.output(1).first.locator("input[type=range]")
+    expect(slider).to_be_visible()
+    page.run(0)
+    view = page.output(0).first
+    expect(view).to_contain_text("(u64)")
+    at_the_end = view.inner_text()
+    page.shot("at-the-end")
+    moment = page.output(1).first.locator("input[type=number]")
+    last = moment.input_value()
+    first = slider.get_attribute("min")
+    moment.fill(first)
+    moment.press("Enter")
+    expect(view).not_to_have_text(at_the_end)
+    expect(slider).to_have_value(first)
+    page.shot("at-the-beginning")
+    slider.focus()
+    page.page.keyboard.press("End")
+    expect(view).to_have_text(at_the_end)
+    expect(moment).to_have_value(last)
+    moment.fill("1")
+    moment.press("Enter")
+    expect(page.output(1).first.locator("output")).to_contain_text("record")
+
+
 def test_the_debuggers_panes_show_the_kernel(notebook, guest):
     page = notebook(
         "%break vfs_write --stay --if 'count == 5000' --within 100 -- sh -c 'dd if=/dev/zero of=/tmp/dd bs=5000 count=2 2>/dev/null'",

@@ -12,8 +12,7 @@ use jupyter_protocol::messaging::{
 };
 use serde_json::Map;
 
-use crate::Language;
-use crate::publish::Publisher;
+use crate::{Language, Sink};
 
 /// The comms that are open.
 pub(crate) struct Comms {
@@ -21,6 +20,16 @@ pub(crate) struct Comms {
     /// Target of all.
     target: &'static str,
     open: Mutex<BTreeSet<String>>,
+}
+
+/// A message of a comm.
+pub(crate) enum Heard {
+    /// None, or one without an answer.
+    Nothing,
+    /// Of a comm that is not open, or to another target.
+    Nobodys(String),
+    /// One for the language.
+    Message(CommMsg),
 }
 
 impl Comms {
@@ -48,42 +57,43 @@ impl Comms {
         }
     }
 
-    /// Takes a message of a comm; returns what is to be said to all clients.
-    pub(crate) async fn hear(
-        &self,
-        message: &JupyterMessage,
-        publisher: &Publisher,
-    ) -> Option<JupyterMessageContent> {
+    /// Takes a message of a comm, in the order in which they come: the first one follows the opening at once.
+    pub(crate) fn take(&self, message: &JupyterMessage) -> Heard {
         match &message.content {
-            JupyterMessageContent::CommOpen(open) => {
-                if open.target_name != self.target {
-                    return Some(close(&open.comm_id.0));
-                }
+            JupyterMessageContent::CommOpen(open) if open.target_name == self.target => {
                 self.ids().insert(open.comm_id.0.clone());
-                None
+                Heard::Nothing
             }
-            JupyterMessageContent::CommMsg(said) => {
-                if !self.ids().contains(&said.comm_id.0) {
-                    return Some(close(&said.comm_id.0));
-                }
-                let (language, data) = (Arc::clone(&self.language), said.data.clone());
-                let show = publisher.sink(Some(message));
-                let answer = tokio::task::spawn_blocking(move || language.comm(&data, &show)).await;
-                Some(match answer {
-                    Ok(data) => {
-                        let comm_id = said.comm_id.clone();
-                        CommMsg { comm_id, data }.into()
-                    }
-                    // It panicked.
-                    Err(_) => close(&said.comm_id.0),
-                })
-            }
+            JupyterMessageContent::CommOpen(open) => Heard::Nobodys(open.comm_id.0.clone()),
+            JupyterMessageContent::CommMsg(said) => match self.ids().contains(&said.comm_id.0) {
+                true => Heard::Message(said.clone()),
+                false => Heard::Nobodys(said.comm_id.0.clone()),
+            },
             JupyterMessageContent::CommClose(closed) => {
                 self.ids().remove(&closed.comm_id.0);
-                None
+                Heard::Nothing
             }
-            _ => None,
+            _ => Heard::Nothing,
         }
+    }
+
+    /// What is to be said of it to all clients; what is shown for it goes to `show`.
+    pub(crate) async fn answer(&self, heard: Heard, show: Sink) -> Option<JupyterMessageContent> {
+        let said = match heard {
+            Heard::Nothing => return None,
+            Heard::Nobodys(id) => return Some(close(&id)),
+            Heard::Message(said) => said,
+        };
+        let (language, data) = (Arc::clone(&self.language), said.data);
+        let answer = tokio::task::spawn_blocking(move || language.comm(&data, &show)).await;
+        Some(match answer {
+            Ok(data) => {
+                let comm_id = said.comm_id;
+                CommMsg { comm_id, data }.into()
+            }
+            // It panicked.
+            Err(_) => close(&said.comm_id.0),
+        })
     }
 
     fn ids(&self) -> MutexGuard<'_, BTreeSet<String>> {

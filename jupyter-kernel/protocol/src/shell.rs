@@ -48,6 +48,7 @@ impl Shell {
                 continue;
             }
             let shell = self.clone();
+            let heard = self.comms.take(&request);
             tokio::spawn(async move {
                 let Means {
                     publisher, replies, ..
@@ -56,7 +57,8 @@ impl Shell {
                 if let Some(reply) = shell.answer(&request).await {
                     let _ = replies.send(JupyterMessage::new(reply, Some(&request)));
                 }
-                if let Some(said) = shell.comms.hear(&request, publisher).await {
+                let show = publisher.sink(Some(&request));
+                if let Some(said) = shell.comms.answer(heard, show).await {
                     publisher.publish(said, &request).await;
                 }
                 publisher.idle(&request).await;

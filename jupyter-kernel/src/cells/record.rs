@@ -49,13 +49,11 @@ struct View {
 impl Views {
     /// Shows a value under a name, if it is a view of a guest with a record; else it is handed back.
     pub(super) fn keep(&self, read: Read, value: Bundle, show: &Sink) -> Option<Bundle> {
-        let guest = commands::default_guest();
-        let Some(at) = position(&guest) else {
+        let guest = read.guest();
+        let stands = |guest: String| position(&guest).map(|at| (guest, at));
+        let Some((guest, at)) = guest.and_then(stands) else {
             return Some(value);
         };
-        if !read.is_view() {
-            return Some(value);
-        }
         let number = self.made.fetch_add(1, Ordering::Relaxed);
         let id = format!("klab-record-{}-{number}", std::process::id());
         show(Shown::Display {
@@ -142,11 +140,18 @@ impl Views {
 }
 
 impl Read {
-    /// Tells whether it changes nothing, and looks into the guest of all cells.
-    fn is_view(&self) -> bool {
-        match self {
-            Self::Line(line) => commands::is_view(line) && super::followed::source(line).is_empty(),
-            Self::Reader(_) => true,
+    /// The guest that it reads; `None` where it does more than read, or reads something else.
+    fn guest(&self) -> Option<String> {
+        let Self::Line(line) = self else {
+            return Some(commands::default_guest());
+        };
+        let source = super::followed::source(line);
+        match source.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+            _ if !commands::is_view(line) => None,
+            [] => Some(commands::default_guest()),
+            ["--guest", name] => Some(name.to_owned()),
+            [named] => Some(named.strip_prefix("--guest=")?.to_owned()),
+            _ => None,
         }
     }
 
@@ -183,4 +188,27 @@ fn position(guest: &str) -> Option<Position> {
     let machine = Machine::attach(guest).ok()?;
     machine.recording().ok()?;
     machine.position().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_view_is_of_the_guest_that_it_reads() {
+        let own = commands::default_guest();
+        let line = |line: &str| Read::Line(line.to_owned()).guest();
+        assert_eq!(line("%ps"), Some(own.clone()));
+        assert_eq!(Read::Reader("guest.tasks()?".to_owned()).guest(), Some(own));
+        assert_eq!(line("%ps --guest b").as_deref(), Some("b"));
+        assert_eq!(line("%ps --guest=b").as_deref(), Some("b"));
+        for other in [
+            "%ps --core /f",
+            "%ps --guest b --snapshot s",
+            "%set jiffies 1",
+            "%guest reset",
+        ] {
+            assert_eq!(line(other), None, "{other}");
+        }
+    }
 }

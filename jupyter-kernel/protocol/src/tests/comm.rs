@@ -120,3 +120,24 @@ async fn one_that_nobody_answers_is_closed() {
         );
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn its_first_message_follows_at_once() {
+    let kernel = Kernel::start().await;
+    let mut client = kernel.client().await;
+    for number in 0..200 {
+        let id = format!("c{number}");
+        client.send(open(&id, "fakes")).await;
+        let sent = client.send(message(&id, &json!({"n": number}))).await;
+        let answer = loop {
+            match client.published(&sent).await {
+                JupyterMessageContent::Status(_) => {}
+                answer => break answer,
+            }
+        };
+        assert!(
+            matches!(answer, JupyterMessageContent::CommMsg(_)),
+            "{answer:?}"
+        );
+    }
+}
