@@ -161,7 +161,8 @@ def test_restart_begins_anew(kernel):
 
 def test_nothing_outlives_a_killed_kernel():
     kernel = Kernel()
-    kernel.run("1")
+    # Behind the first cell that was compiled a rustc waits for the next one.
+    kernel.run("let compiled = std::process::id();")
     request = kernel.client.execute('println!("running"); loop {}')
     kernel.until(request, lambda m: m["msg_type"] == "stream")
     cells = pid_of_cells(kernel)
@@ -169,6 +170,10 @@ def test_nothing_outlives_a_killed_kernel():
     folder = environ[b"KLAB_SESSION"].decode()
     os.kill(kernel.manager.provisioner.pid, signal.SIGKILL)
     assert gone(cells) and gone(session) and not os.path.exists(folder)
+    deadline = time.monotonic() + 5
+    while left := of_session(folder):
+        assert time.monotonic() < deadline, left
+        time.sleep(0.05)
     kernel.client.stop_channels()
     kernel.manager.shutdown_kernel(now=True)
 
