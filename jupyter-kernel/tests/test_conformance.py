@@ -239,8 +239,8 @@ def test_others_are_asked_while_a_view_lives(kernel, subshell):
 
 
 def test_a_rust_cell_of_a_subshell_has_its_turn(kernel, subshell):
-    own = kernel.client.execute('std::thread::sleep(std::time::Duration::from_secs(2)); let slept = 7;')
-    kernel.until(own, lambda message: message["msg_type"] == "execute_input")
+    own = kernel.client.execute('println!("runs"); std::thread::sleep(std::time::Duration::from_secs(2)); let slept = 7;')
+    kernel.until(own, lambda message: message["msg_type"] == "stream")
     other = send(kernel, subshell, "let other = 8;")
     replies = {}
     while len(replies) < 2:

@@ -348,6 +348,11 @@ pub enum Error {
         "the guest `{0}` is a replay, in which all has happened: its memory can be read, `klab replay {0} --at INSTRUCTION` goes to another moment, and `klab reset {0}` begins a new record"
     )]
     Replayed(String),
+    /// A step that needs a replay, in a guest that is still recorded.
+    #[error(
+        "the guest `{0}` runs and is recorded; to go back ends that, which `klab replay {0}` does"
+    )]
+    NotReplayed(String),
     /// A moment that is not in the record.
     #[error("the record has the instructions {first} to {last}, and not {instruction}")]
     OutsideRecord {

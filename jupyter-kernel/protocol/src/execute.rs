@@ -35,6 +35,8 @@ pub(crate) struct State {
     history: Mutex<History>,
     /// Number of the last cell, of whatever queue.
     count: AtomicUsize,
+    /// Held while what runs is told, so that an idle cell is not called busy behind its end.
+    telling: tokio::sync::Mutex<()>,
 }
 
 /// The kernel's own queue.
@@ -94,6 +96,7 @@ impl Means {
 
     /// Says that the cell of the kernel's own queue runs, if one does: front ends take any idle for the kernel's.
     pub(crate) async fn still_busy(&self) {
+        let _telling = self.state.telling.lock().await;
         if let Some(cell) = self.state.running() {
             self.publisher.publish(Status::busy(), &cell).await;
         }
@@ -114,8 +117,10 @@ impl Cells {
             };
             self.means.state.cells().insert(self.queue, running);
             let failed = self.execute(&execute, &request, &stop).await;
+            let telling = self.means.state.telling.lock().await;
             self.means.state.cells().remove(&self.queue);
             self.means.publisher.idle(&request).await;
+            drop(telling);
             while failed
                 && execute.stop_on_error
                 && let Ok(request) = requests.try_recv()
@@ -163,7 +168,7 @@ impl Cells {
                 )
                 .await;
         }
-        let outcome = self.run(code, request, stop).await;
+        let outcome = self.run(code, request, stop, *silent).await;
         let mut reply = ExecuteReply {
             execution_count,
             ..ExecuteReply::default()
@@ -228,12 +233,13 @@ impl Cells {
         failed
     }
 
-    async fn run(&self, code: &str, request: &JupyterMessage, stop: &Stop) -> Outcome {
+    async fn run(&self, code: &str, request: &JupyterMessage, stop: &Stop, quiet: bool) -> Outcome {
         let cell = Cell {
             code: code.to_owned(),
             show: self.means.publisher.sink(Some(request)),
             input: self.means.asker.input(request, Arc::clone(stop)),
             stop: Arc::clone(stop),
+            quiet,
         };
         let language = Arc::clone(&self.means.language);
         let ran = tokio::task::spawn_blocking(move || language.execute(cell)).await;
@@ -246,7 +252,7 @@ impl Cells {
         request: &JupyterMessage,
         stop: &Stop,
     ) -> ExpressionResult {
-        match self.run(expression, request, stop).await {
+        match self.run(expression, request, stop, true).await {
             Ok(data) => ExpressionResult::Ok {
                 data: media(data.unwrap_or_default()),
                 metadata: Map::new(),

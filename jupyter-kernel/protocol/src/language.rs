@@ -72,6 +72,8 @@ pub struct Cell {
     pub input: Input,
     /// Tells the cell to stop.
     pub stop: Stop,
+    /// True if its value alone is wanted, and nothing is shown: a silent cell, an expression of the user's.
+    pub quiet: bool,
 }
 
 impl std::fmt::Debug for Cell {

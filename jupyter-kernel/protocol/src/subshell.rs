@@ -42,8 +42,14 @@ impl Subshells {
             Some(id) => open.get(id),
         };
         let Some(queue) = queue else {
-            // A client that has gone needs no reply.
-            let _ = self.means.replies.send(refused().as_child_of(&request));
+            let means = self.means.clone();
+            tokio::spawn(async move {
+                means.publisher.busy(&request).await;
+                // A client that has gone needs no reply.
+                let _ = means.replies.send(refused().as_child_of(&request));
+                means.publisher.idle(&request).await;
+                means.still_busy().await;
+            });
             return;
         };
         // A queue ends when its sender is gone.

@@ -5,7 +5,7 @@
 //! | message | answer |
 //! |---|---|
 //! | `{"what": ADDRESS, "cell": TEXT}` | what is there: `{"text": .., "html": ..}`; `source` says in what it was looked up |
-//! | `{"seek": INSTRUCTION, "guest": NAME}` | `{"record": {..}}`, where the guest stands then ([`super::record`]), or `{"superseded": true}` |
+//! | `{"record": GUEST, "seek": INSTRUCTION}` | `{"record": {..}}`, where the guest stands then ([`super::record`]); without `seek` it stays there |
 
 use std::sync::Arc;
 
@@ -24,12 +24,11 @@ const SOURCES: [&str; 4] = ["--guest", "--core", "--snapshot", "--kernel-at"];
 /// Answers one message.
 pub(super) fn answer(data: &Map<String, Value>, views: &Views, show: &Sink) -> Map<String, Value> {
     let word = |name: &str| data.get(name).and_then(Value::as_str);
-    let moment = data.get("seek").and_then(Value::as_u64);
-    let mut answer = if let (Some(moment), Some(guest)) = (moment, word("guest")) {
-        views.seek(guest, moment, show)
+    let mut answer = if let Some(guest) = word("record") {
+        views.seek(guest, data.get("seek").and_then(Value::as_u64), show)
     } else {
         match word("what").map(|address| (address, number(address))) {
-            Some((_, Some(address))) => what(address, word("cell").unwrap_or_default()),
+            Some((_, Some(address))) => what(address, word("cell")),
             Some((address, None)) => error(format!("`{address}` is no address")),
             None => error("the message asks for nothing that is known".to_owned()),
         }
@@ -47,8 +46,12 @@ fn number(text: &str) -> Option<u64> {
     u64::from_str_radix(digits, 16).ok().filter(|_| is_number)
 }
 
-fn what(address: u64, cell: &str) -> Map<String, Value> {
-    let source = source(cell);
+fn what(address: u64, cell: Option<&str>) -> Map<String, Value> {
+    let Some(source) = cell.and_then(source_of_all) else {
+        return error(format!(
+            "it is not known which guest this view is of; the cell may have changed since: `%what {address:#x} --guest NAME` says what is there"
+        ));
+    };
     let Ok(options) = shlex::try_join(source.iter().map(String::as_str)) else {
         return error("the cell names a file with a zero byte".to_owned());
     };
@@ -66,21 +69,41 @@ fn what(address: u64, cell: &str) -> Map<String, Value> {
     answer
 }
 
-/// The words by which the command of a cell names what it looks into; none where it looks into the guest of all cells.
-pub(super) fn source(cell: &str) -> Vec<String> {
-    let commands = Parts::of(cell).commands;
-    let line = commands.last().map_or("", |(line, _)| line);
-    let mut words = shlex::split(line).unwrap_or_default().into_iter();
+/// Words of Rust by which a cell may look into something else than the guest of all cells.
+const OTHERS: [&str; 5] = ["attach", "Guest", "in_snapshot", "fork", "open"];
+
+/// The words by which all commands of a cell name what they look into, none for the guest of all cells; `None` if that is not one thing, or is not known.
+fn source_of_all(cell: &str) -> Option<Vec<String>> {
+    let Parts { commands, rust } = Parts::of(cell);
+    let rust = rust.unwrap_or_default();
+    if OTHERS.iter().any(|word| rust.contains(word)) {
+        return None;
+    }
+    let of_rust = (!rust.trim().is_empty()).then(Vec::new);
+    let lines = commands.iter().map(|(line, _)| source(line));
+    let mut all = lines.chain(of_rust.map(Some));
+    let first = all.next().unwrap_or_else(|| Some(Vec::new()))?;
+    all.all(|next| next.as_ref() == Some(&first))
+        .then_some(first)
+}
+
+/// The words by which a command names what it looks into; `None` if they cannot be told.
+pub(super) fn source(line: &str) -> Option<Vec<String>> {
     let mut found = Vec::new();
-    while let Some(word) = words.next() {
+    let mut words = shlex::split(line).map(Vec::into_iter);
+    if words.is_none() && SOURCES.iter().any(|option| line.contains(option)) {
+        return None;
+    }
+    while let Some(word) = words.as_mut().and_then(Iterator::next) {
         let name = word.split('=').next().unwrap_or_default();
         if SOURCES.contains(&name) {
             let takes_next = name == word;
             found.push(word);
-            found.extend(takes_next.then(|| words.next()).flatten());
+            let next = || words.as_mut().and_then(Iterator::next);
+            found.extend(takes_next.then(next).flatten());
         }
     }
-    found
+    Some(found)
 }
 
 fn shown(mut data: Bundle) -> Map<String, Value> {
@@ -127,14 +150,23 @@ mod tests {
     #[test]
     fn it_is_looked_up_where_the_view_came_from() {
         for (cell, wanted) in [
-            ("%ps", &[][..]),
-            ("guest.tasks()?", &[]),
-            ("%ps --guest b", &["--guest", "b"]),
-            ("%slab --core=/tmp/d | head", &["--core=/tmp/d"]),
-            ("%slab --core '/tmp/a b'", &["--core", "/tmp/a b"]),
-            ("%log --guest b\n%ps --snapshot s", &["--snapshot", "s"]),
+            ("%ps", Some(&[][..])),
+            ("guest.tasks()?", Some(&[])),
+            ("%p a == '\\''", Some(&[])),
+            ("%ps --guest b", Some(&["--guest", "b"])),
+            ("%slab --core=/tmp/d | head", Some(&["--core=/tmp/d"])),
+            ("%slab --core '/tmp/a b'", Some(&["--core", "/tmp/a b"])),
+            ("%log --guest b\n%ps --guest b", Some(&["--guest", "b"])),
+            // Two, or one that is not known.
+            ("%log --guest b\n%ps", None),
+            ("%ps --guest b\nguest.tasks()?", None),
+            ("%p c == '\\'' --guest b", None),
+            ("Guest::attach(\"b\")?.tasks()?", None),
         ] {
-            assert_eq!(source(cell), wanted, "{cell}");
+            let wanted: Option<Vec<String>> =
+                wanted.map(|words| words.iter().map(|word| (*word).to_owned()).collect());
+            assert_eq!(source_of_all(cell), wanted, "{cell}");
         }
+        assert!(what(1, None).contains_key("error"));
     }
 }

@@ -82,11 +82,15 @@ impl Cells {
                 value = self.variables(&cell.show, &cell.stop)?;
                 continue;
             }
-            let data = line::run(line, body, &cell.stop, &cell.show)?;
             let read = Read::Line(line.clone());
-            value = Some(data)
-                .filter(|data| !data.is_empty())
-                .and_then(|data| self.views.keep(read, data, &cell.show));
+            let begun = (!cell.quiet).then(|| read.begin()).flatten();
+            let data = line::run(line, body, &cell.stop, &cell.show)?;
+            value = Some(data).filter(|data| !data.is_empty());
+            if let Some(begun) = begun
+                && let Some(data) = value.take()
+            {
+                self.views.keep(begun, read, data, &cell.show);
+            }
         }
         let Some(rust) = parts.rust else {
             return Ok(value);
@@ -103,10 +107,14 @@ impl Cells {
             }
             outcome
         };
+        let read = Read::Reader(rust.clone());
+        let begun = (!cell.quiet).then(|| read.begin()).flatten();
         if let Some(value) = self.guest.answer(&rust) {
-            let read = Read::Reader(rust);
-            let value = self.views.keep(read, value, &cell.show);
-            return foot(Ok(value));
+            let Some(begun) = begun else {
+                return foot(Ok(Some(value)));
+            };
+            self.views.keep(begun, read, value, &cell.show);
+            return Ok(None);
         }
         if let Some(note) = code::begins_anew(&rust) {
             (cell.show)(Shown::Stderr(note));
@@ -201,6 +209,7 @@ impl Language for Cells {
             asked.flush();
             ask(prompt, password)
         });
+        let stop = Arc::clone(&cell.stop);
         let begun = Instant::now();
         let outcome = match Measure::of(&cell.code) {
             None => self.run(cell),
@@ -213,7 +222,7 @@ impl Language for Cells {
             }
         };
         outlet.end();
-        self.views.follow(&outlet.sink());
+        self.views.follow(&outlet.sink(), &stop);
         outcome
     }
 

@@ -3,12 +3,13 @@
 //! A view of such a guest is shown under a name. Whatever moves the guest then, the slider, `%guest replay`, a cell's `guest.seek`, has it read
 //! anew and shown in the same place, in every front end. Views of compiled cells stay what they were.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use klab_protocol::{Bundle, Shown, Sink, Stop};
-use serde_json::{Map, Value, json};
-use vm::{Machine, Position, Progress};
+use serde_json::{Map, Value};
+use vm::{Machine, Progress};
 
 use super::line;
 use super::reader;
@@ -31,29 +32,29 @@ pub(super) enum Read {
 pub(super) struct Views {
     shown: Mutex<Vec<View>>,
     made: AtomicU64,
-    /// Held on the way.
+    /// Held on the way, and while views are read anew.
     way: Mutex<()>,
-    /// Number of the last wish to go somewhere; one that is older has an end.
-    wish: AtomicU64,
+    /// Number of the last wish to go somewhere, by guest; one that is older has an end.
+    wishes: Mutex<BTreeMap<String, Arc<AtomicU64>>>,
 }
 
 #[derive(Debug, Clone)]
 struct View {
     id: String,
+    begun: Begun,
     read: Read,
+}
+
+/// A guest, and where it stood before it was read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Begun {
     guest: String,
-    /// Where the guest stood when it was read.
-    at: u64,
+    instruction: u64,
 }
 
 impl Views {
-    /// Shows a value under a name, if it is a view of a guest with a record; else it is handed back.
-    pub(super) fn keep(&self, read: Read, value: Bundle, show: &Sink) -> Option<Bundle> {
-        let guest = read.guest();
-        let stands = |guest: String| position(&guest).map(|at| (guest, at));
-        let Some((guest, at)) = guest.and_then(stands) else {
-            return Some(value);
-        };
+    /// Shows a value under a name. The guest may have moved while it was read: then it is read anew behind the cell.
+    pub(super) fn keep(&self, begun: Begun, read: Read, value: Bundle, show: &Sink) {
         let number = self.made.fetch_add(1, Ordering::Relaxed);
         let id = format!("klab-record-{}-{number}", std::process::id());
         show(Shown::Display {
@@ -61,91 +62,112 @@ impl Views {
             update: false,
             data: value,
         });
-        let mut shown = self.shown();
+        let mut shown = lock(&self.shown);
         // Where a cell is run again, what it showed before is there no more.
-        shown.retain(|view| view.read != read || view.guest != guest);
+        shown.retain(|view| view.read != read || view.begun.guest != begun.guest);
         let surplus = (shown.len() + 1).saturating_sub(MOST);
         shown.drain(..surplus);
-        shown.push(View {
-            id,
-            read,
-            guest,
-            at: at.instruction,
-        });
-        None
+        shown.push(View { id, begun, read });
     }
 
-    /// Reads the views of a guest that has moved since anew.
-    pub(super) fn follow(&self, show: &Sink) {
-        let views = self.shown().clone();
+    /// Reads the views of a guest that has moved since anew, unless a slider moves one now: then that does it.
+    pub(super) fn follow(&self, show: &Sink, stop: &Stop) {
+        if let Ok(way) = self.way.try_lock() {
+            self.read(&way, show, stop);
+        }
+    }
+
+    fn read(&self, _way: &MutexGuard<'_, ()>, show: &Sink, stop: &Stop) {
+        let views = lock(&self.shown).clone();
         for view in views {
-            let Some(position) = position(&view.guest).filter(|now| now.instruction != view.at)
-            else {
+            if stop.load(Ordering::Relaxed) {
+                return;
+            }
+            let Some(begun) = position(&view.begun.guest).filter(|now| *now != view.begun) else {
                 continue;
             };
+            let data = view.read.again(stop).unwrap_or_else(|said| {
+                let at = begun.instruction;
+                let text = format!("at instruction {at} it cannot be read: {said}");
+                Bundle::from_iter([("text/plain".to_owned(), text.into())])
+            });
             show(Shown::Display {
                 id: Some(view.id.clone()),
                 update: true,
-                data: view.read.again().unwrap_or_else(|said| {
-                    let at = position.instruction;
-                    let text = format!("at instruction {at} it cannot be read: {said}");
-                    Bundle::from_iter([("text/plain".to_owned(), text.into())])
-                }),
+                data,
             });
-            if let Some(kept) = self.shown().iter_mut().find(|kept| kept.id == view.id) {
-                kept.at = position.instruction;
+            if let Some(kept) = lock(&self.shown).iter_mut().find(|kept| kept.id == view.id) {
+                kept.begun = begun;
             }
         }
     }
 
-    /// Goes to a moment of a record, for a slider; what it says is for the slider too.
-    pub(super) fn seek(&self, guest: &str, to: u64, show: &Sink) -> Map<String, Value> {
-        let own = self.newest();
-        let _way = self.way.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut newer = Newer {
-            wish: &self.wish,
-            own,
-        };
-        // Another one was dropped meanwhile.
-        let went = match newer.stopped() {
-            true => None,
-            false => {
-                Some(Machine::attach(guest).and_then(|machine| machine.seek(Some(to), &mut newer)))
-            }
-        };
-        let answer = match went {
-            None | Some(Err(vm::Error::Interrupted(_))) => json!({"superseded": true}),
-            Some(Ok(position)) => json!({"record": commands::record(guest, position)}),
-            Some(Err(error)) => json!({"error": commands::in_a_cell(&error.to_string())}),
-        };
-        self.follow(show);
-        match answer {
-            Value::Object(answer) => answer,
-            _ => Map::new(),
+    /// Where a guest stands, for a slider; goes to a moment first, if one is wanted.
+    pub(super) fn seek(&self, guest: &str, to: Option<u64>, show: &Sink) -> Map<String, Value> {
+        let mut answer = Map::new();
+        if let Some(to) = to
+            && let Err(error) = self.go(guest, to, show)
+        {
+            let said = commands::in_a_cell(&error.to_string());
+            answer.insert("error".to_owned(), said.into());
         }
+        // Also where it did not get there.
+        let stands = Machine::attach(guest).and_then(|machine| machine.position());
+        match stands {
+            Ok(position) => {
+                answer.insert("record".to_owned(), commands::record(guest, position));
+            }
+            Err(error) => {
+                let said = commands::in_a_cell(&error.to_string());
+                answer.entry("error").or_insert(said.into());
+            }
+        }
+        answer
+    }
+
+    fn go(&self, guest: &str, to: u64, show: &Sink) -> vm::Result<()> {
+        let wish = Arc::clone(lock(&self.wishes).entry(guest.to_owned()).or_default());
+        let own = wish.fetch_add(1, Ordering::SeqCst) + 1;
+        let way = lock(&self.way);
+        let mut newer = Newer { wish: &wish, own };
+        // There was another one meanwhile.
+        if newer.stopped() {
+            return Ok(());
+        }
+        let machine = Machine::attach(guest)?;
+        machine.recording()?;
+        if !machine.replays() {
+            // A slider of an earlier record would end this one.
+            return Err(vm::Error::NotReplayed(guest.to_owned()));
+        }
+        let went = match machine.seek(Some(to), &mut newer) {
+            Err(vm::Error::Interrupted(_)) => Ok(()),
+            went => went.map(drop),
+        };
+        self.read(&way, show, &Stop::default());
+        went
     }
 
     /// Ends the way to a moment that a slider has asked for.
     pub(super) fn interrupt(&self) {
-        self.newest();
-    }
-
-    fn newest(&self) -> u64 {
-        self.wish.fetch_add(1, Ordering::SeqCst) + 1
-    }
-
-    fn shown(&self) -> MutexGuard<'_, Vec<View>> {
-        self.shown.lock().unwrap_or_else(PoisonError::into_inner)
+        for wish in lock(&self.wishes).values() {
+            wish.fetch_add(1, Ordering::SeqCst);
+        }
     }
 }
 
 impl Read {
+    /// The guest that it reads and where that stands, if it is a view of one that replays its record.
+    pub(super) fn begin(&self) -> Option<Begun> {
+        position(&self.guest()?)
+    }
+
     /// The guest that it reads; `None` where it does more than read, or reads something else.
     fn guest(&self) -> Option<String> {
         let Self::Line(line) = self else {
             return Some(commands::default_guest());
         };
-        let source = super::followed::source(line);
+        let source = super::followed::source(line)?;
         match source.iter().map(String::as_str).collect::<Vec<_>>()[..] {
             _ if !commands::is_view(line) => None,
             [] => Some(commands::default_guest()),
@@ -155,11 +177,11 @@ impl Read {
         }
     }
 
-    fn again(&self) -> Result<Bundle, String> {
+    fn again(&self, stop: &Stop) -> Result<Bundle, String> {
         match self {
             Self::Line(line) => {
                 let nowhere: Sink = Arc::new(|_| {});
-                line::run(line, "", &Stop::default(), &nowhere).map_err(|error| error.evalue)
+                line::run(line, "", stop, &nowhere).map_err(|error| error.evalue)
             }
             Self::Reader(rust) => match reader::again(rust) {
                 Some(value) => value.map_err(|error| commands::in_a_cell(&format!("{error:#}"))),
@@ -183,11 +205,21 @@ impl Progress for Newer<'_> {
     }
 }
 
-/// Where a guest stands in its record; `None` for one without.
-fn position(guest: &str) -> Option<Position> {
+/// Where a guest that replays its record stands. One that is recorded moves all the time.
+fn position(guest: &str) -> Option<Begun> {
     let machine = Machine::attach(guest).ok()?;
-    machine.recording().ok()?;
-    machine.position().ok()
+    let instruction = machine
+        .replays()
+        .then(|| machine.position().ok())??
+        .instruction;
+    Some(Begun {
+        guest: guest.to_owned(),
+        instruction,
+    })
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

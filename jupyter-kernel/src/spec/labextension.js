@@ -22,7 +22,7 @@
   const comms = new WeakMap();
   let asked = 0;
 
-  /** The panel that an element is in, with its kernel if that is klab's, and the cell. */
+  /** The panel that an element is in, with its kernel if that is klab's, and the text that the cell ran. */
   const placeOf = (element) => {
     if (open?.box.contains(element)) return open.place;
     for (const panel of app.shell.widgets("main")) {
@@ -31,12 +31,32 @@
       if (kernel?.name !== "klab") return null;
       const cells = panel.content?.widgets ?? panel.console?.cells ?? [];
       const cell = [...cells].find((cell) => cell.node.contains(element));
-      return { kernel, cell: cell?.model?.sharedModel.getSource() ?? "" };
+      // One that was changed since is not what made the output.
+      return { kernel, cell: cell?.model?.isDirty ? null : (cell?.model?.sharedModel.getSource() ?? null) };
     }
     return null;
   };
 
+  /** Has the sliders of a kernel say where their guests stand whenever a cell has ended, and once now. */
+  const watched = new WeakSet();
+  const watch = (kernel) => {
+    if (watched.has(kernel)) return;
+    watched.add(kernel);
+    kernel.iopubMessage.connect((_, { header, content, parent_header }) => {
+      const ended = header.msg_type === "status" && content.execution_state === "idle";
+      if (ended && parent_header.msg_type === "execute_request") for (const element of document.querySelectorAll("[data-klab-record]")) void refresh(element);
+    });
+    // What waits has no answer any more.
+    kernel.statusChanged.connect((_, status) => {
+      if (!["restarting", "autorestarting", "dead"].includes(status)) return;
+      const known = comms.get(kernel);
+      comms.delete(kernel);
+      for (const answer of known?.waiting.values() ?? []) answer({ error: "the kernel has ended" });
+    });
+  };
+
   const commOf = (kernel) => {
+    watch(kernel);
     const known = comms.get(kernel);
     if (known && !known.comm.isDisposed) return known;
     const comm = kernel.createComm(TARGET);
@@ -56,15 +76,20 @@
 
   const ask = (kernel, message) =>
     new Promise((answer) => {
-      const { comm, waiting } = commOf(kernel);
-      const id = ++asked;
-      waiting.set(id, answer);
-      comm.send({ ...message, id });
+      try {
+        const { comm, waiting } = commOf(kernel);
+        const id = ++asked;
+        waiting.set(id, answer);
+        comm.send({ ...message, id });
+      } catch (error) {
+        // A second connection to a kernel, a console's, may open no comms.
+        answer({ error: `there is no way to the kernel from here: ${error.message}` });
+      }
     });
 
-  const close = () => {
+  const close = (back) => {
     open?.box.remove();
-    open?.from?.focus?.();
+    if (back) open?.from?.focus?.({ preventScroll: true });
     open = null;
   };
 
@@ -137,12 +162,14 @@
   /** Says in every slider of a guest where it stands. */
   const stand = (record) => {
     for (const element of document.querySelectorAll("[data-klab-record]")) {
-      const range = element.querySelector("input[type=range]");
-      if (!range || JSON.parse(element.dataset.klabRecord).name !== record.name) continue;
-      Object.assign(range, { min: record.first, max: record.last, value: record.instruction });
-      element.querySelector("input[type=number]").value = record.instruction;
-      element.querySelector("output").textContent = `of ${record.first} to ${record.last}`;
+      if (element.querySelector("input") && JSON.parse(element.dataset.klabRecord).name === record.name) place(element, record);
     }
+  };
+
+  const place = (element, record) => {
+    Object.assign(element.querySelector("input[type=range]"), { min: record.first, max: record.last, value: record.instruction });
+    element.querySelector("input[type=number]").value = record.instruction;
+    element.querySelector("output").textContent = `of ${record.first} to ${record.last}`;
   };
 
   /** Makes a slider of an element that says where a recorded guest stands. */
@@ -157,12 +184,12 @@
     number.setAttribute("aria-label", "instruction");
     const said = document.createElement("output");
     const go = async (to) => {
-      const place = placeOf(element);
-      if (!place) return;
+      const at = placeOf(element);
+      if (!at) return;
       said.textContent = `going to ${to} ..`;
-      const answer = await ask(place.kernel, { seek: Number(to), guest: record.name });
+      const answer = await ask(at.kernel, { record: record.name, seek: Number(to) });
       if (answer.record) stand(answer.record);
-      else if (answer.error) said.textContent = answer.error;
+      if (answer.error) said.textContent = answer.error;
     };
     range.addEventListener("input", () => (number.value = range.value));
     range.addEventListener("change", () => void go(range.value));
@@ -170,7 +197,17 @@
     // The notebook's own keys are not meant.
     for (const field of [range, number]) field.addEventListener("keydown", (event) => event.stopPropagation());
     element.replaceChildren(`${record.name} at instruction `, number, " ", said, document.createElement("br"), range);
-    stand(record);
+    place(element, record);
+    void refresh(element);
+  };
+
+  /** Has a slider say where its guest stands now: its text is of the time when the cell ran. */
+  const refresh = async (element) => {
+    const at = element.isConnected && placeOf(element);
+    if (!at || !element.querySelector("input")) return;
+    const { record, error } = await ask(at.kernel, { record: JSON.parse(element.dataset.klabRecord).name });
+    if (record) stand(record);
+    else element.querySelector("output").textContent = error ?? "";
   };
 
   const sliders = (nodes) => {
@@ -204,7 +241,7 @@
         "keydown",
         (event) => {
           const link = event.target instanceof Element && event.target.closest(".klab-address");
-          if (event.key === "Escape" && open) close();
+          if (event.key === "Escape" && open) close(true);
           else if (event.key === "Enter" && link) void show(link);
           else return;
           event.preventDefault();

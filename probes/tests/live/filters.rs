@@ -247,6 +247,7 @@ fn follow_through_nat() {
     let filter = Filter::new("tcp and dst host 10.1.0.1").unwrap();
     let paths = guest.paths(Profile::Path.only(filter), send).unwrap();
     let syn = paths.about("TCP SYN");
+    assert_eq!(syn.len(), paths.about("tcp syn").len());
     let path = syn
         .iter()
         .find(|path| path.packet.contains("> 10.1.0.1:80"))

@@ -80,6 +80,12 @@ impl Machine {
     /// [`Error::NotRecorded`]; [`Error::OutsideRecord`]; [`Error::Interrupted`], when the user has enough: then it stands where it
     /// has come to; when QEMU does not get there.
     pub fn seek(&self, to: Option<u64>, progress: &mut dyn Progress) -> Result<Position> {
+        // A record that goes on is not ended for a moment that it has not.
+        if let Some(to) = to
+            && !self.replays()
+        {
+            self.within(to)?;
+        }
         let meta = self.end_recording()?;
         let to = match to {
             Some(to) => to,

@@ -235,8 +235,8 @@ impl Cell {
     }
 
     /// Compiles it by a call of rustc that is known, without cargo; `place` is where evcxr looks for the path of what it makes.
-    fn compile(&self, shared: &Path, place: &Path) -> Option<Output> {
-        let mut compile = rustc::again(&self.folder, &self.build, &self.key, place)?;
+    fn compile(&self, shared: &Path, place: &Path, evcxr: &Command) -> Option<Output> {
+        let mut compile = rustc::again(&self.folder, &self.build, &self.key, place, evcxr)?;
         if text::is_done_once(&self.text) {
             compile.hurry();
         }
@@ -259,17 +259,18 @@ impl Cell {
 pub(crate) fn without(call: &Command) -> Option<Output> {
     let of_call = |name: &str| call.get_envs().find(|(known, _)| *known == name)?.1;
     let words: Vec<_> = call.get_args().map(OsStr::to_owned).collect();
-    let at = words.iter().position(|word| !is_option(word))?;
+    // Behind `mold -run cargo`, where evcxr has found that.
+    let at = words.iter().position(|word| word == "build")?;
     let folder = PathBuf::from(env::var_os(EVCXR_TMPDIR)?);
     let is_here = call.get_current_dir()?.canonicalize().ok()? == folder.canonicalize().ok()?;
-    if words[at] != "build" || !is_here {
+    if !is_here {
         return None;
     }
     let shared = fs::read_link(folder.join(SHARED)).ok()?;
     let flags = of_call(FLAGS).unwrap_or_default();
     let place = of_call(rustc::PLACE)?;
     let cell = Cell::write(&folder, &shared, &words[at + 1..], flags).ok()?;
-    cell.compile(&shared, Path::new(place))
+    cell.compile(&shared, Path::new(place), call)
 }
 
 /// Makes `cargo` the call that builds the cell's crate.

@@ -83,10 +83,15 @@ impl Cell {
         }
         let linked = match (self.object, link) {
             (Some((rustc, object)), Some(link)) => {
-                let output = waiting::run(rustc)?;
-                // What does not compile will not do so the other way.
-                let done = !output.status.success() || link.link(&object, &self.library).is_some();
-                done.then_some(output)
+                let mut output = waiting::run(rustc)?;
+                // What does not compile will not do so the other way; what was stopped is stopped.
+                let linked = match output.status.success() {
+                    true => link
+                        .link(&object, &self.library)
+                        .map(|status| output.status = status),
+                    false => Ok(()),
+                };
+                linked.is_ok().then_some(output)
             }
             _ => None,
         };

@@ -6,13 +6,18 @@
 
 use std::ffi::OsString;
 use std::fs;
+use std::io;
+use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// The libraries of each cell beside that of Rust, whose name has a hash.
 const LIBRARIES: [&str; 4] = ["libprobes.so", "libgcc_s.so.1", "libm.so.6", "libc.so.6"];
-/// Words of a cell that names something foreign, whose library or version only the true linking finds.
-const FOREIGN: [&str; 3] = ["#[link", "link_name", "unsafe extern"];
+/// The one foreign word that evcxr itself writes.
+const OWN: &str = "pub extern \"C\" fn run_user_code_";
+/// Set once `ld` has failed: the next cells go rustc's way at once.
+static FAILED: AtomicBool = AtomicBool::new(false);
 
 /// The linking of one session's cells.
 #[derive(Debug)]
@@ -25,6 +30,9 @@ pub(super) struct Link {
 impl Link {
     /// With the stubs in `folder`, made if they are not there; `toolchain` is the folder of the libraries of Rust.
     pub(super) fn of(folder: &Path, toolchain: &Path) -> Option<Self> {
+        if FAILED.load(Ordering::Relaxed) {
+            return None;
+        }
         let found = |begin: &str, end: &str| {
             let mut names = fs::read_dir(toolchain)
                 .ok()?
@@ -44,8 +52,8 @@ impl Link {
         Some(Self { stubs, builtins })
     }
 
-    /// Makes `library` of `object`. `None` if that fails: rustc may know more.
-    pub(super) fn link(&self, object: &Path, library: &Path) -> Option<()> {
+    /// Makes `library` of `object`. An error if that fails, where rustc may know more; the status says whether `ld` was stopped.
+    pub(super) fn link(&self, object: &Path, library: &Path) -> io::Result<ExitStatus> {
         let linked = Command::new("ld")
             .args([
                 "-shared",
@@ -63,15 +71,28 @@ impl Link {
             .args(["--no-as-needed"])
             .args(&self.stubs)
             .stdin(Stdio::null())
-            .output()
-            .ok()?;
-        linked.status.success().then_some(())
+            .output();
+        match linked {
+            Ok(linked) if linked.status.success() || linked.status.signal().is_some() => {
+                Ok(linked.status)
+            }
+            Ok(linked) => {
+                FAILED.store(true, Ordering::Relaxed);
+                Err(io::Error::other(
+                    String::from_utf8_lossy(&linked.stderr).into_owned(),
+                ))
+            }
+            Err(error) => {
+                FAILED.store(true, Ordering::Relaxed);
+                Err(error)
+            }
+        }
     }
 }
 
-/// Tells whether a cell can be linked so.
+/// Tells whether a cell can be linked so: it names nothing foreign, whose library or version only the true linking finds.
 pub(super) fn knows(cell: &str) -> bool {
-    !FOREIGN.iter().any(|word| cell.contains(word))
+    cell.matches("extern").count() == cell.matches(OWN).count()
 }
 
 /// An empty library of this name in `folder`.
@@ -102,8 +123,8 @@ mod tests {
     fn what_is_foreign_goes_rustcs_way() {
         for cell in [
             "unsafe extern \"C\" { fn getpid() -> i32; }",
-            "#[link(name = \"z\")]",
-            "#[link_name = \"x\"] static X: u8;",
+            "unsafe  extern { fn getpid() -> i32; }",
+            "extern crate alloc;",
         ] {
             assert!(!knows(cell), "{cell}");
         }
@@ -131,14 +152,16 @@ mod tests {
             .args([at("a.o"), at("a.c")])
             .status();
         assert!(compiled.unwrap().success());
+        assert!(Link::of(&at("stubs"), &at("nothing")).is_none());
         let link = Link::of(&at("stubs"), &at("rust")).unwrap();
-        link.link(&at("a.o"), &at("a.so")).unwrap();
+        assert!(link.link(&at("a.o"), &at("a.so")).unwrap().success());
         let library = fs::read(at("a.so")).unwrap();
         for name in LIBRARIES.into_iter().chain(["libstd-1.so", "$ORIGIN"]) {
             let name = name.as_bytes();
             assert!(library.windows(name.len()).any(|word| word == name));
         }
-        assert!(link.link(&at("a.c"), &at("b.so")).is_none());
-        assert!(Link::of(&at("stubs"), &at("nothing")).is_none());
+        link.link(&at("a.c"), &at("b.so")).unwrap_err();
+        // The next cells do not try it.
+        assert!(Link::of(&at("stubs"), &at("rust")).is_none());
     }
 }

@@ -103,9 +103,16 @@ fn write(args: &[OsString]) -> Option<()> {
     fs::rename(new, build.join(CALL)).ok()
 }
 
-/// The call that compiles the cell in `folder`, if it is known; `place` is the file in which evcxr looks for the path of what it makes. It says on
+/// The call that compiles the cell in `folder`, if it is known; `place` is the file in which evcxr looks for the path of what it makes, `evcxr` its call of
+/// cargo, whose environment is the compiler's. It says on
 /// stderr what cargo would say on stdout, which evcxr reads alike.
-pub(super) fn again(folder: &Path, build: &Path, key: &str, place: &Path) -> Option<Cell> {
+pub(super) fn again(
+    folder: &Path,
+    build: &Path,
+    key: &str,
+    place: &Path,
+    evcxr: &Command,
+) -> Option<Cell> {
     let call: Call = serde_json::from_slice(&fs::read(build.join(CALL)).ok()?).ok()?;
     if call.key != key {
         return None;
@@ -120,6 +127,12 @@ pub(super) fn again(folder: &Path, build: &Path, key: &str, place: &Path) -> Opt
     let linker = linker(&args);
     let command = |args: &[String]| {
         let mut command = Command::new(&rustc);
+        for (name, value) in evcxr.get_envs() {
+            match value {
+                Some(value) => command.env(name, value),
+                None => command.env_remove(name),
+            };
+        }
         command
             .args(args)
             .envs(call.env.iter().map(|(name, value)| (name, here(value))))

@@ -30,10 +30,12 @@ pub(super) fn root() -> Result<PathBuf> {
         include_str!("answers.rs"),
         include_str!("cargo.rs"),
         include_str!("compiled.rs"),
+        include_str!("link.rs"),
         include_str!("manifest.rs"),
         include_str!("rustc.rs"),
         include_str!("template.rs"),
         include_str!("text.rs"),
+        include_str!("waiting.rs"),
     ] {
         hash.update(how);
     }

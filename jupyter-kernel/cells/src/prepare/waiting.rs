@@ -20,6 +20,8 @@ struct Like {
     program: OsString,
     folder: Option<PathBuf>,
     env: Vec<(OsString, Option<OsString>)>,
+    /// What it has of this process.
+    inherited: Vec<(OsString, OsString)>,
 }
 
 #[derive(Debug)]
@@ -38,6 +40,7 @@ impl Like {
                 .get_envs()
                 .map(|(name, value)| (name.to_owned(), value.map(Into::into)))
                 .collect(),
+            inherited: std::env::vars_os().collect(),
         }
     }
 
@@ -107,24 +110,31 @@ pub(super) fn run(mut command: Command) -> io::Result<Output> {
     let going = waiting
         .zip(args.as_ref())
         .and_then(|(waiting, args)| waiting.go(args));
-    let child = match going {
-        Some(child) => child,
-        None => command
+    let output = match going.map(Child::wait_with_output) {
+        Some(Ok(output)) if !is_none_of_rustcs(&output) => Ok(output),
+        _ => command
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
-            .spawn()?,
+            .spawn()
+            .and_then(Child::wait_with_output),
     };
-    let output = child.wait_with_output();
     if args.is_some() {
         // The cell does not wait for it; one that does not start is not missed.
         std::thread::spawn(move || {
-            if let Ok(waiting) = like.start() {
-                *next() = Some(waiting);
-            }
+            // Who asks which child waits is told of it as soon as there is one.
+            let mut next = next();
+            *next = like.start().ok();
         });
     }
     output
+}
+
+/// Tells whether an output is of a process that ended by itself without a word of the compiler's, which are JSON: it was no rustc that waited.
+fn is_none_of_rustcs(output: &Output) -> bool {
+    let words = output.stderr.split(|byte| *byte == b'\n');
+    output.status.code().is_some_and(|code| code != 0)
+        && !words.into_iter().any(|line| line.starts_with(b"{"))
 }
 
 fn next() -> MutexGuard<'static, Option<Waiting>> {

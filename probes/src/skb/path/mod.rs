@@ -125,16 +125,18 @@ impl Deref for Paths {
 }
 
 impl Paths {
-    /// Packets whose description has this in it at any stage: `192.0.2.1:40000`, `UDP`, `SYN`.
+    /// Packets whose description has this in it at any stage, in whatever case: `192.0.2.1:40000`, `udp`, `SYN`.
     #[must_use]
     pub fn about(&self, text: &str) -> Self {
+        let text = text.to_lowercase();
+        let has = |line: &str| line.to_lowercase().contains(&text);
         self.only(|path| {
-            let of_socket = socket_of(&path.packet).is_some() && path.packet.contains(text);
+            let of_socket = socket_of(&path.packet).is_some() && has(&path.packet);
             of_socket
                 || path
                     .iter()
                     .filter_map(Stage::describe)
-                    .any(|line| line.contains(text))
+                    .any(|line| has(&line))
         })
     }
 
