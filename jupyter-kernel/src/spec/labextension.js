@@ -159,16 +159,20 @@
     if (part.textContent.length < 200000) mark(part);
   };
 
-  /** Says in every slider of a guest where it stands. */
-  const stand = (record) => {
+  /** Says in every slider of a guest where it stands. What somebody types or drags now is left to them, unless it `went` there. */
+  const stand = (record, went) => {
     for (const element of document.querySelectorAll("[data-klab-record]")) {
-      if (element.querySelector("input") && JSON.parse(element.dataset.klabRecord).name === record.name) place(element, record);
+      if (element.querySelector("input") && JSON.parse(element.dataset.klabRecord).name === record.name) place(element, record, went);
     }
   };
 
-  const place = (element, record) => {
-    Object.assign(element.querySelector("input[type=range]"), { min: record.first, max: record.last, value: record.instruction });
-    element.querySelector("input[type=number]").value = record.instruction;
+  const place = (element, record, went) => {
+    const range = element.querySelector("input[type=range]");
+    const number = element.querySelector("input[type=number]");
+    const value = String(record.instruction);
+    Object.assign(range, { min: record.first, max: record.last });
+    if (went || !range.matches(":active")) range.value = value;
+    if (went || document.activeElement !== number) number.value = value;
     element.querySelector("output").textContent = `of ${record.first} to ${record.last}`;
   };
 
@@ -188,7 +192,7 @@
       if (!at) return;
       said.textContent = `going to ${to} ..`;
       const answer = await ask(at.kernel, { record: record.name, seek: Number(to) });
-      if (answer.record) stand(answer.record);
+      if (answer.record) stand(answer.record, true);
       if (answer.error) said.textContent = answer.error;
     };
     range.addEventListener("input", () => (number.value = range.value));
@@ -197,7 +201,7 @@
     // The notebook's own keys are not meant.
     for (const field of [range, number]) field.addEventListener("keydown", (event) => event.stopPropagation());
     element.replaceChildren(`${record.name} at instruction `, number, " ", said, document.createElement("br"), range);
-    place(element, record);
+    place(element, record, true);
     void refresh(element);
   };
 
