@@ -157,23 +157,32 @@ impl Views {
 }
 
 impl Read {
-    /// The guest that it reads and where that stands, if it is a view of one that replays its record.
+    /// The guest that it reads and where that stands, if it is a view of one that replays its record. Asked before each cell: whether there is
+    /// such a guest is a look at a file, what a line is takes a parser.
     pub(super) fn begin(&self) -> Option<Begun> {
-        position(&self.guest()?)
+        let begun = position(&self.guest()?)?;
+        self.is_view().then_some(begun)
     }
 
-    /// The guest that it reads; `None` where it does more than read, or reads something else.
+    /// The guest that it reads; `None` where it reads something else.
     fn guest(&self) -> Option<String> {
         let Self::Line(line) = self else {
             return Some(commands::default_guest());
         };
         let source = super::followed::source(line)?;
         match source.iter().map(String::as_str).collect::<Vec<_>>()[..] {
-            _ if !commands::is_view(line) => None,
             [] => Some(commands::default_guest()),
             ["--guest", name] => Some(name.to_owned()),
             [named] => Some(named.strip_prefix("--guest=")?.to_owned()),
             _ => None,
+        }
+    }
+
+    /// Tells whether it reads, and does no more.
+    fn is_view(&self) -> bool {
+        match self {
+            Self::Line(line) => commands::is_view(line),
+            Self::Reader(_) => true,
         }
     }
 
@@ -234,12 +243,7 @@ mod tests {
         assert_eq!(Read::Reader("guest.tasks()?".to_owned()).guest(), Some(own));
         assert_eq!(line("%ps --guest b").as_deref(), Some("b"));
         assert_eq!(line("%ps --guest=b").as_deref(), Some("b"));
-        for other in [
-            "%ps --core /f",
-            "%ps --guest b --snapshot s",
-            "%set jiffies 1",
-            "%guest reset",
-        ] {
+        for other in ["%ps --core /f", "%ps --guest b --snapshot s"] {
             assert_eq!(line(other), None, "{other}");
         }
     }
